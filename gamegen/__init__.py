@@ -1,0 +1,3 @@
+"""GameGen trains and serves playable game worlds."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,152 @@
+"""The clip table: one Parquet row for each recorded MP4, with its keys, its truth and its words.
+
+Frame alignment: `keys[i]`, `yaw_deg[i]` and `pitch_deg[i]` are the operation whose effect first shows in
+frame `i + 1`; the truth columns (`biome`, `weather`, ...) describe frame `i` itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+CAPTION_FIELDS = ("summary", "game_meta", "character", "frame_description", "atmosphere")
+"""The five fields of a generation caption (GameGen-X, OGameData-GEN)."""
+INSTRUCTION_FIELDS = ("environmental_basic", "transition", "light", "act", "misc")
+"""The five fields of an instruction (GameGen-X, OGameData-INS)."""
+
+_STRINGS = pa.list_(pa.string())
+_FLOATS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("game", pa.string()),
+        ("licence", pa.string()),
+        ("world_seed", pa.int64()),
+        ("fps", pa.int32()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("num_frames", pa.int32()),
+        ("perspective", pa.string()),
+        ("keys", pa.list_(_STRINGS)),
+        ("yaw_deg", _FLOATS),
+        ("pitch_deg", _FLOATS),
+        ("biome", _STRINGS),
+        ("weather", _STRINGS),
+        ("time_of_day", _STRINGS),
+        ("view", _STRINGS),
+        ("position", pa.list_(_FLOATS)),
+        ("heading_deg", _FLOATS),
+        ("tilt_deg", _FLOATS),
+        ("prompts", _STRINGS),
+        ("caption", pa.struct([(name, pa.string()) for name in CAPTION_FIELDS])),
+        (
+            "instructions",
+            pa.list_(
+                pa.struct(
+                    [("frame", pa.int32()), ("kind", pa.string()), ("text", pa.string())]
+                    + [(name, pa.string()) for name in INSTRUCTION_FIELDS]
+                )
+            ),
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """A change of the world at `frame` (its effect shows from `frame + 1` on) and the words that ask for it.
+
+    `kind` is one of weather, time, perspective, biome; `fields` holds the five `INSTRUCTION_FIELDS`.
+    """
+
+    frame: int
+    kind: str
+    text: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recorded clip; every per-frame list has `num_frames` entries.
+
+    `path` is relative to the table's folder. `prompts` are short ways to ask for the clip's first scene
+    ("first-person, snowy forest at night"); `caption` holds the five `CAPTION_FIELDS`.
+    `perspective` is first or third; `view` says the same per frame. Angles are degrees.
+    """
+
+    clip_id: str
+    path: str
+    sha256: str
+    size_bytes: int
+    game: str
+    licence: str
+    world_seed: int
+    fps: int
+    width: int
+    height: int
+    num_frames: int
+    perspective: str
+    keys: list[list[str]]
+    yaw_deg: list[float]
+    pitch_deg: list[float]
+    biome: list[str]
+    weather: list[str]
+    time_of_day: list[str]
+    view: list[str]
+    position: list[list[float]]
+    heading_deg: list[float]
+    tilt_deg: list[float]
+    prompts: list[str]
+    caption: dict[str, str]
+    instructions: list[Instruction]
+
+    def to_row(self) -> dict:
+        """The clip as one row of `SCHEMA`."""
+        row = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        row["instructions"] = [
+            {"frame": i.frame, "kind": i.kind, "text": i.text, **i.fields} for i in self.instructions
+        ]
+        return row
+
+    @classmethod
+    def from_row(cls, row: dict) -> Clip:
+        """The inverse of `to_row`."""
+        instructions = [
+            Instruction(i["frame"], i["kind"], i["text"], {n: i[n] or "" for n in INSTRUCTION_FIELDS})
+            for i in row["instructions"]
+        ]
+        return cls(**{**row, "instructions": instructions})
+
+
+def write_table(clips: list[Clip], path: Path) -> None:
+    """Writes `clips` to one Parquet file, replacing it in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    pq.write_table(pa.Table.from_pylist([clip.to_row() for clip in clips], schema=SCHEMA), partial)
+    partial.replace(path)
+
+
+def read_table(path: Path) -> list[Clip]:
+    """The clips of one Parquet file or of every `*.parquet` under a folder, in order of `clip_id`.
+
+    Raises FileNotFoundError if there is none.
+    """
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise FileNotFoundError(f"no clip table under {path}: record footage first (gamegen record --help)")
+    clips = [Clip.from_row(row) for file in files for row in pq.read_table(file, schema=SCHEMA).to_pylist()]
+    return sorted(clips, key=lambda clip: clip.clip_id)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
