@@ -1,0 +1,213 @@
+"""Attention parts: rotary positions, QK-normalised self-attention, text cross-attention, the ring KV cache.
+
+Shape suffixes: B batch, T latent frames, S tokens of a latent frame, L tokens of text, D width, K heads,
+E head width, N any merged batch, P positions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def rotary_angles(position_P: Tensor, width: int, base: float = 1000.0) -> Tensor:
+    """Rotation angles `(P, width / 2)` of positions (RoFormer, §3.2)."""
+    frequency = base ** (-torch.arange(0, width, 2, device=position_P.device) / width)
+    return position_P.float()[:, None] * frequency
+
+
+def rotary_angles_2d(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
+    """Angles `(rows * columns, width / 2)`: the first half of the frequencies turns with the row, the rest with
+    the column."""
+    row, column = torch.meshgrid(
+        torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
+    )
+    half = width // 2
+    return torch.cat(
+        [rotary_angles(row.flatten(), half, 100.0), rotary_angles(column.flatten(), half, 100.0)], 1
+    )
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turns the pairs (first half, second half) of the last axis of `x` `(..., P, E)` by `angles` `(P, E / 2)`."""
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with RMS-normalised queries and keys."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.query_norm = nn.RMSNorm(width // num_heads)
+        self.key_norm = nn.RMSNorm(width // num_heads)
+        self.out = nn.Linear(width, width)
+
+    def project(self, x_NPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised, unrotated queries and keys, and values, each `(N, K, P, E)`."""
+        q, k, v = rearrange(self.qkv(x_NPD), "n p (three k e) -> three n k p e", three=3, k=self.num_heads)
+        return self.query_norm(q), self.key_norm(k), v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Softmax attention and the output projection, to `(N, P, D)`; `mask` is true where attended."""
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(rearrange(x, "n k p e -> n p (k e)"))
+
+
+class CrossAttention(nn.Module):
+    """Attention from video tokens to text tokens, with a learned token that is always there.
+
+    The extra token is what remains when the text is dropped (classifier-free guidance).
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.null_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.query_norm = nn.RMSNorm(width // num_heads)
+        self.key_norm = nn.RMSNorm(width // num_heads)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BPD: Tensor, text_BLD: Tensor, text_mask_BL: Tensor) -> Tensor:
+        text = torch.cat([self.null_token.expand(len(text_BLD), -1, -1).to(text_BLD.dtype), text_BLD], 1)
+        mask = F.pad(text_mask_BL, (1, 0), value=True)[:, None, None, :]
+        q = self.query_norm(rearrange(self.query(x_BPD), "b p (k e) -> b k p e", k=self.num_heads))
+        k, v = rearrange(
+            self.key_value(text), "b l (two k e) -> two b k l e", two=2, k=self.num_heads
+        )
+        x = F.scaled_dot_product_attention(q, self.key_norm(k), v, attn_mask=mask)
+        return self.out(rearrange(x, "b k p e -> b p (k e)"))
+
+
+class TemporalAttention(SelfAttention):
+    """Attention along time at each place of the picture.
+
+    Causal within a window of `window` latent frames (the query's own included), plus the first `anchors`
+    latent frames of the stream. Positions are places in the window, so no distance grows with play.
+    """
+
+    def __init__(self, width: int, num_heads: int, window: int, anchors: int = 0) -> None:
+        super().__init__(width, num_heads)
+        self.window = window
+        self.anchors = anchors
+
+    def forward(self, x_BTSD: Tensor, cache: RingCache | None = None) -> Tensor:
+        """Whole sequences without `cache`; with it, one new latent frame (T = 1) against the cached ones."""
+        B, T, S, _ = x_BTSD.shape
+        q, k, v = self.project(rearrange(x_BTSD, "b t s d -> (b s) t d"))
+        if cache is None:
+            x = self._whole(q, k, v)
+        else:
+            x = self._step(q, k, v, cache, B)
+        return rearrange(x, "(b s) t d -> b t s d", b=B)
+
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        T, E = q.shape[-2:]
+        place = torch.arange(T, device=q.device)
+        angles = rotary_angles(place, E)
+        if self.window + self.anchors >= T:
+            x = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v, is_causal=True)
+        else:
+            x = self._windowed(q, k, v, angles)
+        return self.out(rearrange(x, "n k t e -> n t (k e)"))
+
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, angles: Tensor) -> Tensor:
+        """Scores in two parts, because a query stands at another distance from anchors than from its window."""
+        T, E = q.shape[-2:]
+        i, j = torch.arange(T, device=q.device)[:, None], torch.arange(T, device=q.device)[None, :]
+        in_window = (j <= i) & (j > i - self.window)
+        is_anchor = (j < self.anchors) & ~in_window & (j <= i)
+        query_place = torch.arange(T, device=q.device).clamp_max(self.anchors + self.window - 1)
+        near = rotate(q, angles) @ rotate(k, angles).transpose(-1, -2)
+        far = rotate(q, rotary_angles(query_place, E)) @ rotate(k, angles).transpose(-1, -2)
+        score = torch.where(in_window, near, far) * E**-0.5
+        return score.masked_fill(~(in_window | is_anchor), float("-inf")).softmax(-1) @ v
+
+    def _step(self, q: Tensor, k: Tensor, v: Tensor, cache: RingCache, B: int) -> Tensor:
+        E = q.shape[-1]
+        keys, values, place_BP, valid_BP = cache.read(k, v)
+        position_BP = torch.cat([place_BP, cache.length_B[:, None].clamp_max(cache.slots)], 1)
+        angles = rearrange(
+            rotary_angles(position_BP.flatten(), E), "(b p) e -> b 1 1 p e", b=B
+        )
+        q, keys, values = (rearrange(z, "(b s) k p e -> b s k p e", b=B) for z in (q, keys, values))
+        mask = F.pad(valid_BP, (0, 1), value=True)[:, None, None, None, :]
+        x = F.scaled_dot_product_attention(
+            rotate(q, angles[..., -1:, :]), rotate(keys, angles), values, attn_mask=mask
+        )
+        return self.out(rearrange(x, "b s k p e -> (b s) p (k e)"))
+
+
+class RingCache:
+    """Unrotated keys and values of the last `window - 1` latent frames and the first `anchors`, per session.
+
+    Tensors are allocated once, `(slots, B, S, K, E)` for B session slots; `length_B` counts the committed
+    frames of each. Reading leaves the cache as it is; `commit` writes the frame last read.
+    """
+
+    def __init__(self, attention: TemporalAttention, num_sessions: int, num_tokens: int, dtype: torch.dtype) -> None:
+        weight = attention.qkv.weight
+        self.window, self.anchors = attention.window - 1, attention.anchors
+        self.slots = self.window + self.anchors
+        shape = (
+            self.slots,
+            num_sessions,
+            num_tokens,
+            attention.num_heads,
+            weight.shape[1] // attention.num_heads,
+        )
+        self.keys = torch.zeros(shape, dtype=dtype, device=weight.device)
+        self.values = torch.zeros(shape, dtype=dtype, device=weight.device)
+        self.all_lengths = torch.zeros(num_sessions, dtype=torch.long, device=weight.device)
+        self.active = torch.arange(num_sessions, device=weight.device)
+        self._pending: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def length_B(self) -> Tensor:
+        """Frames committed by each active session."""
+        return self.all_lengths[self.active]
+
+    def select(self, sessions: Tensor) -> None:
+        """Chooses which session slots the next batch holds, in batch order."""
+        self.active = sessions
+
+    def clear(self, session: int) -> None:
+        """Forgets one session slot."""
+        self.all_lengths[session] = 0
+
+    def read(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Cached keys and values with the new frame's appended, `(B * S, K, slots + 1, E)`, then the cached
+        frames' places and validity, `(B, slots)`."""
+        self._pending = (k, v)
+        slot = torch.arange(self.slots, device=k.device)[None]
+        length = self.length_B[:, None]
+        newest = torch.remainder(length - 1 - self.anchors - (slot - self.anchors), max(self.window, 1))
+        ring_place = self.anchors + self.window - 1 - newest
+        # Before the ring is full, frame i simply stands at place i.
+        ring_place = torch.where(length < self.slots, slot, ring_place)
+        place_BP = torch.where(slot < self.anchors, slot, ring_place)
+        keys = torch.cat([self._gather(self.keys), k], 2)
+        values = torch.cat([self._gather(self.values), v], 2)
+        return keys, values, place_BP, slot < length
+
+    def commit(self) -> None:
+        """Writes the keys and values of the frame last read into the oldest place of each active session."""
+        assert self._pending is not None
+        B = len(self.active)
+        length = self.length_B
+        ring = self.anchors + torch.remainder(length - self.anchors, max(self.window, 1))
+        slot = torch.where(length < self.anchors, length, ring)
+        for store, new in zip((self.keys, self.values), self._pending, strict=True):
+            store[slot, self.active] = rearrange(new, "(b s) k 1 e -> b s k e", b=B).to(store.dtype)
+        self.all_lengths[self.active] += 1
+        self._pending = None
+
+    def _gather(self, store: Tensor) -> Tensor:
+        return rearrange(store[:, self.active], "p b s k e -> (b s) k p e")

@@ -1,0 +1,268 @@
+"""Checkpoints: one folder format from the first training step to the served world.
+
+    model.safetensors   weights of the parts that exist: vae.*, foundation.*, instructnet.*
+    config.json         one `ModelConfig`: how to build them and how to sample
+    card.json           what trained it, on what, metrics, and the SHA-256 of the other files
+
+Loading verifies the sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gamegen.config import build, to_dict
+from gamegen.device import compute_dtype, default_device
+from gamegen.models.instructnet import InstructNet, InstructNetConfig
+from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
+from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig
+
+WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+CARD_FILE = "card.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, incomplete or damaged; the message says which file and what to do."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a chunk is drawn.
+
+    `num_steps` denoising passes a chunk (`first_steps` for the first of a world, which has nothing to continue),
+    schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), the noise level at which past
+    chunks are given as context, and the solver: `euler` for flow models, `consistency` for distilled ones.
+    """
+
+    num_steps: int = 4
+    first_steps: int = 12
+    shift: float = 3.0
+    guidance_scale: float = 1.0
+    context_level: float = 0.1
+    solver: Literal["euler", "consistency"] = "euler"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to rebuild a model; parts that are None are absent from the checkpoint.
+
+    `latent_mean` and `latent_std` have one value a channel; `width` and `height` (pixels) are the default size.
+    """
+
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    foundation: MSDiTConfig | None = None
+    instructnet: InstructNetConfig | None = None
+    text_encoder: str = "minilm"
+    width: int = 160
+    height: int = 96
+    latent_mean: tuple[float, ...] = ()
+    latent_std: tuple[float, ...] = ()
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    @classmethod
+    def tiny(cls) -> ModelConfig:
+        """For tests: every part at its smallest, 32x32 pixels."""
+        return cls(
+            VAEConfig.tiny(),
+            MSDiTConfig.tiny(),
+            InstructNetConfig.tiny(),
+            width=32,
+            height=32,
+            sampling=SamplingConfig(num_steps=2, first_steps=3),
+        )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one latent frame at the default size."""
+        return (self.vae.latent_channels, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR)
+
+
+class Model(nn.Module):
+    """The parts of one checkpoint; attributes of absent parts are None."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vae = CausalVideoVAE(config.vae)
+        self.foundation = MSDiT(config.foundation) if config.foundation else None
+        self.instructnet = (
+            InstructNet(config.instructnet, config.foundation)
+            if config.instructnet and config.foundation
+            else None
+        )
+        channels = config.vae.latent_channels
+        self.register_buffer("mean_C", _channels(config.latent_mean or (0.0,) * channels), persistent=False)
+        self.register_buffer("std_C", _channels(config.latent_std or (1.0,) * channels), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def video_format(self) -> VideoFormat:
+        """What AdaLN is told about the default clip."""
+        return VideoFormat(aspect_ratio=self.config.width / self.config.height)
+
+    def normalise(self, latent: Tensor) -> Tensor:
+        """VAE latents `(..., C, h, w)` to zero mean and unit variance a channel."""
+        return (latent - self.mean_C) / self.std_C
+
+    def denormalise(self, latent: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        return latent * self.std_C + self.mean_C
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model with its card."""
+
+    model: Model
+    config: ModelConfig
+    card: dict[str, Any]
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The folder of a shipped model (`nano`) or of a path; raises CheckpointError naming what was looked for."""
+    for folder in (Path(name_or_path), WEIGHTS_FOLDER / str(name_or_path)):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    shipped = sorted(p.parent.name for p in WEIGHTS_FOLDER.glob(f"*/{CONFIG_FILE}"))
+    raise CheckpointError(
+        f"no checkpoint at {str(name_or_path)!r}: give a folder with {CONFIG_FILE}, or one of "
+        f"the shipped models ({', '.join(shipped) or 'none'})"
+    )
+
+
+def read_config(name_or_path: str | Path) -> ModelConfig:
+    """The config of a checkpoint without loading its weights."""
+    file = resolve(name_or_path) / CONFIG_FILE
+    return build(ModelConfig, _read_json(file), str(file))
+
+
+def read_card(name_or_path: str | Path) -> dict[str, Any]:
+    """The card of a checkpoint."""
+    return _read_json(resolve(name_or_path) / CARD_FILE)
+
+
+def load_checkpoint(name_or_path: str | Path, device: torch.device | str | None = None) -> Checkpoint:
+    """Builds a model and loads its weights in evaluation mode, after verifying every SHA-256 of its card.
+
+    Raises CheckpointError if a file is missing, damaged or does not fit its config.
+    """
+    folder = resolve(name_or_path)
+    card = read_card(folder)
+    verify(folder, card)
+    config = read_config(folder)
+    model = Model(config)
+    weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+    device = torch.device(device) if device else default_device()
+    return Checkpoint(model.to(device).eval(), config, card)
+
+
+def load_vae(name_or_path: str | Path, device: torch.device | str | None = None) -> CausalVideoVAE:
+    """The autoencoder of a checkpoint, in evaluation mode."""
+    return load_checkpoint(name_or_path, device).model.vae
+
+
+def verify(folder: Path, card: dict[str, Any]) -> None:
+    """Checks the files of a checkpoint against the sums in its card; raises CheckpointError."""
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        expected = card.get("sha256", {}).get(name)
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing: copy the whole checkpoint folder again")
+        with (folder / name).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != expected:
+            raise CheckpointError(
+                f"{folder / name} is damaged: its SHA-256 is {found[:16]}..., the card says "
+                f"{str(expected)[:16]}...; fetch or train the checkpoint again"
+            )
+
+
+def save_checkpoint(
+    folder: Path,
+    config: ModelConfig,
+    weights: dict[str, Tensor],
+    card: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Writes a checkpoint folder; `weights` are named as in `Model.state_dict`, floats stored as `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in weights.items()}
+    save_file(stored, folder / f"{WEIGHTS_FILE}.partial")
+    (folder / f"{WEIGHTS_FILE}.partial").replace(folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(to_dict(config), indent=2) + "\n")
+    sums = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS_FILE, CONFIG_FILE)
+    }
+    (folder / CARD_FILE).write_text(json.dumps({**card, "sha256": sums}, indent=2) + "\n")
+
+
+def save_random(folder: Path, config: ModelConfig, seed: int = 0) -> None:
+    """Writes a checkpoint of random weights, for tests and for measuring speed."""
+    torch.manual_seed(seed)
+    model = Model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.02)
+    save_checkpoint(folder, config, model.state_dict(), {"stage": "random"})
+
+
+class LatentDecoder:
+    """Normalised latents to pixels by the streaming decoder, in the dtype the device computes best."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.dtype = compute_dtype(model.device)
+        # A copy of its own, so that another user of the model keeps float32 weights.
+        self._decoder = CausalVideoVAE(model.config.vae).streaming
+        self._decoder.load_state_dict(model.vae.streaming.state_dict())
+        self._decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def decode(self, latents: list[Tensor], memories: list[Tensor | None]) -> Tensor:
+        """One chunk for each of B streams, uint8 `(B, 4, H, W, 3)`.
+
+        `latents` are `(C, h, w)`; `memories` the latents before them in their streams, None at the start.
+        """
+        device = self._model.device
+        now = self._model.denormalise(torch.stack(latents).float().to(device))
+        before = [
+            torch.zeros_like(now[0]) if m is None else self._model.denormalise(m.float().to(device))
+            for m in memories
+        ]
+        return self._decoder.decode(now.to(self.dtype), torch.stack(before).to(self.dtype)).cpu()
+
+
+def load_decoder(name_or_path: str | Path, device: torch.device | str | None = None) -> LatentDecoder:
+    """The streaming decoder of a checkpoint."""
+    return LatentDecoder(load_checkpoint(name_or_path, device).model)
+
+
+
+
+def _channels(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values)[:, None, None]
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}") from error

@@ -1,0 +1,171 @@
+"""InstructNet: keys, instructions and video prompts steer a frozen foundation (GameGen-X, §3.3).
+
+One block after each layer of the foundation, spatial and temporal by turns, added through zero-initialised
+projections, so an untrained InstructNet changes nothing. Operation fusion: the four frames of keys under one
+latent scale and shift its tokens (FiLM). Instruction fusion: cross-attention to the instruction's text. Video
+prompts (VAE latents of canny, motion or pose pictures) are added where InstructNet starts. Each control is
+optional for each row of the batch at any time.
+
+Shape suffixes as in `msdit.py`; O is the size of one frame's operation vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
+from gamegen.models.attention import CrossAttention, TemporalAttention
+from gamegen.models.msdit import (
+    PATCH,
+    ConvMLP,
+    Control,
+    MSDiTConfig,
+    SpatialSelfAttention,
+    Text,
+    modulate,
+)
+
+
+@dataclass(frozen=True)
+class InstructNetConfig:
+    """`mlp_ratio` of its blocks and the width of the operation embedding."""
+
+    mlp_ratio: int = 2
+    operation_width: int = 256
+
+    @classmethod
+    def tiny(cls) -> InstructNetConfig:
+        """For tests."""
+        return cls(operation_width=16)
+
+
+@dataclass(frozen=True)
+class Controls:
+    """A batch of controls.
+
+    `operations` `(B, T, 4, O)`; `has_operations` `(B, T)` is false where no operation is given (which is not the
+    same as no key held); `instruction` texts; `video` `(B, T, C, H, W)` latents of a video prompt or None.
+    """
+
+    operations: Tensor
+    has_operations: Tensor
+    instruction: Text
+    instruction_active: Tensor
+    video: Tensor | None = None
+
+    def to(self, device: torch.device) -> Controls:
+        """The same on another device."""
+        return Controls(
+            self.operations.to(device),
+            self.has_operations.to(device),
+            self.instruction.to(device),
+            self.instruction_active.to(device),
+            None if self.video is None else self.video.to(device),
+        )
+
+
+class InstructBlock(nn.Module):
+    """Self-attention in space or time and an MLP under FiLM, cross-attention to the instruction."""
+
+    def __init__(self, foundation: MSDiTConfig, config: InstructNetConfig, temporal: bool) -> None:
+        super().__init__()
+        width, heads = foundation.width, foundation.num_heads
+        self.temporal = temporal
+        self.attention: nn.Module = (
+            TemporalAttention(width, heads, foundation.window, foundation.anchors)
+            if temporal
+            else SpatialSelfAttention(width, heads)
+        )
+        self.instruction = CrossAttention(width, heads)
+        self.mlp = ConvMLP(width, config.mlp_ratio)
+        self.film = nn.Linear(config.operation_width, 4 * width)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.instruction.out.weight)
+        nn.init.zeros_(self.instruction.out.bias)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_BTSD: Tensor, operation_BTO: Tensor, text: Text, active_BT: Tensor, rows: int, cache):
+        scale_1, shift_1, scale_2, shift_2 = self.film(operation_BTO).unsqueeze(2).chunk(4, -1)
+        x = x_BTSD + self.attention(modulate(x_BTSD, scale_1, shift_1), cache if self.temporal else rows)
+        h = F.layer_norm(x, x.shape[-1:])
+        heard = self.instruction(h.flatten(1, 2), text.tokens, text.mask).view_as(x)
+        x = x + heard * active_BT[:, :, None, None]
+        return x + self.mlp(modulate(x, scale_2, shift_2), rows)
+
+
+class InstructNet(nn.Module):
+    """Controls for a foundation of the given config."""
+
+    def __init__(self, config: InstructNetConfig, foundation: MSDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, operation_width = foundation.width, config.operation_width
+        self.operation_in = nn.Sequential(
+            nn.Linear(FRAMES_PER_CHUNK * OPERATION_SIZE, operation_width),
+            nn.SiLU(),
+            nn.Linear(operation_width, operation_width),
+        )
+        self.no_operation = nn.Parameter(torch.zeros(operation_width))
+        self.pooled_in = nn.Sequential(
+            nn.Linear(foundation.text_width, operation_width),
+            nn.SiLU(),
+            nn.Linear(operation_width, operation_width),
+        )
+        self.text_in = nn.Sequential(nn.LayerNorm(foundation.text_width), nn.Linear(foundation.text_width, width))
+        self.video_in = nn.Linear(PATCH**2 * foundation.latent_channels, width)
+        self.blocks = nn.ModuleList(
+            [InstructBlock(foundation, config, bool(i % 2)) for i in range(foundation.num_layers)]
+        )
+        nn.init.zeros_(self.video_in.weight)
+        nn.init.zeros_(self.video_in.bias)
+
+    def bind(self, controls: Controls) -> BoundControls:
+        """The control branch of one batch, to pass to `MSDiT.forward`."""
+        return BoundControls(self, controls)
+
+    def embed_operations(self, controls: Controls) -> Tensor:
+        """FiLM condition `(B, T, operation_width)` of keys and the pooled instruction."""
+        # Three times the embedding: with less, keys are ignored for most of a short training.
+        held = 3 * self.operation_in(rearrange(controls.operations, "b t k o -> b t (k o)"))
+        keys = torch.where(controls.has_operations[..., None], held, self.no_operation)
+        words = self.pooled_in(controls.instruction.pooled)[:, None]
+        return F.silu(keys + 3 * words * controls.instruction_active[..., None])
+
+
+class BoundControls(Control):
+    """InstructNet with the controls of one batch, run beside the foundation."""
+
+    def __init__(self, net: InstructNet, controls: Controls) -> None:
+        self.net = net
+        self.controls = controls
+        instruction = controls.instruction
+        self.text = Text(net.text_in(instruction.tokens), instruction.mask, instruction.pooled)
+        self.operation_BTO = net.embed_operations(controls)
+
+    def start(self, x_BTSD: Tensor, rows: int) -> None:
+        self.rows = rows
+        self.state = x_BTSD
+        if self.controls.video is not None:
+            patches = rearrange(
+                self.controls.video, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH
+            )
+            self.state = self.state + self.net.video_in(patches)
+
+    def after_layer(self, layer: int, x_BTSD: Tensor, rings) -> Tensor:
+        block = self.net.blocks[layer]
+        ring = next(rings) if rings and block.temporal else None
+        self.state = block(
+            self.state + x_BTSD,
+            self.operation_BTO,
+            self.text,
+            self.controls.instruction_active,
+            self.rows,
+            ring,
+        )
+        return block.out(self.state)

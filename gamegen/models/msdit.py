@@ -1,0 +1,299 @@
+"""MSDiT: a masked spatial-temporal diffusion transformer (GameGen-X, §3.2) with a noise level per latent frame.
+
+A layer is a spatial block then a temporal block. Every latent frame carries its own noise level (diffusion
+forcing), and the latent before it enters by channel concatenation, so each token sees where it was. Masking
+that latent and raising the noise turns the same network from continuation into text-to-video.
+
+Shape suffixes: B batch, T latent frames, C channels, H and W latent height and width, S tokens of a latent
+frame, D width, L text tokens, M modulation parts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from gamegen.models.attention import (
+    CrossAttention,
+    RingCache,
+    SelfAttention,
+    TemporalAttention,
+    rotary_angles_2d,
+    rotate,
+)
+
+PATCH = 2
+
+
+@dataclass(frozen=True)
+class MSDiTConfig:
+    """Sizes of the transformer; `window` and `anchors` are latent frames of temporal attention."""
+
+    width: int = 256
+    num_layers: int = 4
+    num_heads: int = 4
+    mlp_ratio: int = 3
+    latent_channels: int = 16
+    text_width: int = 384
+    window: int = 8
+    anchors: int = 0
+
+    @classmethod
+    def tiny(cls) -> MSDiTConfig:
+        """For tests: two layers of width 32."""
+        return cls(width=32, num_layers=2, num_heads=2, mlp_ratio=2, latent_channels=4, window=3)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A batch of encoded texts: token states `(B, L, D)`, which of them exist `(B, L)`, pooled `(B, D)`.
+
+    A dropped text has no existing tokens and a zero pooled state.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+    def to(self, device: torch.device) -> Text:
+        """The same on another device."""
+        return Text(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
+
+    def dropped(self, drop_B: Tensor) -> Text:
+        """With the texts of the rows where `drop_B` is true removed."""
+        keep = ~drop_B[:, None]
+        return Text(self.tokens, self.mask & keep, self.pooled * keep)
+
+    @classmethod
+    def none(cls, batch: int, width: int, device: torch.device | str = "cpu") -> Text:
+        """No text at all."""
+        return cls(
+            torch.zeros(batch, 1, width, device=device),
+            torch.zeros(batch, 1, dtype=torch.bool, device=device),
+            torch.zeros(batch, width, device=device),
+        )
+
+    @classmethod
+    def stack(cls, texts: list[tuple[Tensor, Tensor] | None], width: int) -> Text:
+        """Pads (tokens `(L, D)`, pooled `(D,)`) pairs to one batch; None is a dropped text."""
+        length = max([len(text[0]) for text in texts if text is not None], default=1)
+        tokens = torch.zeros(len(texts), length, width)
+        mask = torch.zeros(len(texts), length, dtype=torch.bool)
+        pooled = torch.zeros(len(texts), width)
+        for i, text in enumerate(texts):
+            if text is not None:
+                tokens[i, : len(text[0])], pooled[i], mask[i, : len(text[0])] = text[0], text[1], True
+        return cls(tokens, mask, pooled)
+
+
+@dataclass(frozen=True)
+class VideoFormat:
+    """What AdaLN is told about the clip besides the noise level."""
+
+    fps: float = 24.0
+    num_frames: int = 102
+    aspect_ratio: float = 5 / 3
+
+
+@dataclass
+class Caches:
+    """One ring cache for each temporal attention, in the order the network meets them."""
+
+    rings: list[RingCache] = field(default_factory=list)
+
+    def select(self, sessions: Tensor) -> None:
+        """Chooses the session slots of the next batch."""
+        for ring in self.rings:
+            ring.select(sessions)
+
+    def clear(self, session: int) -> None:
+        """Forgets one session slot."""
+        for ring in self.rings:
+            ring.clear(session)
+
+    def commit(self) -> None:
+        """Writes the frame last read into every ring."""
+        for ring in self.rings:
+            ring.commit()
+
+
+def sinusoid(value: Tensor, width: int, scale: float = 1000.0) -> Tensor:
+    """Sinusoidal features `(..., width)` of values around 0 to 1."""
+    frequency = torch.exp(-math.log(1e4) * torch.arange(width // 2, device=value.device) / (width // 2))
+    angle = value[..., None] * scale * frequency
+    return torch.cat([angle.cos(), angle.sin()], -1)
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """AdaLN: parameter-free LayerNorm, then `(1 + scale) * x + shift`."""
+    return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+
+
+class ConvMLP(nn.Module):
+    """MLP with a depthwise 3x3 between its layers: how motion passes between neighbouring tokens."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, ratio * width)
+        self.depthwise = nn.Conv2d(ratio * width, ratio * width, 3, padding=1, groups=ratio * width)
+        self.down = nn.Linear(ratio * width, width)
+
+    def forward(self, x_BTSD: Tensor, rows: int) -> Tensor:
+        B, T, S, _ = x_BTSD.shape
+        h = self.up(x_BTSD)
+        grid = rearrange(h, "b t (y x) d -> (b t) d y x", y=rows)
+        h = h + rearrange(self.depthwise(grid), "(b t) d y x -> b t (y x) d", b=B)
+        return self.down(F.gelu(h, approximate="tanh"))
+
+
+class SpatialSelfAttention(SelfAttention):
+    """Attention among the tokens of one latent frame, with 2-D rotary positions."""
+
+    def forward(self, x_BTSD: Tensor, rows: int) -> Tensor:
+        B, T, S, D = x_BTSD.shape
+        q, k, v = self.project(x_BTSD.flatten(0, 1))
+        angles = rotary_angles_2d(rows, S // rows, D // self.num_heads, x_BTSD.device)
+        return self.attend(rotate(q, angles), rotate(k, angles), v).view(B, T, S, D)
+
+
+class Block(nn.Module):
+    """Self-attention in space or in time, cross-attention to the text, MLP; AdaLN-single with a table."""
+
+    def __init__(self, config: MSDiTConfig, temporal: bool) -> None:
+        super().__init__()
+        width, heads = config.width, config.num_heads
+        self.temporal = temporal
+        self.attention: nn.Module = (
+            TemporalAttention(width, heads, config.window, config.anchors)
+            if temporal
+            else SpatialSelfAttention(width, heads)
+        )
+        self.cross = CrossAttention(width, heads)
+        self.mlp = ConvMLP(width, config.mlp_ratio)
+        self.table_MD = nn.Parameter(torch.randn(6, width) * 0.02)
+        nn.init.zeros_(self.cross.out.weight)
+        nn.init.zeros_(self.cross.out.bias)
+
+    def forward(
+        self,
+        x_BTSD: Tensor,
+        modulation_BTMD: Tensor,
+        text_BLD: Tensor,
+        text_mask_BL: Tensor,
+        rows: int,
+        cache: RingCache | None,
+    ) -> Tensor:
+        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (
+            (modulation_BTMD + self.table_MD).unsqueeze(3).unbind(2)
+        )
+        h = modulate(x_BTSD, scale_1, shift_1)
+        x = x_BTSD + gate_1 * self.attention(h, cache if self.temporal else rows)
+        h = F.layer_norm(x, x.shape[-1:])
+        x = x + self.cross(h.flatten(1, 2), text_BLD, text_mask_BL).view_as(x)
+        return x + gate_2 * self.mlp(modulate(x, scale_2, shift_2), rows)
+
+
+class MSDiT(nn.Module):
+    """Velocity of noisy latents under a text, each latent frame at its own noise level."""
+
+    def __init__(self, config: MSDiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, z = config.width, config.latent_channels
+        # Noisy latent, latent before it, and two maps that say whether that one is there and how noisy it is.
+        self.patch_in = nn.Linear(PATCH**2 * (2 * z + 2), width)
+        self.place_in = nn.Linear(32, width)
+        self.level_in = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
+        self.format_in = nn.Sequential(nn.Linear(96, width), nn.SiLU(), nn.Linear(width, width))
+        self.pooled_in = nn.Sequential(nn.Linear(config.text_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.text_in = nn.Sequential(nn.LayerNorm(config.text_width), nn.Linear(config.text_width, width))
+        self.modulation = nn.ModuleList([nn.Linear(width, 6 * width) for _ in range(2)])
+        self.blocks = nn.ModuleList([Block(config, bool(i % 2)) for i in range(2 * config.num_layers)])
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.patch_out = nn.Linear(width, PATCH**2 * z)
+        for layer in (*self.modulation, self.final_modulation, self.patch_out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def embed(self, x_BTCHW: Tensor, previous_BTCHW: Tensor, previous_level_BT: Tensor) -> Tensor:
+        """Tokens `(B, T, S, D)` of noisy latents beside the latents before them.
+
+        `previous_level_BT` is the noise level of the latent before, or -1 where it is masked out.
+        """
+        B, T, _, H, W = x_BTCHW.shape
+        level = previous_level_BT[:, :, None, None, None].expand(B, T, 1, H, W).to(x_BTCHW.dtype)
+        masked = (level < 0).to(x_BTCHW.dtype)
+        planes = torch.cat([x_BTCHW, previous_BTCHW * (1 - masked), masked, level.clamp_min(0)], 2)
+        patches = rearrange(planes, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
+        return self.patch_in(patches) + self.place_in(self._places(H // PATCH, W // PATCH, x_BTCHW))
+
+    @staticmethod
+    def _places(rows: int, columns: int, like: Tensor) -> Tensor:
+        """Fourier features `(S, 32)` of each token's place, relative to the picture's size."""
+        y, x = torch.meshgrid(
+            (torch.arange(rows, device=like.device) + 0.5) / rows,
+            (torch.arange(columns, device=like.device) + 0.5) / columns,
+            indexing="ij",
+        )
+        frequency = math.pi * 2.0 ** torch.arange(-1, 7, device=like.device).div(2)
+        angle = torch.stack([y.flatten(), x.flatten()], 1)[..., None] * frequency
+        return torch.cat([angle.sin(), angle.cos()], -1).flatten(1).to(like.dtype)
+
+    def condition(self, level_BT: Tensor, text: Text, video_format: VideoFormat) -> Tensor:
+        """The AdaLN condition `(B, T, D)` of noise level, clip format and pooled text."""
+        facts = torch.tensor(
+            [video_format.fps / 60, video_format.num_frames / 128, video_format.aspect_ratio / 4],
+            device=level_BT.device,
+        )
+        clip = self.format_in(sinusoid(facts, 32, 100.0).flatten())
+        return self.level_in(sinusoid(level_BT, 128)) + (clip + self.pooled_in(text.pooled))[:, None]
+
+    def forward(
+        self,
+        x_BTCHW: Tensor,
+        level_BT: Tensor,
+        previous_BTCHW: Tensor,
+        previous_level_BT: Tensor,
+        text: Text,
+        video_format: VideoFormat = VideoFormat(),  # noqa: B008  (frozen)
+        control: Control | None = None,
+        caches: Caches | None = None,
+    ) -> Tensor:
+        """Velocity `(B, T, C, H, W)`.
+
+        With `caches`, T is 1 and temporal attention reads the committed frames. `control`, if given, is called
+        after each layer with the tokens and returns what to add (InstructNet).
+        """
+        rows = x_BTCHW.shape[-2] // PATCH
+        x = self.embed(x_BTCHW, previous_BTCHW, previous_level_BT)
+        condition = F.silu(self.condition(level_BT, text, video_format))
+        spatial, temporal = (rearrange(m(condition), "b t (m d) -> b t m d", m=6) for m in self.modulation)
+        text_BLD = self.text_in(text.tokens)
+        rings = iter(caches.rings) if caches else None
+        if control is not None:
+            control.start(x, rows)
+        for i, block in enumerate(self.blocks):
+            ring = next(rings) if rings and block.temporal else None
+            x = block(x, temporal if block.temporal else spatial, text_BLD, text.mask, rows, ring)
+            if control is not None and block.temporal:
+                x = x + control.after_layer(i // 2, x, rings)
+        scale, shift = self.final_modulation(condition).unsqueeze(2).chunk(2, -1)
+        x = self.patch_out(modulate(x, scale, shift))
+        return rearrange(x, "b t (y x) (c p q) -> b t c (y p) (x q)", y=rows, p=PATCH, q=PATCH)
+
+
+class Control:
+    """What MSDiT needs of a control branch; `InstructNet.bind` makes one for a batch of controls."""
+
+    def start(self, x_BTSD: Tensor, rows: int) -> None:
+        """Called once with the embedded tokens."""
+        raise NotImplementedError
+
+    def after_layer(self, layer: int, x_BTSD: Tensor, rings) -> Tensor:
+        """Called after each layer; returns the tokens' change. `rings` yields this branch's ring caches."""
+        raise NotImplementedError

@@ -1,0 +1,276 @@
+"""Causal video VAE: 8x8 in space, 4x in time, 16 channels, and a small decoder for interactive play.
+
+Four frames of a chunk are folded into channels, so every convolution is two-dimensional. A linear patch path
+(768 pixel values <-> 16 latent channels, initialised by PCA) carries most of the picture; residual
+convolutions add the rest. Time enters only through the previous chunk, so decoding chunk by chunk with a
+cache equals decoding at once.
+
+Shape suffixes: B batch, F video frames, T latent frames (F = 4T), C channels, H and W pixels, h and w latent
+height and width (H = 8h), N = B * T.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+SPATIAL_FACTOR = 8
+TEMPORAL_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Widths of the autoencoder; `encoder_channels` at 1/2, 1/4 and 1/8 size, `decoder_channels` from 1/8 to 1/1.
+
+    `streaming_channels` are the widths of the small decoder at 1/8, 1/4 and 1/2 size.
+    """
+
+    latent_channels: int = 16
+    encoder_channels: tuple[int, int, int] = (32, 64, 128)
+    bottleneck_channels: int = 192
+    decoder_channels: tuple[int, int, int, int] = (192, 96, 48, 24)
+    streaming_channels: tuple[int, int, int] = (96, 32, 16)
+
+    @classmethod
+    def tiny(cls) -> VAEConfig:
+        """For tests: a few thousand weights."""
+        return cls(4, (8, 8, 8), 8, (8, 8, 8, 8), (8, 8, 8))
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, two 3x3 convolutions, the second starting at zero."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv_out.weight)
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return x_NCHW + self.conv_out(F.silu(self.conv_in(F.silu(self.norm(x_NCHW)))))
+
+
+class CausalMix(nn.Module):
+    """Adds a 1x1 projection of the previous latent frame's features; zero-initialised, zeros before the first."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x_NCHW: Tensor, T: int, cache: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the mixed features and the new cache: the last frame's features `(B, C, H, W)`."""
+        x_BTCHW = rearrange(x_NCHW, "(b t) c h w -> b t c h w", t=T)
+        first = torch.zeros_like(x_BTCHW[:, :1]) if cache is None else cache[:, None]
+        previous = rearrange(torch.cat([first, x_BTCHW[:, :-1]], 1), "b t c h w -> (b t) c h w")
+        return x_NCHW + self.project(previous), x_BTCHW[:, -1]
+
+
+class Encoder(nn.Module):
+    """Video to latent mean and log-variance."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        c0, c1, c2 = config.encoder_channels
+        bottleneck, z = config.bottleneck_channels, config.latent_channels
+        self.down = nn.Sequential(
+            nn.Conv2d(3 * TEMPORAL_FACTOR, c0, 3, stride=2, padding=1),
+            ResidualBlock(c0),
+            nn.Conv2d(c0, c1, 3, stride=2, padding=1),
+            ResidualBlock(c1),
+            nn.Conv2d(c1, c2, 3, stride=2, padding=1),
+            ResidualBlock(c2),
+            nn.Conv2d(c2, bottleneck, 1),
+        )
+        self.mix = CausalMix(bottleneck)
+        self.out = nn.Sequential(
+            ResidualBlock(bottleneck),
+            ResidualBlock(bottleneck),
+            nn.GroupNorm(8, bottleneck),
+            nn.SiLU(),
+            nn.Conv2d(bottleneck, 2 * z, 1),
+        )
+        self.patch = nn.Conv2d(3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, z, 1)
+        nn.init.zeros_(self.out[-1].bias)
+        self.out[-1].weight.data.mul_(0.1)
+
+    def forward(self, folded_NCHW: Tensor, T: int) -> tuple[Tensor, Tensor]:
+        linear_NCHW = self.patch(fold_patches(folded_NCHW))
+        features, _ = self.mix(self.down(folded_NCHW.contiguous(memory_format=torch.channels_last)), T, None)
+        mean, log_variance = self.out(features).float().chunk(2, 1)
+        return mean + linear_NCHW.float(), (log_variance - 4).clamp(-14, 2)
+
+
+class Decoder(nn.Module):
+    """Latents to video; `cache` holds the causal mixes' memories between chunks."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        c0, z = config.decoder_channels[0], config.latent_channels
+        self.stem = nn.Conv2d(z, c0, 3, padding=1)
+        self.blocks = nn.ModuleList([ResidualBlock(c0), ResidualBlock(c0)])
+        self.mixes = nn.ModuleList([CausalMix(c0), CausalMix(c0)])
+        up: list[nn.Module] = []
+        for wide, narrow in zip(config.decoder_channels, config.decoder_channels[1:], strict=False):
+            up += [nn.Conv2d(wide, 4 * narrow, 1), nn.PixelShuffle(2), ResidualBlock(narrow)]
+        last = config.decoder_channels[-1]
+        self.up = nn.Sequential(*up, nn.SiLU(), nn.Conv2d(last, 3 * TEMPORAL_FACTOR, 3, padding=1))
+        self.patch = nn.Conv2d(z, 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, 1)
+        self.up[-1].weight.data.mul_(0.1)
+        nn.init.zeros_(self.up[-1].bias)
+
+    def forward(
+        self, latent_NCHW: Tensor, T: int, cache: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        x = self.stem(latent_NCHW.contiguous(memory_format=torch.channels_last))
+        memories = []
+        for i, (mix, block) in enumerate(zip(self.mixes, self.blocks, strict=True)):
+            x, memory = mix(x, T, cache[i] if cache else None)
+            memories.append(memory)
+            x = block(x)
+        return self.up(x) + unfold_patches(self.patch(latent_NCHW)), memories
+
+
+class StreamingDecoder(nn.Module):
+    """Small decoder for play: 2-D convolutions on each frame and a memory of the last latent.
+
+    In the manner of TAEHV (tiny autoencoders for hosted video models): quick enough for two CPU cores.
+    """
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        c0, c1, c2 = config.streaming_channels
+        z = config.latent_channels
+        self.stem = nn.Sequential(nn.Conv2d(2 * z, c0, 3, padding=1), ResidualBlock(c0), ResidualBlock(c0))
+        self.to_frames = nn.Conv2d(c0, TEMPORAL_FACTOR * c1, 1)
+        self.frame = nn.Sequential(
+            ResidualBlock(c1),
+            nn.Conv2d(c1, 4 * c1, 1),
+            nn.PixelShuffle(2),
+            ResidualBlock(c1),
+            nn.Conv2d(c1, 4 * c2, 1),
+            nn.PixelShuffle(2),
+            ResidualBlock(c2),
+            nn.SiLU(),
+            nn.Conv2d(c2, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+        self.patch = nn.Conv2d(z, 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, 1)
+        self.frame[-2].weight.data.mul_(0.1)
+        nn.init.zeros_(self.frame[-2].bias)
+
+    def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
+        """Latents and the latents before them (zeros before the first), to folded frames `(N, 12, H, W)`."""
+        pair = torch.cat([latent_NCHW, memory_NCHW], 1).contiguous(memory_format=torch.channels_last)
+        features = self.to_frames(F.silu(self.stem(pair)))
+        frames = self.frame(rearrange(features, "n (k c) h w -> (n k) c h w", k=TEMPORAL_FACTOR))
+        detail = rearrange(frames, "(n k) c h w -> n (k c) h w", k=TEMPORAL_FACTOR)
+        return detail + unfold_patches(self.patch(latent_NCHW))
+
+    @torch.inference_mode()
+    def decode(self, latent_BCHW: Tensor, memory_BCHW: Tensor) -> Tensor:
+        """One chunk a session: latents `(B, 16, h, w)` to pixels, uint8 `(B, 4, H, W, 3)`."""
+        return to_pixels(rearrange(self(latent_BCHW, memory_BCHW), "b (k c) h w -> b k c h w", c=3))
+
+
+class CausalVideoVAE(nn.Module):
+    """Encoder, decoder and streaming decoder over one latent space."""
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.streaming = StreamingDecoder(config)
+
+    def encode_moments(self, video_BFCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance, each `(B, T, 16, h, w)` float32, of a video in [-1, 1] with F = 4T frames."""
+        T = video_BFCHW.shape[1] // TEMPORAL_FACTOR
+        mean, log_variance = self.encoder(fold_frames(video_BFCHW), T)
+        return (
+            rearrange(mean, "(b t) c h w -> b t c h w", t=T),
+            rearrange(log_variance, "(b t) c h w -> b t c h w", t=T),
+        )
+
+    def encode(self, video_BFCHW: Tensor) -> Tensor:
+        """Latents `(B, T, 16, h, w)` (the posterior mean) of a video in [-1, 1] with F = 4T frames."""
+        return self.encode_moments(video_BFCHW)[0]
+
+    def decode(self, latent_BTCHW: Tensor) -> Tensor:
+        """Video `(B, 4T, 3, H, W)`, about [-1, 1], of latents `(B, T, 16, h, w)`, all at once."""
+        return self.decode_chunks(latent_BTCHW, None)[0]
+
+    def decode_chunks(
+        self, latent_BTCHW: Tensor, cache: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Decodes the next latents of a stream; pass the returned cache to the next call (None at the start)."""
+        T = latent_BTCHW.shape[1]
+        folded, cache = self.decoder(rearrange(latent_BTCHW, "b t c h w -> (b t) c h w"), T, cache)
+        return unfold_frames(folded, T), cache
+
+    def decode_streaming(self, latent_BTCHW: Tensor) -> Tensor:
+        """Like `decode`, by the small decoder."""
+        memory = torch.cat([torch.zeros_like(latent_BTCHW[:, :1]), latent_BTCHW[:, :-1]], 1)
+        folded = self.streaming(latent_BTCHW.flatten(0, 1), memory.flatten(0, 1))
+        return unfold_frames(folded, latent_BTCHW.shape[1])
+
+    @torch.no_grad()
+    def initialise_from_patches(self, video_BFCHW: Tensor) -> None:
+        """Sets the linear patch paths to the whitened principal components of a sample of video.
+
+        With this the autoencoder starts where a linear one ends, and latents start with unit variance.
+        """
+        patches = fold_patches(fold_frames(video_BFCHW))
+        rows = rearrange(patches, "n p h w -> (n h w) p").double()
+        mean = rows.mean(0)
+        covariance = (rows - mean).T @ (rows - mean) / len(rows)
+        variance, basis = torch.linalg.eigh(covariance)
+        k = self.config.latent_channels
+        basis, deviation = basis[:, -k:].flip(1), variance[-k:].flip(0).clamp_min(1e-8).sqrt()
+        self.encoder.patch.weight.copy_((basis / deviation).T[..., None, None])
+        self.encoder.patch.bias.copy_(-(mean @ basis) / deviation)
+        for decoder in (self.decoder, self.streaming):
+            decoder.patch.weight.copy_((basis * deviation)[..., None, None])
+            decoder.patch.bias.copy_(mean)
+
+
+def fold_frames(video_BFCHW: Tensor) -> Tensor:
+    """`(B, 4T, 3, H, W)` to `(B * T, 12, H, W)`."""
+    return rearrange(video_BFCHW, "b (t k) c h w -> (b t) (k c) h w", k=TEMPORAL_FACTOR)
+
+
+def unfold_frames(folded_NCHW: Tensor, T: int) -> Tensor:
+    """The inverse of `fold_frames`."""
+    return rearrange(folded_NCHW, "(b t) (k c) h w -> b (t k) c h w", t=T, k=TEMPORAL_FACTOR)
+
+
+def fold_patches(folded_NCHW: Tensor) -> Tensor:
+    """8x8 blocks into channels: `(N, 12, H, W)` to `(N, 768, h, w)`."""
+    return rearrange(
+        folded_NCHW, "n c (h p) (w q) -> n (c p q) h w", p=SPATIAL_FACTOR, q=SPATIAL_FACTOR
+    )
+
+
+def unfold_patches(patches_NCHW: Tensor) -> Tensor:
+    """The inverse of `fold_patches`."""
+    return rearrange(
+        patches_NCHW, "n (c p q) h w -> n c (h p) (w q)", p=SPATIAL_FACTOR, q=SPATIAL_FACTOR
+    )
+
+
+def to_pixels(video: Tensor) -> Tensor:
+    """Float frames `(..., C, H, W)` in [-1, 1] to uint8 `(..., H, W, C)`."""
+    scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return rearrange(scaled, "... c h w -> ... h w c")
+
+
+def from_pixels(frames: Tensor) -> Tensor:
+    """uint8 `(..., H, W, C)` to float32 `(..., C, H, W)` in [-1, 1]."""
+    return rearrange(frames, "... h w c -> ... c h w").float().div(127.5).sub(1)

@@ -1,0 +1,414 @@
+"""The world engine: draws chunk after chunk while keys and instructions arrive.
+
+`WorldEngine` runs many sessions in one forward, each in its own cache slot, joining and leaving at chunk
+boundaries. `World` is one session with text encoder and decoder, for notebooks and the command line:
+
+    world = World.load("nano")
+    world.reset(prompt="snowy forest at night", seed=7)
+    frames = world.step(Control(keys={"w"}))          # (4, H, W, 3) uint8
+    world.instruct("make it rain")
+    state = world.snapshot(); other.restore(state)
+
+A KV cache is only a cache: `restore` rebuilds it from the latents in a snapshot.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
+from gamegen.controls import Control as PlayerControl
+from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
+from gamegen.models.attention import RingCache
+from gamegen.models.checkpoint import LatentDecoder, Model, load_checkpoint
+from gamegen.models.instructnet import Controls
+from gamegen.models.msdit import Caches, Text
+from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
+from gamegen.models.vae import from_pixels
+
+PERSPECTIVES = {"first": "first-person", "third": "third-person"}
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """`max_sessions` cache slots are allocated at the start."""
+
+    max_sessions: int = 4
+
+
+@dataclass(frozen=True)
+class WorldSnapshot:
+    """All there is to know of a session at a chunk boundary.
+
+    `latents` float16 `(n, C, h, w)`: the last n of `version` chunks made, enough that everything cached depends
+    on nothing older; `operations` float32 `(n, 4, O)`; `words` gives for each the index into `instructions` of
+    the instruction then in force (-1 for none); `anchors` are the first latents when they are older than that.
+    """
+
+    seed: int
+    version: int
+    prompt: TextStates
+    instructions: list[TextStates]
+    latents: np.ndarray
+    operations: np.ndarray
+    words: list[int]
+    anchors: np.ndarray
+
+    def to_bytes(self) -> bytes:
+        """Serialised for another replica of the same trust domain."""
+        return pickle.dumps(self)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> WorldSnapshot:
+        """The inverse of `to_bytes`; only for bytes this application made."""
+        snapshot = pickle.loads(data)
+        assert isinstance(snapshot, WorldSnapshot)
+        return snapshot
+
+
+@dataclass
+class _Session:
+    slot: int
+    seed: int
+    prompt: TextStates
+    version: int = 0
+    instructions: list[TextStates] = field(default_factory=list)
+    current_words: int = -1
+    latents: list[Tensor] = field(default_factory=list)
+    operations: list[np.ndarray] = field(default_factory=list)
+    words: list[int] = field(default_factory=list)
+    anchors: list[Tensor] = field(default_factory=list)
+
+    def remember(self, latent: Tensor, operations: np.ndarray, words: int, keep: int, anchors: int) -> None:
+        """Appends a finished chunk and forgets what no cache entry depends on any more."""
+        if len(self.anchors) < anchors:
+            self.anchors.append(latent)
+        self.latents.append(latent)
+        self.operations.append(operations)
+        self.words.append(words)
+        self.version += 1
+        del self.latents[:-keep], self.operations[:-keep], self.words[:-keep]
+
+
+class UnknownSessionError(KeyError):
+    """The engine holds no session of that name."""
+
+
+class WorldEngine:
+    """Many sessions, one forward a denoising step."""
+
+    def __init__(self, model: Model, config: EngineConfig = EngineConfig()) -> None:  # noqa: B008  (frozen)
+        if model.foundation is None or model.instructnet is None:
+            raise ValueError("this checkpoint has no foundation and InstructNet: train those stages first")
+        self.model = model
+        self.foundation, self.instructnet = model.foundation, model.instructnet
+        self.sampling = model.config.sampling
+        self.latent_shape = model.config.latent_shape
+        self.max_sessions = config.max_sessions
+        self._free = list(range(config.max_sessions))
+        self._sessions: dict[str, _Session] = {}
+        self._caches = Caches([self._ring(a) for a in self._temporal_attentions()])
+        window = self.foundation.config.window - 1
+        # Each temporal attention reaches a window further back; one more latent is the first one's predecessor.
+        self.history = len(self._caches.rings) * window + 1
+        self.anchors = self.foundation.config.anchors
+
+    @classmethod
+    def load(
+        cls, name_or_path: str | Path = "nano", device: str | None = None, config: EngineConfig | None = None
+    ) -> WorldEngine:
+        """An engine for a checkpoint; raises CheckpointError for a missing or damaged one."""
+        return cls(load_checkpoint(name_or_path, device).model, config or EngineConfig())
+
+    def _temporal_attentions(self):
+        for i, block in enumerate(self.foundation.blocks):
+            if block.temporal:
+                yield block.attention
+                control = self.instructnet.blocks[i // 2]
+                if control.temporal:
+                    yield control.attention
+
+    def _ring(self, attention) -> RingCache:
+        _, height, width = self.latent_shape
+        return RingCache(attention, self.max_sessions, height * width // 4, torch.float32)
+
+    def open(
+        self,
+        session_id: str,
+        prompt: TextStates,
+        seed: int,
+        first_latent: Tensor | None = None,
+    ) -> None:
+        """Starts a session; `first_latent` `(C, h, w)`, normalised, is a starting image (see `encode_image`).
+
+        Raises RuntimeError when every slot is taken.
+        """
+        if session_id in self._sessions:
+            self.close(session_id)
+        session = self._take_slot(session_id, _Session(-1, seed, prompt))
+        if first_latent is not None:
+            self._commit_known(session, first_latent.half().float().cpu(), idle_operations(), -1)
+
+    def instruct(self, session_id: str, instruction: TextStates | None) -> None:
+        """Puts an instruction in force from the next chunk on; None lifts it."""
+        session = self._session(session_id)
+        if instruction is None:
+            session.current_words = -1
+            return
+        session.instructions.append(instruction)
+        session.current_words = len(session.instructions) - 1
+
+    def version(self, session_id: str) -> int | None:
+        """Chunks made so far, or None if the session is not here."""
+        session = self._sessions.get(session_id)
+        return session.version if session else None
+
+    def close(self, session_id: str) -> None:
+        """Frees the session's slot; unknown sessions are ignored."""
+        session = self._sessions.pop(session_id, None)
+        if session:
+            self._caches.clear(session.slot)
+            self._free.append(session.slot)
+
+    @torch.inference_mode()
+    def step(self, operations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Draws the next chunk of each named session.
+
+        `operations` maps session ids to float32 `(4, OPERATION_SIZE)`; returns float16 latents `(C, h, w)`,
+        normalised. Raises UnknownSessionError.
+        """
+        sessions = {sid: self._session(sid) for sid in operations}
+        results: dict[str, np.ndarray] = {}
+        for first in (True, False):
+            group = [sid for sid, session in sessions.items() if (session.version == 0) == first]
+            if group:
+                self._step_group([sessions[sid] for sid in group], [operations[sid] for sid in group], first)
+                results |= {sid: sessions[sid].latents[-1].half().numpy() for sid in group}
+        return results
+
+    def _step_group(self, sessions: list[_Session], operations: list[np.ndarray], first: bool) -> None:
+        words = [session.current_words for session in sessions]
+        inputs = self._inputs(sessions, operations, words)
+        steps = self.sampling.first_steps if first else self.sampling.num_steps
+        x = self._noise(sessions, "start")
+        levels = schedule(steps, self.sampling.shift)
+        for i, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
+            level_BT = torch.full((len(sessions), 1), level, device=self.model.device)
+            velocity = self._velocity(inputs, x, level_BT)
+            if self.sampling.solver == "euler":
+                x = x + (following - level) * velocity
+            else:
+                x0 = predict_x0(x, velocity, level_BT)
+                x = add_noise(x0, self._noise(sessions, f"step{i}"), torch.full_like(level_BT, following))
+        # Rounded to float16, so that a snapshot holds exactly what the run used.
+        latents = x[:, 0].half().float()
+        self._write_cache(inputs, sessions, latents)
+        for session, latent, operation, word in zip(sessions, latents.cpu(), operations, words, strict=True):
+            session.remember(latent, operation, word, self.history, self.anchors)
+
+    def _inputs(self, sessions: list[_Session], operations: list[np.ndarray], words: list[int]) -> _StepInputs:
+        device, width = self.model.device, self.foundation.config.text_width
+        said = [None if w < 0 else s.instructions[w] for s, w in zip(sessions, words, strict=True)]
+        instruction = Text.stack([None if t is None else (t.tokens, t.pooled) for t in said], width)
+        B = len(sessions)
+        controls = Controls(
+            torch.from_numpy(np.stack(operations)).float()[:, None],
+            torch.ones(B, 1, dtype=torch.bool),
+            instruction,
+            torch.tensor([[float(t is not None)] for t in said]),
+        ).to(device)
+        prompt = Text.stack([(s.prompt.tokens, s.prompt.pooled) for s in sessions], width).to(device)
+        level = self.sampling.context_level
+        has_previous = torch.tensor([[bool(s.latents)] for s in sessions], device=device)
+        zero = torch.zeros(self.latent_shape)
+        previous = torch.stack([s.latents[-1] if s.latents else zero for s in sessions]).to(device)[:, None]
+        previous_level = torch.where(has_previous, level, -1.0)
+        noisy = add_noise(previous, self._noise(sessions, "previous"), torch.full((B, 1), level, device=device))
+        self._caches.select(torch.tensor([s.slot for s in sessions], device=device))
+        return _StepInputs(prompt, controls, noisy, previous_level)
+
+    def _velocity(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
+        guidance = self.sampling.guidance_scale
+        velocity = self._forward(inputs, x, level_BT, inputs.prompt)
+        if guidance == 1:
+            return velocity
+        dropped = inputs.prompt.dropped(torch.ones(len(x), dtype=torch.bool, device=x.device))
+        without = self._forward(inputs, x, level_BT, dropped)
+        return without + guidance * (velocity - without)
+
+    def _forward(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor, prompt: Text) -> Tensor:
+        return self.foundation(
+            x,
+            level_BT,
+            inputs.previous,
+            inputs.previous_level,
+            prompt,
+            self.model.video_format,
+            self.instructnet.bind(inputs.controls),
+            self._caches,
+        )
+
+    def _write_cache(self, inputs: _StepInputs, sessions: list[_Session], latents: Tensor) -> None:
+        """One pass over the finished latents at the context level leaves their keys and values in the rings."""
+        level_BT = torch.full((len(sessions), 1), self.sampling.context_level, device=self.model.device)
+        x = add_noise(latents[:, None], self._noise(sessions, "commit"), level_BT)
+        self._forward(inputs, x, level_BT, inputs.prompt)
+        self._caches.commit()
+
+    def _noise(self, sessions: list[_Session], purpose: str) -> Tensor:
+        noise = [counter_noise(s.seed, s.version, purpose, self.latent_shape) for s in sessions]
+        return torch.stack(noise)[:, None].to(self.model.device)
+
+    def snapshot(self, session_id: str) -> WorldSnapshot:
+        """The session at its last chunk boundary."""
+        s = self._session(session_id)
+        n = len(s.latents)
+        shape = (0, *self.latent_shape)
+        stack = lambda ts: torch.stack(ts).half().numpy() if ts else np.zeros(shape, np.float16)  # noqa: E731
+        operations = np.stack(s.operations) if n else np.zeros((0, FRAMES_PER_CHUNK, OPERATION_SIZE), np.float32)
+        return WorldSnapshot(
+            s.seed,
+            s.version,
+            s.prompt,
+            [*s.instructions],
+            stack(s.latents),
+            operations,
+            [*s.words, s.current_words],
+            stack(s.anchors),
+        )
+
+    @torch.inference_mode()
+    def restore(self, session_id: str, snapshot: WorldSnapshot) -> None:
+        """Takes a session over: replays the cached passes of its snapshot, so it continues as if never moved."""
+        self.close(session_id)
+        session = _Session(-1, snapshot.seed, snapshot.prompt, instructions=[*snapshot.instructions])
+        self._take_slot(session_id, session)
+        latents = [torch.from_numpy(latent).float() for latent in snapshot.latents]
+        oldest = snapshot.version - len(latents)
+        for i in range(min(oldest, len(snapshot.anchors))):
+            anchor = torch.from_numpy(snapshot.anchors[i]).float()
+            self._commit_known(session, anchor, idle_operations(), -1)
+        if oldest:
+            # The oldest latent is only the predecessor of the next; what came before it no cache entry needs.
+            for ring in self._caches.rings:
+                ring.all_lengths[session.slot] = oldest + 1
+            session.version = oldest + 1
+            session.latents, session.operations = [latents[0]], [snapshot.operations[0]]
+            session.words = [snapshot.words[0]]
+        for i in range(1 if oldest else 0, len(latents)):
+            self._commit_known(session, latents[i], snapshot.operations[i], snapshot.words[i])
+        session.current_words = snapshot.words[-1]
+
+    def _commit_known(self, session: _Session, latent: Tensor, operations: np.ndarray, words: int) -> None:
+        inputs = self._inputs([session], [operations], [words])
+        self._write_cache(inputs, [session], latent[None].to(self.model.device))
+        session.remember(latent, operations, words, self.history, self.anchors)
+
+    def _take_slot(self, session_id: str, session: _Session) -> _Session:
+        if not self._free:
+            raise RuntimeError(f"all {self.max_sessions} session slots are taken: close one or add a replica")
+        session.slot = self._free.pop(0)
+        self._caches.clear(session.slot)
+        self._sessions[session_id] = session
+        return session
+
+    def _session(self, session_id: str) -> _Session:
+        try:
+            return self._sessions[session_id]
+        except KeyError:
+            raise UnknownSessionError(session_id) from None
+
+
+@dataclass(frozen=True)
+class _StepInputs:
+    prompt: Text
+    controls: Controls
+    previous: Tensor
+    previous_level: Tensor
+
+
+class World:
+    """One playable world: engine, text encoder and streaming decoder together."""
+
+    SESSION = "world"
+
+    def __init__(self, engine: WorldEngine, text_encoder: TextEncoder) -> None:
+        self.engine = engine
+        self.text_encoder = text_encoder
+        self.decoder = LatentDecoder(engine.model)
+        self._memory: Tensor | None = None
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = "nano", device: str | None = None) -> World:
+        """Loads a checkpoint; raises CheckpointError."""
+        engine = WorldEngine.load(name_or_path, device, EngineConfig(max_sessions=1))
+        return cls(engine, load_text_encoder(engine.model.config.text_encoder))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frames in pixels."""
+        return self.engine.model.config.width, self.engine.model.config.height
+
+    def reset(
+        self, prompt: str, seed: int = 0, perspective: str = "first", image: np.ndarray | None = None
+    ) -> None:
+        """Begins a new world; `image` uint8 `(H, W, 3)` of the world's size is what it begins with.
+
+        Raises ValueError for an unknown perspective, a prompt of too many tokens or an image of another size.
+        """
+        states = self.text_encoder.encode([compose_prompt(prompt, perspective)])[0]
+        first = None if image is None else encode_image(self.engine.model, image)
+        self.engine.open(self.SESSION, states, seed, first)
+        self._memory = first
+
+    def instruct(self, text: str | None) -> None:
+        """Says what should change, from the next chunk on; None takes it back."""
+        self.engine.instruct(self.SESSION, self.text_encoder.encode([text])[0] if text else None)
+
+    def step(self, control: PlayerControl) -> np.ndarray:
+        """The next chunk, uint8 `(4, H, W, 3)`."""
+        return self.step_operations(control.operations())
+
+    def step_operations(self, operations: np.ndarray) -> np.ndarray:
+        """The next chunk under per-frame operation vectors `(4, OPERATION_SIZE)`, uint8 `(4, H, W, 3)`."""
+        latent = torch.from_numpy(self.engine.step({self.SESSION: operations})[self.SESSION])
+        frames = self.decoder.decode([latent], [self._memory])[0].numpy()
+        self._memory = latent
+        return frames
+
+    def snapshot(self) -> WorldSnapshot:
+        """The world at this chunk boundary; see `WorldSnapshot`."""
+        return self.engine.snapshot(self.SESSION)
+
+    def restore(self, snapshot: WorldSnapshot) -> None:
+        """Continues from a snapshot, of this world or another."""
+        self.engine.restore(self.SESSION, snapshot)
+        self._memory = torch.from_numpy(snapshot.latents[-1]) if len(snapshot.latents) else None
+
+
+def idle_operations() -> np.ndarray:
+    """The operations of nobody touching anything, float32 `(4, OPERATION_SIZE)`."""
+    return np.zeros((FRAMES_PER_CHUNK, OPERATION_SIZE), np.float32)
+
+
+def compose_prompt(prompt: str, perspective: str) -> str:
+    """The prompt with its perspective in front, in the words training used."""
+    if perspective not in PERSPECTIVES:
+        raise ValueError(f"perspective = {perspective!r}: use one of {', '.join(PERSPECTIVES)}")
+    return f"{PERSPECTIVES[perspective]}, {prompt.strip()}"
+
+
+@torch.inference_mode()
+def encode_image(model: Model, image: np.ndarray) -> Tensor:
+    """A starting image, uint8 `(H, W, 3)`, as a normalised latent `(C, h, w)`: one chunk of four equal frames."""
+    expected = (model.config.height, model.config.width, 3)
+    if image.shape != expected:
+        raise ValueError(f"the image is {image.shape[1]}x{image.shape[0]}: resize it to {expected[1]}x{expected[0]}")
+    frames = from_pixels(torch.from_numpy(image)[None].expand(FRAMES_PER_CHUNK, -1, -1, -1)).to(model.device)
+    return model.normalise(model.vae.encode(frames[None])[0, 0]).cpu()
