@@ -48,7 +48,8 @@ class WorldSnapshot:
 
     `latents` float16 `(n, C, h, w)`: the last n of `version` chunks made, enough that everything cached depends
     on nothing older; `operations` float32 `(n, 4, O)`; `words` gives for each the index into `instructions` of
-    the instruction then in force (-1 for none); `anchors` are the first latents when they are older than that.
+    the instruction then in force (-1 for none; the last entry is the one in force now). `anchors` are the first
+    chunks of the stream, as (latent, operations, words).
     """
 
     seed: int
@@ -58,7 +59,7 @@ class WorldSnapshot:
     latents: np.ndarray
     operations: np.ndarray
     words: list[int]
-    anchors: np.ndarray
+    anchors: list[tuple[np.ndarray, np.ndarray, int]]
 
     def to_bytes(self) -> bytes:
         """Serialised for another replica of the same trust domain."""
@@ -83,12 +84,12 @@ class _Session:
     latents: list[Tensor] = field(default_factory=list)
     operations: list[np.ndarray] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
-    anchors: list[Tensor] = field(default_factory=list)
+    anchors: list[tuple[Tensor, np.ndarray, int]] = field(default_factory=list)
 
     def remember(self, latent: Tensor, operations: np.ndarray, words: int, keep: int, anchors: int) -> None:
         """Appends a finished chunk and forgets what no cache entry depends on any more."""
         if len(self.anchors) < anchors:
-            self.anchors.append(latent)
+            self.anchors.append((latent, operations, words))
         self.latents.append(latent)
         self.operations.append(operations)
         self.words.append(words)
@@ -185,8 +186,9 @@ class WorldEngine:
         """
         sessions = {sid: self._session(sid) for sid in operations}
         results: dict[str, np.ndarray] = {}
-        for first in (True, False):
-            group = [sid for sid, session in sessions.items() if (session.version == 0) == first]
+        beginning = [sid for sid, session in sessions.items() if session.version == 0]
+        continuing = [sid for sid in sessions if sid not in beginning]
+        for group, first in ((beginning, True), (continuing, False)):
             if group:
                 self._step_group([sessions[sid] for sid in group], [operations[sid] for sid in group], first)
                 results |= {sid: sessions[sid].latents[-1].half().numpy() for sid in group}
@@ -269,18 +271,17 @@ class WorldEngine:
         """The session at its last chunk boundary."""
         s = self._session(session_id)
         n = len(s.latents)
-        shape = (0, *self.latent_shape)
-        stack = lambda ts: torch.stack(ts).half().numpy() if ts else np.zeros(shape, np.float16)  # noqa: E731
+        latents = torch.stack(s.latents).half().numpy() if n else np.zeros((0, *self.latent_shape), np.float16)
         operations = np.stack(s.operations) if n else np.zeros((0, FRAMES_PER_CHUNK, OPERATION_SIZE), np.float32)
         return WorldSnapshot(
             s.seed,
             s.version,
             s.prompt,
             [*s.instructions],
-            stack(s.latents),
+            latents,
             operations,
             [*s.words, s.current_words],
-            stack(s.anchors),
+            [(latent.half().numpy(), operation, word) for latent, operation, word in s.anchors],
         )
 
     @torch.inference_mode()
@@ -291,10 +292,9 @@ class WorldEngine:
         self._take_slot(session_id, session)
         latents = [torch.from_numpy(latent).float() for latent in snapshot.latents]
         oldest = snapshot.version - len(latents)
-        for i in range(min(oldest, len(snapshot.anchors))):
-            anchor = torch.from_numpy(snapshot.anchors[i]).float()
-            self._commit_known(session, anchor, idle_operations(), -1)
         if oldest:
+            for latent, operations, word in snapshot.anchors[: oldest + 1]:
+                self._commit_known(session, torch.from_numpy(latent).float(), operations, word)
             # The oldest latent is only the predecessor of the next; what came before it no cache entry needs.
             for ring in self._caches.rings:
                 ring.all_lengths[session.slot] = oldest + 1

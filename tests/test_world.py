@@ -1,0 +1,151 @@
+"""The world engine's equalities: cached = full attention, restored = uninterrupted, batched = lone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen.controls import Control
+from gamegen.flow import add_noise, counter_noise
+from gamegen.models.checkpoint import Model, ModelConfig
+from gamegen.models.instructnet import Controls
+from gamegen.models.msdit import MSDiTConfig, Text
+from gamegen.models.text import TextStates
+from gamegen.world import EngineConfig, UnknownSessionError, WorldEngine, WorldSnapshot, encode_image
+
+
+def random_model(anchors: int = 0) -> Model:
+    """Every weight random, zero-initialised ones included, so that no path is silent."""
+    torch.manual_seed(0)
+    foundation = dataclasses.replace(MSDiTConfig.tiny(), anchors=anchors)
+    model = Model(dataclasses.replace(ModelConfig.tiny(), foundation=foundation)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.1)
+    return model
+
+
+def words(seed: int, length: int = 5) -> TextStates:
+    tokens = torch.randn(length, 384, generator=torch.Generator().manual_seed(seed))
+    return TextStates(tokens, tokens.mean(0))
+
+
+def play(engine: WorldEngine, sid: str, start: int, stop: int) -> np.ndarray:
+    """Chunks start to stop of a fixed script with an instruction at chunk 4."""
+    script = [Control(k) for k in ({"w"}, {"left"}, set(), {"d", "space"})]
+    chunks = []
+    for i in range(start, stop):
+        if i == 4:
+            engine.instruct(sid, words(9))
+        chunks.append(engine.step({sid: script[i % 4].operations()})[sid])
+    return np.stack(chunks)
+
+
+@pytest.mark.parametrize("anchors", [0, 1])
+def test_cached_rollout_equals_full_attention(anchors):
+    model = random_model(anchors)
+    engine = WorldEngine(model)
+    engine.open("a", words(1), seed=3)
+    latents = torch.from_numpy(play(engine, "a", 0, 9)).float()[None]
+    keys = ({"w"}, {"left"}, set(), {"d", "space"})
+    operations = np.stack([Control(keys[i % 4]).operations() for i in range(9)])
+    level = model.config.sampling.context_level
+    # What the committing pass of every chunk saw, all chunks at once without a cache.
+    noise = lambda purpose, i: counter_noise(3, i, purpose, engine.latent_shape)  # noqa: E731
+    levels = torch.full((1, 9), level)
+    x = add_noise(latents, torch.stack([noise("commit", i) for i in range(9)])[None], levels)
+    before = torch.cat([torch.zeros_like(latents[:, :1]), latents[:, :-1]], 1)
+    before = add_noise(before, torch.stack([noise("previous", i) for i in range(9)])[None], levels)
+    before_level = levels.clone()
+    before_level[0, 0] = -1
+    active = torch.tensor([[float(i >= 4) for i in range(9)]])
+    said, prompt = words(9), words(1)
+    controls = Controls(
+        torch.from_numpy(operations)[None],
+        torch.ones(1, 9, dtype=torch.bool),
+        Text.stack([(said.tokens, said.pooled)], 384),
+        active,
+    )
+    text = Text.stack([(prompt.tokens, prompt.pooled)], 384)
+    with torch.inference_mode():
+        whole = model.foundation(
+            x, levels, before, before_level, text, model.video_format, model.instructnet.bind(controls)
+        )
+        engine.open("b", prompt, seed=3)
+        seen = []
+        forward = engine._forward
+        engine._forward = lambda *arguments: seen.append(forward(*arguments)) or seen[-1]
+        for i in range(9):
+            if i == 4:
+                engine.instruct("b", said)
+            session = engine._session("b")
+            engine._commit_known(session, latents[0, i], operations[i], session.current_words)
+    torch.testing.assert_close(torch.cat(seen, 1), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("anchors", [0, 2])
+@pytest.mark.parametrize("at", [1, 3, 30])
+def test_restored_snapshot_equals_uninterrupted_run(at, anchors):
+    model = random_model(anchors)
+    engine = WorldEngine(model)
+    engine.open("a", words(1), seed=3)
+    play(engine, "a", 0, at)
+    data = engine.snapshot("a").to_bytes()
+    uninterrupted = play(engine, "a", at, at + 5)
+    other = WorldEngine(model)
+    other.restore("a", WorldSnapshot.from_bytes(data))
+    assert other.version("a") == at
+    np.testing.assert_array_equal(play(other, "a", at, at + 5), uninterrupted)
+
+
+def test_batched_session_equals_lone_session():
+    model = random_model()
+    engine = WorldEngine(model)
+    engine.open("lone", words(1), seed=3)
+    lone = play(engine, "lone", 0, 6)
+    engine.close("lone")
+    engine.open("x", words(2, 8), seed=4)
+    engine.step({"x": Control({"w"}).operations()})
+    engine.open("a", words(1), seed=3)
+    together = []
+    script = [Control(k) for k in ({"w"}, {"left"}, set(), {"d", "space"})]
+    for i in range(6):
+        if i == 4:
+            engine.instruct("a", words(9))
+        operations = script[i % 4].operations()
+        together.append(engine.step({"x": Control({"s"}).operations(), "a": operations})["a"])
+    np.testing.assert_allclose(np.stack(together), lone, rtol=2e-2, atol=2e-3)
+
+
+def test_keys_seed_and_words_change_the_world():
+    engine = WorldEngine(random_model())
+    results = []
+    for prompt, seed, keys in ((1, 3, {"w"}), (1, 4, {"w"}), (2, 3, {"w"}), (1, 3, {"s"})):
+        engine.open("a", words(prompt), seed)
+        results.append(engine.step({"a": Control(keys).operations()})["a"])
+    for other in results[1:]:
+        assert np.abs(other - results[0]).max() > 1e-3
+
+
+def test_starting_image_is_the_first_chunk():
+    model = random_model()
+    engine = WorldEngine(model)
+    image = np.full((32, 32, 3), 200, np.uint8)
+    engine.open("a", words(1), 0, encode_image(model, image))
+    assert engine.version("a") == 1
+    with pytest.raises(ValueError, match="resize it to 32x32"):
+        encode_image(model, image[:16])
+
+
+def test_slots_and_unknown_sessions():
+    engine = WorldEngine(random_model(), config=EngineConfig(max_sessions=1))
+    engine.open("a", words(1), 0)
+    with pytest.raises(RuntimeError, match="all 1 session slots"):
+        engine.open("b", words(1), 0)
+    with pytest.raises(UnknownSessionError):
+        engine.step({"b": Control().operations()})
+    engine.close("a")
+    engine.open("b", words(1), 0)
+    assert engine.version("a") is None
