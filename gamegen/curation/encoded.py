@@ -1,0 +1,189 @@
+"""Encoded clips: latents and text states ready for training, one Parquet row a clip.
+
+Operations are aligned to the frames they show in: the operation recorded at row i shows first in frame i + 1, so
+the chunk of frames 4j..4j+3 carries rows 4j-1..4j+2, and nothing (all zeros) stands before row 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from gamegen.controls import FRAMES_PER_CHUNK, operation_array
+from gamegen.curation.decode import decode_clip
+from gamegen.device import autocast
+from gamegen.footage import captions
+from gamegen.footage.clips import Clip
+from gamegen.models.text import TextEncoder, TextStates
+from gamegen.models.vae import CausalVideoVAE, from_pixels
+
+FULL_PROMPTS = 4
+_STATES = pa.struct([("text", pa.string()), ("tokens", pa.binary())])
+_TRUTH = ("biome", "weather", "time_of_day", "view")
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("split", pa.string()),
+        ("bucket", pa.string()),
+        ("game", pa.string()),
+        ("world_seed", pa.int64()),
+        ("vae_sha256", pa.string()),
+        ("num_chunks", pa.int32()),
+        ("latent_shape", pa.list_(pa.int32())),
+        ("latents", pa.large_binary()),
+        ("operations", pa.binary()),
+        ("segments", pa.list_(pa.struct([("chunk", pa.int32()), ("prompts", pa.list_(_STATES))]))),
+        (
+            "instructions",
+            pa.list_(pa.struct([("chunk", pa.int32()), ("kind", pa.string()), ("states", _STATES)])),
+        ),
+    ]
+    + [(name, pa.list_(pa.string())) for name in _TRUTH]
+    + [("heading_deg", pa.list_(pa.float32())), ("position", pa.list_(pa.list_(pa.float32())))]
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """From `chunk` on, until the next segment, these prompts describe the scene."""
+
+    chunk: int
+    prompts: list[TextStates]
+
+
+@dataclass(frozen=True)
+class EncodedInstruction:
+    """An instruction whose effect shows from `chunk` on."""
+
+    chunk: int
+    kind: str
+    states: TextStates
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """`latents` float16 `(N, C, h, w)` as the VAE gives them, `operations` float16 `(N, 4, OPERATION_SIZE)`.
+
+    The first segment starts at chunk 0; truth lists have one value a chunk, that of its last frame.
+    """
+
+    clip_id: str
+    latents: Tensor
+    operations: Tensor
+    segments: list[Segment]
+    instructions: list[EncodedInstruction]
+    biome: list[str]
+    weather: list[str]
+    time_of_day: list[str]
+    view: list[str]
+
+    @property
+    def num_chunks(self) -> int:
+        """Latent frames in the clip."""
+        return len(self.latents)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> EncodedClip:
+        """Reads one row of `SCHEMA`."""
+        n = row["num_chunks"]
+        latents = np.frombuffer(row["latents"], np.float16).reshape(n, *row["latent_shape"])
+        operations = np.frombuffer(row["operations"], np.float16).reshape(n, FRAMES_PER_CHUNK, -1)
+        return cls(
+            row["clip_id"],
+            torch.from_numpy(latents.copy()),
+            torch.from_numpy(operations.copy()),
+            [Segment(s["chunk"], [_states(p["tokens"]) for p in s["prompts"]]) for s in row["segments"]],
+            [
+                EncodedInstruction(i["chunk"], i["kind"], _states(i["states"]["tokens"]))
+                for i in row["instructions"]
+            ],
+            *(row[name] for name in _TRUTH),
+        )
+
+
+def aligned_operations(clip: Clip, num_chunks: int) -> np.ndarray:
+    """The clip's operations as its chunks show them, float16 `(num_chunks, 4, OPERATION_SIZE)`."""
+    recorded = operation_array(clip.keys, clip.yaw_deg, clip.pitch_deg)
+    shown = np.concatenate([np.zeros_like(recorded[:1]), recorded[:-1]])
+    return shown[: num_chunks * FRAMES_PER_CHUNK].reshape(num_chunks, FRAMES_PER_CHUNK, -1).astype(np.float16)
+
+
+def encode_row(row: dict[str, Any], vae: CausalVideoVAE, text_encoder: TextEncoder, vae_sha256: str) -> dict[str, Any]:
+    """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`."""
+    clip = Clip.from_row({name: row[name] for name in Clip.__dataclass_fields__})
+    latents = encode_frames(decode_clip(row["video"]), vae)
+    n = len(latents)
+    last_frames = [j * FRAMES_PER_CHUNK + FRAMES_PER_CHUNK - 1 for j in range(n)]
+    truth = {name: [getattr(clip, name)[f] for f in last_frames] for name in (*_TRUTH, "heading_deg", "position")}
+    pack = lambda text: _packed(text, text_encoder)  # noqa: E731
+    return {
+        **{name: row[name] for name in ("clip_id", "split", "bucket", "game", "world_seed")},
+        "vae_sha256": vae_sha256,
+        "num_chunks": n,
+        "latent_shape": list(latents.shape[1:]),
+        "latents": latents.tobytes(),
+        "operations": aligned_operations(clip, n).tobytes(),
+        "segments": [
+            {"chunk": chunk, "prompts": [pack(text) for text in prompts]}
+            for chunk, prompts in segment_prompts(clip, n)
+        ],
+        "instructions": [
+            {"chunk": _first_chunk(i.frame), "kind": i.kind, "states": pack(i.text)}
+            for i in clip.instructions
+            if _first_chunk(i.frame) < n
+        ],
+        **truth,
+    }
+
+
+@torch.inference_mode()
+def encode_frames(frames: np.ndarray, vae: CausalVideoVAE, frames_per_pass: int = 48) -> np.ndarray:
+    """Latents, float16 `(N, C, h, w)`, of uint8 frames `(T, H, W, 3)`; T // 4 chunks, a rest is left out.
+
+    Passes overlap by one chunk, because a chunk's latent depends on the chunk before it.
+    """
+    device = next(vae.parameters()).device
+    usable = len(frames) // FRAMES_PER_CHUNK * FRAMES_PER_CHUNK
+    pieces = []
+    for start in range(0, usable, frames_per_pass):
+        lead = FRAMES_PER_CHUNK if start else 0
+        video = from_pixels(torch.from_numpy(frames[start - lead : min(start + frames_per_pass, usable)]))
+        with autocast(device):
+            latent = vae.encode(video[None].to(device))[0]
+        pieces.append(latent[lead // FRAMES_PER_CHUNK :].float().cpu().numpy())
+    return np.concatenate(pieces).astype(np.float16)
+
+
+def segment_prompts(clip: Clip, num_chunks: int) -> list[tuple[int, list[str]]]:
+    """(first chunk, prompts) of every stretch of a clip between its instructions."""
+    starts = [0] + [_first_chunk(i.frame) for i in clip.instructions if _first_chunk(i.frame) < num_chunks]
+    rng = Random(clip.clip_id)
+    segments = []
+    for chunk in starts:
+        # A few frames in, so that a change has taken effect.
+        f = min(chunk * FRAMES_PER_CHUNK + 12, clip.num_frames - 1)
+        facts = captions.Facts(clip.game, clip.biome[f], clip.weather[f], clip.time_of_day[f], clip.view[f])
+        full = clip.prompts if chunk == 0 else captions.compose_prompts(facts, rng, FULL_PROMPTS)
+        segments.append((chunk, [*full[:FULL_PROMPTS], *captions.compose_short_prompts(facts, rng)]))
+    return segments
+
+
+def _first_chunk(frame: int) -> int:
+    """The chunk that first shows what happened at `frame`."""
+    return (frame + 1) // FRAMES_PER_CHUNK
+
+
+def _packed(text: str, text_encoder: TextEncoder) -> dict[str, Any]:
+    tokens = text_encoder.encode([text])[0].tokens
+    return {"text": text, "tokens": tokens.numpy().astype(np.float16).tobytes()}
+
+
+def _states(data: bytes, width: int = 384) -> TextStates:
+    tokens = torch.from_numpy(np.frombuffer(data, np.float16).reshape(-1, width).copy()).float()
+    return TextStates(tokens, tokens.mean(0))

@@ -1,0 +1,100 @@
+"""What one training stage does; loaded from `configs/stages/*.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gamegen.models.instructnet import InstructNetConfig
+from gamegen.models.msdit import MSDiTConfig
+from gamegen.models.vae import VAEConfig
+
+StageName = Literal["vae", "foundation", "instructnet", "turbo"]
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW with linear warm-up, a constant rate, then a cosine over the last `decay_fraction` of the run."""
+
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    decay_fraction: float = 0.4
+    final_rate: float = 0.03
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class VAELossConfig:
+    """Reconstruction is L1 plus `gradient_weight` times L1 of image gradients; KL keeps latents near unit size."""
+
+    gradient_weight: float = 0.25
+    kl_weight: float = 3e-4
+    crop: int = 96
+
+
+@dataclass(frozen=True)
+class FlowLossConfig:
+    """The rectified-flow objective with diffusion forcing.
+
+    Levels are logit-normal with mean `level_shift`. The latent before each one is given with noise uniform up to
+    `previous_noise`; it is masked with probability `text_to_video` (then the window begins a world), the
+    text is dropped with probability `text_drop`. The loss is weighted by how much a latent changed.
+    With InstructNet: `uncontrolled` of the windows carry no control; of the rest `keys_only`, `words_only`
+    carry one kind and the others both. From `own_start` of the run on, `own_predictions` of the windows have
+    their previous latents replaced by the model's own predictions, against drift.
+    `train_foundation` false freezes the foundation while InstructNet learns.
+    """
+
+    level_shift: float = 0.7
+    previous_noise: float = 0.35
+    text_to_video: float = 0.25
+    text_drop: float = 0.25
+    uncontrolled: float = 0.2
+    keys_only: float = 0.3
+    words_only: float = 0.1
+    own_predictions: float = 0.25
+    own_start: float = 0.5
+    transition_windows: float = 0.25
+    train_foundation: bool = False
+
+
+@dataclass(frozen=True)
+class TurboConfig:
+    """Discrete consistency distillation: `num_levels` on the schedule of `shift`, teacher guidance, target EMA.
+
+    `num_steps` is what the distilled model is then sampled with.
+    """
+
+    num_levels: int = 24
+    shift: float = 3.0
+    guidance_scale: float = 2.0
+    target_ema: float = 0.95
+    num_steps: int = 2
+    first_steps: int = 6
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage. `window` is in latent frames; `buffer_clips` clips are held in memory and windows drawn from them.
+
+    `vae`, `foundation_model` and `instructnet_model` are the sizes of parts this stage creates.
+    """
+
+    stage: StageName
+    steps: int = 2000
+    batch_size: int = 8
+    window: int = 6
+    buffer_clips: int = 1000
+    ema_decay: float = 0.998
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 200
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    foundation_model: MSDiTConfig = field(default_factory=MSDiTConfig)
+    instructnet_model: InstructNetConfig = field(default_factory=InstructNetConfig)
+    vae_loss: VAELossConfig = field(default_factory=VAELossConfig)
+    flow: FlowLossConfig = field(default_factory=FlowLossConfig)
+    turbo: TurboConfig = field(default_factory=TurboConfig)

@@ -1,0 +1,237 @@
+"""Training objectives: what a stage minimises. Each owns its model; loops and data are elsewhere.
+
+Shape suffixes as in `gamegen/flow.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gamegen.flow import add_noise, predict_x0, sample_levels
+from gamegen.models.checkpoint import Model
+from gamegen.models.instructnet import Controls
+from gamegen.models.msdit import Text
+from gamegen.models.vae import to_pixels
+from gamegen.training.config import FlowLossConfig, StageConfig, VAELossConfig
+from gamegen.training.data import LatentBatch
+
+Metrics = dict[str, float]
+
+
+class Objective(ABC):
+    """A model, the parameters a stage trains, its loss, and a picture of how well it does."""
+
+    model: Model
+
+    @abstractmethod
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """The modules to optimise, by their name in the checkpoint."""
+
+    @abstractmethod
+    def loss(self, batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
+        """The scalar to minimise and what to log; `progress` runs from 0 to 1 over the stage."""
+
+    @abstractmethod
+    def sheet(self, batch) -> np.ndarray:
+        """A contact sheet, uint8 `(H, W, 3)`: truth beside what the model makes of it."""
+
+    def after_step(self) -> None:  # noqa: B027  (a hook that most objectives leave empty)
+        """Called after each optimiser step."""
+
+
+class VAEObjective(Objective):
+    """Reconstruction + KL for the autoencoder; the streaming decoder learns on the same latents, detached."""
+
+    def __init__(self, model: Model, config: VAELossConfig) -> None:
+        self.model, self.vae, self.config = model, model.vae, config
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return {"vae": self.vae}
+
+    def loss(self, batch: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
+        mean, log_variance = self.vae.encode_moments(batch)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        latent = mean + noise * (0.5 * log_variance).exp()
+        whole = self.vae.decode(latent).float()
+        streamed = self.vae.decode_streaming(latent.detach()).float()
+        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        loss = self._reconstruction(whole, batch) + self._reconstruction(streamed, batch)
+        return loss + self.config.kl_weight * kl, {
+            "psnr_db": psnr_db(whole, batch),
+            "streaming_psnr_db": psnr_db(streamed, batch),
+            "kl": kl.item(),
+            "latent_std": mean.std().item(),
+        }
+
+    def _reconstruction(self, video: Tensor, target: Tensor) -> Tensor:
+        error = video - target
+        horizontal = (error[..., :, 1:] - error[..., :, :-1]).abs().mean()
+        vertical = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+        return error.abs().mean() + self.config.gradient_weight * (horizontal + vertical)
+
+    @torch.inference_mode()
+    def sheet(self, batch: Tensor) -> np.ndarray:
+        latent = self.vae.encode(batch)
+        rows = [batch, self.vae.decode(latent), self.vae.decode_streaming(latent)]
+        frames = [to_pixels(row[:6, -1]).cpu().numpy() for row in rows]
+        return np.concatenate([np.concatenate(list(row), 1) for row in frames], 0)
+
+
+class FlowObjective(Objective):
+    """Rectified flow with a noise level per latent frame; with InstructNet if the model has one."""
+
+    def __init__(self, model: Model, config: FlowLossConfig) -> None:
+        assert model.foundation is not None
+        self.model, self.config = model, config
+        self.foundation, self.instructnet = model.foundation, model.instructnet
+        if self.instructnet is not None:
+            self.foundation.requires_grad_(config.train_foundation)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        if self.instructnet is None:
+            return {"foundation": self.foundation}
+        modules: dict[str, nn.Module] = {"instructnet": self.instructnet}
+        return modules | ({"foundation": self.foundation} if self.config.train_foundation else {})
+
+    def loss(
+        self, batch: LatentBatch, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, Metrics]:
+        batch = batch.to(self.model.device)
+        inputs = self.draw_inputs(batch, generator)
+        if progress >= self.config.own_start and self.config.own_predictions:
+            inputs = self._with_own_predictions(inputs, batch, generator)
+        levels = sample_levels(batch.latents.shape[:2], self.config.level_shift, generator, self.model.device)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
+        xt = add_noise(batch.latents, noise, levels)
+        velocity = self.velocity(self.foundation, self.instructnet, xt, levels, inputs)
+        error = (velocity.float() - (noise - batch.latents)).square()
+        loss = (error * change_weight(batch)).mean()
+        return loss, {"velocity_error": error.mean().item()}
+
+    def draw_inputs(self, batch: LatentBatch, generator: torch.Generator) -> FlowInputs:
+        """Chooses what this step gives the model: text, previous latents, controls."""
+        c, B, device = self.config, len(batch.latents), self.model.device
+        chance = lambda p: (torch.rand(B, generator=generator) < p).to(device)  # noqa: E731
+        amount = torch.rand(batch.latents.shape[:2], generator=generator).to(device) * c.previous_noise
+        noise = torch.randn(batch.previous.shape, generator=generator).to(device)
+        levels = amount.clone()
+        levels[:, 0] = torch.where(batch.starts | chance(c.text_to_video), -1.0, levels[:, 0])
+        words = ~chance(c.uncontrolled) if self.instructnet is not None else torch.zeros_like(batch.starts)
+        keys = words & ~chance(c.words_only)
+        words = words & ~chance(c.keys_only)
+        controls = batch.controls
+        said = controls.instruction_active.sum(1) > 0
+        heard = Controls(
+            controls.operations,
+            controls.has_operations & keys[:, None],
+            controls.instruction,
+            controls.instruction_active * words[:, None],
+        )
+        # A player's prompt names the scene before the change; who does not hear the instruction needs the new one.
+        follows = words & said
+        prompt = choose(follows, batch.first_prompt, batch.prompt)
+        across = ~follows & said & (controls.instruction_active.sum(1) < controls.instruction_active.shape[1])
+        prompt = prompt.dropped(chance(c.text_drop) | across)
+        return FlowInputs(add_noise(batch.previous, noise, amount), levels, prompt, heard)
+
+    def velocity(self, foundation, instructnet, xt: Tensor, levels: Tensor, inputs: FlowInputs) -> Tensor:
+        """The velocity a (foundation, InstructNet) pair predicts for the drawn inputs."""
+        return foundation(
+            xt,
+            levels,
+            inputs.previous,
+            inputs.previous_levels,
+            inputs.prompt,
+            self.model.video_format,
+            instructnet.bind(inputs.controls) if instructnet is not None else None,
+        )
+
+    @torch.no_grad()
+    def _with_own_predictions(
+        self, inputs: FlowInputs, batch: LatentBatch, generator: torch.Generator
+    ) -> FlowInputs:
+        """Puts the model's own guesses where some windows' previous latents were (against drift in play)."""
+        level = 0.6 + 0.4 * torch.rand(batch.latents.shape[:2], generator=generator).to(self.model.device)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
+        xt = add_noise(batch.latents, noise, level)
+        guess = predict_x0(xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level)
+        own = torch.cat([inputs.previous[:, :1], guess[:, :-1]], 1)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
+        own = torch.cat([own[:, :1], add_noise(own, noise, inputs.previous_levels.clamp_min(0))[:, 1:]], 1)
+        chosen = torch.rand(len(own), generator=generator) < self.config.own_predictions
+        previous = torch.where(chosen.to(self.model.device)[:, None, None, None, None], own, inputs.previous)
+        return FlowInputs(previous, inputs.previous_levels, inputs.prompt, inputs.controls)
+
+    @torch.inference_mode()
+    def sheet(self, batch: LatentBatch) -> np.ndarray:
+        """Rows: truth, then the guess of each latent from high noise, last frame of every chunk."""
+        batch = batch.to(self.model.device)
+        generator = torch.Generator().manual_seed(0)
+        level = torch.full(batch.latents.shape[:2], 0.8, device=self.model.device)
+        xt = add_noise(batch.latents, torch.randn(batch.latents.shape, generator=generator).to(level.device), level)
+        context = torch.full_like(level, 0.1)
+        context[:, 0] = torch.where(batch.starts, -1.0, context[:, 0])
+        inputs = FlowInputs(batch.previous, context, batch.first_prompt, batch.controls)
+        guess = predict_x0(xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level)
+        rows = []
+        for i in range(min(4, len(guess))):
+            for latents in (batch.latents[i], guess[i]):
+                video = self.model.vae.decode_streaming(self.model.denormalise(latents)[None])[0]
+                rows.append(np.concatenate(list(to_pixels(video[3::4]).cpu().numpy()), 1))
+        return np.concatenate(rows, 0)
+
+
+class FlowInputs:
+    """What accompanies the noisy latents: previous latents with their levels (-1: masked), prompt, controls."""
+
+    def __init__(self, previous: Tensor, previous_levels: Tensor, prompt: Text, controls: Controls) -> None:
+        self.previous, self.previous_levels = previous, previous_levels
+        self.prompt, self.controls = prompt, controls
+
+
+def choose(condition_B: Tensor, yes: Text, no: Text) -> Text:
+    """Row by row one of two batches of texts."""
+    length = max(yes.tokens.shape[1], no.tokens.shape[1])
+    yes, no = _padded(yes, length), _padded(no, length)
+    row = condition_B[:, None]
+    return Text(
+        torch.where(row[..., None], yes.tokens, no.tokens),
+        torch.where(row, yes.mask, no.mask),
+        torch.where(row, yes.pooled, no.pooled),
+    )
+
+
+def _padded(text: Text, length: int) -> Text:
+    missing = length - text.tokens.shape[1]
+    return Text(
+        nn.functional.pad(text.tokens, (0, 0, 0, missing)), nn.functional.pad(text.mask, (0, missing)), text.pooled
+    )
+
+
+def change_weight(batch: LatentBatch) -> Tensor:
+    """Loss weight `(B, T, 1, h, w)`: half constant, half in proportion to how much a place has changed."""
+    change = (batch.latents - batch.previous).abs().mean(2, keepdim=True)
+    # Where nothing came before, everything is new.
+    change[:, 0] = torch.where(batch.starts[:, None, None, None], change.mean(), change[:, 0])
+    weight = 0.5 + change / (change.mean() + 1e-6)
+    return weight / weight.mean()
+
+
+def psnr_db(video: Tensor, target: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of videos in [-1, 1]."""
+    return (10 * torch.log10(4 / (video.detach() - target).square().mean())).item()
+
+
+def build_objective(model: Model, config: StageConfig) -> Objective:
+    """The objective of a stage (turbo's is in `gamegen/turbo/distillation.py`)."""
+    if config.stage == "vae":
+        return VAEObjective(model, config.vae_loss)
+    if config.stage == "turbo":
+        from gamegen.turbo.distillation import TurboObjective
+
+        return TurboObjective(model, config.flow, config.turbo)
+    return FlowObjective(model, config.flow)

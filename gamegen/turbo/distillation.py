@@ -1,0 +1,78 @@
+"""Causal consistency distillation: a student whose one pass lands where the guided teacher's steps lead.
+
+Levels t > t' are neighbours on the sampling schedule. One guided Euler step of the frozen teacher goes from
+x_t to x_t'; the student's guess of x_0 from x_t is pulled to its own slow copy's guess from x_t'
+(Song et al. 2023, "Consistency Models", algorithm 2, with classifier-free guidance inside the step).
+Guidance ends up in the student, so serving needs one pass a step.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from gamegen.flow import add_noise, expand_levels, predict_x0, schedule
+from gamegen.models.checkpoint import Model
+from gamegen.training.config import FlowLossConfig, TurboConfig
+from gamegen.training.data import LatentBatch
+from gamegen.training.objectives import FlowInputs, FlowObjective, Metrics, change_weight
+
+
+class TurboObjective(FlowObjective):
+    """Distils the model's foundation and InstructNet into few-step copies of themselves."""
+
+    def __init__(self, model: Model, flow: FlowLossConfig, config: TurboConfig) -> None:
+        super().__init__(model, flow)
+        assert self.instructnet is not None
+        self.turbo = config
+        self.teacher = nn.ModuleList([copy.deepcopy(self.foundation), copy.deepcopy(self.instructnet)])
+        self.target = copy.deepcopy(self.teacher)
+        self.teacher.requires_grad_(False)
+        self.target.requires_grad_(False)
+        self.foundation.requires_grad_(True)
+        self.levels = torch.tensor(schedule(config.num_levels, config.shift), device=model.device)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        assert self.instructnet is not None
+        return {"instructnet": self.instructnet, "foundation": self.foundation}
+
+    def loss(
+        self, batch: LatentBatch, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, Metrics]:
+        batch = batch.to(self.model.device)
+        inputs = self.draw_inputs(batch, generator)
+        index = torch.randint(self.turbo.num_levels, batch.latents.shape[:2], generator=generator)
+        level, following = self.levels[index], self.levels[index + 1]
+        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
+        xt = add_noise(batch.latents, noise, level)
+        with torch.no_grad():
+            step = self._guided_velocity(xt, level, inputs)
+            x_following = xt + expand_levels(following - level) * step
+            goal = predict_x0(
+                x_following, self.velocity(*self.target, x_following, following, inputs).float(), following
+            )
+        guess = predict_x0(
+            xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
+        )
+        error = (guess - goal).square()
+        return (error * change_weight(batch)).mean(), {
+            "consistency_error": error.mean().item(),
+            "x0_error": (guess.detach() - batch.latents).square().mean().item(),
+        }
+
+    def _guided_velocity(self, xt: Tensor, level: Tensor, inputs: FlowInputs) -> Tensor:
+        everything = torch.ones(len(xt), dtype=torch.bool, device=xt.device)
+        without = FlowInputs(
+            inputs.previous, inputs.previous_levels, inputs.prompt.dropped(everything), inputs.controls
+        )
+        conditional = self.velocity(*self.teacher, xt, level, inputs).float()
+        unconditional = self.velocity(*self.teacher, xt, level, without).float()
+        return unconditional + self.turbo.guidance_scale * (conditional - unconditional)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        students = [*self.foundation.parameters(), *self.instructnet.parameters()]  # type: ignore[union-attr]
+        for slow, fast in zip(self.target.parameters(), students, strict=True):
+            slow.lerp_(fast, 1 - self.turbo.target_ema)
