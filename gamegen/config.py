@@ -16,7 +16,7 @@ T = TypeVar("T")
 def load_yaml(cls: type[T], path: Path) -> T:
     """Builds the dataclass `cls` from a YAML file.
 
-    Raises ValueError naming the file and the key for an unknown key, a missing one or a value of the wrong type.
+    Raises ValueError naming the file and the key: unknown, missing or with a value of the wrong type.
     """
     try:
         data = yaml.safe_load(path.read_text())
@@ -70,7 +70,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if origin is tuple and args[-1] is not Ellipsis:
             if len(value) != len(args):
                 raise ValueError(f"{where} = {value!r}: expected {len(args)} values")
-            return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+            return tuple(
+                _convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
+            )
         return origin(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:
         return {k: _convert(typing.get_args(hint)[1], v, f"{where}.{k}") for k, v in value.items()}

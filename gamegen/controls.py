@@ -68,7 +68,7 @@ class Control:
 def operation_array(
     keys: Iterable[Iterable[str]], yaw_deg: Iterable[float], pitch_deg: Iterable[float]
 ) -> np.ndarray:
-    """Per-frame operation vectors, float32 `(frames, OPERATION_SIZE)`; camera in units of `CAMERA_SCALE_DEG`."""
+    """Per-frame operation vectors, float32 `(frames, OPERATION_SIZE)`; camera in `CAMERA_SCALE_DEG`."""
     held = np.array([[key in frame for key in MOVEMENT_KEYS] for frame in map(set, keys)], np.float32)
     camera = np.stack([np.asarray(yaw_deg, np.float32), np.asarray(pitch_deg, np.float32)], 1)
     return np.concatenate([held.reshape(-1, len(MOVEMENT_KEYS)), camera / CAMERA_SCALE_DEG], 1)
@@ -77,7 +77,8 @@ def operation_array(
 def parse_script(script: str) -> list[frozenset[str]]:
     """Keys for every frame of a script such as `w*24,w+d*24,none*12`.
 
-    Comma-separated `KEYS*FRAMES`, keys joined by `+`, `none` for no key. Raises ValueError naming the bad part.
+    Comma-separated `KEYS*FRAMES`, keys joined by `+`, `none` for no key.
+    Raises ValueError naming the bad part.
     """
     frames: list[frozenset[str]] = []
     for part in filter(None, (p.strip() for p in script.split(","))):
