@@ -1,0 +1,135 @@
+"""Pixels in and out: MP4 and JPEG writing, image reading with limits, and resizing.
+
+Frames are `uint8 (T, H, W, 3)` RGB everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from gamegen.controls import FPS
+
+JPEG_QUALITY = 85
+MAX_IMAGE_BYTES = 8 * 1024 * 1024
+MAX_IMAGE_PIXELS = 4096 * 4096
+
+
+def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FPS, crf: int = 18) -> None:
+    """Writes `uint8 (T, H, W, 3)` frames as an H.264 (yuv420p) MP4, its index first so that it streams.
+
+    Raises ValueError for another dtype or shape, no frames, or an odd width or height.
+    """
+    _check_frames(frames)
+    height, width = frames.shape[1:3]
+    if width % 2 or height % 2:
+        raise ValueError(f"cannot write {width}x{height} as H.264: use an even width and height")
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = Fraction(1, fps)
+        stream.options = {"preset": "veryfast", "crf": str(crf)}
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def mp4_bytes(frames: np.ndarray, fps: int = FPS, crf: int = 18) -> bytes:
+    """The MP4 of `write_mp4`, in memory."""
+    # The muxer reopens its output to move the index to the front, which only a real file allows.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_mp4(path, frames, fps, crf)
+        return path.read_bytes()
+
+
+def read_mp4(path: str | Path | io.BytesIO, max_frames: int | None = None) -> np.ndarray:
+    """All frames of a video (or the first `max_frames`) as `uint8 (T, H, W, 3)`.
+
+    Raises ValueError naming the file when it holds no readable video.
+    """
+    frames = list(iter_mp4(path, max_frames))
+    if not frames:
+        raise ValueError(f"{path}: holds no video frames")
+    return np.stack(frames)
+
+
+def iter_mp4(path: str | Path | io.BytesIO, max_frames: int | None = None) -> Iterator[np.ndarray]:
+    """Frames of a video one by one, `uint8 (H, W, 3)`. Raises ValueError for an unreadable file."""
+    try:
+        with av.open(path if isinstance(path, io.BytesIO) else str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: holds no video stream")
+            for index, frame in enumerate(container.decode(video=0)):
+                if max_frames is not None and index >= max_frames:
+                    return
+                yield frame.to_ndarray(format="rgb24")
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: cannot be read as a video ({error})") from error
+
+
+def encode_jpegs(frames: np.ndarray, quality: int = JPEG_QUALITY) -> list[bytes]:
+    """One JPEG for each frame of `uint8 (T, H, W, 3)`."""
+    _check_frames(frames)
+    return [
+        simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=quality, colorsubsampling="420")
+        for f in frames
+    ]
+
+
+def decode_image(
+    data: bytes, max_bytes: int = MAX_IMAGE_BYTES, max_pixels: int = MAX_IMAGE_PIXELS
+) -> np.ndarray:
+    """A PNG, JPEG or WebP file's pixels, `uint8 (H, W, 3)`; transparency is drawn over black.
+
+    The size is read from the header and checked before any pixel is decoded. Raises ValueError with what to
+    do for a file that is too large, has too many pixels or is not a readable image.
+    """
+    if len(data) > max_bytes:
+        raise ValueError(f"the image has {len(data)} bytes, at most {max_bytes} are read: send a smaller one")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ValueError(
+                    f"the image is {width}x{height}, at most {max_pixels} pixels are read: scale it down"
+                )
+            rgba = image.convert("RGBA")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        raise ValueError("the image cannot be read: send a complete PNG, JPEG or WebP file") from error
+    flat = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.array(flat.convert("RGB"))
+
+
+def resize_to(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Frames `uint8 (T, H, W, 3)` scaled and centre-cropped to `size` = (width, height), aspect kept."""
+    _check_frames(frames)
+    width, height = size
+    old_height, old_width = frames.shape[1:3]
+    if (old_width, old_height) == (width, height):
+        return frames
+    scale = max(width / old_width, height / old_height)
+    scaled = (max(width, round(old_width * scale)), max(height, round(old_height * scale)))
+    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    # Area averaging keeps a shrunk picture free of moire; enlarging wants a smooth interpolation instead.
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = [cv2.resize(f, scaled, interpolation=method) for f in frames]
+    return np.stack([f[top : top + height, left : left + width] for f in resized])
+
+
+def _check_frames(frames: np.ndarray) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(f"expected uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}")
+    if not len(frames):
+        raise ValueError("expected at least one frame, got none")
