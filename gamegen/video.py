@@ -68,7 +68,7 @@ def read_mp4(path: str | Path | io.BytesIO, max_frames: int | None = None) -> np
 def iter_mp4(path: str | Path | io.BytesIO, max_frames: int | None = None) -> Iterator[np.ndarray]:
     """Frames of a video one by one, `uint8 (H, W, 3)`. Raises ValueError for an unreadable file."""
     try:
-        with av.open(path if isinstance(path, io.BytesIO) else str(path)) as container:
+        with av.open(path if isinstance(path, io.BytesIO) else str(path), "r") as container:
             if not container.streams.video:
                 raise ValueError(f"{path}: holds no video stream")
             for index, frame in enumerate(container.decode(video=0)):
