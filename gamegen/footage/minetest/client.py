@@ -1,0 +1,251 @@
+"""Starts a hooked Minetest client on a display of its own and exchanges frames and input with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gamegen.controls import FPS
+
+HERE = Path(__file__).parent
+HOOK_LIBRARIES = ("-ldl", "-lX11", "-lXtst", "-lGL", "-lpthread")
+CAPTURE, VIRTUAL_CLOCK = 1, 2
+FRAME_US = round(1e6 / FPS)
+KEYSYMS = {"w": 0x77, "a": 0x61, "s": 0x73, "d": 0x64, "space": 0x20, "q": 0x71, "f7": 0xFFC4}
+LEFT_BUTTON = 1
+
+
+class ClientError(RuntimeError):
+    """The game did not start or went away; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """How the client draws: window size in pixels, view range in nodes, field of view in degrees."""
+
+    width: int = 256
+    height: int = 144
+    view_range: int = 50
+    field_of_view_deg: int = 72
+    mouse_sensitivity: float = 0.2
+    start_timeout_s: float = 120.0
+
+
+def find_game() -> Path | None:
+    """The minetest program, None if it is not installed."""
+    found = shutil.which("minetest", path=os.environ.get("PATH", "") + ":/usr/games")
+    return Path(found) if found else None
+
+
+def build_hook() -> Path:
+    """The compiled hook, built on first use into the user's cache. Raises ClientError if it cannot be compiled."""
+    source = HERE / "hook.c"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gamegen"
+    library = cache / f"minetest-hook-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
+    if library.exists():
+        return library
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = library.with_suffix(f".{os.getpid()}.partial")
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(partial), str(source), *HOOK_LIBRARIES]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise ClientError(
+            f"cannot compile {source}: install gcc libc6-dev libx11-dev libxtst-dev libgl-dev\n{result.stderr}"
+        )
+    partial.replace(library)
+    return library
+
+
+def client_settings(config: ClientConfig, world_seed: int) -> dict[str, object]:
+    """The game's settings: small, steady, quick to draw, without anything drawn over the picture."""
+    return {
+        "name": "singleplayer",
+        "screen_w": config.width,
+        "screen_h": config.height,
+        "autosave_screensize": "false",
+        "fps_max": 100000,
+        "fps_max_unfocused": 100000,
+        "vsync": "false",
+        "pause_on_lost_focus": "false",
+        "viewing_range": config.view_range,
+        "fov": config.field_of_view_deg,
+        "mouse_sensitivity": config.mouse_sensitivity,
+        "enable_shaders": "false",
+        "smooth_lighting": "true",
+        "leaves_style": "simple",
+        "fog_start": 0.4,
+        "cloud_radius": 8,
+        "view_bobbing_amount": 0.6,
+        "enable_sound": "false",
+        "show_debug": "false",
+        "enable_minimap": "false",
+        "node_highlighting": "none",
+        "enable_client_modding": "false",
+        "autojump": "true",
+        "doubletap_jump": "false",
+        "keymap_sneak": "KEY_KEY_Q",
+        "keymap_drop": "",
+        "keymap_camera_mode": "KEY_F7",
+        "creative_mode": "true",
+        "enable_damage": "false",
+        "enable_weather": "false",
+        "time_speed": 0,
+        "mg_name": "v7",
+        "fixed_map_seed": world_seed,
+        # The server reports the player's position at its own pace: make that one video frame.
+        "dedicated_server_step": round(1 / FPS, 3),
+        "server_map_save_interval": 600,
+        "max_block_send_distance": 6,
+        "max_simultaneous_block_sends_per_client": 80,
+        "num_emerge_threads": 1,
+        "client_unload_unused_data_timeout": 30,
+        "mob_difficulty": 0,
+        "debug_log_level": "error",
+    }
+
+
+class Client:
+    """One running client. `world` is a scratch folder that `close` removes."""
+
+    def __init__(self, config: ClientConfig, world_seed: int) -> None:
+        game = find_game()
+        if game is None:
+            raise ClientError("the minetest program was not found: install the packages minetest and xvfb")
+        self.config = config
+        hook = build_hook()
+        self.home = Path(tempfile.mkdtemp(prefix="gamegen-minetest-"))
+        self.world = self.home / "world"
+        self._processes: list[subprocess.Popen] = []
+        self._connection: socket.socket | None = None
+        self._down: set[int] = set()
+        try:
+            self._write_world(world_seed)
+            self._start(game, hook)
+        except BaseException:
+            self.close()
+            raise
+
+    def _write_world(self, world_seed: int) -> None:
+        mod = self.world / "worldmods" / "gamegen"
+        shutil.copytree(HERE / "mod", mod)
+        (self.world / "world.mt").write_text(
+            "gameid = minetest\nbackend = sqlite3\nplayer_backend = files\nauth_backend = files\n"
+            "load_mod_gamegen = true\n"
+        )
+        settings = client_settings(self.config, world_seed)
+        (self.home / "client.conf").write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
+
+    def _start(self, game: Path, hook: Path) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        socket_path = self.home / "hook.sock"
+        listener.bind(str(socket_path))
+        listener.listen(1)
+        listener.settimeout(self.config.start_timeout_s)
+        environment = os.environ | {
+            "HOME": str(self.home),
+            "DISPLAY": f":{self._start_display()}",
+            "LD_PRELOAD": str(hook),
+            "GAMEGEN_HOOK_SOCKET": str(socket_path),
+            "GAMEGEN_HOOK_WIDTH": str(self.config.width),
+            "GAMEGEN_HOOK_HEIGHT": str(self.config.height),
+            # Software drawing in the calling thread: helper threads only fight for the one core a recorder has.
+            "LIBGL_ALWAYS_SOFTWARE": "1",
+            "LP_NUM_THREADS": "0",
+        }
+        command = [str(game), "--config", str(self.home / "client.conf"), "--world", str(self.world)]
+        command += ["--gameid", "minetest", "--go", "--logfile", str(self.home / "log.txt")]
+        with (self.home / "out.txt").open("w") as output:
+            self._processes.append(
+                subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            )
+        try:
+            self._connection, _ = listener.accept()
+        except TimeoutError as error:
+            raise ClientError(f"the game opened no window in {self.config.start_timeout_s} s{self.log()}") from error
+        finally:
+            listener.close()
+        self._connection.settimeout(self.config.start_timeout_s)
+
+    def _start_display(self) -> int:
+        read_end, write_end = os.pipe()
+        screen = f"{self.config.width}x{self.config.height}x24"
+        command = ["Xvfb", "-displayfd", str(write_end), "-screen", "0", screen, "-nolisten", "tcp"]
+        self._processes.append(
+            subprocess.Popen(command, pass_fds=[write_end], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        )
+        os.close(write_end)
+        with os.fdopen(read_end) as pipe:
+            number = pipe.readline().strip()
+        if not number:
+            raise ClientError("Xvfb did not start: install the package xvfb")
+        return int(number)
+
+    def log(self) -> str:
+        """The last lines of the game's log, for messages."""
+        out = self.home / "out.txt"
+        return "\n" + out.read_text(errors="replace")[-1500:] if out.exists() else ""
+
+    def receive(self) -> np.ndarray | None:
+        """The frame that waits, uint8 `(height, width, 3)`; None if the last command asked for none."""
+        width, height = struct.unpack("2i", self._read(8))
+        if not width:
+            return None
+        pixels = np.frombuffer(self._read(width * height * 3), np.uint8)
+        return pixels.reshape(height, width, 3)[::-1]  # OpenGL's first row is the lowest
+
+    def send(
+        self,
+        keys: Iterable[str] = (),
+        mouse: tuple[int, int] = (0, 0),
+        attack: bool = False,
+        capture: bool = True,
+        step_us: int = FRAME_US,
+        fog_end_nodes: int = 0,
+        virtual_clock: bool = True,
+    ) -> None:
+        """Sets the held keys, moves the mouse (pixels) and lets the game draw the next frame `step_us` later."""
+        assert self._connection is not None
+        down = {KEYSYMS[key] for key in keys} | ({LEFT_BUTTON} if attack else set())
+        events = [(key, 0) for key in self._down - down] + [(key, 1) for key in down - self._down]
+        self._down = down
+        flags = CAPTURE * capture | VIRTUAL_CLOCK * virtual_clock
+        message = struct.pack("6i", flags, step_us, *mouse, fog_end_nodes, len(events))
+        self._connection.sendall(message + b"".join(struct.pack("2i", *event) for event in events))
+
+    def _read(self, size: int) -> bytearray:
+        assert self._connection is not None
+        data = bytearray(size)
+        view, done = memoryview(data), 0
+        while done < size:
+            count = self._connection.recv_into(view[done:])
+            if not count:
+                time.sleep(0.2)  # let the log reach the disk
+                raise ClientError(f"the game ended unexpectedly{self.log()}")
+            done += count
+        return data
+
+    def close(self) -> None:
+        """Ends the game and its display and removes the world."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        for process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+        shutil.rmtree(self.home, ignore_errors=True)

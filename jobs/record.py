@@ -1,0 +1,126 @@
+"""Records footage on Ray: one world and one recorder a task, resumable clip by clip.
+
+    python -m jobs.record --game minetest --hours 2.0 --output footage --size 256x144 --seed 1
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import ray
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gamegen.footage import sources
+from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_worlds
+from gamegen.footage.recording import clip_is_recorded, record_world
+
+START_GAP_S = 3.0
+"""Recorders start at least this far apart: a game's first seconds load the machine, and its port is drawn by the clock."""
+POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """What is recorded and where to; `width` and `height` in pixels. `recorders` None means one for each free core."""
+
+    game: str
+    hours: float
+    output: Path
+    width: int = 256
+    height: int = 144
+    seed: int = 1
+    recorders: int | None = None
+    plan: PlanConfig = field(default_factory=PlanConfig)
+
+
+def _record_world_task(game: str, size: tuple[int, int], plans: list[ClipPlan], output: Path) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return record_world(lambda seed: sources.open_recorder(game, seed, size), plans, output)
+
+
+def record(config: RecordConfig, progress: Progress | None = None) -> int:
+    """Records what `config.output` lacks and returns the number of new clips.
+
+    Needs an initialised Ray. A world whose recorder fails is reported and left for the next run; RuntimeError is
+    raised at the end if any did. On KeyboardInterrupt the running recorders are closed; whole clips stay.
+    """
+    worlds = plan_worlds(
+        config.game,
+        sources.biomes_of(config.game),
+        num_clips(config.hours, config.plan),
+        config.seed,
+        config.plan,
+    )
+    plans = [plan for world in worlds for plan in world]
+    waiting = [w for w in worlds if not all(clip_is_recorded(plan, config.output) for plan in w)]
+    bar = progress.add_task(f"recording {config.game}", total=len(plans)) if progress else None
+    limit = config.recorders or max(1, int(ray.available_resources().get("CPU", 1)))
+    task = ray.remote(num_cpus=1, max_retries=1)(_record_world_task)
+    running: dict[ray.ObjectRef, int] = {}
+    recorded, failures = 0, []
+    try:
+        while waiting or running:
+            if waiting and len(running) < limit:
+                world = waiting.pop(0)
+                reference = task.remote(config.game, (config.width, config.height), world, config.output.resolve())
+                running[reference] = world[0].world_seed
+                time.sleep(START_GAP_S)
+            done, _ = ray.wait(list(running), timeout=0 if waiting and len(running) < limit else POLL_S)
+            for reference in done:
+                world_seed = running.pop(reference)
+                try:
+                    recorded += ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    failures.append(f"world {world_seed}: {error}")
+            if progress and bar is not None:
+                progress.update(bar, completed=sum(clip_is_recorded(plan, config.output) for plan in plans))
+    finally:
+        for reference in running:
+            ray.cancel(reference)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=20)
+    if failures:
+        raise RuntimeError(f"{len(failures)} worlds failed; run again to record the rest\n" + "\n".join(failures))
+    return recorded
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of `256x144`. Raises ValueError unless both are even and at least 64."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()) or min(int(width), int(height)) < 64:
+        raise ValueError(f"cannot read size {text!r}: write WIDTHxHEIGHT of at least 64 each, such as 256x144")
+    if int(width) % 2 or int(height) % 2:
+        raise ValueError(f"size {text} is odd: H.264 needs even numbers, such as 256x144")
+    return int(width), int(height)
+
+
+def run(
+    output: Annotated[Path, typer.Option(help="Folder for the clips and their rows.")],
+    game: Annotated[str, typer.Option(help="minetest or vizdoom.")] = "minetest",
+    hours: Annotated[float, typer.Option(help="Hours of footage in all, recorded ones included.")] = 1.0,
+    size: Annotated[str, typer.Option(help="Picture size in pixels.")] = "256x144",
+    seed: Annotated[int, typer.Option(help="Seed of worlds, scenes and play.")] = 1,
+    recorders: Annotated[int | None, typer.Option(help="Recorders at once; all free cores if not given.")] = None,
+) -> None:
+    """Record playable footage with its keys, truth and words. Run again to go on where it stopped."""
+    width, height = parse_size(size)
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        try:
+            config = RecordConfig(game, hours, output, width, height, seed, recorders)
+            count = record(config, progress)
+        except KeyboardInterrupt:
+            progress.console.print("stopped; run again to go on")
+            raise typer.Exit(130) from None
+    typer.echo(f"recorded {count} new clips in {output}")
+
+
+if __name__ == "__main__":
+    typer.run(run)
