@@ -43,6 +43,7 @@ PLACE_WORDS = {
     "cold desert": ("cold desert", "silver-sand desert", "cold sandy desert"),
     "wasteland": ("wasteland", "rocky wasteland", "dead wasteland"),
 }
+SNOWY_BIOMES = ("taiga", "snowy grassland", "ice sheet")
 GAME_WORDS = {
     "minetest": ("an open-world voxel game", "a block-built sandbox game", "an open world made of blocks"),
     "vizdoom": ("a retro shooter outdoors", "a classic sprite-based shooter", "an old-style 3-D game world"),
@@ -196,3 +197,15 @@ def compose_instruction(kind: str, before: Facts, after: Facts, rng: Random) -> 
         _sentence(rng.choice(VIEW_WORDS[after.view][:3])),
     )
     return rng.choice(orders), dict(zip(INSTRUCTION_FIELDS, texts, strict=True))
+
+
+def compose_short_prompts(facts: Facts, rng: Random) -> list[str]:
+    """Prompts that name the view and one fact only, as people type them: "first-person, night"."""
+    view = VIEW_WORDS[facts.view][0]
+    words = [_place(facts, rng), rng.choice((*TIME_WORDS[facts.time_of_day], facts.time_of_day))]
+    if facts.weather != "clear":
+        words.append(rng.choice((*WEATHER_WORDS[facts.weather], facts.weather)))
+    if facts.biome in SNOWY_BIOMES:
+        words.append(rng.choice(("snow", "a snowy world")))
+    noon = [rng.choice(("noon", "midday"))] if facts.time_of_day == "day" else []
+    return [f"{view}, {word.removeprefix('at ')}" for word in words + noon if word]
