@@ -42,6 +42,13 @@ class Objective(ABC):
     def after_step(self) -> None:  # noqa: B027  (a hook that most objectives leave empty)
         """Called after each optimiser step."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What else a resumed run needs."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027
+        """Takes `state` back."""
+
 
 class VAEObjective(Objective):
     """Reconstruction + KL for the autoencoder; the streaming decoder learns on the same latents, detached."""

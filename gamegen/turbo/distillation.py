@@ -76,3 +76,9 @@ class TurboObjective(FlowObjective):
         students = [*self.foundation.parameters(), *self.instructnet.parameters()]  # type: ignore[union-attr]
         for slow, fast in zip(self.target.parameters(), students, strict=True):
             slow.lerp_(fast, 1 - self.turbo.target_ema)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.target.state_dict()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.target.load_state_dict(state)

@@ -1,0 +1,37 @@
+"""Trains one stage without Ray: `python -m gamegen.training vae --data DIR --output DIR`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gamegen.training.loop import Run
+from gamegen.training.stages import load_stage, run_stage
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "stages"
+
+
+def train(
+    stage: Annotated[str, typer.Argument(help="vae, foundation, instructnet, turbo, or a YAML file")],
+    data: Annotated[Path, typer.Option(help="curated shards (vae) or encoded shards (other stages)")],
+    output: Annotated[Path, typer.Option(help="checkpoint folder; an interrupted run there is resumed")],
+    init: Annotated[str | None, typer.Option(help="checkpoint the stage builds on")] = None,
+    minutes: Annotated[float | None, typer.Option(help="stop after this long")] = None,
+) -> None:
+    """Trains one stage on this machine, for example: python -m gamegen.training vae --data data/curated --output runs/vae"""
+    file = Path(stage) if stage.endswith((".yaml", ".yml")) else CONFIGS / f"{stage}.yaml"
+    if not file.is_file():
+        raise typer.BadParameter(f"no stage {stage!r}: use one of {', '.join(p.stem for p in CONFIGS.glob('*.yaml'))}")
+    try:
+        config = load_stage(file)
+        run_stage(config, data, Run(output, minutes, str(data), init or ""), init)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"gamegen: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    typer.run(train)

@@ -1,0 +1,92 @@
+"""Puts a stage together: model, objective, data, trainer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gamegen.config import load_yaml
+from gamegen.curation.encoded import EncodedClip
+from gamegen.device import default_device, keep_freed_memory
+from gamegen.models.checkpoint import Model, ModelConfig
+from gamegen.training.config import StageConfig
+from gamegen.training.data import ClipBuffer, Row, latent_batch, pixel_batch, prepare_pixels, read_rows
+from gamegen.training.loop import Run, Trainer, start_model
+from gamegen.training.objectives import VAEObjective, build_objective
+
+STATISTICS_FILE = "statistics.json"
+
+
+def load_stage(path: Path) -> StageConfig:
+    """A stage's config; raises ValueError naming the wrong key."""
+    return load_yaml(StageConfig, path)
+
+
+def run_stage(
+    config: StageConfig,
+    data: Path,
+    run: Run,
+    init: Path | str | None = None,
+    rows: Iterator[Row] | None = None,
+    rank: int = 0,
+) -> Path:
+    """Trains one stage and returns its checkpoint folder.
+
+    `data` is a folder of curated (vae) or encoded (other stages) shards; `rows` replaces reading its train split.
+    """
+    keep_freed_memory()
+    torch.manual_seed(config.seed)
+    model_config, weights = start_model(config, init)
+    if config.stage == "foundation":
+        model_config = _with_statistics(model_config, data)
+    if config.stage == "turbo":
+        turbo = config.turbo
+        sampling = replace(
+            model_config.sampling,
+            solver="consistency",
+            num_steps=turbo.num_steps,
+            first_steps=turbo.first_steps,
+            shift=turbo.shift,
+            guidance_scale=1.0,
+        )
+        model_config = replace(model_config, sampling=sampling)
+    model = Model(model_config)
+    model.load_state_dict(weights, strict=False)
+    model.to(default_device())
+    objective = build_objective(model, config)
+    rows = rows if rows is not None else read_rows(data, "train")
+    batch_at = _pixels(config, rows, rank) if config.stage == "vae" else _latents(config, rows, model, rank)
+    if isinstance(objective, VAEObjective) and not weights:
+        objective.vae.initialise_from_patches(torch.cat([batch_at(i) for i in range(8)]))
+    trainer = Trainer(objective, config, run, batch_at)
+    return trainer.train()
+
+
+def _pixels(config: StageConfig, rows: Iterator[Row], rank: int) -> Any:
+    buffer = ClipBuffer(rows, prepare_pixels, config.buffer_clips, config.seed)
+    return lambda step: pixel_batch(
+        buffer, step, config.batch_size, config.window, config.vae_loss.crop, rank
+    )
+
+
+def _latents(config: StageConfig, rows: Iterator[Row], model: Model, rank: int) -> Any:
+    buffer = ClipBuffer(rows, EncodedClip.from_row, config.buffer_clips, config.seed)
+    cpu = Model(ModelConfig(model.config.vae, latent_mean=model.config.latent_mean, latent_std=model.config.latent_std))
+    return lambda step: latent_batch(
+        buffer, step, config.batch_size, config.window, config.flow, cpu.normalise, rank
+    )
+
+
+def _with_statistics(config: ModelConfig, data: Path) -> ModelConfig:
+    file = data / STATISTICS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: run the encode job first")
+    statistics = json.loads(file.read_text())
+    return replace(
+        config, latent_mean=tuple(statistics["mean"]), latent_std=tuple(statistics["std"])
+    )
