@@ -28,9 +28,9 @@ from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
 from gamegen.models.attention import RingCache
 from gamegen.models.checkpoint import LatentDecoder, Model, load_checkpoint
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Caches, Text
+from gamegen.models.msdit import Caches, Text, VideoFormat
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
-from gamegen.models.vae import from_pixels
+from gamegen.models.vae import SPATIAL_FACTOR, from_pixels
 
 PERSPECTIVES = {"first": "first-person", "third": "third-person"}
 
@@ -104,13 +104,20 @@ class UnknownSessionError(KeyError):
 class WorldEngine:
     """Many sessions, one forward a denoising step."""
 
-    def __init__(self, model: Model, config: EngineConfig = EngineConfig()) -> None:  # noqa: B008  (frozen)
+    def __init__(
+        self,
+        model: Model,
+        config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+        size: tuple[int, int] | None = None,
+    ) -> None:
         if model.foundation is None or model.instructnet is None:
             raise ValueError("this checkpoint has no foundation and InstructNet: train those stages first")
         self.model = model
         self.foundation, self.instructnet = model.foundation, model.instructnet
         self.sampling = model.config.sampling
-        self.latent_shape = model.config.latent_shape
+        self.size = size or (model.config.width, model.config.height)
+        width, height = self.size
+        self.latent_shape = (model.config.vae.latent_channels, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
         self.max_sessions = config.max_sessions
         self._free = list(range(config.max_sessions))
         self._sessions: dict[str, _Session] = {}
@@ -126,6 +133,12 @@ class WorldEngine:
     ) -> WorldEngine:
         """An engine for a checkpoint; raises CheckpointError for a missing or damaged one."""
         return cls(load_checkpoint(name_or_path, device).model, config or EngineConfig())
+
+    def sized(self, width: int, height: int) -> WorldEngine:
+        """This engine if it draws that size (pixels), else another over the same weights."""
+        if (width, height) == self.size:
+            return self
+        return WorldEngine(self.model, EngineConfig(max_sessions=1), (width, height))
 
     def _temporal_attentions(self):
         for i, block in enumerate(self.foundation.blocks):
@@ -251,7 +264,7 @@ class WorldEngine:
             inputs.previous,
             inputs.previous_level,
             prompt,
-            self.model.video_format,
+            VideoFormat(aspect_ratio=self.size[0] / self.size[1]),
             self.instructnet.bind(inputs.controls),
             self._caches,
         )
@@ -363,6 +376,8 @@ class World:
         Raises ValueError for an unknown perspective, a prompt of too many tokens or an image of another size.
         """
         states = self.text_encoder.encode([compose_prompt(prompt, perspective)])[0]
+        if image is not None:
+            check_image(image, self.size)
         first = None if image is None else encode_image(self.engine.model, image)
         self.engine.open(self.SESSION, states, seed, first)
         self._memory = first
@@ -404,11 +419,14 @@ def compose_prompt(prompt: str, perspective: str) -> str:
     return f"{PERSPECTIVES[perspective]}, {prompt.strip()}"
 
 
+def check_image(image: np.ndarray, size: tuple[int, int]) -> None:
+    """Raises ValueError unless the image, uint8 `(H, W, 3)`, has the world's (width, height)."""
+    if image.shape != (size[1], size[0], 3):
+        raise ValueError(f"the image is {image.shape[1]}x{image.shape[0]}: resize it to {size[0]}x{size[1]}")
+
+
 @torch.inference_mode()
 def encode_image(model: Model, image: np.ndarray) -> Tensor:
     """A starting image, uint8 `(H, W, 3)`, as a normalised latent `(C, h, w)`: one chunk of four equal frames."""
-    expected = (model.config.height, model.config.width, 3)
-    if image.shape != expected:
-        raise ValueError(f"the image is {image.shape[1]}x{image.shape[0]}: resize it to {expected[1]}x{expected[0]}")
     frames = from_pixels(torch.from_numpy(image)[None].expand(FRAMES_PER_CHUNK, -1, -1, -1)).to(model.device)
     return model.normalise(model.vae.encode(frames[None])[0, 0]).cpu()

@@ -12,7 +12,7 @@ from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import MSDiTConfig, Text
 from gamegen.models.text import TextStates
-from gamegen.world import EngineConfig, UnknownSessionError, WorldEngine, WorldSnapshot, encode_image
+from gamegen.world import EngineConfig, UnknownSessionError, WorldEngine, WorldSnapshot, check_image, encode_image
 
 
 def random_model(anchors: int = 0) -> Model:
@@ -136,7 +136,7 @@ def test_starting_image_is_the_first_chunk():
     engine.open("a", words(1), 0, encode_image(model, image))
     assert engine.version("a") == 1
     with pytest.raises(ValueError, match="resize it to 32x32"):
-        encode_image(model, image[:16])
+        check_image(image[:16], (32, 32))
 
 
 def test_slots_and_unknown_sessions():

@@ -1,0 +1,82 @@
+"""Equalities of the autoencoder: streaming = whole, cropping to chunks, causality, PCA start."""
+
+import pytest
+import torch
+
+from gamegen.models.checkpoint import LatentDecoder, Model, ModelConfig
+from gamegen.models.vae import (
+    CausalVideoVAE,
+    VAEConfig,
+    fold_frames,
+    fold_patches,
+    from_pixels,
+    to_pixels,
+    unfold_frames,
+    unfold_patches,
+)
+
+
+@pytest.fixture
+def vae() -> CausalVideoVAE:
+    torch.manual_seed(0)
+    vae = CausalVideoVAE(VAEConfig.tiny()).eval()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.1)
+    return vae
+
+
+@torch.inference_mode()
+def test_decoding_chunk_by_chunk_equals_decoding_at_once(vae):
+    latent = torch.randn(2, 5, 4, 4, 4)
+    cache, pieces = None, []
+    for i in range(5):
+        video, cache = vae.decode_chunks(latent[:, i : i + 1], cache)
+        pieces.append(video)
+    torch.testing.assert_close(torch.cat(pieces, 1), vae.decode(latent), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_streaming_decoder_chunk_by_chunk_equals_at_once():
+    torch.manual_seed(0)
+    model = Model(ModelConfig.tiny()).eval()
+    latent = torch.randn(1, 4, 4, 4, 4)
+    decoder = LatentDecoder(model)
+    memory, pieces = None, []
+    for i in range(4):
+        pieces.append(decoder.decode([latent[0, i]], [memory])[0])
+        memory = latent[0, i]
+    whole = to_pixels(model.vae.decode_streaming(latent)[0])
+    assert (torch.cat(pieces).int() - whole.int()).abs().max() <= 1
+
+
+@torch.inference_mode()
+def test_latents_are_causal(vae):
+    video = torch.rand(1, 16, 3, 32, 32) * 2 - 1
+    changed = video.clone()
+    changed[:, 8:] = 0
+    before, after = vae.encode(video), vae.encode(changed)
+    torch.testing.assert_close(before[:, :2], after[:, :2])
+    assert (before[:, 2] - after[:, 2]).abs().max() > 1e-3
+    assert before.shape == (1, 4, 4, 4, 4)
+
+
+def test_pca_start_whitens_latents_and_reconstructs(vae):
+    flat = torch.randn(4, 8, 3, 4, 4).repeat_interleave(8, -1).repeat_interleave(8, -2) * 0.3
+    fresh = CausalVideoVAE(VAEConfig.tiny())
+    fresh.initialise_from_patches(flat)
+    with torch.inference_mode():
+        linear = fresh.encoder.patch(fold_patches(fold_frames(flat)))
+        assert abs(linear.std().item() - 1) < 0.05
+        error = (fresh.decode(fresh.encode(flat)) - flat).square().mean()
+    assert error < 0.6 * flat.var()
+
+
+def test_foldings_invert():
+    video = torch.randn(2, 8, 3, 16, 24)
+    folded = fold_frames(video)
+    assert torch.equal(unfold_frames(folded, 2), video)
+    assert torch.equal(unfold_patches(fold_patches(folded)), folded)
+    pixels = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
+    assert torch.equal(to_pixels(from_pixels(pixels)), pixels)
