@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 
 from gamegen.training.loop import Run
-from gamegen.training.stages import load_stage, run_stage
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "stages"
+from gamegen.training.stages import load_stage, run_stage, stage_file
 
 
 def train(
@@ -22,11 +20,8 @@ def train(
     minutes: Annotated[float | None, typer.Option(help="stop after this long")] = None,
 ) -> None:
     """Trains one stage on this machine, for example: python -m gamegen.training vae --data data/curated --output runs/vae"""
-    file = Path(stage) if stage.endswith((".yaml", ".yml")) else CONFIGS / f"{stage}.yaml"
-    if not file.is_file():
-        raise typer.BadParameter(f"no stage {stage!r}: use one of {', '.join(p.stem for p in CONFIGS.glob('*.yaml'))}")
     try:
-        config = load_stage(file)
+        config = load_stage(stage_file(stage))
         run_stage(config, data, Run(output, minutes, str(data), init or ""), init)
     except (ValueError, FileNotFoundError) as error:
         print(f"gamegen: {error}", file=sys.stderr)

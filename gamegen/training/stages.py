@@ -20,6 +20,16 @@ from gamegen.training.loop import Run, Trainer, start_model
 from gamegen.training.objectives import VAEObjective, build_objective
 
 STATISTICS_FILE = "statistics.json"
+CONFIGS = Path(__file__).parents[2] / "configs" / "stages"
+
+
+def stage_file(name: str) -> Path:
+    """The YAML file of a named stage, or the path itself; raises ValueError for neither."""
+    file = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
+        raise ValueError(f"no stage {name!r}: use one of {known}, or a YAML file")
+    return file
 
 
 def load_stage(path: Path) -> StageConfig:

@@ -1,0 +1,197 @@
+"""The `gamegen` command."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Trains and serves playable game worlds.",
+)
+_FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+Model = Annotated[str, typer.Option("--model", help="a shipped model or a checkpoint folder")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="MP4 to write")]
+Seed = Annotated[int, typer.Option(help="the same seed draws the same world")]
+Perspective = Annotated[str, typer.Option(help="first or third")]
+
+
+@app.command()
+def play(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    model: Model = "nano",
+) -> None:
+    """Starts the server and prints the address to open in a browser.
+
+    Example: gamegen play --port 8080
+    """
+    importlib.import_module("deployments.play").play(host=host, port=port, model=model)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what the world looks like")],
+    output: Output = Path("clip.mp4"),
+    frames: Annotated[int, typer.Option(help="1 to 102, at 24 a second")] = 102,
+    seed: Seed = 0,
+    perspective: Perspective = "first",
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, multiples of 16")] = None,
+    model: Model = "nano",
+) -> None:
+    """Renders a clip from a prompt.
+
+    Example: gamegen generate "snowy forest at night" -o clip.mp4 --frames 102 --seed 7
+    """
+    from gamegen.pipeline import VideoPipeline, check_frames, check_size
+    from gamegen.video import write_mp4
+
+    check_frames(frames)
+    dimensions = parse_size(size) if size else None
+    if dimensions:
+        check_size(*dimensions)
+    pipeline = VideoPipeline.load(model)
+    with Progress() as bar:
+        task = bar.add_task("drawing", total=None)
+        video = pipeline.generate(
+            prompt,
+            frames,
+            seed,
+            perspective,
+            dimensions,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    write_mp4(output, video)
+    print(f"{output}: {len(video)} frames of {video.shape[2]}x{video.shape[1]}")
+
+
+@app.command()
+def rollout(
+    prompt: Annotated[str, typer.Option(help="what the world looks like")],
+    keys: Annotated[str, typer.Option(help="KEYS*FRAMES,... with keys joined by +, or none")],
+    output: Output = Path("rollout.mp4"),
+    seed: Seed = 0,
+    perspective: Perspective = "first",
+    instruct: Annotated[list[str] | None, typer.Option(help="FRAME:TEXT, may be repeated")] = None,
+    model: Model = "nano",
+) -> None:
+    """Plays the world from a script and writes what was seen.
+
+    Keys are w a s d space e q left right up down.
+    Example: gamegen rollout --prompt "desert at noon" --keys "w*24,w+d*24,left*24,none*24" --instruct "24:make it
+    rain" --seed 7 -o out.mp4
+    """
+    from gamegen.controls import FRAMES_PER_CHUNK, Control, parse_script
+    from gamegen.video import write_mp4
+    from gamegen.world import World
+
+    script = parse_script(keys)
+    orders = dict(_parse_instruction(text, len(script)) for text in instruct or [])
+    world = World.load(model)
+    world.reset(prompt, seed, perspective)
+    chunks = []
+    with Progress() as bar:
+        for start in bar.track(range(0, len(script), FRAMES_PER_CHUNK), description="playing"):
+            for frame in range(start, start + FRAMES_PER_CHUNK):
+                if frame in orders:
+                    world.instruct(orders[frame])
+            held = script[start : start + FRAMES_PER_CHUNK]
+            held += [held[-1]] * (FRAMES_PER_CHUNK - len(held))
+            rows = [Control(frame).operations()[0] for frame in held]
+            chunks.append(world.step_operations(np.stack(rows)))
+    video = np.concatenate(chunks)[: len(script)]
+    write_mp4(output, video)
+    print(f"{output}: {len(video)} frames of {video.shape[2]}x{video.shape[1]}")
+
+
+@app.command()
+def info(model: Model = "nano") -> None:
+    """Shows what a checkpoint is: sizes, what trained it, on what, and its sums.
+
+    Example: gamegen info --model nano
+    """
+    from gamegen.models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(model, "cpu")
+    table = Table("", "", title=model)
+    for name in ("vae", "foundation", "instructnet"):
+        part = getattr(checkpoint.model, name)
+        size = "-" if part is None else f"{sum(p.numel() for p in part.parameters()) / 1e6:.2f} M weights"
+        table.add_row(name, size)
+    table.add_row("picture", f"{checkpoint.config.width}x{checkpoint.config.height}")
+    table.add_row("sampling", str(checkpoint.config.sampling))
+    for name, value in checkpoint.card.items():
+        if name != "training":
+            table.add_row(name, str(value))
+    Console().print(table)
+
+
+@app.command(context_settings=_FORWARD)
+def record(context: typer.Context) -> None:
+    """Records footage from a game as a Ray job (gamegen record --help)."""
+    _run_job("record", context.args)
+
+
+@app.command(context_settings=_FORWARD)
+def curate(context: typer.Context) -> None:
+    """Sorts footage into training shards as a Ray job (gamegen curate --help)."""
+    _run_job("curate", context.args)
+
+
+@app.command(context_settings=_FORWARD)
+def encode(context: typer.Context) -> None:
+    """Stores latents and text states beside the clips as a Ray job (gamegen encode --help)."""
+    _run_job("encode", context.args)
+
+
+@app.command(context_settings=_FORWARD)
+def train(context: typer.Context) -> None:
+    """Trains one stage as a Ray job (gamegen train --help)."""
+    _run_job("train", context.args)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`160x96` as (160, 96); raises ValueError."""
+    width, x, height = text.partition("x")
+    if not (x and width.isdigit() and height.isdigit()):
+        raise ValueError(f"size = {text!r}: write WIDTHxHEIGHT, for example 160x96")
+    return int(width), int(height)
+
+
+def _parse_instruction(text: str, num_frames: int) -> tuple[int, str]:
+    frame, colon, words = text.partition(":")
+    if not (colon and frame.strip().isdigit() and words.strip()):
+        raise ValueError(f'cannot read the instruction {text!r}: write FRAME:TEXT, for example "24:make it rain"')
+    if int(frame) >= num_frames:
+        raise ValueError(f"the instruction at frame {frame} comes after the last of {num_frames} frames")
+    return int(frame), words.strip()
+
+
+def _run_job(name: str, arguments: list[str]) -> None:
+    # The library may not import the jobs; they are programs of their own and are run as such.
+    sys.argv = [f"gamegen {name}", *arguments]
+    runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    """Entry point: errors that people can act on become one sentence and exit code 2."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        print(f"gamegen: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

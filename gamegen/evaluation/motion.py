@@ -1,0 +1,58 @@
+"""Motion and looks of frames, measured: optical flow, expansion, detail, brightness, warmth.
+
+Frames are uint8 `(T, H, W, 3)` RGB throughout.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+def optical_flow(frames: np.ndarray) -> np.ndarray:
+    """Dense flow between neighbouring frames, float32 `(T - 1, H, W, 2)` in pixels (Kroeger et al. 2016, DIS)."""
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+    return np.stack([dis.calc(a, b, None) for a, b in zip(grey, grey[1:], strict=False)])
+
+
+def horizontal_flow_px(flow: np.ndarray) -> float:
+    """Mean horizontal flow in pixels a frame; positive when the picture moves right (the camera turns left)."""
+    return float(flow[..., 0].mean())
+
+
+def expansion(flow: np.ndarray) -> float:
+    """How fast the picture grows from its centre, per frame: least-squares s of `flow = s * (place - centre)`."""
+    _, height, width, _ = flow.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    x, y = x - (width - 1) / 2, y - (height - 1) / 2
+    # The mean flow is a turn of the camera, not a step forward.
+    centred = flow - flow.mean((1, 2), keepdims=True)
+    return float((centred[..., 0] * x + centred[..., 1] * y).mean() / (x**2 + y**2).mean())
+
+
+def speed_px(flow: np.ndarray) -> float:
+    """Mean length of the flow in pixels a frame."""
+    return float(np.linalg.norm(flow, axis=-1).mean())
+
+
+def detail(frames: np.ndarray) -> float:
+    """Mean absolute gradient of luminance, in grey levels a pixel."""
+    grey = luminance(frames)
+    return float(np.abs(np.diff(grey, axis=1)).mean() + np.abs(np.diff(grey, axis=2)).mean())
+
+
+def luminance(frames: np.ndarray) -> np.ndarray:
+    """Rec. 601 luma, float32 `(T, H, W)`, 0 to 255."""
+    return frames.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def brightness(frames: np.ndarray) -> float:
+    """Mean luminance, 0 to 255."""
+    return float(luminance(frames).mean())
+
+
+def warmth(frames: np.ndarray) -> float:
+    """Mean red minus mean blue as a share of the mean brightness: sand is warm, snow is not."""
+    means = frames.reshape(-1, 3).mean(0)
+    return float((means[0] - means[2]) / max(means.mean(), 1.0))

@@ -1,0 +1,79 @@
+"""The command line, run as people run it, on a tiny model of random weights."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gamegen.curation.decode import decode_clip
+from gamegen.models.checkpoint import ModelConfig, save_random
+
+
+def gamegen(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gamegen.cli", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_random(folder, ModelConfig.tiny())
+    return str(folder)
+
+
+def test_generate_writes_the_frames_asked_for(model, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    done = gamegen("generate", "a desert", "-o", str(clip), "--frames", "10", "--model", model)
+    assert done.returncode == 0, done.stderr
+    assert decode_clip(clip).shape == (10, 32, 32, 3)
+
+
+def test_rollout_follows_a_script(model, tmp_path):
+    clip = tmp_path / "out.mp4"
+    done = gamegen(
+        *("rollout", "--prompt", "a desert", "--keys", "w*6,left+w*4,none*3", "--instruct", "4:make it rain"),
+        *("-o", str(clip), "--model", model),
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(decode_clip(clip)) == 13
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["generate", "x", "--frames", "103"], "1 to 102 frames"),
+        (["generate", "x", "--size", "100x96"], "multiple of 16"),
+        (["generate", "x", "--size", "big"], "WIDTHxHEIGHT"),
+        (["generate", "x", "--perspective", "second"], "first, third"),
+        (["generate", "word " * 400], "limit is 300"),
+        (["rollout", "--prompt", "x", "--keys", "w*4,z*4"], "unknown key 'z'"),
+        (["rollout", "--prompt", "x", "--keys", "w"], "KEYS*FRAMES"),
+        (["rollout", "--prompt", "x", "--keys", "w*4", "--instruct", "9:rain"], "after the last"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, sentence, model, tmp_path):
+    done = gamegen(*arguments, "-o", str(tmp_path / "x.mp4"), "--model", model)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_damaged_checkpoint(model, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in Path(model).iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    (broken / "model.safetensors").write_bytes(b"not a checkpoint")
+    done = gamegen("generate", "x", "-o", str(tmp_path / "x.mp4"), "--model", str(broken))
+    assert done.returncode == 2
+    assert "damaged" in done.stderr
+
+
+def test_info_and_help(model):
+    done = gamegen("info", "--model", model)
+    assert done.returncode == 0 and "foundation" in done.stdout
+    for command in ("play", "generate", "rollout", "record", "curate", "encode", "train", "info"):
+        shown = gamegen(command, "--help").stdout
+        assert "xample" in shown, command
