@@ -40,10 +40,12 @@ def run(
     if not shards:
         raise FileNotFoundError(f"no training shards under {data}: run the curate and encode jobs first")
     output.mkdir(parents=True, exist_ok=True)
+    dataset = ray.data.read_parquet(shards)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
             "stage": str(file),
+            "clips_per_worker": -(-dataset.count() // workers),
             "data": str(data.resolve()),
             "output": str(output.resolve()),
             "init": str(Path(init).resolve()) if init and Path(init).exists() else init,
@@ -56,7 +58,7 @@ def run(
             failure_config=FailureConfig(max_failures=2),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
-        datasets={"train": ray.data.read_parquet(shards)},
+        datasets={"train": dataset},
     )
     trainer.fit()
     return output
@@ -64,6 +66,8 @@ def run(
 
 def _train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
+    stage = load_stage(Path(config["stage"]))
+    fits = config["clips_per_worker"] <= stage.buffer_clips
     run_config = Run(
         Path(config["output"]),
         config["minutes"],
@@ -73,19 +77,21 @@ def _train_worker(config: dict[str, Any]) -> None:
         show_progress=context.get_world_rank() == 0,
     )
     run_stage(
-        load_stage(Path(config["stage"])),
+        stage,
         Path(config["data"]),
         run_config,
         config["init"],
-        rows=_shard_rows(),
+        rows=_shard_rows(1 if fits else None),
         rank=context.get_world_rank(),
     )
 
 
-def _shard_rows() -> Iterator[dict[str, Any]]:
-    """This worker's share of the training rows, epoch after epoch."""
+def _shard_rows(epochs: int | None) -> Iterator[dict[str, Any]]:
+    """This worker's share of the training rows; once is enough where the buffer holds them all."""
     shard = ray.train.get_dataset_shard("train")
-    return itertools.chain.from_iterable(shard.iter_rows() for _ in itertools.count())
+    return itertools.chain.from_iterable(
+        shard.iter_rows() for _ in (itertools.count() if epochs is None else range(epochs))
+    )
 
 
 @app.command()
