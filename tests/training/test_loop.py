@@ -1,0 +1,134 @@
+"""The shared loop: learning, resuming to the same bits, averaging, clear errors."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from gamegen.curation.encoded import EncodedClip, EncodedInstruction, Segment
+from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
+from gamegen.models.text import TextStates
+from gamegen.training.config import OptimiserConfig, StageConfig, TurboConfig
+from gamegen.training.data import ClipBuffer, LatentBatch, latent_batch
+from gamegen.training.loop import Run, Trainer, learning_rate, start_model
+from gamegen.training.objectives import build_objective
+from gamegen.training.stages import load_stage, stage_file
+
+
+def states(seed: int) -> TextStates:
+    tokens = torch.randn(3 + seed % 3, 384, generator=torch.Generator().manual_seed(seed))
+    return TextStates(tokens, tokens.mean(0))
+
+
+def clip(seed: int) -> EncodedClip:
+    generator = torch.Generator().manual_seed(seed)
+    truth = ["x"] * 20
+    return EncodedClip(
+        str(seed),
+        torch.randn(20, 4, 4, 4, generator=generator).half(),
+        torch.randn(20, 4, 9, generator=generator).half(),
+        [Segment(0, [states(seed), states(seed + 1)]), Segment(10, [states(seed + 2)])],
+        [EncodedInstruction(10, "time", states(seed + 3))],
+        truth,
+        truth,
+        truth,
+        truth,
+    )
+
+
+def stage(name: str, **changes) -> StageConfig:
+    config = StageConfig(
+        name,
+        steps=6,
+        batch_size=2,
+        window=3,
+        save_every=3,
+        log_every=1,
+        optimiser=OptimiserConfig(warmup_steps=1),
+        turbo=TurboConfig(num_levels=4),
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def batch_at(config: StageConfig):
+    buffer = ClipBuffer(iter(range(3)), clip, 10, config.seed)
+    return lambda step: latent_batch(buffer, step, config.batch_size, config.window, config.flow, lambda x: x)
+
+
+def trainer(config: StageConfig, folder) -> Trainer:
+    torch.manual_seed(0)
+    model_config = ModelConfig.tiny()
+    if config.stage == "foundation":
+        model_config = dataclasses.replace(model_config, instructnet=None)
+    objective = build_objective(Model(model_config), config)
+    return Trainer(objective, config, Run(folder, show_progress=False), batch_at(config))
+
+
+@pytest.mark.parametrize("name", ["foundation", "instructnet", "turbo"])
+def test_resumed_run_equals_uninterrupted_run(name, tmp_path):
+    config = stage(name)
+    trainer(config, tmp_path / "whole").train()
+    trainer(dataclasses.replace(config, steps=3), tmp_path / "parts")
+    first = trainer(config, tmp_path / "parts")
+    while first.step < 3:
+        first.train_step()
+    first.save()
+    trainer(config, tmp_path / "parts").train()
+    whole, parts = load_checkpoint(tmp_path / "whole", "cpu"), load_checkpoint(tmp_path / "parts", "cpu")
+    for (key, a), b in zip(
+        whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), key
+    assert whole.card["steps"] == parts.card["steps"] == 6
+    assert (tmp_path / "parts" / "curves.png").is_file()
+    assert len(list((tmp_path / "parts" / "sheets").glob("*.png"))) == 2
+
+
+def test_the_loss_falls_on_one_clip(tmp_path):
+    config = stage("foundation", steps=60, save_every=1000, optimiser=OptimiserConfig(3e-3, warmup_steps=1))
+    config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, own_predictions=0.0))
+    run = trainer(config, tmp_path)
+    losses = [run.train_step()["loss"] for _ in range(60)]
+    assert sum(losses[-10:]) < 0.95 * sum(losses[:10])
+
+
+def test_a_frozen_foundation_stays_as_it_is(tmp_path):
+    run = trainer(stage("instructnet"), tmp_path)
+    # An untrained foundation's last layer is zero and would pass no gradient on.
+    torch.nn.init.normal_(run.objective.model.foundation.patch_out.weight)
+    before = {k: v.clone() for k, v in run.objective.model.foundation.state_dict().items()}
+    for _ in range(3):
+        run.train_step()
+    assert all(torch.equal(before[k], v) for k, v in run.objective.model.foundation.state_dict().items())
+    assert any(p.grad is not None and p.grad.any() for p in run.objective.model.instructnet.parameters())
+
+
+def test_windows_align_words_with_the_scene():
+    config = stage("instructnet", batch_size=64)
+    batch: LatentBatch = batch_at(config)(0)
+    assert batch.latents.shape == (64, 3, 4, 4, 4)
+    torch.testing.assert_close(batch.previous[:, 1:], batch.latents[:, :-1])
+    active = batch.controls.instruction_active
+    # An instruction, once in force, stays in force; some windows have it from their start, some not at all.
+    assert (active[:, 1:] >= active[:, :-1]).all()
+    assert active.min() == 0 and active.max() == 1
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = OptimiserConfig(1.0, warmup_steps=10, decay_fraction=0.5, final_rate=0.1)
+    assert learning_rate(config, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(config, 100, 0.5) == pytest.approx(1.0)
+    assert learning_rate(config, 100, 1.0) == pytest.approx(0.1)
+
+
+def test_shipped_stages_load_and_wrong_ones_are_named(tmp_path):
+    for name in ("vae", "foundation", "instructnet", "turbo"):
+        assert load_stage(stage_file(name)).stage == name
+    with pytest.raises(ValueError, match="no stage 'gan'"):
+        stage_file("gan")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("stage: vae\nspeed: 3\n")
+    with pytest.raises(ValueError, match=r"wrong.yaml: unknown key 'speed'"):
+        load_stage(wrong)
+    with pytest.raises(ValueError, match="builds on another"):
+        start_model(stage("foundation"), None)
