@@ -24,6 +24,7 @@ from gamegen.curation import curate, shards
 from gamegen.curation.contact_sheet import write_contact_sheet
 from gamegen.curation.curate import CurationConfig, ShardPlan
 from gamegen.curation.shards import RejectedClip
+from jobs.cluster import connect, progress_bar
 
 _RESULT_SCHEMA = pa.schema(
     [
@@ -46,16 +47,18 @@ def run(source: Path, output: Path, config: CurationConfig) -> Table:
     rejected = shards.read_rejected(output)
     new_rejects: list[RejectedClip] = []
     if steps:
-        ray.data.DataContext.get_current().execution_options.preserve_order = False
         results = ray.data.from_items([dataclasses.asdict(step) for step in steps]).map_batches(
             lambda batch: _curate_batch(batch, source, output, config), batch_size=1, batch_format="pyarrow"
         )
-        for row in results.iter_rows():
-            num_kept += row["num_kept"]
-            seconds_kept += row["seconds_kept"]
-            new_rejects += [RejectedClip(**reject) for reject in row["rejected"]]
-            # Written as results arrive: an interrupted run does not judge the same bad clips again.
-            shards.write_rejected(output, [*rejected, *new_rejects])
+        with progress_bar() as bar:
+            task = bar.add_task("curating clips", total=sum(len(step.clip_ids) for step in steps))
+            for row in results.iter_rows():
+                num_kept += row["num_kept"]
+                seconds_kept += row["seconds_kept"]
+                new_rejects += [RejectedClip(**reject) for reject in row["rejected"]]
+                # Written as results arrive: an interrupted run does not judge the same bad clips again.
+                shards.write_rejected(output, [*rejected, *new_rejects])
+                bar.advance(task, row["num_kept"] + len(row["rejected"]))
     num_drawn = write_contact_sheet(output, output / "contact_sheet.png") if num_kept else 0
     wall_s = time.monotonic() - started
     return _summary(output, num_kept, seconds_kept, new_rejects, num_drawn, wall_s)
@@ -104,7 +107,7 @@ def main(
     """
     try:
         settings = with_sizes(load_yaml(CurationConfig, config) if config else CurationConfig(), size or [])
-        ray.init(ignore_reinit_error=True)
+        connect()
         Console().print(run(source, output, settings))
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -1,0 +1,111 @@
+"""From curated shards to encoded ones: what to do (`plan`), and one shard's worth of doing it (`Encoder`).
+
+An encoded shard has the path of its curated shard, so finished work is recognised by what lies there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gamegen.curation import encoded, shards
+from gamegen.models.checkpoint import load_vae, read_config
+from gamegen.models.text import load_text_encoder
+from gamegen.models.vae import CausalVideoVAE
+
+STATISTICS_FILE = "statistics.json"
+
+
+@dataclass(frozen=True)
+class EncodedPart:
+    """One encoded shard: how many clips and how many seconds of video it holds."""
+
+    num_clips: int
+    seconds: float
+
+
+class Encoder:
+    """A VAE and a text encoder, loaded once and then fed shard after shard.
+
+    `vae` names a checkpoint folder or a shipped model; its config names the text encoder.
+    Raises CheckpointError (a ValueError) if there is no sound checkpoint.
+    """
+
+    def __init__(self, vae: str, device: str | None = None) -> None:
+        self.vae = load_vae(vae, device)
+        self.text_encoder = load_text_encoder(read_config(vae).text_encoder)
+        self.vae_sha256 = vae_sha256(self.vae)
+
+    def encode_part(self, part: Path, output: Path) -> EncodedPart:
+        """Encodes the clips of one curated shard into the shard `output`, replacing it in one step."""
+        rows, seconds = [], 0.0
+        for batch in pq.ParquetFile(part).iter_batches(batch_size=1):
+            for row in batch.to_pylist():
+                rows.append(encoded.encode_row(row, self.vae, self.text_encoder, self.vae_sha256))
+                seconds += row["num_frames"] / row["fps"]
+        shards.write_atomically(pa.Table.from_pylist(rows, schema=encoded.SCHEMA), output)
+        return EncodedPart(len(rows), seconds)
+
+
+def vae_sha256(vae: CausalVideoVAE) -> str:
+    """SHA-256 of the encoder half's weights: latents depend on nothing else of a VAE."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def plan(curated: Path, output: Path, sha256: str) -> list[tuple[Path, Path]]:
+    """(curated shard, encoded shard) for every shard whose clips this VAE has not encoded yet.
+
+    Raises FileNotFoundError if `curated` holds no shard.
+    """
+    parts = shards.part_files(curated)
+    if not parts:
+        raise FileNotFoundError(f"no curated shards under {curated}: run the curate job first")
+    pairs = [(part, output / part.relative_to(curated)) for part in parts]
+    return [(part, target) for part, target in pairs if not _is_encoded(part, target, sha256)]
+
+
+def _is_encoded(part: Path, target: Path, sha256: str) -> bool:
+    if not target.exists():
+        return False
+    found = pq.ParquetFile(target).read(["clip_id", "vae_sha256"])
+    wanted = pq.ParquetFile(part).read(["clip_id"])
+    return set(found["vae_sha256"].to_pylist()) == {sha256} and found["clip_id"].equals(wanted["clip_id"])
+
+
+def write_statistics(output: Path) -> dict[str, list[float]]:
+    """Mean and standard deviation of every latent channel over the train split, to `statistics.json`.
+
+    Raises ValueError if the train split is empty or was encoded by more than one VAE.
+    """
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    vaes: set[str] = set()
+    for row in shards.read_rows(output, ["latents", "latent_shape", "vae_sha256"], splits=["train"]):
+        latents = (
+            np.frombuffer(row["latents"], np.float16).reshape(-1, *row["latent_shape"]).astype(np.float64)
+        )
+        count += latents.size // latents.shape[1]
+        total = total + latents.sum((0, 2, 3))
+        squares = squares + np.square(latents).sum((0, 2, 3))
+        vaes.add(row["vae_sha256"])
+    if len(vaes) != 1:
+        raise ValueError(
+            f"the train split under {output} was encoded by {len(vaes)} VAEs, it needs exactly one: "
+            "curate some training clips, or encode into an empty folder"
+        )
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
+    statistics = {"mean": mean.tolist(), "std": std.tolist()}
+    partial = output / f"{STATISTICS_FILE}.partial"
+    partial.write_text(json.dumps({**statistics, "vae_sha256": vaes.pop()}, indent=2) + "\n")
+    partial.replace(output / STATISTICS_FILE)
+    return statistics

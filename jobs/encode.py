@@ -1,0 +1,112 @@
+"""Encodes curated shards into latents and text states on Ray Data.
+
+    python -m jobs.encode curated/ encoded/ --vae runs/vae/checkpoint
+
+Run it again when there are new shards: what this VAE has encoded already is left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import ray
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gamegen.curation import encode
+from gamegen.models.checkpoint import load_vae, resolve
+from jobs.cluster import connect, progress_bar
+
+
+class _EncodeParts:
+    """One worker: keeps its models between shards."""
+
+    def __init__(self, vae: str) -> None:
+        self._encoder = encode.Encoder(vae)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        parts = [
+            self._encoder.encode_part(Path(row["part"]), Path(row["target"])) for row in batch.to_pylist()
+        ]
+        return pa.Table.from_pylist([vars(part) for part in parts])
+
+
+def run(curated: Path, output: Path, vae: str, workers: int | None = None) -> Table:
+    """Encodes what is new under `curated` into `output`; needs a running Ray. Returns the summary to print.
+
+    Raises FileNotFoundError without curated shards and CheckpointError without a sound checkpoint.
+    """
+    curated, output = curated.resolve(), output.resolve()
+    checkpoint = str(resolve(vae).resolve())
+    started = time.monotonic()
+    steps = encode.plan(curated, output, encode.vae_sha256(load_vae(checkpoint, "cpu")))
+    rows = [{"part": str(part), "target": str(target)} for part, target in steps]
+    num_clips, seconds = 0, 0.0
+    if rows:
+        results = ray.data.from_items(rows).map_batches(
+            _EncodeParts,
+            fn_constructor_args=(checkpoint,),
+            batch_size=1,
+            batch_format="pyarrow",
+            **_resources(len(rows), workers),
+        )
+        with progress_bar() as bar:
+            task = bar.add_task("encoding shards", total=len(rows))
+            for row in results.iter_rows():
+                num_clips += row["num_clips"]
+                seconds += row["seconds"]
+                bar.advance(task)
+    statistics = encode.write_statistics(output)
+    table = Table("", "", title=f"Encoded into {output}")
+    table.add_row("new clips", str(num_clips))
+    table.add_row("new minutes of video", f"{seconds / 60:.1f}")
+    table.add_row(
+        "latent std, smallest and largest channel", "{:.3f}, {:.3f}".format(*_range(statistics["std"]))
+    )
+    table.add_row("wall time", f"{time.monotonic() - started:.1f} s")
+    return table
+
+
+def _resources(num_parts: int, workers: int | None) -> dict[str, Any]:
+    """A worker for each GPU; without any, one for each core but one, which Ray Data's own tasks need."""
+    available = ray.available_resources()
+    num_gpus = int(available.get("GPU", 0))
+    free = num_gpus or max(1, int(available.get("CPU", 1)) - 1)
+    concurrency = min(num_parts, workers or free)
+    return (
+        {"concurrency": concurrency, "num_gpus": 1}
+        if num_gpus
+        else {"concurrency": concurrency, "num_cpus": 1}
+    )
+
+
+def _range(values: list[float]) -> tuple[float, float]:
+    return min(values), max(values)
+
+
+def main(
+    curated: Annotated[Path, typer.Argument(metavar="CURATED_DIR", help="Folder written by the curate job.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT_DIR", help="Folder for the encoded shards.")],
+    vae: Annotated[str, typer.Option(help="Checkpoint folder or shipped model to encode with.")],
+    workers: Annotated[
+        int | None, typer.Option(help="Workers at once; all GPUs or free cores if unset.")
+    ] = None,
+) -> None:
+    """Store latents and text states of curated clips.
+
+    Example: python -m jobs.encode curated/ encoded/ --vae runs/vae/checkpoint
+    """
+    try:
+        connect()
+        Console().print(run(curated, output, vae, workers))
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)
