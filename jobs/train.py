@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 
 from gamegen.training.loop import Run
 from gamegen.training.stages import load_stage, run_stage, stage_file
+from jobs.cluster import connect
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,7 +52,9 @@ def run(
             "init": str(Path(init).resolve()) if init and Path(init).exists() else init,
             "minutes": minutes,
         },
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpu, resources_per_worker=worker_resources(workers, gpu)
+        ),
         run_config=RunConfig(
             name=output.name,
             storage_path=str(output.resolve().parent / "ray"),
@@ -62,6 +65,12 @@ def run(
     )
     trainer.fit()
     return output
+
+
+def worker_resources(workers: int, gpu: bool) -> dict[str, float]:
+    """One CPU a worker, or less on a small machine: Ray Data hangs when workers hold every CPU."""
+    spare = max(ray.cluster_resources().get("CPU", 1) - 1, 0.5)
+    return {"CPU": min(1.0, spare / workers)} | ({"GPU": 1.0} if gpu else {})
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -108,6 +117,7 @@ def main(
 
     Example: gamegen train foundation --data encoded --init runs/vae --output runs/foundation --workers 2
     """
+    connect()
     try:
         run(stage, data, output, init, minutes, workers, gpu)
     except (ValueError, FileNotFoundError) as error:

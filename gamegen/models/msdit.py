@@ -134,6 +134,17 @@ def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
 
 
+def velocity_of_output(output_BTCHW: Tensor, x_BTCHW: Tensor, level_BT: Tensor) -> Tensor:
+    """Velocity from a network output of unit variance, `(t * x_0 - (1 - t) * noise) / sqrt(t^2 + (1 - t)^2)`.
+
+    The preconditioning of EDM (Karras et al. 2022, table 1) in rectified-flow terms. At high noise the network
+    then draws the picture itself and need not carry the noise through all its layers, which a small one fails to.
+    """
+    t = level_BT[:, :, None, None, None]
+    power = t**2 + (1 - t) ** 2
+    return ((2 * t - 1) * x_BTCHW - power.sqrt() * output_BTCHW) / power
+
+
 class ConvMLP(nn.Module):
     """MLP with a depthwise 3x3 between its layers: how motion passes between neighbouring tokens."""
 
@@ -284,7 +295,8 @@ class MSDiT(nn.Module):
                 x = x + control.after_layer(i // 2, x, rings)
         scale, shift = self.final_modulation(condition).unsqueeze(2).chunk(2, -1)
         x = self.patch_out(modulate(x, scale, shift))
-        return rearrange(x, "b t (y x) (c p q) -> b t c (y p) (x q)", y=rows, p=PATCH, q=PATCH)
+        output = rearrange(x, "b t (y x) (c p q) -> b t c (y p) (x q)", y=rows, p=PATCH, q=PATCH)
+        return velocity_of_output(output, x_BTCHW, level_BT)
 
 
 class Control:
