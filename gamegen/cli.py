@@ -172,7 +172,9 @@ def parse_size(text: str) -> tuple[int, int]:
 def _parse_instruction(text: str, num_frames: int) -> tuple[int, str]:
     frame, colon, words = text.partition(":")
     if not (colon and frame.strip().isdigit() and words.strip()):
-        raise ValueError(f'cannot read the instruction {text!r}: write FRAME:TEXT, for example "24:make it rain"')
+        raise ValueError(
+            f'cannot read the instruction {text!r}: write FRAME:TEXT, for example "24:make it rain"'
+        )
     if int(frame) >= num_frames:
         raise ValueError(f"the instruction at frame {frame} comes after the last of {num_frames} frames")
     return int(frame), words.strip()

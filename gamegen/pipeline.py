@@ -97,6 +97,10 @@ def check_size(width: int, height: int) -> None:
     for name, value in (("width", width), ("height", height)):
         if value < 32 or value % SIZE_MULTIPLE:
             nearest = max(32, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE)
-            raise ValueError(f"{name} = {value}: must be a multiple of {SIZE_MULTIPLE}, for example {nearest}")
+            raise ValueError(
+                f"{name} = {value}: must be a multiple of {SIZE_MULTIPLE}, for example {nearest}"
+            )
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{width}x{height} has {width * height} pixels; the limit is {MAX_PIXELS} (1280x720)")
+        raise ValueError(
+            f"{width}x{height} has {width * height} pixels; the limit is {MAX_PIXELS} (1280x720)"
+        )

@@ -14,6 +14,7 @@ A KV cache is only a cache: `restore` rebuilds it from the latents in a snapshot
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ class WorldEngine:
     def __init__(
         self,
         model: Model,
-        config: EngineConfig = EngineConfig(),  # noqa: B008  (frozen)
+        config: EngineConfig = EngineConfig(),
         size: tuple[int, int] | None = None,
     ) -> None:
         if model.foundation is None or model.instructnet is None:
@@ -117,7 +118,11 @@ class WorldEngine:
         self.sampling = model.config.sampling
         self.size = size or (model.config.width, model.config.height)
         width, height = self.size
-        self.latent_shape = (model.config.vae.latent_channels, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
+        self.latent_shape = (
+            model.config.vae.latent_channels,
+            height // SPATIAL_FACTOR,
+            width // SPATIAL_FACTOR,
+        )
         self.max_sessions = config.max_sessions
         self._free = list(range(config.max_sessions))
         self._sessions: dict[str, _Session] = {}
@@ -213,7 +218,7 @@ class WorldEngine:
         steps = self.sampling.first_steps if first else self.sampling.num_steps
         x = self._noise(sessions, "start")
         levels = schedule(steps, self.sampling.shift)
-        for i, (level, following) in enumerate(zip(levels, levels[1:], strict=False)):
+        for i, (level, following) in enumerate(itertools.pairwise(levels)):
             level_BT = torch.full((len(sessions), 1), level, device=self.model.device)
             velocity = self._velocity(inputs, x, level_BT)
             if self.sampling.solver == "euler":
@@ -227,7 +232,9 @@ class WorldEngine:
         for session, latent, operation, word in zip(sessions, latents.cpu(), operations, words, strict=True):
             session.remember(latent, operation, word, self.history, self.anchors)
 
-    def _inputs(self, sessions: list[_Session], operations: list[np.ndarray], words: list[int]) -> _StepInputs:
+    def _inputs(
+        self, sessions: list[_Session], operations: list[np.ndarray], words: list[int]
+    ) -> _StepInputs:
         device, width = self.model.device, self.foundation.config.text_width
         said = [None if w < 0 else s.instructions[w] for s, w in zip(sessions, words, strict=True)]
         instruction = Text.stack([None if t is None else (t.tokens, t.pooled) for t in said], width)
@@ -244,7 +251,9 @@ class WorldEngine:
         zero = torch.zeros(self.latent_shape)
         previous = torch.stack([s.latents[-1] if s.latents else zero for s in sessions]).to(device)[:, None]
         previous_level = torch.where(has_previous, level, -1.0)
-        noisy = add_noise(previous, self._noise(sessions, "previous"), torch.full((B, 1), level, device=device))
+        noisy = add_noise(
+            previous, self._noise(sessions, "previous"), torch.full((B, 1), level, device=device)
+        )
         self._caches.select(torch.tensor([s.slot for s in sessions], device=device))
         return _StepInputs(prompt, controls, noisy, previous_level)
 
@@ -284,8 +293,12 @@ class WorldEngine:
         """The session at its last chunk boundary."""
         s = self._session(session_id)
         n = len(s.latents)
-        latents = torch.stack(s.latents).half().numpy() if n else np.zeros((0, *self.latent_shape), np.float16)
-        operations = np.stack(s.operations) if n else np.zeros((0, FRAMES_PER_CHUNK, OPERATION_SIZE), np.float32)
+        latents = (
+            torch.stack(s.latents).half().numpy() if n else np.zeros((0, *self.latent_shape), np.float16)
+        )
+        operations = (
+            np.stack(s.operations) if n else np.zeros((0, FRAMES_PER_CHUNK, OPERATION_SIZE), np.float32)
+        )
         return WorldSnapshot(
             s.seed,
             s.version,

@@ -1,6 +1,6 @@
 """Trains one stage on Ray Train: Ray Data streams the shards in, any number of workers share the steps.
 
-    python -m jobs.train foundation --data encoded/ --init runs/vae --output runs/foundation --workers 2
+python -m jobs.train foundation --data encoded/ --init runs/vae --output runs/foundation --workers 2
 """
 
 from __future__ import annotations

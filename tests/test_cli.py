@@ -12,7 +12,11 @@ from gamegen.models.checkpoint import ModelConfig, save_random
 
 def gamegen(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gamegen.cli", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "gamegen.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

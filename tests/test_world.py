@@ -12,7 +12,14 @@ from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import MSDiTConfig, Text
 from gamegen.models.text import TextStates
-from gamegen.world import EngineConfig, UnknownSessionError, WorldEngine, WorldSnapshot, check_image, encode_image
+from gamegen.world import (
+    EngineConfig,
+    UnknownSessionError,
+    WorldEngine,
+    WorldSnapshot,
+    check_image,
+    encode_image,
+)
 
 
 def random_model(anchors: int = 0) -> Model:

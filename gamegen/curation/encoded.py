@@ -114,13 +114,17 @@ def aligned_operations(clip: Clip, num_chunks: int) -> np.ndarray:
     return shown[: num_chunks * FRAMES_PER_CHUNK].reshape(num_chunks, FRAMES_PER_CHUNK, -1).astype(np.float16)
 
 
-def encode_row(row: dict[str, Any], vae: CausalVideoVAE, text_encoder: TextEncoder, vae_sha256: str) -> dict[str, Any]:
+def encode_row(
+    row: dict[str, Any], vae: CausalVideoVAE, text_encoder: TextEncoder, vae_sha256: str
+) -> dict[str, Any]:
     """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`."""
     clip = Clip.from_row({name: row[name] for name in Clip.__dataclass_fields__})
     latents = encode_frames(decode_clip(row["video"]), vae)
     n = len(latents)
     last_frames = [j * FRAMES_PER_CHUNK + FRAMES_PER_CHUNK - 1 for j in range(n)]
-    truth = {name: [getattr(clip, name)[f] for f in last_frames] for name in (*_TRUTH, "heading_deg", "position")}
+    truth = {
+        name: [getattr(clip, name)[f] for f in last_frames] for name in (*_TRUTH, "heading_deg", "position")
+    }
     pack = lambda text: _packed(text, text_encoder)  # noqa: E731
     return {
         **{name: row[name] for name in ("clip_id", "split", "bucket", "game", "world_seed")},

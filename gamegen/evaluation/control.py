@@ -18,7 +18,16 @@ from gamegen.models.checkpoint import LatentDecoder, Model
 from gamegen.models.text import TextEncoder
 from gamegen.world import EngineConfig, WorldEngine, compose_prompt
 
-PLACES = ("grassland", "desert", "snowy plain", "savanna", "forest", "tundra", "ice sheet", "sandstone desert")
+PLACES = (
+    "grassland",
+    "desert",
+    "snowy plain",
+    "savanna",
+    "forest",
+    "tundra",
+    "ice sheet",
+    "sandstone desert",
+)
 KEYS = {"left": {"left"}, "right": {"right"}, "forward": {"w"}, "still": set()}
 
 
@@ -58,7 +67,9 @@ class ControlEvaluator:
         """All checks; `real_detail` is `motion.detail` of real clips, for the long rollout's ratio."""
         report = Report()
         self.keys(report)
-        self.contrast(report, "night darker than noon", "night", "noon", lambda a, b: b - a, motion.brightness)
+        self.contrast(
+            report, "night darker than noon", "night", "noon", lambda a, b: b - a, motion.brightness
+        )
         self.contrast(report, "desert warmer than snow", "desert", "snow", lambda a, b: a - b, motion.warmth)
         self.instruction(report)
         if long_play:

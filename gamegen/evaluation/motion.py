@@ -5,6 +5,8 @@ Frames are uint8 `(T, H, W, 3)` RGB throughout.
 
 from __future__ import annotations
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -13,7 +15,7 @@ def optical_flow(frames: np.ndarray) -> np.ndarray:
     """Dense flow between neighbouring frames, float32 `(T - 1, H, W, 2)` in pixels (Kroeger et al. 2016, DIS)."""
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    return np.stack([dis.calc(a, b, None) for a, b in zip(grey, grey[1:], strict=False)])
+    return np.stack([dis.calc(a, b, None) for a, b in itertools.pairwise(grey)])
 
 
 def horizontal_flow_px(flow: np.ndarray) -> float:

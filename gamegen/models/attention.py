@@ -79,9 +79,7 @@ class CrossAttention(nn.Module):
         text = torch.cat([self.null_token.expand(len(text_BLD), -1, -1).to(text_BLD.dtype), text_BLD], 1)
         mask = F.pad(text_mask_BL, (1, 0), value=True)[:, None, None, :]
         q = self.query_norm(rearrange(self.query(x_BPD), "b p (k e) -> b k p e", k=self.num_heads))
-        k, v = rearrange(
-            self.key_value(text), "b l (two k e) -> two b k l e", two=2, k=self.num_heads
-        )
+        k, v = rearrange(self.key_value(text), "b l (two k e) -> two b k l e", two=2, k=self.num_heads)
         x = F.scaled_dot_product_attention(q, self.key_norm(k), v, attn_mask=mask)
         return self.out(rearrange(x, "b k p e -> b p (k e)"))
 
@@ -100,12 +98,9 @@ class TemporalAttention(SelfAttention):
 
     def forward(self, x_BTSD: Tensor, cache: RingCache | None = None) -> Tensor:
         """Whole sequences without `cache`; with it, one new latent frame (T = 1) against the cached ones."""
-        B, T, S, _ = x_BTSD.shape
+        B, _T, _S, _ = x_BTSD.shape
         q, k, v = self.project(rearrange(x_BTSD, "b t s d -> (b s) t d"))
-        if cache is None:
-            x = self._whole(q, k, v)
-        else:
-            x = self._step(q, k, v, cache, B)
+        x = self._whole(q, k, v) if cache is None else self._step(q, k, v, cache, B)
         return rearrange(x, "(b s) t d -> b t s d", b=B)
 
     def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -134,9 +129,7 @@ class TemporalAttention(SelfAttention):
         E = q.shape[-1]
         keys, values, place_BP, valid_BP = cache.read(k, v)
         position_BP = torch.cat([place_BP, cache.length_B[:, None].clamp_max(cache.slots)], 1)
-        angles = rearrange(
-            rotary_angles(position_BP.flatten(), E), "(b p) e -> b 1 1 p e", b=B
-        )
+        angles = rearrange(rotary_angles(position_BP.flatten(), E), "(b p) e -> b 1 1 p e", b=B)
         q, keys, values = (rearrange(z, "(b s) k p e -> b s k p e", b=B) for z in (q, keys, values))
         mask = F.pad(valid_BP, (0, 1), value=True)[:, None, None, None, :]
         x = F.scaled_dot_product_attention(
@@ -152,7 +145,9 @@ class RingCache:
     frames of each. Reading leaves the cache as it is; `commit` writes the frame last read.
     """
 
-    def __init__(self, attention: TemporalAttention, num_sessions: int, num_tokens: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, attention: TemporalAttention, num_sessions: int, num_tokens: int, dtype: torch.dtype
+    ) -> None:
         weight = attention.qkv.weight
         self.window, self.anchors = attention.window - 1, attention.anchors
         self.slots = self.window + self.anchors

@@ -255,8 +255,6 @@ def load_decoder(name_or_path: str | Path, device: torch.device | str | None = N
     return LatentDecoder(load_checkpoint(name_or_path, device).model)
 
 
-
-
 def _channels(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values)[:, None, None]
 

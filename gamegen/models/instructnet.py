@@ -22,8 +22,8 @@ from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.models.attention import CrossAttention, TemporalAttention
 from gamegen.models.msdit import (
     PATCH,
-    ConvMLP,
     Control,
+    ConvMLP,
     MSDiTConfig,
     SpatialSelfAttention,
     Text,
@@ -117,7 +117,9 @@ class InstructNet(nn.Module):
             nn.SiLU(),
             nn.Linear(operation_width, operation_width),
         )
-        self.text_in = nn.Sequential(nn.LayerNorm(foundation.text_width), nn.Linear(foundation.text_width, width))
+        self.text_in = nn.Sequential(
+            nn.LayerNorm(foundation.text_width), nn.Linear(foundation.text_width, width)
+        )
         self.video_in = nn.Linear(PATCH**2 * foundation.latent_channels, width)
         self.blocks = nn.ModuleList(
             [InstructBlock(foundation, config, bool(i % 2)) for i in range(foundation.num_layers)]

@@ -155,7 +155,7 @@ class ConvMLP(nn.Module):
         self.down = nn.Linear(ratio * width, width)
 
     def forward(self, x_BTSD: Tensor, rows: int) -> Tensor:
-        B, T, S, _ = x_BTSD.shape
+        B, _T, _S, _ = x_BTSD.shape
         h = self.up(x_BTSD)
         grid = rearrange(h, "b t (y x) d -> (b t) d y x", y=rows)
         h = h + rearrange(self.depthwise(grid), "(b t) d y x -> b t (y x) d", b=B)
@@ -221,7 +221,9 @@ class MSDiT(nn.Module):
         self.place_in = nn.Linear(32, width)
         self.level_in = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         self.format_in = nn.Sequential(nn.Linear(96, width), nn.SiLU(), nn.Linear(width, width))
-        self.pooled_in = nn.Sequential(nn.Linear(config.text_width, width), nn.SiLU(), nn.Linear(width, width))
+        self.pooled_in = nn.Sequential(
+            nn.Linear(config.text_width, width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.text_in = nn.Sequential(nn.LayerNorm(config.text_width), nn.Linear(config.text_width, width))
         self.modulation = nn.ModuleList([nn.Linear(width, 6 * width) for _ in range(2)])
         self.blocks = nn.ModuleList([Block(config, bool(i % 2)) for i in range(2 * config.num_layers)])
@@ -271,7 +273,7 @@ class MSDiT(nn.Module):
         previous_BTCHW: Tensor,
         previous_level_BT: Tensor,
         text: Text,
-        video_format: VideoFormat = VideoFormat(),  # noqa: B008  (frozen)
+        video_format: VideoFormat = VideoFormat(),
         control: Control | None = None,
         caches: Caches | None = None,
     ) -> Tensor:

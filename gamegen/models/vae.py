@@ -207,9 +207,7 @@ class CausalVideoVAE(nn.Module):
         """Video `(B, 4T, 3, H, W)`, about [-1, 1], of latents `(B, T, 16, h, w)`, all at once."""
         return self.decode_chunks(latent_BTCHW, None)[0]
 
-    def decode_chunks(
-        self, latent_BTCHW: Tensor, cache: list[Tensor] | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    def decode_chunks(self, latent_BTCHW: Tensor, cache: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
         """Decodes the next latents of a stream; pass the returned cache to the next call (None at the start)."""
         T = latent_BTCHW.shape[1]
         folded, cache = self.decoder(rearrange(latent_BTCHW, "b t c h w -> (b t) c h w"), T, cache)
@@ -253,16 +251,12 @@ def unfold_frames(folded_NCHW: Tensor, T: int) -> Tensor:
 
 def fold_patches(folded_NCHW: Tensor) -> Tensor:
     """8x8 blocks into channels: `(N, 12, H, W)` to `(N, 768, h, w)`."""
-    return rearrange(
-        folded_NCHW, "n c (h p) (w q) -> n (c p q) h w", p=SPATIAL_FACTOR, q=SPATIAL_FACTOR
-    )
+    return rearrange(folded_NCHW, "n c (h p) (w q) -> n (c p q) h w", p=SPATIAL_FACTOR, q=SPATIAL_FACTOR)
 
 
 def unfold_patches(patches_NCHW: Tensor) -> Tensor:
     """The inverse of `fold_patches`."""
-    return rearrange(
-        patches_NCHW, "n (c p q) h w -> n c (h p) (w q)", p=SPATIAL_FACTOR, q=SPATIAL_FACTOR
-    )
+    return rearrange(patches_NCHW, "n (c p q) h w -> n c (h p) (w q)", p=SPATIAL_FACTOR, q=SPATIAL_FACTOR)
 
 
 def to_pixels(video: Tensor) -> Tensor:

@@ -19,7 +19,10 @@ def train(
     init: Annotated[str | None, typer.Option(help="checkpoint the stage builds on")] = None,
     minutes: Annotated[float | None, typer.Option(help="stop after this long")] = None,
 ) -> None:
-    """Trains one stage on this machine, for example: python -m gamegen.training vae --data data/curated --output runs/vae"""
+    """Trains one stage on this machine.
+
+    Example: python -m gamegen.training vae --data curated --output runs/vae
+    """
     try:
         config = load_stage(stage_file(stage))
         run_stage(config, data, Run(output, minutes, str(data), init or ""), init)

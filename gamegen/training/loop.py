@@ -233,9 +233,7 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Averages gradients over the process group, if there is one."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
-    flat = torch.cat([
-        (p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters
-    ])
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     start = 0

@@ -104,9 +104,7 @@ class FlowObjective(Objective):
         modules: dict[str, nn.Module] = {"instructnet": self.instructnet}
         return modules | ({"foundation": self.foundation} if self.config.train_foundation else {})
 
-    def loss(
-        self, batch: LatentBatch, generator: torch.Generator, progress: float
-    ) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
         if progress >= self.config.own_start and self.config.own_predictions:
@@ -165,7 +163,9 @@ class FlowObjective(Objective):
         level = 0.6 + 0.4 * torch.rand(batch.latents.shape[:2], generator=generator).to(self.model.device)
         noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
         xt = add_noise(batch.latents, noise, level)
-        guess = predict_x0(xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level)
+        guess = predict_x0(
+            xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
+        )
         own = torch.cat([inputs.previous[:, :1], guess[:, :-1]], 1)
         noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
         own = torch.cat([own[:, :1], add_noise(own, noise, inputs.previous_levels.clamp_min(0))[:, 1:]], 1)
@@ -179,11 +179,15 @@ class FlowObjective(Objective):
         batch = batch.to(self.model.device)
         generator = torch.Generator().manual_seed(0)
         level = torch.full(batch.latents.shape[:2], 0.8, device=self.model.device)
-        xt = add_noise(batch.latents, torch.randn(batch.latents.shape, generator=generator).to(level.device), level)
+        xt = add_noise(
+            batch.latents, torch.randn(batch.latents.shape, generator=generator).to(level.device), level
+        )
         context = torch.full_like(level, 0.1)
         context[:, 0] = torch.where(batch.starts, -1.0, context[:, 0])
         inputs = FlowInputs(batch.previous, context, batch.first_prompt, batch.controls)
-        guess = predict_x0(xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level)
+        guess = predict_x0(
+            xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
+        )
         rows = []
         for i in range(min(4, len(guess))):
             for latents in (batch.latents[i], guess[i]):
@@ -215,7 +219,9 @@ def choose(condition_B: Tensor, yes: Text, no: Text) -> Text:
 def _padded(text: Text, length: int) -> Text:
     missing = length - text.tokens.shape[1]
     return Text(
-        nn.functional.pad(text.tokens, (0, 0, 0, missing)), nn.functional.pad(text.mask, (0, missing)), text.pooled
+        nn.functional.pad(text.tokens, (0, 0, 0, missing)),
+        nn.functional.pad(text.mask, (0, missing)),
+        text.pooled,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend must be chosen first)
+import matplotlib.pyplot as plt
 
 
 def save_sheet(sheet: np.ndarray, path: Path) -> None:

@@ -86,7 +86,11 @@ def _pixels(config: StageConfig, rows: Iterator[Row], rank: int) -> Any:
 
 def _latents(config: StageConfig, rows: Iterator[Row], model: Model, rank: int) -> Any:
     buffer = ClipBuffer(rows, EncodedClip.from_row, config.buffer_clips, config.seed)
-    cpu = Model(ModelConfig(model.config.vae, latent_mean=model.config.latent_mean, latent_std=model.config.latent_std))
+    cpu = Model(
+        ModelConfig(
+            model.config.vae, latent_mean=model.config.latent_mean, latent_std=model.config.latent_std
+        )
+    )
     return lambda step: latent_batch(
         buffer, step, config.batch_size, config.window, config.flow, cpu.normalise, rank
     )
@@ -97,6 +101,4 @@ def _with_statistics(config: ModelConfig, data: Path) -> ModelConfig:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: run the encode job first")
     statistics = json.loads(file.read_text())
-    return replace(
-        config, latent_mean=tuple(statistics["mean"]), latent_std=tuple(statistics["std"])
-    )
+    return replace(config, latent_mean=tuple(statistics["mean"]), latent_std=tuple(statistics["std"]))

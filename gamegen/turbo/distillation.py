@@ -38,9 +38,7 @@ class TurboObjective(FlowObjective):
         assert self.instructnet is not None
         return {"instructnet": self.instructnet, "foundation": self.foundation}
 
-    def loss(
-        self, batch: LatentBatch, generator: torch.Generator, progress: float
-    ) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
         index = torch.randint(self.turbo.num_levels, batch.latents.shape[:2], generator=generator)

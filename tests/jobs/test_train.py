@@ -7,7 +7,7 @@ import pytest
 from gamegen.config import to_dict
 from gamegen.controls import Control
 from gamegen.curation.curate import CurationConfig
-from gamegen.models.checkpoint import ModelConfig, load_checkpoint
+from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.instructnet import InstructNetConfig
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.vae import VAEConfig

@@ -12,7 +12,9 @@ def encoder():
 
 
 def test_meaning_is_near_and_far(encoder):
-    night, dark, noon = (s.pooled for s in encoder.encode(["a forest at night", "a dark forest", "a beach at noon"]))
+    night, dark, noon = (
+        s.pooled for s in encoder.encode(["a forest at night", "a dark forest", "a beach at noon"])
+    )
     similarity = torch.nn.functional.cosine_similarity
     assert similarity(night, dark, dim=0) > similarity(night, noon, dim=0)
     assert encoder.encode(["a forest at night"])[0].tokens.shape[1] == encoder.width

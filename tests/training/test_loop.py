@@ -75,9 +75,7 @@ def test_resumed_run_equals_uninterrupted_run(name, tmp_path):
     first.save()
     trainer(config, tmp_path / "parts").train()
     whole, parts = load_checkpoint(tmp_path / "whole", "cpu"), load_checkpoint(tmp_path / "parts", "cpu")
-    for (key, a), b in zip(
-        whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True
-    ):
+    for (key, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
     assert whole.card["steps"] == parts.card["steps"] == 6
     assert (tmp_path / "parts" / "curves.png").is_file()
