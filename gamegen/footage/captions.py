@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -71,10 +72,22 @@ AIR_WORDS = {
 }
 
 TIME_ORDERS = {
-    "day": ("make it day", "bring back daylight", "let the sun come up high", "turn it to noon", "make it midday"),
+    "day": (
+        "make it day",
+        "bring back daylight",
+        "let the sun come up high",
+        "turn it to noon",
+        "make it midday",
+    ),
     "dusk": ("make it dusk", "let the sun set", "change to sunset", "turn it to evening"),
     "dawn": ("make it dawn", "let the sun rise", "change to sunrise", "turn it to early morning"),
-    "night": ("make it night", "let night fall", "turn it to midnight", "make it dark", "switch to night time"),
+    "night": (
+        "make it night",
+        "let night fall",
+        "turn it to midnight",
+        "make it dark",
+        "switch to night time",
+    ),
 }
 WEATHER_ORDERS = {
     "clear": ("clear the sky", "make the weather clear", "bring clear weather", "let the sky clear up"),
@@ -124,7 +137,12 @@ def _sentence(text: str) -> str:
 
 
 def _place(facts: Facts, rng: Random) -> str:
-    return rng.choice(PLACE_WORDS.get(facts.biome, (facts.biome,)))
+    return rng.choice(_words(PLACE_WORDS, facts.biome))
+
+
+def _words(table: Mapping[str, tuple[str, ...]], value: str) -> tuple[str, ...]:
+    """Footage of other games has values of its own: they stand for themselves."""
+    return table.get(value, (value,))
 
 
 def compose_prompts(facts: Facts, rng: Random, count: int = NUM_PROMPTS) -> list[str]:
@@ -132,8 +150,8 @@ def compose_prompts(facts: Facts, rng: Random, count: int = NUM_PROMPTS) -> list
     prompts: list[str] = []
     while len(prompts) < count:
         view = rng.choice(VIEW_WORDS[facts.view])
-        place, time = _place(facts, rng), rng.choice(TIME_WORDS[facts.time_of_day])
-        weather = rng.choice(WEATHER_WORDS[facts.weather])
+        place, time = _place(facts, rng), rng.choice(_words(TIME_WORDS, facts.time_of_day))
+        weather = rng.choice(_words(WEATHER_WORDS, facts.weather))
         prompt = rng.choice(
             (
                 f"{view}, {_join(place, time, weather)}",
@@ -155,12 +173,18 @@ def compose_caption(facts: Facts, rng: Random) -> dict[str, str]:
     view = rng.choice(VIEW_WORDS[facts.view][:3])
     air = rng.choice(AIR_WORDS[facts.weather])
     character = (
-        rng.choice(("The player's hand holds its tool at the edge of the view", "Only the player's tool is seen"))
+        rng.choice(
+            ("The player's hand holds its tool at the edge of the view", "Only the player's tool is seen")
+        )
         if facts.view == "first"
-        else rng.choice(("The player's figure walks ahead of the camera", "The camera follows the player's back"))
+        else rng.choice(
+            ("The player's figure walks ahead of the camera", "The camera follows the player's back")
+        )
     )
     texts = (
-        _sentence(_join(rng.choice(("a player explores", "exploring", "a walk through")), _article(place), time)),
+        _sentence(
+            _join(rng.choice(("a player explores", "exploring", "a walk through")), _article(place), time)
+        ),
         _sentence(f"{rng.choice(GAME_WORDS.get(facts.game, (facts.game,)))}, {view}"),
         character + ".",
         _sentence(f"{_article(place)} with {rng.choice(LIGHT_WORDS[facts.time_of_day])}; {air}"),
@@ -202,9 +226,9 @@ def compose_instruction(kind: str, before: Facts, after: Facts, rng: Random) -> 
 def compose_short_prompts(facts: Facts, rng: Random) -> list[str]:
     """Prompts that name the view and one fact only, as people type them: "first-person, night"."""
     view = VIEW_WORDS[facts.view][0]
-    words = [_place(facts, rng), rng.choice((*TIME_WORDS[facts.time_of_day], facts.time_of_day))]
+    words = [_place(facts, rng), rng.choice((*_words(TIME_WORDS, facts.time_of_day), facts.time_of_day))]
     if facts.weather != "clear":
-        words.append(rng.choice((*WEATHER_WORDS[facts.weather], facts.weather)))
+        words.append(rng.choice((*_words(WEATHER_WORDS, facts.weather), facts.weather)))
     if facts.biome in SNOWY_BIOMES:
         words.append(rng.choice(("snow", "a snowy world")))
     noon = [rng.choice(("noon", "midday"))] if facts.time_of_day == "day" else []
