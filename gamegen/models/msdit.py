@@ -227,9 +227,13 @@ class MSDiT(nn.Module):
         self.text_in = nn.Sequential(nn.LayerNorm(config.text_width), nn.Linear(config.text_width, width))
         self.modulation = nn.ModuleList([nn.Linear(width, 6 * width) for _ in range(2)])
         self.blocks = nn.ModuleList([Block(config, bool(i % 2)) for i in range(2 * config.num_layers)])
+        self.previous_level_in = nn.Linear(128, width)
         self.final_modulation = nn.Linear(width, 2 * width)
+        # How much of the noisy latent and of the one before it goes straight to the output, channel by channel:
+        # the linear part of denoising, which the layers then need not learn.
+        self.skip = nn.Linear(width, 2 * z)
         self.patch_out = nn.Linear(width, PATCH**2 * z)
-        for layer in (*self.modulation, self.final_modulation, self.patch_out):
+        for layer in (*self.modulation, self.previous_level_in, self.final_modulation, self.skip, self.patch_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -257,14 +261,17 @@ class MSDiT(nn.Module):
         angle = torch.stack([y.flatten(), x.flatten()], 1)[..., None] * frequency
         return torch.cat([angle.sin(), angle.cos()], -1).flatten(1).to(like.dtype)
 
-    def condition(self, level_BT: Tensor, text: Text, video_format: VideoFormat) -> Tensor:
-        """The AdaLN condition `(B, T, D)` of noise level, clip format and pooled text."""
+    def condition(
+        self, level_BT: Tensor, previous_level_BT: Tensor, text: Text, video_format: VideoFormat
+    ) -> Tensor:
+        """The AdaLN condition `(B, T, D)` of both noise levels, clip format and pooled text."""
         facts = torch.tensor(
             [video_format.fps / 60, video_format.num_frames / 128, video_format.aspect_ratio / 4],
             device=level_BT.device,
         )
         clip = self.format_in(sinusoid(facts, 32, 100.0).flatten())
-        return self.level_in(sinusoid(level_BT, 128)) + (clip + self.pooled_in(text.pooled))[:, None]
+        levels = self.level_in(sinusoid(level_BT, 128)) + self.previous_level_in(sinusoid(previous_level_BT, 128))
+        return levels + (clip + self.pooled_in(text.pooled))[:, None]
 
     def forward(
         self,
@@ -284,7 +291,7 @@ class MSDiT(nn.Module):
         """
         rows = x_BTCHW.shape[-2] // PATCH
         x = self.embed(x_BTCHW, previous_BTCHW, previous_level_BT)
-        condition = F.silu(self.condition(level_BT, text, video_format))
+        condition = F.silu(self.condition(level_BT, previous_level_BT, text, video_format))
         spatial, temporal = (rearrange(m(condition), "b t (m d) -> b t m d", m=6) for m in self.modulation)
         text_BLD = self.text_in(text.tokens)
         rings = iter(caches.rings) if caches else None
@@ -298,6 +305,9 @@ class MSDiT(nn.Module):
         scale, shift = self.final_modulation(condition).unsqueeze(2).chunk(2, -1)
         x = self.patch_out(modulate(x, scale, shift))
         output = rearrange(x, "b t (y x) (c p q) -> b t c (y p) (x q)", y=rows, p=PATCH, q=PATCH)
+        of_noisy, of_previous = self.skip(condition)[..., None, None].chunk(2, 2)
+        visible = (previous_level_BT >= 0)[:, :, None, None, None]
+        output = output + of_noisy * x_BTCHW + of_previous * previous_BTCHW * visible
         return velocity_of_output(output, x_BTCHW, level_BT)
 
 

@@ -66,6 +66,7 @@ def run_stage(
         )
         model_config = replace(model_config, sampling=sampling)
     model = Model(model_config)
+    # Parts this stage creates have no weights yet.
     model.load_state_dict(weights, strict=False)
     model.to(default_device())
     objective = build_objective(model, config)
