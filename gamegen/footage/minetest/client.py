@@ -215,11 +215,24 @@ class Client:
         virtual_clock: bool = True,
     ) -> None:
         """Sets the held keys, moves the mouse (pixels) and lets the game draw the next frame `step_us` later."""
-        assert self._connection is not None
         down = {KEYSYMS[key] for key in keys} | ({LEFT_BUTTON} if attack else set())
         events = [(key, 0) for key in self._down - down] + [(key, 1) for key in down - self._down]
         self._down = down
         flags = CAPTURE * capture | VIRTUAL_CLOCK * virtual_clock
+        self._send(flags, step_us, mouse, fog_end_nodes, events)
+
+    def skip_frame(
+        self, step_us: int, fog_end_nodes: int, press: str | None = None, release: str | None = None
+    ) -> None:
+        """Draws a frame nobody sees, with the held keys as they are but for one that goes down or up."""
+        events = [(KEYSYMS[key], down) for key, down in ((press, 1), (release, 0)) if key]
+        self._send(VIRTUAL_CLOCK, step_us, (0, 0), fog_end_nodes, events)
+        self.receive()
+
+    def _send(
+        self, flags: int, step_us: int, mouse: tuple[int, int], fog_end_nodes: int, events: list[tuple[int, int]]
+    ) -> None:
+        assert self._connection is not None
         message = struct.pack("6i", flags, step_us, *mouse, fog_end_nodes, len(events))
         self._connection.sendall(message + b"".join(struct.pack("2i", *event) for event in events))
 

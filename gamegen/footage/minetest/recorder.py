@@ -32,11 +32,16 @@ SWING_FRAMES = 8
 MIN_DAYLIGHT = 6
 MAX_FALL_NODES_S = 14.0
 HIDDEN_STEP_US = 1000
+SKY_STEP_US = 20
+SKY_DELAY_FRAMES = 2
 
 
 @dataclass(frozen=True)
 class MinetestConfig:
-    """`start_tilt_deg` looks down; `fog_nodes` is the sight in fog; times are seconds of waiting."""
+    """`start_tilt_deg` looks down; `fog_nodes` is the sight in fog; times are seconds of waiting.
+
+    The game's sky fades to a new colour by 2 % a drawn frame: `sky_frames` hidden frames make it change at once.
+    """
 
     client: ClientConfig = field(default_factory=ClientConfig)
     start_tilt_deg: float = 7.2
@@ -44,6 +49,7 @@ class MinetestConfig:
     dust_nodes: int = 30
     scene_timeout_s: float = 60.0
     settle_s: float = 1.2
+    sky_frames: int = 90
     heading_tolerance_deg: float = 1.0
 
 
@@ -70,6 +76,7 @@ class MinetestRecorder:
         self._view = "first"
         self._weather = "clear"
         self._heading_deg = self._tilt_deg = 0.0
+        self._sky_countdown: int | None = None
         self._status: dict = {}
         try:
             self._await_server()
@@ -111,6 +118,7 @@ class MinetestRecorder:
         while time.monotonic() < settled:
             self._idle()
         self._heading_deg, self._tilt_deg = self._status["heading_deg"], self._status["tilt_deg"]
+        self._fade_sky()
         return self.step((), 0.0, 0.0)
 
     def change(
@@ -130,11 +138,12 @@ class MinetestRecorder:
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps({"id": self._command_id, **wanted}))
             partial.replace(path)
+            self._sky_countdown = SKY_DELAY_FRAMES
         if view and view != self._view:
             # The key cycles first -> third from behind -> third from the front.
             for _ in range(1 if view == "third" else 2):
-                self._hidden_step(("f7",))
-                self._hidden_step(())
+                self._client.skip_frame(HIDDEN_STEP_US, self._fog_nodes(), press="f7")
+                self._client.skip_frame(HIDDEN_STEP_US, self._fog_nodes(), release="f7")
             self._view = view
 
     def step(self, keys: Iterable[str], yaw_deg: float, pitch_deg: float) -> Observation:
@@ -154,7 +163,12 @@ class MinetestRecorder:
         )
         frame = self._client.receive()
         assert frame is not None
-        return Observation(frame, self._truth())
+        truth = self._truth()
+        if self._sky_countdown is not None and self._status["id"] == self._command_id:
+            self._sky_countdown -= 1
+            if self._sky_countdown <= 0:
+                self._fade_sky()
+        return Observation(frame, truth)
 
     def _fog_nodes(self) -> int:
         return {"fog": self.config.fog_nodes, "dust": self.config.dust_nodes}.get(self._weather, 0)
@@ -181,10 +195,11 @@ class MinetestRecorder:
             self._status = json.loads(path.read_text())
         return self._status
 
-    def _hidden_step(self, keys: Iterable[str]) -> None:
-        """A frame nobody sees, too short to matter to the world."""
-        self._client.send(keys, capture=True, step_us=HIDDEN_STEP_US, fog_end_nodes=self._fog_nodes())
-        self._client.receive()
+    def _fade_sky(self) -> None:
+        """Draws the sky's fade to its new colours in hidden frames that last no time together."""
+        self._sky_countdown = None
+        for _ in range(self.config.sky_frames):
+            self._client.skip_frame(SKY_STEP_US, self._fog_nodes())
 
     def _idle(self) -> None:
         """Lets the server and the mesh builder work; drawing at full speed would take their processor time."""

@@ -6,7 +6,7 @@ local atmosphere = {}
 local TIMES = {
 	day = {clock = 0.46, light = 1.0},
 	dusk = {clock = 0.775, light = 0.58},
-	dawn = {clock = 0.225, light = 0.62},
+	dawn = {clock = 0.225, light = 0.585},
 	night = {clock = 0.0, light = 0.37},
 }
 
@@ -30,12 +30,12 @@ local GREYS = {
 }
 
 local rain = {
-	texture = "gamegen_rain.png", amount = 420, speed = 14, sway = 0.4, size = 3.0, vertical = true, life = 0.9,
+	texture = "gamegen_rain.png", amount = 800, speed = 14, sway = 0.4, size = 3.8, vertical = true, life = 0.9,
 }
 local PRECIPITATION = {
 	rain = rain,
 	storm = {
-		texture = "gamegen_rain.png", amount = 800, speed = 19, sway = 2.5, size = 3.6, vertical = true, life = 0.7,
+		texture = "gamegen_rain.png", amount = 1100, speed = 19, sway = 2.5, size = 4.2, vertical = true, life = 0.7,
 	},
 	snow = {
 		texture = "gamegen_flake.png", amount = 420, speed = 2.6, sway = 0.8, size = 1.9, vertical = false, life = 3,
