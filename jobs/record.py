@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import ray
@@ -99,6 +101,10 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def run(
     output: Annotated[Path, typer.Option(help="Folder for the clips and their rows.")],
     game: Annotated[str, typer.Option(help="minetest or vizdoom.")] = "minetest",
@@ -111,6 +117,9 @@ def run(
     width, height = parse_size(size)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=True)
+    # A shell starts background jobs deaf to Ctrl-C, and a terminated job should close its games as well.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         try:

@@ -180,7 +180,7 @@ class Client:
     def _start_display(self) -> int:
         read_end, write_end = os.pipe()
         screen = f"{self.config.width}x{self.config.height}x24"
-        command = ["Xvfb", "-displayfd", str(write_end), "-screen", "0", screen, "-nolisten", "tcp"]
+        command = ["Xvfb", "-displayfd", str(write_end), "-screen", "0", screen, "-nolisten", "tcp", "-terminate"]
         self._processes.append(
             subprocess.Popen(command, pass_fds=[write_end], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         )
