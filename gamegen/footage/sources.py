@@ -17,6 +17,10 @@ def biomes_of(game: str) -> tuple[str, ...]:
         from gamegen.footage.minetest.recorder import MinetestRecorder
 
         return MinetestRecorder.biomes
+    if game == "vizdoom":
+        from gamegen.footage.vizdoom.recorder import VizdoomRecorder
+
+        return VizdoomRecorder.biomes
     raise _unknown(game)
 
 
@@ -27,4 +31,8 @@ def open_recorder(game: str, world_seed: int, size: tuple[int, int] = (256, 144)
         from gamegen.footage.minetest.recorder import MinetestConfig, MinetestRecorder
 
         return MinetestRecorder(world_seed, MinetestConfig(ClientConfig(width=size[0], height=size[1])))
+    if game == "vizdoom":
+        from gamegen.footage.vizdoom.recorder import VizdoomConfig, VizdoomRecorder
+
+        return VizdoomRecorder(world_seed, VizdoomConfig(width=size[0], height=size[1]))
     raise _unknown(game)
