@@ -1,6 +1,6 @@
 """Records footage on Ray: one world and one recorder a task, resumable clip by clip.
 
-    python -m jobs.record --game minetest --hours 2.0 --output footage --size 256x144 --seed 1
+python -m jobs.record --game minetest --hours 2.0 --output footage --size 256x144 --seed 1
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from gamegen.footage import sources
 from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_worlds
 from gamegen.footage.recording import clip_is_recorded, record_world
 
-START_GAP_S = 3.0
-"""Recorders start at least this far apart: a game's first seconds load the machine, and its port is drawn by the clock."""
 POLL_S = 1.0
 
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """What is recorded and where to; `width` and `height` in pixels. `recorders` None means one for each free core."""
+    """What is recorded and where to; sizes in pixels. `recorders` None means one for each free core.
+
+    Recorders start `start_gap_s` apart: games that draw their port from the clock would take the same one.
+    """
 
     game: str
     hours: float
@@ -37,6 +38,7 @@ class RecordConfig:
     height: int = 144
     seed: int = 1
     recorders: int | None = None
+    start_gap_s: float = 3.0
     plan: PlanConfig = field(default_factory=PlanConfig)
 
 
@@ -48,8 +50,8 @@ def _record_world_task(game: str, size: tuple[int, int], plans: list[ClipPlan], 
 def record(config: RecordConfig, progress: Progress | None = None) -> int:
     """Records what `config.output` lacks and returns the number of new clips.
 
-    Needs an initialised Ray. A world whose recorder fails is reported and left for the next run; RuntimeError is
-    raised at the end if any did. On KeyboardInterrupt the running recorders are closed; whole clips stay.
+    Needs an initialised Ray. A world whose recorder fails is left for the next run, and RuntimeError is
+    raised at the end. On KeyboardInterrupt the running recorders are closed; whole clips stay.
     """
     worlds = plan_worlds(
         config.game,
@@ -69,9 +71,11 @@ def record(config: RecordConfig, progress: Progress | None = None) -> int:
         while waiting or running:
             if waiting and len(running) < limit:
                 world = waiting.pop(0)
-                reference = task.remote(config.game, (config.width, config.height), world, config.output.resolve())
+                reference = task.remote(
+                    config.game, (config.width, config.height), world, config.output.resolve()
+                )
                 running[reference] = world[0].world_seed
-                time.sleep(START_GAP_S)
+                time.sleep(config.start_gap_s)
             done, _ = ray.wait(list(running), timeout=0 if waiting and len(running) < limit else POLL_S)
             for reference in done:
                 world_seed = running.pop(reference)
@@ -87,7 +91,9 @@ def record(config: RecordConfig, progress: Progress | None = None) -> int:
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=20)
     if failures:
-        raise RuntimeError(f"{len(failures)} worlds failed; run again to record the rest\n" + "\n".join(failures))
+        raise RuntimeError(
+            f"{len(failures)} worlds failed; run again to record the rest\n" + "\n".join(failures)
+        )
     return recorded
 
 
@@ -95,7 +101,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """Width and height of `256x144`. Raises ValueError unless both are even and at least 64."""
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit()) or min(int(width), int(height)) < 64:
-        raise ValueError(f"cannot read size {text!r}: write WIDTHxHEIGHT of at least 64 each, such as 256x144")
+        raise ValueError(f"cannot read size {text!r}: write WIDTHxHEIGHT, at least 64x64, such as 256x144")
     if int(width) % 2 or int(height) % 2:
         raise ValueError(f"size {text} is odd: H.264 needs even numbers, such as 256x144")
     return int(width), int(height)
@@ -111,7 +117,9 @@ def run(
     hours: Annotated[float, typer.Option(help="Hours of footage in all, recorded ones included.")] = 1.0,
     size: Annotated[str, typer.Option(help="Picture size in pixels.")] = "256x144",
     seed: Annotated[int, typer.Option(help="Seed of worlds, scenes and play.")] = 1,
-    recorders: Annotated[int | None, typer.Option(help="Recorders at once; all free cores if not given.")] = None,
+    recorders: Annotated[
+        int | None, typer.Option(help="Recorders at once; one a free core by default.")
+    ] = None,
 ) -> None:
     """Record playable footage with its keys, truth and words. Run again to go on where it stopped."""
     width, height = parse_size(size)

@@ -1,4 +1,4 @@
-"""Words for clips, composed from the truth: prompts, five-field captions and instructions, in varied wording."""
+"""Words for clips, composed from the truth: prompts, five-field captions and instructions."""
 
 from __future__ import annotations
 

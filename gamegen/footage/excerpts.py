@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import av
-
+from gamegen import video
 from gamegen.footage.clips import Clip, Instruction, file_sha256
-from gamegen.footage.recording import VideoWriter
 
 PER_FRAME_COLUMNS = (
     "keys",
@@ -22,15 +20,15 @@ PER_FRAME_COLUMNS = (
     "heading_deg",
     "tilt_deg",
 )
-EXCERPT_OPTIONS = {"crf": "30", "preset": "slow"}
+EXCERPT_CRF = 30
 
 
 def cut_excerpt(clip: Clip, source: Path, output: Path, start: int, num_frames: int, clip_id: str) -> Clip:
-    """Writes frames `start` to `start + num_frames - 1` of a clip in folder `source` as `<output>/<clip_id>.mp4`.
+    """Writes `num_frames` frames of a clip in folder `source`, from `start`, as `<output>/<clip_id>.mp4`.
 
-    Returns the excerpt's row (not yet in a table): per-frame columns and instructions are cut alike. Prompts and
-    caption describe the clip's first scene, so an excerpt must start before the clip's first change. Raises
-    ValueError if it does not, or if the frames are not all in the clip.
+    Returns the excerpt's row (not yet in a table): per-frame columns and instructions are cut alike.
+    Prompts and caption describe the clip's first scene, so an excerpt must start before the clip's first
+    change. Raises ValueError if it does not, or if the frames are not all in the clip.
     """
     if start < 0 or start + num_frames > clip.num_frames:
         raise ValueError(
@@ -39,18 +37,13 @@ def cut_excerpt(clip: Clip, source: Path, output: Path, start: int, num_frames: 
         )
     changed = [change.frame for change in clip.instructions if change.frame < start]
     if changed:
-        raise ValueError(f"{clip.clip_id} changes at frame {changed[0]}: start there or earlier, not at {start}")
+        raise ValueError(
+            f"{clip.clip_id} changes at frame {changed[0]}: start there or earlier, not at {start}"
+        )
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{clip_id}.mp4"
-    with (
-        av.open(str(source / clip.path)) as container,
-        VideoWriter(path, clip.width, clip.height, EXCERPT_OPTIONS) as video,
-    ):
-        for index, frame in enumerate(container.decode(video=0)):
-            if index >= start + num_frames:
-                break
-            if index >= start:
-                video.write(frame.to_ndarray(format="rgb24"))
+    frames = video.read_mp4(source / clip.path, start + num_frames)[start:]
+    video.write_mp4(path, frames, clip.fps, EXCERPT_CRF)
     return dataclasses.replace(
         clip,
         clip_id=clip_id,

@@ -1,4 +1,4 @@
-"""Which clips are recorded: scenes and mid-clip changes drawn from a seed, balanced over worlds and biomes."""
+"""Which clips are recorded: scenes and mid-clip changes drawn from a seed, with even biomes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS_PER_HOUR = 3600
 class PlanConfig:
     """What footage is made of. Shares need not sum to one; lengths and positions are frames.
 
-    A clip's changes fall between `first_change` and `last_change` before its end, at least `change_gap` apart.
+    A clip's changes fall between `first_change` and `last_change` before its end, `change_gap` apart.
     """
 
     num_frames: int = 480
@@ -40,7 +40,7 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class Change:
-    """At `frame`, `kind` (time, weather or perspective) becomes `value`; the effect shows from the next frame."""
+    """At `frame`, `kind` (time, weather or perspective) becomes `value`; it shows from the next frame."""
 
     frame: int
     kind: str

@@ -118,7 +118,7 @@ class ExplorerPolicy:
         if self._is_blocked(truth) and not self._escaping:
             self._escape(truth.hazard)
         if self._left <= 0:
-            self._next_segment()
+            self._next_segment(truth.tilt_deg)
         self._left -= 1
         operation = self._segment.operation
         if operation.keys & WALKING_KEYS:
@@ -127,14 +127,14 @@ class ExplorerPolicy:
             self._walked.clear()
         return Operation(operation.keys, operation.yaw_deg, self._next_pitch(truth.tilt_deg))
 
-    def _next_segment(self) -> None:
+    def _next_segment(self, tilt_deg: float) -> None:
         if self._queue:
             self._segment = self._queue.popleft()
         else:
             self._escaping = False
             frames = self._random.randint(self.config.min_segment, self.config.max_segment)
             self._segment = Segment(self._deal(), frames)
-            if self._random.random() < self.config.pitch_share:
+            if self._random.random() < self.config.pitch_share and self._is_level(tilt_deg):
                 self._plan_pitch()
         self._left = self._segment.frames
 
@@ -180,5 +180,9 @@ class ExplorerPolicy:
     def _next_pitch(self, tilt_deg: float) -> float:
         if self._pitch:
             return self._pitch.popleft()
-        off = tilt_deg - self.config.level_tilt_deg
-        return 0.0 if abs(off) < KEY_PITCH_DEG / 2 else -math.copysign(KEY_PITCH_DEG, off)
+        if self._is_level(tilt_deg):
+            return 0.0
+        return -math.copysign(KEY_PITCH_DEG, tilt_deg - self.config.level_tilt_deg)
+
+    def _is_level(self, tilt_deg: float) -> bool:
+        return not self._pitch and abs(tilt_deg - self.config.level_tilt_deg) < KEY_PITCH_DEG / 2

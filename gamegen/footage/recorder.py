@@ -1,10 +1,10 @@
-"""The interface of a footage source: a game that is stepped frame by frame and tells the truth about itself."""
+"""The interface of a footage source: a game stepped frame by frame that tells the truth about itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -32,8 +32,8 @@ class Scene:
 class Truth:
     """What the world is like in one frame.
 
-    `heading_deg` grows to the right (0 to 360), `tilt_deg` is positive looking down. `hazard` tells of water or
-    a cliff ahead; `lost` that the player is where no footage is wanted (under water, underground, falling).
+    `heading_deg` grows to the right (0 to 360), `tilt_deg` is positive looking down. `hazard` tells of water
+    or a cliff ahead; `lost` that the player is where no footage is wanted (in water, underground, falling).
     """
 
     biome: str
@@ -61,8 +61,12 @@ class Recorder(Protocol):
     licence: str
     biomes: tuple[str, ...]
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
     def enter(self, scene: Scene) -> Observation:
-        """Goes to the scene and returns its first frame. Raises SceneNotFoundError if there is no such place."""
+        """Goes to the scene and returns its first frame. Raises SceneNotFoundError if there is none."""
 
     def change(
         self, weather: str | None = None, time_of_day: str | None = None, view: str | None = None
@@ -70,7 +74,7 @@ class Recorder(Protocol):
         """Changes the world; the effect shows from the next step on."""
 
     def step(self, keys: Iterable[str], yaw_deg: float, pitch_deg: float) -> Observation:
-        """Plays one frame of 1/24 s with keys of `MOVEMENT_KEYS` held; returns the frame that shows the effect."""
+        """Plays 1/24 s with keys of `MOVEMENT_KEYS` held; returns the frame that shows the effect."""
 
     def close(self) -> None:
         """Ends the game. May be called twice."""

@@ -70,23 +70,20 @@ def record_world(
 ) -> int:
     """Records the clips of one world that `output` lacks; returns how many it recorded.
 
-    A clip for which no suitable place is found is left out with a warning. Each clip is one MP4 and one Parquet
-    file of one row, both named by its `clip_id`.
+    A clip for which no suitable place is found is left out with a warning. Each clip is one MP4 and one
+    Parquet file of one row, both named by its `clip_id`.
     """
     missing = [plan for plan in plans if not clip_is_recorded(plan, output)]
     if not missing:
         return 0
     output.mkdir(parents=True, exist_ok=True)
     policy = ExplorerPolicy(policy_config or PolicyConfig(), missing[0].seed)
-    recorder = make_recorder(missing[0].world_seed)
-    try:
+    with make_recorder(missing[0].world_seed) as recorder:
         return sum(record_clip(recorder, plan, policy, output) is not None for plan in missing)
-    finally:
-        recorder.close()
 
 
 def record_clip(recorder: Recorder, plan: ClipPlan, policy: ExplorerPolicy, output: Path) -> Clip | None:
-    """Records one clip, trying other places (and at last other biomes) if one is unsuitable; None if all are."""
+    """Records one clip, trying other places (at last in other biomes) in turn; None if none is suitable."""
     for attempt in range(MAX_ATTEMPTS):
         try:
             clip = _try_clip(recorder, _vary_place(plan, recorder.biomes, attempt), policy, output)
@@ -112,7 +109,7 @@ def _vary_place(plan: ClipPlan, biomes: tuple[str, ...], attempt: int) -> ClipPl
 
 
 def _try_clip(recorder: Recorder, plan: ClipPlan, policy: ExplorerPolicy, output: Path) -> Clip | None:
-    """Plays the plan; None if the player got lost before `MIN_KEPT_FRAMES` (a later loss ends the clip there)."""
+    """Plays the plan; None if the player is lost before `MIN_KEPT_FRAMES` (later, the clip ends there)."""
     policy.begin_clip()
     path = output / f"{plan.clip_id}.mp4"
     observation = recorder.enter(plan.scene)
@@ -186,7 +183,7 @@ def _describe(
 
 
 def facts_of(game: str, scene: Scene, biome: str) -> captions.Facts:
-    """What the words of a clip start from: the scene as asked for, at the biome where the player really is."""
+    """What the words of a clip start from: the scene asked for, in the biome where the player really is."""
     return captions.Facts(game, biome, scene.weather, scene.time_of_day, scene.view)
 
 

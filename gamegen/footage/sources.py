@@ -25,7 +25,7 @@ def biomes_of(game: str) -> tuple[str, ...]:
 
 
 def open_recorder(game: str, world_seed: int, size: tuple[int, int] = (256, 144)) -> Recorder:
-    """Opens a world of the game with pictures of `size` (width, height). Raises ValueError for an unknown game."""
+    """Opens a world with pictures of `size` (width, height). Raises ValueError for an unknown game."""
     if game == "minetest":
         from gamegen.footage.minetest.client import ClientConfig
         from gamegen.footage.minetest.recorder import MinetestConfig, MinetestRecorder

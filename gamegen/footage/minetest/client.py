@@ -49,7 +49,7 @@ def find_game() -> Path | None:
 
 
 def build_hook() -> Path:
-    """The compiled hook, built on first use into the user's cache. Raises ClientError if it cannot be compiled."""
+    """The compiled hook, built on first use into the user's cache. Raises ClientError if that fails."""
     source = HERE / "hook.c"
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gamegen"
     library = cache / f"minetest-hook-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
@@ -61,7 +61,8 @@ def build_hook() -> Path:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise ClientError(
-            f"cannot compile {source}: install gcc libc6-dev libx11-dev libxtst-dev libgl-dev\n{result.stderr}"
+            f"cannot compile {source}: install gcc libc6-dev libx11-dev libxtst-dev libgl-dev\n"
+            f"{result.stderr}"
         )
     partial.replace(library)
     return library
@@ -159,7 +160,7 @@ class Client:
             "GAMEGEN_HOOK_SOCKET": str(socket_path),
             "GAMEGEN_HOOK_WIDTH": str(self.config.width),
             "GAMEGEN_HOOK_HEIGHT": str(self.config.height),
-            # Software drawing in the calling thread: helper threads only fight for the one core a recorder has.
+            # Software drawing in the calling thread: helpers would fight for the one core a recorder has.
             "LIBGL_ALWAYS_SOFTWARE": "1",
             "LP_NUM_THREADS": "0",
         }
@@ -172,7 +173,9 @@ class Client:
         try:
             self._connection, _ = listener.accept()
         except TimeoutError as error:
-            raise ClientError(f"the game opened no window in {self.config.start_timeout_s} s{self.log()}") from error
+            raise ClientError(
+                f"the game opened no window in {self.config.start_timeout_s} s{self.log()}"
+            ) from error
         finally:
             listener.close()
         self._connection.settimeout(self.config.start_timeout_s)
@@ -180,9 +183,21 @@ class Client:
     def _start_display(self) -> int:
         read_end, write_end = os.pipe()
         screen = f"{self.config.width}x{self.config.height}x24"
-        command = ["Xvfb", "-displayfd", str(write_end), "-screen", "0", screen, "-nolisten", "tcp", "-terminate"]
+        command = [
+            "Xvfb",
+            "-displayfd",
+            str(write_end),
+            "-screen",
+            "0",
+            screen,
+            "-nolisten",
+            "tcp",
+            "-terminate",
+        ]
         self._processes.append(
-            subprocess.Popen(command, pass_fds=[write_end], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            subprocess.Popen(
+                command, pass_fds=[write_end], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
         )
         os.close(write_end)
         with os.fdopen(read_end) as pipe:
@@ -214,7 +229,7 @@ class Client:
         fog_end_nodes: int = 0,
         virtual_clock: bool = True,
     ) -> None:
-        """Sets the held keys, moves the mouse (pixels) and lets the game draw the next frame `step_us` later."""
+        """Sets the held keys, moves the mouse (pixels) and has the next frame drawn `step_us` later."""
         down = {KEYSYMS[key] for key in keys} | ({LEFT_BUTTON} if attack else set())
         events = [(key, 0) for key in self._down - down] + [(key, 1) for key in down - self._down]
         self._down = down
@@ -230,7 +245,12 @@ class Client:
         self.receive()
 
     def _send(
-        self, flags: int, step_us: int, mouse: tuple[int, int], fog_end_nodes: int, events: list[tuple[int, int]]
+        self,
+        flags: int,
+        step_us: int,
+        mouse: tuple[int, int],
+        fog_end_nodes: int,
+        events: list[tuple[int, int]],
     ) -> None:
         assert self._connection is not None
         message = struct.pack("6i", flags, step_us, *mouse, fog_end_nodes, len(events))

@@ -40,7 +40,7 @@ SKY_DELAY_FRAMES = 2
 class MinetestConfig:
     """`start_tilt_deg` looks down; `fog_nodes` is the sight in fog; times are seconds of waiting.
 
-    The game's sky fades to a new colour by 2 % a drawn frame: `sky_frames` hidden frames make it change at once.
+    The game's sky fades to a new colour by 2 % a drawn frame: `sky_frames` hidden frames do it at once.
     """
 
     client: ClientConfig = field(default_factory=ClientConfig)
@@ -50,7 +50,6 @@ class MinetestConfig:
     scene_timeout_s: float = 60.0
     settle_s: float = 1.2
     sky_frames: int = 90
-    heading_tolerance_deg: float = 1.0
 
 
 def readable_biome(name: str) -> str:
@@ -147,7 +146,7 @@ class MinetestRecorder:
             self._view = view
 
     def step(self, keys: Iterable[str], yaw_deg: float, pitch_deg: float) -> Observation:
-        """Plays one frame. Camera turns are rounded to whole mouse pixels (`mouse_sensitivity` degrees each)."""
+        """Plays one frame. Camera turns are rounded to mouse pixels of `mouse_sensitivity` degrees."""
         held = set(keys)
         attack = "e" in held
         self._attack_frames = self._attack_frames + 1 if attack else 0
@@ -175,7 +174,8 @@ class MinetestRecorder:
 
     def _truth(self) -> Truth:
         status = self._read_status()
-        lost = status["liquid"] or status["daylight"] < MIN_DAYLIGHT or status["fall_speed"] > MAX_FALL_NODES_S
+        falling = status["fall_speed"] > MAX_FALL_NODES_S
+        lost = status["liquid"] or status["daylight"] < MIN_DAYLIGHT or falling
         x, y, z = status["position"]
         return Truth(
             biome=readable_biome(status["biome"]),
@@ -202,20 +202,21 @@ class MinetestRecorder:
             self._client.skip_frame(SKY_STEP_US, self._fog_nodes())
 
     def _idle(self) -> None:
-        """Lets the server and the mesh builder work; drawing at full speed would take their processor time."""
+        """Lets the server and the mesh builder work: drawing at full speed would starve them."""
         time.sleep(0.02)
         self._client.send()
         self._client.receive()
         self._read_status()
 
     def _await_server(self) -> None:
-        deadline = time.monotonic() + self.config.client.start_timeout_s
+        timeout_s = self.config.client.start_timeout_s
+        deadline = time.monotonic() + timeout_s
         self._client.receive()
         while not self._read_status():
             self._client.send(virtual_clock=False)
             self._client.receive()
             time.sleep(0.02)
             if time.monotonic() > deadline:
-                raise ClientError(f"the world did not open in {self.config.client.start_timeout_s} s{self._client.log()}")
+                raise ClientError(f"the world did not open in {timeout_s} s{self._client.log()}")
         for _ in range(20):
             self._idle()

@@ -88,7 +88,8 @@ def _leaf_tree(draw: ImageDraw.ImageDraw, rng: Random) -> None:
     draw.rectangle((43, 85, 53, 143), fill=(92, 64, 36, 255))
     for _ in range(160):
         x, y, radius, green = rng.gauss(48, 17), rng.gauss(50, 20), rng.uniform(5, 10), rng.randint(70, 140)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(green // 2, green, green // 3, 255))
+        box = (x - radius, y - radius, x + radius, y + radius)
+        draw.ellipse(box, fill=(green // 2, green, green // 3, 255))
 
 
 def _pine(draw: ImageDraw.ImageDraw, rng: Random, snow: bool = False) -> None:

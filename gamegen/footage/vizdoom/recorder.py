@@ -60,7 +60,7 @@ CLEAR_SIGHT, THICK_SIGHT = 8.0, 1.5
 
 @dataclass(frozen=True)
 class VizdoomConfig:
-    """Picture size in pixels (one of the engine's), sight and safety distances in map units, angles in degrees."""
+    """Picture size in pixels (one of the engine's), margins to the world's rim in map units, degrees."""
 
     width: int = 256
     height: int = 144

@@ -144,7 +144,9 @@ def _spawns(times: int, actor: str, forward: int, side: int, low: int, high: int
 
 def actor_text() -> str:
     """The DECORATE actors: trees, drops, flakes, grains, and the emitter that follows the player."""
-    tokens = "".join(f"ACTOR {name} : Inventory {{ Inventory.MaxAmount 1 }}\n" for name in WEATHER_TOKENS.values())
+    tokens = "".join(
+        f"ACTOR {name} : Inventory {{ Inventory.MaxAmount 1 }}\n" for name in WEATHER_TOKENS.values()
+    )
     trees = "".join(
         f"ACTOR GGTree{sprite} {FIRST_TREE_TYPE + k} {{ Radius 12 Height 90 Scale 1.3 +SOLID\n"
         f"States {{ Spawn:\n {sprite} A -1\n Stop\n }} }}\n"
@@ -187,7 +189,8 @@ def _texture_text() -> str:
     ]
     sky_width, sky_height = art.SKY_SIZE
     lines += [
-        f'Texture "{name}",{sky_width},{sky_height} {{ Patch "SKYP{k}",0,0 }}' for k, name in enumerate(art.SKIES)
+        f'Texture "{name}",{sky_width},{sky_height} {{ Patch "SKYP{k}",0,0 }}'
+        for k, name in enumerate(art.SKIES)
     ]
     return "\n".join(lines)
 

@@ -1,0 +1,168 @@
+"""Short real recordings of both games: alignment of keys and frames, truth, changes, resumability."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gamegen import video
+from gamegen.footage import recording, sources
+from gamegen.footage.clips import Clip, file_sha256, read_table
+from gamegen.footage.minetest.client import find_game
+from gamegen.footage.plan import Change, ClipPlan
+from gamegen.footage.policy import ExplorerPolicy, Operation, PolicyConfig
+from gamegen.footage.recorder import Scene, SceneNotFoundError, Truth
+
+needs_minetest = pytest.mark.skipif(find_game() is None, reason="the minetest program is not installed")
+GAMES = [pytest.param("minetest", marks=needs_minetest), "vizdoom"]
+
+TURN_FRAME, WALK_FRAME, TIME_FRAME, VIEW_FRAME, NUM_FRAMES = 12, 30, 44, 58, 72
+VISIBLE_WITHIN = 12
+
+
+class ScriptedPolicy(ExplorerPolicy):
+    """Stands still, turns right, stands still, walks, stands still."""
+
+    def begin_clip(self) -> None:
+        super().begin_clip()
+        self.frame = -1
+
+    def act(self, truth: Truth) -> Operation:
+        self.frame += 1
+        if TURN_FRAME <= self.frame < TURN_FRAME + 8:
+            return Operation(yaw_deg=2.4)
+        if WALK_FRAME <= self.frame < WALK_FRAME + 8:
+            return Operation(frozenset("w"))
+        return Operation()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    folder: Path
+    plan: ClipPlan
+    clip: Clip
+    frames: np.ndarray
+
+    def change_at(self, index: int) -> float:
+        """Mean difference between frame `index` and the next."""
+        pair = self.frames[index : index + 2].astype(float)
+        return float(np.abs(pair[1] - pair[0]).mean())
+
+
+def plan_for(game: str) -> ClipPlan:
+    scene = Scene("grassland", "clear", "day", "first", place_seed=5)
+    changes = (Change(TIME_FRAME, "time", "night"), Change(VIEW_FRAME, "perspective", "third"))
+    return ClipPlan(f"{game}-test", 3, NUM_FRAMES, scene, changes, seed=1)
+
+
+@pytest.fixture(scope="module", params=GAMES)
+def recorded(request, tmp_path_factory) -> Iterator[Recorded]:
+    folder, plan = tmp_path_factory.mktemp("recording"), plan_for(request.param)
+    with sources.open_recorder(request.param, plan.world_seed) as recorder:
+        clip = recording.record_clip(recorder, plan, ScriptedPolicy(PolicyConfig(), 1), folder)
+        assert clip is not None
+        unknown = dataclasses.replace(plan.scene, place_seed=6)
+        assert recorder.enter(unknown).truth.biome == "grassland"
+    yield Recorded(folder, plan, clip, video.read_mp4(folder / clip.path))
+
+
+def test_an_operation_first_shows_in_the_next_frame(recorded: Recorded) -> None:
+    before = max(recorded.change_at(i) for i in range(TURN_FRAME - 4, TURN_FRAME))
+    assert recorded.change_at(TURN_FRAME) > 4 * before + 1
+    assert recorded.clip.yaw_deg[TURN_FRAME - 1 : TURN_FRAME + 1] == [0.0, 2.4]
+    after = TURN_FRAME + 8
+    assert recorded.change_at(after - 1) > 4 * recorded.change_at(after)
+
+
+def test_heading_and_position_tell_the_truth(recorded: Recorded) -> None:
+    clip = recorded.clip
+    turned = (clip.heading_deg[TURN_FRAME + 8] - clip.heading_deg[TURN_FRAME]) % 360
+    assert turned == pytest.approx(8 * 2.4, abs=0.3)
+    assert clip.heading_deg[TURN_FRAME + 1] != clip.heading_deg[TURN_FRAME]
+    start, end = (np.array(clip.position[i])[[0, 2]] for i in (WALK_FRAME, WALK_FRAME + 10))
+    step, heading = end - start, np.radians(clip.heading_deg[WALK_FRAME])
+    assert np.linalg.norm(step) > 0.5
+    # Heading 0 looks along the third axis and grows to the right, towards the first.
+    assert step @ [np.sin(heading), np.cos(heading)] > 0.9 * np.linalg.norm(step)
+
+
+def test_changes_show_soon_and_are_told(recorded: Recorded) -> None:
+    clip, frames = recorded.clip, recorded.frames.astype(float)
+    assert frames[TIME_FRAME + VISIBLE_WITHIN].mean() < 0.6 * frames[TIME_FRAME].mean()
+    assert clip.time_of_day[TIME_FRAME] == "day"
+    assert clip.time_of_day[TIME_FRAME + VISIBLE_WITHIN] == "night"
+    assert frames[-1].mean() > 4, "a night must stay readable"
+    assert clip.view[VIEW_FRAME] == "first"
+    assert clip.view[VIEW_FRAME + 1] == "third"
+    assert recorded.change_at(VIEW_FRAME) + recorded.change_at(VIEW_FRAME + 1) > 1
+    assert [change.kind for change in clip.instructions] == ["time", "perspective"]
+    assert [change.frame for change in clip.instructions] == [TIME_FRAME, VIEW_FRAME]
+
+
+def test_the_row_describes_the_file(recorded: Recorded) -> None:
+    clip = recorded.clip
+    path = recorded.folder / clip.path
+    assert (clip.sha256, clip.size_bytes) == (file_sha256(path), path.stat().st_size)
+    assert recorded.frames.shape == (clip.num_frames, clip.height, clip.width, 3) == (72, 144, 256, 3)
+    for name in ("keys", "yaw_deg", "pitch_deg", "biome", "weather", "view", "position", "tilt_deg"):
+        assert len(getattr(clip, name)) == clip.num_frames
+    assert set(clip.biome) == {"grassland"}
+    assert read_table(recorded.folder)[0].instructions == clip.instructions
+    assert clip.licence
+    assert not list(recorded.folder.glob("*.partial"))
+
+
+def test_a_recorded_clip_is_not_recorded_again(recorded: Recorded) -> None:
+    def refuse(seed: int):
+        raise AssertionError("no recorder is needed when nothing is missing")
+
+    assert recording.record_world(refuse, [recorded.plan], recorded.folder) == 0
+
+
+def test_a_clip_without_its_row_is_recorded_again(tmp_path: Path) -> None:
+    plan = dataclasses.replace(plan_for("vizdoom"), num_frames=24, changes=())
+    plans = [plan, dataclasses.replace(plan, clip_id="vizdoom-other")]
+
+    def record() -> int:
+        return recording.record_world(lambda seed: sources.open_recorder("vizdoom", seed), plans, tmp_path)
+
+    assert record() == 2
+    kept = (tmp_path / "vizdoom-test.mp4").stat().st_mtime_ns
+    (tmp_path / "vizdoom-other.parquet").unlink()
+    assert record() == 1
+    assert (tmp_path / "vizdoom-test.mp4").stat().st_mtime_ns == kept
+    assert len(read_table(tmp_path)) == 2
+
+
+def test_a_failed_recording_leaves_no_clip(tmp_path: Path) -> None:
+    class Breaks(ExplorerPolicy):
+        def act(self, truth: Truth) -> Operation:
+            raise RuntimeError("the policy broke")
+
+    with sources.open_recorder("vizdoom", 3) as recorder, pytest.raises(RuntimeError, match="broke"):
+        recording.record_clip(recorder, plan_for("vizdoom"), Breaks(PolicyConfig(), 1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_minetest
+def test_a_missing_biome_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gamegen.footage.minetest import recorder as minetest
+
+    monkeypatch.setitem(minetest.BIOMES, "grassland", "no_such_biome")
+    with (
+        sources.open_recorder("minetest", 3) as recorder,
+        pytest.raises(SceneNotFoundError, match="grassland"),
+    ):
+        recorder.enter(plan_for("minetest").scene)
+
+
+def test_unknown_games_and_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="choose one of minetest, vizdoom"):
+        sources.open_recorder("chess", 1)
+    with pytest.raises(ValueError, match="use 256x144"):
+        sources.open_recorder("vizdoom", 1, (100, 60))
