@@ -20,7 +20,7 @@ PER_FRAME_COLUMNS = (
     "heading_deg",
     "tilt_deg",
 )
-EXCERPT_CRF = 30
+EXCERPT_CRF = 27
 
 
 def cut_excerpt(clip: Clip, source: Path, output: Path, start: int, num_frames: int, clip_id: str) -> Clip:

@@ -73,7 +73,9 @@ def _lines(triangles: list[tuple[int, int, int]]) -> list[str]:
         for sector, triangle in enumerate(triangles)
         for k in range(3)
     }
-    lines, sides, done = [], [], set()
+    lines: list[str] = []
+    sides: list[str] = []
+    done: set[tuple[int, int]] = set()
     for (start, end), sector in edges.items():
         if (end, start) in done:
             continue
