@@ -1,0 +1,61 @@
+"""Turns a trained run into shippable weights: bfloat16, with a card of every stage that led there.
+
+    python -m gamegen.training.publish runs/turbo gamegen/weights/nano
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from gamegen.models.checkpoint import CheckpointError, load_checkpoint, read_card, save_checkpoint
+
+_STAGE_FACTS = ("stage", "steps", "wall_time_s", "machine", "metrics")
+
+
+def publish(run: Path, target: Path, data: dict[str, Any], licence: str) -> None:
+    """Writes `run` to `target` in bfloat16; raises CheckpointError for a damaged run."""
+    checkpoint = load_checkpoint(run, "cpu")
+    card = {
+        "name": target.name,
+        "licence": licence,
+        "data": data,
+        "stages": stage_history(run),
+        "weights": sum(p.numel() for p in checkpoint.model.parameters()),
+        "dtype": "bfloat16",
+    }
+    save_checkpoint(target, checkpoint.config, checkpoint.model.state_dict(), card, torch.bfloat16)
+
+
+def stage_history(run: Path) -> list[dict[str, Any]]:
+    """What trained the run, first stage first; paths are left out, they mean nothing elsewhere."""
+    card = read_card(run)
+    earlier = card.get("initialised_from")
+    history = stage_history(Path(earlier)) if earlier and Path(earlier).is_dir() else []
+    return [*history, {name: card[name] for name in _STAGE_FACTS if name in card}]
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="checkpoint folder of a finished stage")],
+    target: Annotated[Path, typer.Argument(help="folder to write, its name is the model's name")],
+    footage: Annotated[str, typer.Option(help="what it was trained on, in words")],
+    hours: Annotated[float, typer.Option(help="hours of training footage")],
+    licence: Annotated[str, typer.Option(help="licence of the weights")] = "CC BY-SA 4.0",
+) -> None:
+    """Writes shippable weights.
+
+    Example: python -m gamegen.training.publish runs/turbo weights/mine --footage "my game" --hours 2
+    """
+    try:
+        publish(run, target, {"footage": footage, "hours": hours}, licence)
+    except CheckpointError as error:
+        print(f"gamegen: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)
