@@ -1,0 +1,170 @@
+"""Continuous batching of world steps: whoever waits at a chunk boundary shares the next forward pass.
+
+`serve.batch` cannot do this, since nobody can join a running batch and a batch waits for its slowest caller. Here
+one loop owns the engine, which runs in a thread of its own, so the replica keeps answering while it draws.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from deployments.messages import Chunk, EncodedText, Missing, Opened, OpenRequest, Refusal, StepRequest
+from gamegen.models.text import TextStates
+from gamegen.video import decode_image, resize_to
+from gamegen.world import WorldEngine, WorldSnapshot, encode_image
+
+ACTIVE_S = 1.0
+"""A session stepped this recently is expected to ask again soon."""
+
+Reply = TypeVar("Reply")
+_Waiting = tuple[StepRequest, "asyncio.Future[Chunk | Missing]"]
+
+
+class EngineLoop:
+    """The only user of one `WorldEngine`."""
+
+    def __init__(self, engine: WorldEngine, gather_s: float, threads: int) -> None:
+        self._engine = engine
+        self._gather_s = gather_s
+        self._inbox: list[_Waiting] = []
+        self._wake = asyncio.Event()
+        self._last_used: dict[str, float] = {}
+        self._thread = ThreadPoolExecutor(1, "engine", initializer=torch.set_num_threads, initargs=(threads,))
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def num_sessions(self) -> int:
+        """Sessions in the engine's slots."""
+        return len(self._last_used)
+
+    async def open(self, request: OpenRequest) -> Opened | Refusal:
+        """Begins a session; refuses an image that cannot be read."""
+        return await self._in_thread(lambda: self._open(request))
+
+    async def restore(self, session_id: str, snapshot: bytes) -> None:
+        """Takes over a session from its snapshot."""
+        await self._in_thread(lambda: self._restore(session_id, snapshot))
+
+    async def close(self, session_id: str) -> None:
+        """Forgets a session."""
+        await self._in_thread(lambda: self._close(session_id))
+
+    async def step(self, request: StepRequest) -> Chunk | Missing:
+        """Draws the next chunk of a session, together with the others that wait."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        future: asyncio.Future[Chunk | Missing] = asyncio.get_running_loop().create_future()
+        self._inbox.append((request, future))
+        self._wake.set()
+        return await future
+
+    async def _in_thread(self, work: Callable[[], Reply]) -> Reply:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._inbox:
+                await self._gather()
+                await self._step_batch(self._take_batch())
+
+    async def _gather(self) -> None:
+        """Gives players who are in step with these a moment to ask, so that they need no pass of their own."""
+        now = time.monotonic()
+        active = sum(now - used < ACTIVE_S for used in self._last_used.values())
+        if len(self._inbox) < active:
+            await asyncio.sleep(self._gather_s)
+
+    def _take_batch(self) -> list[_Waiting]:
+        """One request of each session; a second one of the same session stays for the next boundary."""
+        batch: dict[str, _Waiting] = {}
+        later: list[_Waiting] = []
+        for request, future in self._inbox:
+            if future.cancelled():
+                continue
+            if request.session_id in batch:
+                later.append((request, future))
+            else:
+                batch[request.session_id] = (request, future)
+        self._inbox = later
+        return list(batch.values())
+
+    async def _step_batch(self, batch: list[_Waiting]) -> None:
+        if not batch:
+            return
+        replies: list[Chunk | Missing] = []
+        try:
+            replies = await self._in_thread(lambda: self._step([request for request, _ in batch]))
+        except Exception as error:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if not future.done():
+                future.set_result(reply)
+
+    # Below: runs in the engine's thread.
+
+    def _step(self, requests: list[StepRequest]) -> list[Chunk | Missing]:
+        ready = {r.session_id: r for r in requests if self._engine.version(r.session_id) == r.version}
+        for request in ready.values():
+            if request.instruction:
+                words = request.instruction.words
+                self._engine.instruct(request.session_id, _text_states(words) if words else None)
+        start = time.perf_counter()
+        latents = self._engine.step({sid: r.operations for sid, r in ready.items()}) if ready else {}
+        step_ms = 1000 * (time.perf_counter() - start)
+        self._last_used |= dict.fromkeys(ready, time.monotonic())
+        replies: list[Chunk | Missing] = []
+        for request in requests:
+            sid = request.session_id
+            if sid not in ready:
+                replies.append(Missing(self._engine.version(sid)))
+                continue
+            snapshot = self._engine.snapshot(sid).to_bytes() if request.wants_snapshot else None
+            replies.append(Chunk(request.version + 1, latents[sid], step_ms, len(ready), snapshot))
+        return replies
+
+    def _open(self, request: OpenRequest) -> Opened | Refusal:
+        latent = None
+        if request.image is not None:
+            try:
+                image = decode_image(request.image)
+            except ValueError as error:
+                return Refusal(str(error))
+            config = self._engine.model.config
+            latent = encode_image(self._engine.model, resize_to(image[None], (config.width, config.height))[0])
+        self._make_room(request.session_id)
+        self._engine.open(request.session_id, _text_states(request.prompt), request.seed, latent)
+        self._last_used[request.session_id] = time.monotonic()
+        version = self._engine.version(request.session_id)
+        assert version is not None
+        return Opened(version, None if latent is None else latent.half().numpy())
+
+    def _restore(self, session_id: str, snapshot: bytes) -> None:
+        self._make_room(session_id)
+        self._engine.restore(session_id, WorldSnapshot.from_bytes(snapshot))
+        self._last_used[session_id] = time.monotonic()
+
+    def _close(self, session_id: str) -> None:
+        self._engine.close(session_id)
+        self._last_used.pop(session_id, None)
+
+    def _make_room(self, session_id: str) -> None:
+        """Closes the session idle for longest when the slots are full: its ingress can always restore it."""
+        self._close(session_id)
+        while len(self._last_used) >= self._engine.max_sessions:
+            self._close(min(self._last_used, key=self._last_used.__getitem__))
+
+
+def _text_states(text: EncodedText) -> TextStates:
+    # Copied, because arrays that crossed a handle may be read-only views.
+    return TextStates(torch.from_numpy(text.tokens.copy()), torch.from_numpy(text.pooled.copy()))

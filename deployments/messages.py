@@ -1,0 +1,109 @@
+"""What the deployments say to each other: plain dataclasses of numpy arrays, so that no caller needs PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The request is wrong; `message` tells its sender what to do. Replicas return it instead of raising, because
+    an exception that crosses a handle arrives wrapped in the replica's traceback."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text's token states, float32 `(L, D)`, and their pooled vector `(D,)`."""
+
+    tokens: np.ndarray
+    pooled: np.ndarray
+
+
+@dataclass(frozen=True)
+class OpenRequest:
+    """Begins a world; `image` is a PNG or JPEG file to begin with."""
+
+    session_id: str
+    prompt: EncodedText
+    seed: int
+    image: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A world was begun: its version (chunks made) and, with a starting image, that image's latent."""
+
+    version: int
+    latent: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Puts words in force from the next chunk on; None lifts the words in force."""
+
+    words: EncodedText | None
+
+
+@dataclass(frozen=True)
+class StepRequest:
+    """Draws the chunk after `version` under `operations`, float32 `(4, OPERATION_SIZE)`."""
+
+    session_id: str
+    version: int
+    operations: np.ndarray
+    instruction: Instruction | None = None
+    wants_snapshot: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk drawn: the version after it, its latent float16 `(C, h, w)`, the forward's time and its batch."""
+
+    version: int
+    latent: np.ndarray
+    step_ms: float
+    num_sessions: int
+    snapshot: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """This replica does not hold the session at the version asked for; it has `version`, or nothing."""
+
+    version: int | None
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """A chunk's latent, the latent before it (None at the start) and the (width, height) to show it in."""
+
+    latent: np.ndarray
+    previous: np.ndarray | None
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class DecodedChunk:
+    """Four JPEG files and how long they took."""
+
+    jpegs: list[bytes]
+    decode_ms: float
+
+
+@dataclass(frozen=True)
+class ClipProgress:
+    """A clip being rendered: `done` of `total` model passes."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ClipFile:
+    """A rendered clip as an MP4 file."""
+
+    mp4: bytes

@@ -1,0 +1,121 @@
+"""The typed configuration of the Serve application, read from `configs/serve/*.yaml`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gamegen.config import load_yaml
+
+DEFAULT_SETTINGS = Path(__file__).parent.parent / "configs" / "serve" / "local.yaml"
+
+
+@dataclass(frozen=True)
+class IngressSettings:
+    """What one ingress process allows its clients.
+
+    A session whose socket dropped is kept for `resume_timeout_s`; one whose player does nothing for
+    `idle_timeout_s` is closed. A client that acknowledges frames may leave `max_unacknowledged_frames` of them
+    unanswered, later ones are dropped. A lost world replica is waited for at most `recovery_timeout_s`.
+    """
+
+    num_cpus: float = 0.1
+    max_sessions: int = 8
+    resume_timeout_s: float = 60.0
+    idle_timeout_s: float = 900.0
+    recovery_timeout_s: float = 90.0
+    max_message_bytes: int = 16384
+    max_image_bytes: int = 8388608
+    max_unacknowledged_frames: int = 48
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_sessions", "resume_timeout_s", "idle_timeout_s", "recovery_timeout_s")
+        _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
+
+
+@dataclass(frozen=True)
+class TextEncoderSettings:
+    """Replicas that turn words into token states."""
+
+    replicas: int = 1
+    num_cpus: float = 0.1
+    threads: int = 1
+    max_batch: int = 16
+    cached_texts: int = 1024
+
+    def __post_init__(self) -> None:
+        _positive(self, "replicas", "threads", "max_batch", "cached_texts")
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """Replicas that hold and step worlds.
+
+    `slots` is the number of worlds a replica keeps in its cache; when they are full the one idle for longest
+    makes room and is restored when it is next stepped. With several players the loop waits `gather_s` at a chunk
+    boundary for those who are about to ask, so that they share a forward pass. The ingress takes a snapshot
+    every `snapshot_every_chunks`.
+    """
+
+    replicas: int = 1
+    num_cpus: float = 0.4
+    threads: int = 2
+    slots: int = 8
+    gather_s: float = 0.01
+    snapshot_every_chunks: int = 6
+    graceful_shutdown_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "replicas", "threads", "slots", "snapshot_every_chunks")
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """Replicas that turn latents into JPEG frames."""
+
+    replicas: int = 1
+    num_cpus: float = 0.2
+    threads: int = 1
+    max_batch: int = 8
+    jpeg_quality: int = 85
+
+    def __post_init__(self) -> None:
+        _positive(self, "replicas", "threads", "max_batch", "jpeg_quality")
+
+
+@dataclass(frozen=True)
+class GeneratorSettings:
+    """Replicas that render clips, and the queue before them; the last `kept_files` clips stay on disk."""
+
+    replicas: int = 1
+    num_cpus: float = 0.2
+    threads: int = 2
+    max_queued: int = 8
+    kept_files: int = 64
+
+    def __post_init__(self) -> None:
+        _positive(self, "replicas", "threads", "max_queued", "kept_files")
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """The whole application; `model` is a shipped model's name or a checkpoint folder."""
+
+    model: str = "nano"
+    ingress: IngressSettings = field(default_factory=IngressSettings)
+    text_encoder: TextEncoderSettings = field(default_factory=TextEncoderSettings)
+    world: WorldSettings = field(default_factory=WorldSettings)
+    decoder: DecoderSettings = field(default_factory=DecoderSettings)
+    generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+
+
+def load_settings(path: Path = DEFAULT_SETTINGS) -> ServeSettings:
+    """Reads a settings file; raises ValueError naming the file and the key that is wrong."""
+    return load_yaml(ServeSettings, path)
+
+
+def _positive(settings: object, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value <= 0:
+            raise ValueError(f"{type(settings).__name__}.{name} = {value}: use a number above 0")

@@ -1,0 +1,58 @@
+"""World replicas: hold sessions and draw their chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+
+from deployments.messages import Chunk, Missing, Opened, OpenRequest, Refusal, StepRequest
+from deployments.settings import WorldSettings
+
+
+@serve.deployment(name="World")
+class WorldDeployment:
+    """One engine loop a replica.
+
+    A session belongs to the replica that the consistent-hash router names for it, but only as a cache: asked for a
+    session or version it does not hold, a replica answers `Missing` and the caller restores it from a snapshot.
+    """
+
+    def __init__(self, model: str, settings: WorldSettings) -> None:
+        from deployments.engine_loop import EngineLoop
+        from gamegen.models.checkpoint import load_checkpoint
+        from gamegen.world import EngineConfig, WorldEngine
+
+        checkpoint = load_checkpoint(model)
+        config = checkpoint.config
+        self._facts = {
+            "model": model,
+            "width": config.width,
+            "height": config.height,
+            "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+            "steps_per_chunk": config.sampling.num_steps,
+            "device": str(checkpoint.model.device),
+            "card": {name: value for name, value in checkpoint.card.items() if name != "sha256"},
+        }
+        engine = WorldEngine(checkpoint.model, EngineConfig(settings.slots))
+        self._loop = EngineLoop(engine, settings.gather_s, settings.threads)
+
+    async def open(self, request: OpenRequest) -> Opened | Refusal:
+        """Begins a session."""
+        return await self._loop.open(request)
+
+    async def restore(self, session_id: str, snapshot: bytes) -> None:
+        """Takes a session over from a snapshot."""
+        await self._loop.restore(session_id, snapshot)
+
+    async def step(self, request: StepRequest) -> Chunk | Missing:
+        """Draws a session's next chunk."""
+        return await self._loop.step(request)
+
+    async def close(self, session_id: str) -> None:
+        """Forgets a session."""
+        await self._loop.close(session_id)
+
+    async def facts(self) -> dict[str, Any]:
+        """What is served: the size of its pictures, parameters, device and the model's card."""
+        return {**self._facts, "sessions_held": self._loop.num_sessions}
