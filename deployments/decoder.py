@@ -20,8 +20,7 @@ class DecoderDeployment:
         import numpy as np
         import torch
 
-        from gamegen.models.checkpoint import load_checkpoint
-        from gamegen.models.checkpoint import LatentDecoder
+        from gamegen.models.checkpoint import LatentDecoder, load_checkpoint
 
         checkpoint = load_checkpoint(model)
         self._decoder = LatentDecoder(checkpoint.model)
@@ -29,7 +28,7 @@ class DecoderDeployment:
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
-        self._decode_batch.set_max_batch_size(settings.max_batch)
+        self._decode_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
         size = (checkpoint.config.width, checkpoint.config.height)
         blank = np.zeros(checkpoint.config.latent_shape, np.float16)
         self._thread.submit(self._decode, [DecodeRequest(blank, None, size)]).result()

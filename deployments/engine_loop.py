@@ -1,7 +1,8 @@
 """Continuous batching of world steps: whoever waits at a chunk boundary shares the next forward pass.
 
-`serve.batch` cannot do this, since nobody can join a running batch and a batch waits for its slowest caller. Here
-one loop owns the engine, which runs in a thread of its own, so the replica keeps answering while it draws.
+`serve.batch` cannot do this, since nobody can join a running batch and a batch waits for its slowest caller.
+Here one loop owns the engine, which runs in a thread of its own, so the replica keeps answering while it
+draws.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class EngineLoop:
                 await self._step_batch(self._take_batch())
 
     async def _gather(self) -> None:
-        """Gives players who are in step with these a moment to ask, so that they need no pass of their own."""
+        """Gives players who are in step with these a moment to ask: they then need no pass of their own."""
         now = time.monotonic()
         active = sum(now - used < ACTIVE_S for used in self._last_used.values())
         if len(self._inbox) < active:
@@ -141,7 +142,9 @@ class EngineLoop:
             except ValueError as error:
                 return Refusal(str(error))
             config = self._engine.model.config
-            latent = encode_image(self._engine.model, resize_to(image[None], (config.width, config.height))[0])
+            latent = encode_image(
+                self._engine.model, resize_to(image[None], (config.width, config.height))[0]
+            )
         self._make_room(request.session_id)
         self._engine.open(request.session_id, _text_states(request.prompt), request.seed, latent)
         self._last_used[request.session_id] = time.monotonic()

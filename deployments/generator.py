@@ -15,7 +15,7 @@ from deployments.settings import GeneratorSettings
 
 @serve.deployment(name="Generator")
 class GeneratorDeployment:
-    """One clip at a time. The pipeline is loaded with the first clip, so that play starts sooner without it."""
+    """One clip at a time; the pipeline is loaded with the first one, so that play starts sooner."""
 
     def __init__(self, model: str, settings: GeneratorSettings) -> None:
         self._model = model
@@ -24,7 +24,7 @@ class GeneratorDeployment:
         self._thread = ThreadPoolExecutor(1, "generator")
 
     async def render(
-        self, prompt: str, num_frames: int, seed: int, size: tuple[int, int] | None
+        self, prompt: str, perspective: str, num_frames: int, seed: int, size: tuple[int, int] | None
     ) -> AsyncIterator[ClipProgress | ClipFile]:
         """Yields progress while the clip is drawn and ends with its file."""
         loop = asyncio.get_running_loop()
@@ -34,7 +34,7 @@ class GeneratorDeployment:
             loop.call_soon_threadsafe(events.put_nowait, ClipProgress(done, total))
 
         rendering = loop.run_in_executor(
-            self._thread, lambda: self._render(prompt, num_frames, seed, size, progress)
+            self._thread, lambda: self._render(prompt, perspective, num_frames, seed, size, progress)
         )
         rendering.add_done_callback(lambda _: events.put_nowait(None))
         while (event := await events.get()) is not None:
@@ -42,7 +42,13 @@ class GeneratorDeployment:
         yield ClipFile(await rendering)
 
     def _render(
-        self, prompt: str, num_frames: int, seed: int, size: tuple[int, int] | None, progress: Any
+        self,
+        prompt: str,
+        perspective: str,
+        num_frames: int,
+        seed: int,
+        size: tuple[int, int] | None,
+        progress: Any,
     ) -> bytes:
         import torch
 
@@ -52,7 +58,5 @@ class GeneratorDeployment:
         torch.set_num_threads(self._threads)
         if self._pipeline is None:
             self._pipeline = VideoPipeline.load(self._model)
-        frames = self._pipeline.generate(
-            prompt, num_frames=num_frames, seed=seed, size=size, progress=progress
-        )
+        frames = self._pipeline.generate(prompt, num_frames, seed, perspective, size, progress=progress)
         return mp4_bytes(frames)

@@ -1,4 +1,4 @@
-"""What the deployments say to each other: plain dataclasses of numpy arrays, so that no caller needs PyTorch."""
+"""What the deployments say to each other: dataclasses of numpy arrays, so that no caller needs PyTorch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Refusal:
-    """The request is wrong; `message` tells its sender what to do. Replicas return it instead of raising, because
-    an exception that crosses a handle arrives wrapped in the replica's traceback."""
+    """The request is wrong; `message` tells its sender what to do.
+
+    Replicas return it instead of raising: an exception that crosses a handle arrives wrapped in a traceback.
+    """
 
     message: str
 
@@ -61,7 +63,7 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk drawn: the version after it, its latent float16 `(C, h, w)`, the forward's time and its batch."""
+    """One chunk drawn: the version after it, its latent float16 `(C, h, w)`, the forward's time and batch."""
 
     version: int
     latent: np.ndarray

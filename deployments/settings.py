@@ -15,8 +15,8 @@ class IngressSettings:
     """What one ingress process allows its clients.
 
     A session whose socket dropped is kept for `resume_timeout_s`; one whose player does nothing for
-    `idle_timeout_s` is closed. A client that acknowledges frames may leave `max_unacknowledged_frames` of them
-    unanswered, later ones are dropped. A lost world replica is waited for at most `recovery_timeout_s`.
+    `idle_timeout_s` is closed. A client that acknowledges frames may leave `max_unacknowledged_frames` of
+    them unanswered, later ones are dropped. A lost world replica is waited for at most `recovery_timeout_s`.
     """
 
     num_cpus: float = 0.1
@@ -52,9 +52,9 @@ class WorldSettings:
     """Replicas that hold and step worlds.
 
     `slots` is the number of worlds a replica keeps in its cache; when they are full the one idle for longest
-    makes room and is restored when it is next stepped. With several players the loop waits `gather_s` at a chunk
-    boundary for those who are about to ask, so that they share a forward pass. The ingress takes a snapshot
-    every `snapshot_every_chunks`.
+    makes room and is restored when it is next stepped. With several players the loop waits `gather_s` at a
+    chunk boundary for those who are about to ask, so that they share a forward pass. The ingress takes a
+    snapshot every `snapshot_every_chunks`.
     """
 
     replicas: int = 1

@@ -26,7 +26,7 @@ class TextEncoderDeployment:
         self._encoder.encode(["first-person, warm up"])
         self._max_cached = settings.cached_texts
         self._cache: OrderedDict[str, EncodedText | Refusal] = OrderedDict()
-        self._encode_batch.set_max_batch_size(settings.max_batch)
+        self._encode_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
 
     async def encode(self, text: str, perspective: str | None = None) -> EncodedText | Refusal:
         """A text's states; with `perspective` it is a world's prompt. Refuses a text of too many tokens."""

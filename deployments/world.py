@@ -14,8 +14,9 @@ from deployments.settings import WorldSettings
 class WorldDeployment:
     """One engine loop a replica.
 
-    A session belongs to the replica that the consistent-hash router names for it, but only as a cache: asked for a
-    session or version it does not hold, a replica answers `Missing` and the caller restores it from a snapshot.
+    A session belongs to the replica that the consistent-hash router names for it, but only as a cache: asked
+    for a session or version it does not hold, a replica answers `Missing` and the caller restores it from a
+    snapshot.
     """
 
     def __init__(self, model: str, settings: WorldSettings) -> None:

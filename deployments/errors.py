@@ -1,0 +1,57 @@
+"""Errors for clients: a status, a stable code and a sentence that says what to do."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+
+class ApiError(Exception):
+    """Answered as `{"error": {"code", "message"}}`; `retry_after_s` becomes a Retry-After header."""
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    """The JSON answer to an error."""
+    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
+    body = {"error": {"code": error.code, "message": error.message}}
+    return JSONResponse(body, status_code=error.status, headers=headers)
+
+
+def describe_validation_error(error: RequestValidationError) -> str:
+    """One sentence a part of the body: where it is wrong and how."""
+    sentences = []
+    for problem in error.errors():
+        if problem["type"] == "json_invalid":
+            return f"the body is not valid JSON ({problem.get('ctx', {}).get('error', 'syntax error')})"
+        place = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"
+        message = problem["msg"].removeprefix("Value error, ")
+        sentences.append(f"{place}: {message[:1].lower()}{message[1:]}")
+    return "; ".join(sentences)
+
+
+def install_error_handlers(api: FastAPI) -> None:
+    """Makes every error of the application answer in the one shape."""
+
+    @api.exception_handler(ApiError)
+    async def on_api_error(_request: Request, error: ApiError) -> JSONResponse:
+        return error_response(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def on_validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return error_response(ApiError(422, "invalid_request", describe_validation_error(error)))
+
+    @api.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 404:
+            message = f"there is nothing at {request.url.path}: see /docs for the addresses"
+            return error_response(ApiError(404, "not_found", message))
+        return error_response(ApiError(error.status_code, "http_error", str(error.detail)))

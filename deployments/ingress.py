@@ -1,0 +1,233 @@
+"""The public address: REST, the stream's sockets and the page.
+
+Annotations are not postponed here: Serve ships the class by value, where FastAPI cannot look names up.
+"""
+
+
+import asyncio
+import platform
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastapi import FastAPI, WebSocket
+from fastapi.responses import FileResponse, Response
+from fastapi.staticfiles import StaticFiles
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+import gamegen
+from deployments.clips import ClipTable
+from deployments.connection import CLOSE_ENDED, CLOSE_UNKNOWN_SESSION, Connection
+from deployments.errors import ApiError, install_error_handlers
+from deployments.messages import EncodedText, OpenRequest, Refusal
+from deployments.player import Player
+from deployments.schemas import (
+    ClipCreated,
+    ClipState,
+    ErrorBody,
+    NewClip,
+    NewSession,
+    SessionCreated,
+    SessionState,
+)
+from deployments.sessions import Session, SessionBook
+from deployments.settings import ServeSettings
+from deployments.world_client import WorldClient, WorldRefusedError
+from gamegen.controls import FPS
+
+STATIC_FOLDER = Path(__file__).parent / "static"
+_OPEN_TIMEOUT_S = 30.0
+_HEALTH_TIMEOUT_S = 5.0
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorBody} for code in (400, 404, 409, 422, 429, 503)
+}
+
+api = FastAPI(
+    title="GameGen",
+    version=gamegen.__version__,
+    description="Playable game worlds drawn by a video model. The stream of `/v1/sessions/{id}/stream` is a "
+    "WebSocket: JSON text in, JSON text and binary JPEG frames out.",
+    responses=_ERRORS,
+)
+install_error_handlers(api)
+api.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
+
+
+@serve.deployment(name="Ingress")
+@serve.ingress(api)
+class Ingress:
+    """Owns the sockets and each session's chunk loop; everything heavy happens behind its handles."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        text_encoder: DeploymentHandle,
+        world: DeploymentHandle,
+        decoder: DeploymentHandle,
+        generator: DeploymentHandle,
+    ) -> None:
+        self._settings = settings
+        self._text_encoder = text_encoder
+        self._world = world
+        self._decoder = decoder
+        self._sessions = SessionBook(settings.ingress)
+        self._clips = ClipTable(generator, settings.generator)
+        self._started_s = time.time()
+        self._facts: dict[str, Any] | None = None
+
+    @api.get("/", include_in_schema=False)
+    async def page(self) -> FileResponse:
+        """The page to play on."""
+        return FileResponse(STATIC_FOLDER / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @api.post("/v1/sessions", status_code=201, tags=["play"])
+    async def create_session(self, request: NewSession) -> SessionCreated:
+        """Begins a world; play it on its stream."""
+        self._sessions.reserve()
+        try:
+            session = await self._begin(request)
+            self._sessions.add(session)
+        finally:
+            self._sessions.unreserve()
+        return SessionCreated(**_address(session))
+
+    @api.get("/v1/sessions/{session_id}", tags=["play"])
+    async def get_session(self, session_id: str) -> SessionState:
+        """A world's state."""
+        session = self._sessions.get(session_id)
+        player = session.player
+        return SessionState(
+            **_address(session),
+            prompt=session.request.prompt,
+            perspective=session.request.perspective,
+            seed=session.request.seed,
+            state=session.state,
+            chunks=player.world.version,
+            instruction=player.instruction_text or None,
+            frames_sent=player.frames_sent,
+            frames_dropped=player.frames_dropped,
+        )
+
+    @api.delete("/v1/sessions/{session_id}", status_code=204, response_class=Response, tags=["play"])
+    async def delete_session(self, session_id: str) -> None:
+        """Ends a world."""
+        await self._sessions.end(session_id, CLOSE_ENDED, "the session was deleted")
+
+    @api.websocket("/v1/sessions/{session_id}/stream")
+    async def stream(self, socket: WebSocket, session_id: str) -> None:
+        """Plays a world: see the guide for its messages."""
+        await socket.accept()
+        try:
+            session = self._sessions.get(session_id)
+        except ApiError as error:
+            await socket.send_json({"type": "error", "message": error.message, "fatal": True})
+            await socket.close(CLOSE_UNKNOWN_SESSION, "unknown session")
+            return
+        connection = Connection(socket, session.player, self._encode, self._settings.ingress)
+        greeting = {"type": "welcome", **_address(session), "chunk": session.player.world.version}
+        await connection.send_message(greeting)
+        await session.attach(connection)
+        try:
+            await connection.receive_all()
+        finally:
+            session.detach(connection)
+
+    @api.post("/v1/videos", status_code=202, tags=["clips"])
+    async def create_video(self, request: NewClip) -> ClipCreated:
+        """Orders a clip."""
+        await self._encode_or_refuse(request.prompt, request.perspective)
+        clip = self._clips.submit(request)
+        return ClipCreated(id=clip.id, status_url=f"/v1/videos/{clip.id}")
+
+    @api.get("/v1/videos/{clip_id}", tags=["clips"])
+    async def get_video(self, clip_id: str) -> ClipState:
+        """A clip's state and progress."""
+        return self._clips.get(clip_id).to_state()
+
+    @api.get("/v1/videos/{clip_id}/file", response_class=FileResponse, tags=["clips"])
+    async def get_video_file(self, clip_id: str) -> FileResponse:
+        """A finished clip: H.264 in MP4, 24 frames a second."""
+        return FileResponse(self._clips.file(clip_id), media_type="video/mp4", filename=f"{clip_id}.mp4")
+
+    @api.get("/v1/status", tags=["service"])
+    async def status(self) -> dict[str, Any]:
+        """Sessions, pace, queue, what model is served and the versions."""
+        model = await self._model_facts()
+        return {
+            "uptime_s": round(time.time() - self._started_s, 1),
+            "sessions": {
+                "open": len(self._sessions),
+                "playing": self._sessions.num_playing,
+                "limit": self._settings.ingress.max_sessions,
+            },
+            "fps": self._sessions.paces(),
+            "clips": {"queued": self._clips.num_queued, "running": self._clips.num_running},
+            "model": model,
+            "versions": {
+                "gamegen": gamegen.__version__,
+                "ray": ray.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    @api.get("/healthz", tags=["service"])
+    async def healthz(self) -> dict[str, str]:
+        """200 when a world could be begun now."""
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+                await self._world.facts.remote()
+        # Any failure of the replica, whatever its type, means the same to whoever asks.
+        except Exception as error:
+            message = "no world replica answers: it is starting, try again in a few seconds"
+            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
+        return {"status": "ok"}
+
+    async def _begin(self, request: NewSession) -> Session:
+        prompt = await self._encode_or_refuse(request.prompt, request.perspective)
+        facts = await self._model_facts()
+        size = request.resolution.size if request.resolution else (facts["width"], facts["height"])
+        image = request.image_bytes
+        if image is not None and len(image) > self._settings.ingress.max_image_bytes:
+            limit = self._settings.ingress.max_image_bytes
+            message = f"the image has {len(image)} bytes and the limit is {limit}: send a smaller one"
+            raise ApiError(413, "image_too_large", message)
+        opening = OpenRequest(uuid.uuid4().hex, prompt, request.seed, image)
+        world = WorldClient(
+            self._world,
+            opening,
+            self._settings.world.snapshot_every_chunks,
+            self._settings.ingress.recovery_timeout_s,
+        )
+        try:
+            await world.open(_OPEN_TIMEOUT_S)
+        except WorldRefusedError as error:
+            raise ApiError(422, "invalid_image", str(error)) from error
+        except TimeoutError as error:
+            message = "no world replica answers: try again in a few seconds"
+            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
+        return Session(opening.session_id, request, size, Player(world, self._decoder, size))
+
+    async def _encode(self, text: str, perspective: str | None = None) -> EncodedText | Refusal:
+        return await self._text_encoder.encode.remote(text, perspective)
+
+    async def _encode_or_refuse(self, text: str, perspective: str) -> EncodedText:
+        encoded = await self._encode(text, perspective)
+        if isinstance(encoded, Refusal):
+            raise ApiError(422, "prompt_too_long", f"prompt: {encoded.message}")
+        return encoded
+
+    async def _model_facts(self) -> dict[str, Any]:
+        # They never change while the application runs, so one answer is enough.
+        if self._facts is None:
+            self._facts = await self._world.facts.remote()
+        return self._facts
+
+
+def _address(session: Session) -> dict[str, Any]:
+    width, height = session.size
+    stream_url = f"/v1/sessions/{session.id}/stream"
+    return {"id": session.id, "stream_url": stream_url, "width": width, "height": height, "fps": FPS}

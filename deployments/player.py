@@ -1,0 +1,214 @@
+"""One session's running world: what the player holds, the chunk loop, and the frames on their way out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ray.serve.handle import DeploymentHandle
+
+from deployments.messages import Chunk, DecodedChunk, DecodeRequest, Instruction
+from deployments.pacing import ChunkClock
+from deployments.schemas import ControlMessage
+from deployments.wire import FrameHeader
+from deployments.world_client import WorldClient, WorldLostError
+from gamegen.controls import Control
+
+logger = logging.getLogger("ray.serve")
+
+
+class Outlet(Protocol):
+    """Where frames and messages go: the session's present socket."""
+
+    async def send_frame(self, header: FrameHeader, jpeg: bytes) -> bool:
+        """Sends a frame, or drops it and returns False if the client is behind."""
+
+    async def send_message(self, message: dict[str, Any]) -> None:
+        """Sends a JSON message."""
+
+
+@dataclass
+class HeldControls:
+    """Keys and camera as the player's messages left them.
+
+    A key that went down and up within one chunk still counts for that chunk: a quick tap must not get lost.
+    """
+
+    keys: set[str] = field(default_factory=set)
+    tapped: set[str] = field(default_factory=set)
+    yaw_deg: float = 0.0
+    pitch_deg: float = 0.0
+    timestamp: float | None = None
+
+    def apply(self, message: ControlMessage) -> None:
+        """Takes a message in."""
+        self.timestamp = message.timestamp
+        if message.keyboard and message.keyboard.state:
+            self.keys |= set(message.keyboard.keys)
+            self.tapped |= set(message.keyboard.keys)
+        elif message.keyboard:
+            self.keys -= set(message.keyboard.keys)
+        if message.camera:
+            self.yaw_deg, self.pitch_deg = message.camera.yaw_deg, message.camera.pitch_deg
+
+    def take(self) -> Control:
+        """What the next chunk is drawn under."""
+        keys = self.keys | self.tapped
+        self.tapped.clear()
+        return Control(keys, self.yaw_deg, self.pitch_deg)
+
+    def release(self) -> None:
+        """Nobody holds anything any more."""
+        self.keys.clear()
+        self.tapped.clear()
+        self.yaw_deg = self.pitch_deg = 0.0
+        self.timestamp = None
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    chunk: Chunk
+    timestamp: float | None
+    decoding: asyncio.Task[DecodedChunk]
+
+
+class Player:
+    """Draws while a socket is attached and stands still while none is.
+
+    Chunk n + 1 is drawn while chunk n is decoded and shown; at most one chunk waits in between.
+    """
+
+    def __init__(self, world: WorldClient, decoder: DeploymentHandle, size: tuple[int, int]) -> None:
+        self.world = world
+        self.clock = ChunkClock()
+        self.controls = HeldControls()
+        self.frames_sent = 0
+        self.frames_dropped = 0
+        self.failed: str | None = None
+        self.instruction_text = ""
+        self._decoder = decoder
+        self._size = size
+        self._outlet: Outlet | None = None
+        self._attached = asyncio.Event()
+        self._instruction: Instruction | None = None
+        self._drawn: asyncio.Queue[_Drawn] = asyncio.Queue(maxsize=1)
+        self._sequence = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        world.on_recovering = self._tell_recovering
+
+    def start(self) -> None:
+        """Begins the loops."""
+        self._tasks = [asyncio.create_task(self._draw()), asyncio.create_task(self._show())]
+
+    async def stop(self) -> None:
+        """Ends the loops and frees the world."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while not self._drawn.empty():
+            self._drawn.get_nowait().decoding.cancel()
+        await self.world.close()
+
+    def attach(self, outlet: Outlet) -> Outlet | None:
+        """Sends to `outlet` from now on; returns the one it replaces."""
+        previous, self._outlet = self._outlet, outlet
+        self.controls.release()
+        self._attached.set()
+        return previous
+
+    def detach(self, outlet: Outlet) -> None:
+        """Stands still if `outlet` is still the present one."""
+        if self._outlet is outlet:
+            self._outlet = None
+            self._attached.clear()
+            self.controls.release()
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether somebody plays."""
+        return self._outlet is not None
+
+    def instruct(self, text: str, instruction: Instruction) -> int:
+        """Puts words in force with the next chunk; returns that chunk's number at the earliest."""
+        self.instruction_text = text
+        self._instruction = instruction
+        return self.world.version
+
+    async def say(self, message: dict[str, Any]) -> None:
+        """Sends a JSON message to whoever plays."""
+        if self._outlet:
+            await self._outlet.send_message(message)
+
+    async def _tell_recovering(self, recovering: bool) -> None:
+        await self.say({"type": "status", "state": "recovering" if recovering else "playing"})
+
+    async def _draw(self) -> None:
+        while True:
+            await self._attached.wait()
+            await self._wait_for_turn()
+            memory, recoveries = self.world.latent, self.world.num_recoveries
+            control, timestamp = self.controls.take(), self.controls.timestamp
+            # Taken before the await: words that arrive while this chunk is drawn belong to the next.
+            instruction, self._instruction = self._instruction, None
+            start = time.monotonic()
+            try:
+                chunk = await self.world.step(control.operations(), instruction)
+            except WorldLostError as error:
+                self.failed = str(error)
+                logger.error("session ended: %s", error)
+                await self.say({"type": "error", "message": f"{error}: begin a new world", "fatal": True})
+                return
+            is_typical = memory is not None and recoveries == self.world.num_recoveries
+            self.clock.stepped(time.monotonic() - start, is_typical)
+            request = DecodeRequest(chunk.latent, memory, self._size)
+            await self._drawn.put(_Drawn(chunk, timestamp, asyncio.create_task(self._decode(request))))
+
+    async def _wait_for_turn(self) -> None:
+        while (delay_s := self.clock.step_delay_s()) > 0:
+            await asyncio.sleep(delay_s)
+
+    async def _decode(self, request: DecodeRequest) -> DecodedChunk:
+        start = time.monotonic()
+        # A request holds all that it needs, so that any other decoder can answer it if one dies.
+        for attempt in range(5):
+            try:
+                decoded = await self._decoder.decode.remote(request)
+                break
+            except Exception:
+                if attempt == 4:
+                    raise
+                await asyncio.sleep(0.2 * 2**attempt)
+        self.clock.decoded(time.monotonic() - start)
+        return decoded
+
+    async def _show(self) -> None:
+        while True:
+            drawn = await self._drawn.get()
+            try:
+                decoded = await drawn.decoding
+            except Exception:
+                logger.exception("a chunk could not be decoded and is left out")
+                self.clock.show()
+                continue
+            start, interval_s = self.clock.show(), self.clock.frame_interval_s
+            for i, jpeg in enumerate(decoded.jpegs):
+                await asyncio.sleep(start + i * interval_s - time.monotonic())
+                header = FrameHeader(
+                    i,
+                    self._sequence,
+                    drawn.chunk.version - 1,
+                    drawn.timestamp,
+                    drawn.chunk.step_ms,
+                    decoded.decode_ms,
+                )
+                self._sequence += 1
+                await self._send(header, jpeg)
+
+    async def _send(self, header: FrameHeader, jpeg: bytes) -> None:
+        if self._outlet and await self._outlet.send_frame(header, jpeg):
+            self.frames_sent += 1
+        else:
+            self.frames_dropped += 1

@@ -1,0 +1,227 @@
+"""What clients send and get: the REST bodies and the messages on the stream's socket."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from gamegen.controls import KEYS, MAX_CAMERA_DEG
+from gamegen.pipeline import MAX_FRAMES, check_frames, check_size
+
+MAX_PROMPT_CHARACTERS = 8000
+"""Far above 300 tokens: it only keeps the tokenizer from reading books."""
+MAX_SEED = 2**63 - 1
+_MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
+
+
+class Body(BaseModel):
+    """A request body: a field that is not known is an error, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Resolution(Body):
+    """Picture size in pixels, multiples of 16."""
+
+    width: int = Field(examples=[160])
+    height: int = Field(examples=[96])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
+
+
+def _checked_size(resolution: Resolution | None) -> Resolution | None:
+    if resolution is not None:
+        check_size(resolution.width, resolution.height)
+    return resolution
+
+
+Size = Annotated[Resolution | None, Field(description="the model's own size when left out")]
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+
+
+class NewSession(Body):
+    """Begins a playable world."""
+
+    prompt: Prompt = Field(examples=["snowy forest at night"])
+    perspective: Literal["first", "third"] = "first"
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    image: str | None = Field(
+        None,
+        max_length=_MAX_IMAGE_CHARACTERS,
+        description="a PNG or JPEG file in base64 that the world begins with",
+    )
+    resolution: Size = None
+
+    _check_resolution = field_validator("resolution")(_checked_size)
+
+    @field_validator("image")
+    @classmethod
+    def _check_base64(cls, image: str | None) -> str | None:
+        if image is not None:
+            try:
+                base64.b64decode(image, validate=True)
+            except binascii.Error as error:
+                raise ValueError(
+                    "not valid base64: send the bytes of a PNG or JPEG file in base64"
+                ) from error
+        return image
+
+    @property
+    def image_bytes(self) -> bytes | None:
+        """The image file's bytes."""
+        return None if self.image is None else base64.b64decode(self.image)
+
+
+class SessionCreated(BaseModel):
+    """Where to play a new world."""
+
+    id: str
+    stream_url: str
+    width: int
+    height: int
+    fps: int
+
+
+class SessionState(SessionCreated):
+    """A world as it is now."""
+
+    prompt: str
+    perspective: str
+    seed: int
+    state: Literal["waiting", "playing", "recovering"]
+    chunks: int
+    instruction: str | None
+    frames_sent: int
+    frames_dropped: int
+
+
+class NewClip(Body):
+    """Renders a clip from a prompt."""
+
+    prompt: Prompt = Field(examples=["sunny desert at noon"])
+    perspective: Literal["first", "third"] = "first"
+    num_frames: int = MAX_FRAMES
+    seed: int = Field(0, ge=0, le=MAX_SEED)
+    size: Size = None
+
+    _check_resolution = field_validator("size")(_checked_size)
+
+    @field_validator("num_frames")
+    @classmethod
+    def _check_frames(cls, num_frames: int) -> int:
+        check_frames(num_frames)
+        return num_frames
+
+
+class ClipCreated(BaseModel):
+    """A clip that was queued."""
+
+    id: str
+    status_url: str
+
+
+class ClipState(BaseModel):
+    """A clip as it is now; `progress` goes from 0 to 1."""
+
+    id: str
+    state: Literal["queued", "running", "succeeded", "failed"]
+    progress: float
+    prompt: str
+    num_frames: int
+    seed: int
+    error: str | None = None
+    file_url: str | None = None
+
+
+class ErrorDetail(BaseModel):
+    """A stable code, and a sentence that says what to do."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(BaseModel):
+    """The body of every 4xx and 5xx answer."""
+
+    error: ErrorDetail
+
+
+class KeyChange(Body):
+    """Keys that went down (`state` true) or up (false)."""
+
+    keys: list[str] = Field(max_length=32)
+    state: bool
+
+    @field_validator("keys")
+    @classmethod
+    def _check_keys(cls, keys: list[str]) -> list[str]:
+        for key in keys:
+            if key not in KEYS:
+                raise ValueError(f"unknown key {key!r}: use some of {' '.join(KEYS)}")
+        return keys
+
+
+class Camera(Body):
+    """Camera turn in degrees a frame, in force until the next one; positive turns right and looks down."""
+
+    yaw_deg: float = Field(0.0, ge=-MAX_CAMERA_DEG, le=MAX_CAMERA_DEG)
+    pitch_deg: float = Field(0.0, ge=-MAX_CAMERA_DEG, le=MAX_CAMERA_DEG)
+
+
+class SpokenInstruction(Body):
+    """Words that change the world while it runs; empty words lift those in force."""
+
+    text: str = Field(max_length=MAX_PROMPT_CHARACTERS)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        if parameters:
+            raise ValueError(f"unknown parameter {next(iter(parameters))!r}: send an empty object")
+        return parameters
+
+
+class ControlMessage(Body):
+    """What the player does; `timestamp` (milliseconds, client's clock) is echoed in the frames it changed."""
+
+    type: Literal["control"]
+    timestamp: float = Field(allow_inf_nan=False)
+    keyboard: KeyChange | None = None
+    camera: Camera | None = None
+    instruction: SpokenInstruction | None = None
+
+
+class SeenMessage(Body):
+    """Optional: the newest frame received. A client that sends these is never buried in frames."""
+
+    type: Literal["seen"]
+    sequence: int = Field(ge=0)
+
+
+ClientMessage = Annotated[ControlMessage | SeenMessage, Field(discriminator="type")]
+_client_message: TypeAdapter[ControlMessage | SeenMessage] = TypeAdapter(ClientMessage)
+
+
+def parse_client_message(text: str, max_bytes: int) -> ControlMessage | SeenMessage:
+    """Reads a socket's text message; raises ValueError with a sentence that says what is wrong."""
+    size_bytes = len(text.encode())
+    if size_bytes > max_bytes:
+        raise ValueError(
+            f"the message has {size_bytes} bytes and the limit is {max_bytes}: send less at once"
+        )
+    try:
+        return _client_message.validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "json_invalid":
+            raise ValueError(f"not valid JSON: {message}") from None
+        place = ".".join(str(part) for part in problem["loc"] if part not in ("control", "seen"))
+        raise ValueError(f"{place}: {message}" if place else message) from None
