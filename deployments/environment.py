@@ -13,6 +13,8 @@ ENVIRONMENT = {
     # A snapshot of a large world passes the default of 4 MB.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
     "RAY_USAGE_STATS_ENABLED": "0",
+    # The name is misleading: 0 makes Ray a single-node one, which listens on the loopback address alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

@@ -49,6 +49,12 @@ def install_error_handlers(api: FastAPI) -> None:
     async def on_validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
         return error_response(ApiError(422, "invalid_request", describe_validation_error(error)))
 
+    @api.exception_handler(Exception)
+    async def on_unexpected_error(_request: Request, _error: Exception) -> JSONResponse:
+        # The trace goes to the log; a client could do nothing with it.
+        message = "something failed on the server: try again, and see its log if it keeps failing"
+        return error_response(ApiError(500, "internal_error", message))
+
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:

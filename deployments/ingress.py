@@ -1,8 +1,8 @@
 """The public address: REST, the stream's sockets and the page.
 
-Annotations are not postponed here: Serve ships the class by value, where FastAPI cannot look names up.
+Serve ships the class by value as it is when it is decorated: annotations are not postponed, because FastAPI
+could not look their names up there, and nothing of this module may be defined below the class.
 """
-
 
 import asyncio
 import platform
@@ -36,7 +36,6 @@ from deployments.schemas import (
 from deployments.sessions import Session, SessionBook
 from deployments.settings import ServeSettings
 from deployments.world_client import WorldClient, WorldRefusedError
-from gamegen.controls import FPS
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 _OPEN_TIMEOUT_S = 30.0
@@ -93,7 +92,7 @@ class Ingress:
             self._sessions.add(session)
         finally:
             self._sessions.unreserve()
-        return SessionCreated(**_address(session))
+        return SessionCreated(**session.address())
 
     @api.get("/v1/sessions/{session_id}", tags=["play"])
     async def get_session(self, session_id: str) -> SessionState:
@@ -101,7 +100,7 @@ class Ingress:
         session = self._sessions.get(session_id)
         player = session.player
         return SessionState(
-            **_address(session),
+            **session.address(),
             prompt=session.request.prompt,
             perspective=session.request.perspective,
             seed=session.request.seed,
@@ -128,7 +127,7 @@ class Ingress:
             await socket.close(CLOSE_UNKNOWN_SESSION, "unknown session")
             return
         connection = Connection(socket, session.player, self._encode, self._settings.ingress)
-        greeting = {"type": "welcome", **_address(session), "chunk": session.player.world.version}
+        greeting = {"type": "welcome", **session.address(), "chunk": session.player.world.version}
         await connection.send_message(greeting)
         await session.attach(connection)
         try:
@@ -225,9 +224,3 @@ class Ingress:
         if self._facts is None:
             self._facts = await self._world.facts.remote()
         return self._facts
-
-
-def _address(session: Session) -> dict[str, Any]:
-    width, height = session.size
-    stream_url = f"/v1/sessions/{session.id}/stream"
-    return {"id": session.id, "stream_url": stream_url, "width": width, "height": height, "fps": FPS}

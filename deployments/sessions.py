@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from deployments.connection import CLOSE_ENDED, CLOSE_IDLE, CLOSE_TAKEN_OVER, Connection
 from deployments.errors import ApiError
 from deployments.player import Player
 from deployments.schemas import NewSession
 from deployments.settings import IngressSettings
+from gamegen.controls import FPS
 
 logger = logging.getLogger("ray.serve")
 
@@ -36,6 +37,12 @@ class Session:
         if self.connection is None:
             return "waiting"
         return "recovering" if self.player.world.is_recovering else "playing"
+
+    def address(self) -> dict[str, Any]:
+        """Where and how this session is played, the fields of `SessionCreated`."""
+        width, height = self.size
+        stream_url = f"/v1/sessions/{self.id}/stream"
+        return {"id": self.id, "stream_url": stream_url, "width": width, "height": height, "fps": FPS}
 
     async def attach(self, connection: Connection) -> None:
         """Gives the session to a socket; the one that had it is closed."""

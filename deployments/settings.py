@@ -51,10 +51,10 @@ class TextEncoderSettings:
 class WorldSettings:
     """Replicas that hold and step worlds.
 
-    `slots` is the number of worlds a replica keeps in its cache; when they are full the one idle for longest
-    makes room and is restored when it is next stepped. With several players the loop waits `gather_s` at a
-    chunk boundary for those who are about to ask, so that they share a forward pass. The ingress takes a
-    snapshot every `snapshot_every_chunks`.
+    `slots` is the number of worlds a replica keeps in its cache, enough to take over every session when other
+    replicas die; when they are full the one idle for longest makes room and is restored when next stepped.
+    With several players the loop waits `gather_s` at a chunk boundary for those who are about to ask, so that
+    they share a forward pass. The ingress takes a snapshot every `snapshot_every_chunks`.
     """
 
     replicas: int = 1
@@ -107,6 +107,14 @@ class ServeSettings:
     world: WorldSettings = field(default_factory=WorldSettings)
     decoder: DecoderSettings = field(default_factory=DecoderSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+
+    def __post_init__(self) -> None:
+        slots, sessions = self.world.slots, self.ingress.max_sessions
+        if slots < sessions:
+            raise ValueError(
+                f"world.slots = {slots} is less than ingress.max_sessions = {sessions}: with every slot taken,
+                " "players would push each other out at each chunk; raise the slots or lower the sessions"
+            )
 
 
 def load_settings(path: Path = DEFAULT_SETTINGS) -> ServeSettings:

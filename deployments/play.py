@@ -1,0 +1,135 @@
+"""`gamegen play`: Ray, the Serve application and the page, on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+
+from rich.console import Console
+
+from deployments.environment import set_environment
+from deployments.settings import load_settings
+
+_READY_TIMEOUT_S = 120.0
+_FIRST_WORLD = {"prompt": "a green forest on a clear day"}
+
+
+def play(host: str = "127.0.0.1", port: int = 8000, model: str = "nano", open_browser: bool = False) -> None:
+    """Serves a model on `http://host:port/` until Ctrl-C.
+
+    Raises ValueError when the port is taken, or CheckpointError when the model is missing or damaged.
+    """
+    _check_port(host, port)
+    _check_model(model)
+    console = Console()
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    started_s = time.monotonic()
+    try:
+        with console.status("starting Ray") as status:
+            _start(host, port, model, status.update)
+            status.update("drawing a first picture")
+            _wait_until_ready(address)
+        console.print(f"[bold green]ready[/] in {time.monotonic() - started_s:.0f} s: [bold]{address}/[/]")
+        console.print("Ctrl-C stops it. The API is described at /docs.", style="dim")
+        if open_browser:
+            webbrowser.open(address)
+        stop.wait()
+    except KeyboardInterrupt:
+        console.print("stopping before it was ready", style="dim")
+    finally:
+        with console.status("stopping"):
+            _shut_down()
+
+
+def _check_port(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port}: use a number from 1 to 65535")
+    with socket.socket() as probe:
+        # As the server will: a port that a former run just left may be taken again at once.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except socket.gaierror as error:
+            raise ValueError(f"host {host!r} is not an address of this machine: use 127.0.0.1") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ValueError(
+                f"cannot listen on {host}:{port} ({reason}): stop what uses it or choose another with --port"
+            ) from error
+
+
+def _check_model(model: str) -> None:
+    from gamegen.models.checkpoint import read_card, resolve, verify
+
+    verify(resolve(model), read_card(model))
+
+
+def _start(host: str, port: int, model: str, say: object) -> None:
+    assert callable(say)
+    set_environment()
+    import ray
+    from ray import serve
+
+    from deployments.app import NAME, build_app
+
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    say("starting the replicas: text encoder, world, decoder, generator")
+    settings = dataclasses.replace(load_settings(), model=model)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": host, "port": port},
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    serve.run(build_app(settings), name=NAME, route_prefix="/")
+
+
+def _wait_until_ready(address: str) -> None:
+    """Waits for health, then begins and ends one world, so that the first player finds everything warm."""
+    give_up_at = time.monotonic() + _READY_TIMEOUT_S
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/healthz", timeout=10).close()
+            break
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.3)
+    body = json.dumps(_FIRST_WORLD).encode()
+    request = urllib.request.Request(
+        f"{address}/v1/sessions", body, {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        session_id = json.load(response)["id"]
+    ending = urllib.request.Request(f"{address}/v1/sessions/{session_id}", method="DELETE")
+    urllib.request.urlopen(ending, timeout=30).close()
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def on_signal(number: int, _frame: object) -> None:
+        if stop.is_set() or number == signal.SIGINT:
+            stop.set()
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+
+
+def _shut_down() -> None:
+    import ray
+    from ray import serve
+
+    # A second Ctrl-C while this runs must not leave processes behind.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(Exception):
+        serve.shutdown()
+    ray.shutdown()

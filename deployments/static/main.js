@@ -1,0 +1,208 @@
+// The page: one world at a time, its socket, its keys and its words.
+
+import * as api from "./api.js";
+import { Controls } from "./controls.js";
+import { Meter, Screen } from "./screen.js";
+import { Stream } from "./stream.js";
+
+const $ = (id) => document.getElementById(id);
+const STORED_SESSION = "gamegen-session";
+const READOUT_INTERVAL_MS = 250;
+
+const STATES = {
+  idle: "idle",
+  starting: "beginning a world",
+  playing: "playing",
+  reconnecting: "reconnecting",
+  recovering: "moving the world",
+  "taken-over": "played elsewhere",
+  ended: "ended",
+  error: "error",
+};
+
+const screen = new Screen($("screen"));
+const meter = new Meter();
+const controls = new Controls(sendKeys);
+let stream = null;
+let state = "idle";
+
+/** What tests and curious people may read. */
+window.gamegen = {
+  sessionId: null,
+  reconnects: 0,
+  lastAck: null,
+  lastChunk: null,
+  get framesShown() { return screen.framesShown; },
+  get fps() { return meter.fps; },
+  get latencyMs() { return meter.latencyMs; },
+  get stepMs() { return meter.stepMs; },
+  get state() { return state; },
+};
+
+function setState(next, curtain = "") {
+  state = next;
+  $("state").dataset.state = next;
+  $("state").textContent = STATES[next];
+  $("curtain").hidden = !curtain;
+  $("curtain-text").textContent = curtain;
+  $("curtain").classList.toggle("still", ["ended", "taken-over", "error"].includes(next));
+}
+
+function showBanner(text, action = null) {
+  $("banner").hidden = !text;
+  $("banner-text").textContent = text;
+  $("banner-action").hidden = !action;
+  if (action) {
+    $("banner-action").textContent = action.label;
+    $("banner-action").onclick = () => { showBanner(""); action.run(); };
+  }
+}
+
+const newWorld = { label: "New world", run: () => begin() };
+
+async function begin() {
+  const world = {
+    prompt: $("prompt").value.trim(),
+    perspective: $("perspective").value,
+    seed: Number($("seed").value),
+  };
+  const button = document.querySelector("[data-testid=new-world]");
+  button.disabled = true;
+  showBanner("");
+  setState("starting", "Drawing the first picture …");
+  try {
+    leave();
+    play(await api.createSession(world));
+  } catch (error) {
+    setState("error", "No world yet");
+    showBanner(error.message, { label: "Try again", run: begin });
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function leave() {
+  stream?.close();
+  stream = null;
+  const old = window.gamegen.sessionId;
+  window.gamegen.sessionId = null;
+  sessionStorage.removeItem(STORED_SESSION);
+  if (old) api.deleteSession(old).catch(() => {}); // It may have ended already.
+}
+
+function play(session) {
+  window.gamegen.sessionId = session.id;
+  sessionStorage.setItem(STORED_SESSION, session.id);
+  screen.setSize(session.width, session.height);
+  meter.reset();
+  showWords(session.instruction);
+  $("ack").textContent = "";
+  stream = new Stream(session.stream_url, { onOpen, onFrame, onMessage, onDropped, onEnded });
+}
+
+function onOpen() {
+  // The server let go of every key when the last socket closed.
+  if (controls.held.length) sendKeys(controls.held, true);
+}
+
+async function onFrame(frame) {
+  meter.arrived(frame);
+  window.gamegen.lastChunk = frame.chunk;
+  await screen.show(frame);
+  if (state === "starting" || state === "reconnecting") setState("playing");
+}
+
+function onMessage(message) {
+  if (message.type === "ack") {
+    window.gamegen.lastAck = message;
+    showWords(message.instruction);
+    $("ack").textContent = message.instruction ? `heard: ${message.instruction}` : "back to how it was";
+  } else if (message.type === "error") {
+    showBanner(message.message, message.fatal ? newWorld : null);
+  } else if (message.type === "status") {
+    if (message.state === "recovering") setState("recovering", "The world moves to another machine …");
+    else setState("playing");
+  }
+}
+
+function onDropped(attempts) {
+  window.gamegen.reconnects += 1;
+  meter.reset();
+  setState("reconnecting", attempts > 3 ? "The server does not answer, still trying …" : "Connection lost, coming back …");
+}
+
+function onEnded({ reason, takenOver }) {
+  window.gamegen.sessionId = null;
+  sessionStorage.removeItem(STORED_SESSION);
+  setState(takenOver ? "taken-over" : "ended", takenOver ? "This world is played in another window" : "This world has ended");
+  showBanner(reason || "the session ended", newWorld);
+}
+
+function sendKeys(keys, isDown) {
+  const timestamp = performance.now();
+  meter.pressed(timestamp);
+  stream?.send({ type: "control", timestamp, keyboard: { keys, state: isDown } });
+}
+
+function say(text) {
+  if (!stream || state !== "playing") {
+    showBanner("no world is running: begin one first", newWorld);
+    return;
+  }
+  $("ack").textContent = "…";
+  stream.send({ type: "control", timestamp: performance.now(), instruction: { text, parameters: {} } });
+}
+
+function showWords(text) {
+  $("words").hidden = !text;
+  $("words").textContent = text ? `“${text}”` : "";
+}
+
+function showReadouts() {
+  const fps = meter.fps;
+  $("fps").textContent = fps ? fps.toFixed(1) : "–";
+  $("latency").textContent = meter.latencyMs === null ? "–" : `${Math.round(meter.latencyMs)} ms`;
+  $("step").textContent = meter.stepMs === null ? "–" : `${Math.round(meter.stepMs)} ms`;
+}
+
+async function showAbout() {
+  const { model } = await api.getStatus();
+  const millions = (model.parameters / 1e6).toFixed(1);
+  const where = model.device === "cpu" ? "the CPU" : model.device;
+  $("about").textContent = `${millions} million weights draw ${model.width}×${model.height} pictures on ${where}.`;
+}
+
+async function resumeOrBegin() {
+  const stored = sessionStorage.getItem(STORED_SESSION);
+  if (stored) {
+    setState("starting", "Coming back …");
+    try {
+      play(await api.getSession(stored));
+      return;
+    } catch {
+      sessionStorage.removeItem(STORED_SESSION); // It ended while the page was away.
+    }
+  }
+  await begin();
+}
+
+$("world-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("screen").focus();
+  begin();
+});
+$("dice").addEventListener("click", () => { $("seed").value = Math.floor(Math.random() * 1e6); });
+$("instruct-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  say($("instruction").value.trim());
+  $("instruction").value = "";
+  $("screen").focus();
+});
+for (const chip of document.querySelectorAll("[data-words]")) {
+  chip.addEventListener("click", () => { say(chip.dataset.words); $("screen").focus(); });
+}
+$("banner-close").addEventListener("click", () => showBanner(""));
+
+setInterval(showReadouts, READOUT_INTERVAL_MS);
+showAbout().catch(() => {}); // A nicety: a server that does not answer shows in the world's own state.
+resumeOrBegin();

@@ -1,0 +1,75 @@
+// The session's socket: frames and messages in, controls out; it comes back by itself when it drops.
+
+import { readFrame } from "./wire.js";
+
+const FIRST_DELAY_MS = 300;
+const LONGEST_DELAY_MS = 5000;
+const FRAMES_PER_ACKNOWLEDGEMENT = 6;
+
+const CLOSE_TAKEN_OVER = 4001;
+const CLOSE_UNKNOWN_SESSION = 4404;
+const CLOSE_IDLE = 4408;
+const CLOSE_ENDED = 4410;
+const FINAL = new Set([CLOSE_TAKEN_OVER, CLOSE_UNKNOWN_SESSION, CLOSE_IDLE, CLOSE_ENDED]);
+
+/**
+ * Events: onOpen(), onFrame(frame), onMessage(message), onDropped(delayMs), onEnded({ code, reason }).
+ */
+export class Stream {
+  constructor(url, events) {
+    this.url = url;
+    this.events = events;
+    this.attempts = 0;
+    this.closed = false;
+    this.connect();
+  }
+
+  connect() {
+    const address = new URL(this.url, location.href);
+    address.protocol = address.protocol.replace("http", "ws");
+    const socket = new WebSocket(address);
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = (event) => this.receive(event.data);
+    socket.onclose = (event) => this.onClosed(socket, event);
+    this.socket = socket;
+  }
+
+  receive(data) {
+    if (typeof data !== "string") {
+      const frame = readFrame(data);
+      if (frame.sequence % FRAMES_PER_ACKNOWLEDGEMENT === 0) this.send({ type: "seen", sequence: frame.sequence });
+      this.events.onFrame(frame);
+      return;
+    }
+    const message = JSON.parse(data);
+    if (message.type === "welcome") {
+      this.attempts = 0;
+      this.events.onOpen(message);
+    }
+    this.events.onMessage(message);
+  }
+
+  onClosed(socket, event) {
+    if (this.closed || socket !== this.socket) return;
+    if (FINAL.has(event.code)) {
+      this.closed = true;
+      this.events.onEnded({ code: event.code, reason: event.reason, takenOver: event.code === CLOSE_TAKEN_OVER });
+      return;
+    }
+    const delay = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.attempts);
+    this.attempts += 1;
+    this.events.onDropped(this.attempts);
+    // A little chance keeps many pages from coming back in the same instant.
+    this.timer = setTimeout(() => this.connect(), delay * (0.8 + 0.4 * Math.random()));
+  }
+
+  send(message) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
+  }
+
+  close() {
+    this.closed = true;
+    clearTimeout(this.timer);
+    this.socket.close(1000, "left");
+  }
+}

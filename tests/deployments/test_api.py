@@ -1,0 +1,161 @@
+"""The REST side over a real Serve application: what it answers, and what it says to wrong input."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+
+import av
+import pytest
+
+from tests.serving import PATIENCE_S, png
+
+
+def error_of(response) -> dict:
+    body = response.json()
+    assert set(body) == {"error"} and set(body["error"]) == {"code", "message"}
+    return body["error"]
+
+
+def test_health_status_and_docs(client):
+    assert client.get("/healthz").json() == {"status": "ok"}
+    status = client.get("/v1/status").json()
+    assert status["model"]["width"] == 32 and status["model"]["card"]["stage"] == "random"
+    assert status["sessions"]["limit"] == 3
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/sessions", "/v1/sessions/{session_id}", "/v1/videos", "/v1/status", "/healthz"} <= set(paths)
+    assert client.get("/docs").status_code == 200
+
+
+def test_page_and_its_modules_are_served(client):
+    page = client.get("/")
+    assert page.status_code == 200 and "GameGen" in page.text
+    module = client.get("/static/main.js")
+    assert "javascript" in module.headers["content-type"]
+
+
+def test_session_begins_is_described_and_ends(client, begin):
+    session = begin(seed=5, perspective="third")
+    assert session["stream_url"] == f"/v1/sessions/{session['id']}/stream"
+    assert (session["width"], session["height"], session["fps"]) == (32, 32, 24)
+    state = client.get(f"/v1/sessions/{session['id']}").json()
+    assert (state["state"], state["seed"], state["perspective"]) == ("waiting", 5, "third")
+    assert client.delete(f"/v1/sessions/{session['id']}").status_code == 204
+    assert client.get(f"/v1/sessions/{session['id']}").status_code == 404
+
+
+def test_session_may_begin_with_an_image_and_a_resolution(begin):
+    image = base64.b64encode(png(100, 60)).decode()
+    session = begin(image=image, resolution={"width": 64, "height": 48})
+    assert (session["width"], session["height"]) == (64, 48)
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        ({"prompt": "very " * 400}, "the limit is 300"),
+        ({"prompt": ""}, "prompt"),
+        ({}, "prompt: field required"),
+        ({"prompt": "x", "perspective": "bird"}, "'first' or 'third'"),
+        ({"prompt": "x", "seed": -1}, "seed"),
+        ({"prompt": "x", "colour": "red"}, "colour"),
+        ({"prompt": "x", "resolution": {"width": 100, "height": 96}}, "multiple of 16, for example 96"),
+        ({"prompt": "x", "resolution": {"width": 6400, "height": 6400}}, "the limit is"),
+        ({"prompt": "x", "image": "no base64!"}, "base64"),
+        ({"prompt": "x", "image": base64.b64encode(b"no image").decode()}, "PNG, JPEG or WebP"),
+        ({"prompt": "x", "image": base64.b64encode(png(64, 64)[:70]).decode()}, "PNG, JPEG or WebP"),
+    ],
+)
+def test_wrong_session_is_refused_with_what_to_do(client, body, says):
+    response = client.post("/v1/sessions", json=body)
+    assert response.status_code == 422, response.text
+    assert says in error_of(response)["message"]
+
+
+def test_malformed_json_is_refused(client):
+    headers = {"Content-Type": "application/json"}
+    response = client.post("/v1/sessions", content=b"{nope", headers=headers)
+    assert response.status_code == 422
+    assert "not valid JSON" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_unknown_session_is_404(client, method):
+    response = client.request(method, "/v1/sessions/nobody")
+    assert response.status_code == 404
+    assert error_of(response)["code"] == "unknown_session"
+    assert "POST /v1/sessions" in error_of(response)["message"]
+
+
+def test_unknown_address_is_404(client):
+    assert error_of(client.get("/v2/anything"))["code"] == "not_found"
+
+
+def test_too_many_sessions_are_429_with_retry_after(client, begin):
+    for _ in range(3):
+        begin()
+    response = client.post("/v1/sessions", json={"prompt": "one more"})
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) > 0
+    assert error_of(response)["code"] == "too_many_sessions"
+
+
+def wait_for_clip(client, clip_id: str) -> dict:
+    give_up_at = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up_at:
+        clip = client.get(f"/v1/videos/{clip_id}").json()
+        if clip["state"] in ("succeeded", "failed"):
+            return clip
+        time.sleep(0.2)
+    raise AssertionError(f"the clip is still {clip['state']}")
+
+
+def test_clip_is_rendered_to_h264(client):
+    order = {"prompt": "a desert", "num_frames": 10, "seed": 3, "size": {"width": 48, "height": 32}}
+    response = client.post("/v1/videos", json=order)
+    assert response.status_code == 202
+    clip_id = response.json()["id"]
+    clip = wait_for_clip(client, clip_id)
+    assert (clip["state"], clip["progress"]) == ("succeeded", 1.0), clip
+    file = client.get(clip["file_url"])
+    assert file.headers["content-type"] == "video/mp4"
+    with av.open(io.BytesIO(file.content)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264" and stream.average_rate == 24
+        assert (stream.width, stream.height) == (48, 32)
+        assert sum(1 for _ in container.decode(video=0)) == 10
+
+
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        ({"num_frames": 103}, "1 to 102 frames"),
+        ({"num_frames": 0}, "1 to 102 frames"),
+        ({"size": {"width": 50, "height": 32}}, "multiple of 16"),
+        ({"prompt": "very " * 400}, "the limit is 300"),
+    ],
+)
+def test_wrong_clip_is_refused(client, body, says):
+    response = client.post("/v1/videos", json={"prompt": "x", **body})
+    assert response.status_code == 422
+    assert says in error_of(response)["message"]
+
+
+def test_unknown_clip_is_404_and_an_unfinished_one_has_no_file(client):
+    assert error_of(client.get("/v1/videos/nothing"))["code"] == "unknown_video"
+    ids = [client.post("/v1/videos", json={"prompt": "x", "num_frames": 102}).json()["id"] for _ in range(2)]
+    response = client.get(f"/v1/videos/{ids[1]}/file")
+    # The second waits behind the first, unless the machine is very quick.
+    assert response.status_code in (200, 409)
+    for clip_id in ids:
+        assert wait_for_clip(client, clip_id)["state"] == "succeeded"
+
+
+def test_full_clip_queue_is_503_with_retry_after(client):
+    answers = [client.post("/v1/videos", json={"prompt": "x", "num_frames": 102}) for _ in range(8)]
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert refused and int(refused[0].headers["Retry-After"]) > 0
+    for answer in answers:
+        if answer.status_code == 202:
+            wait_for_clip(client, answer.json()["id"])

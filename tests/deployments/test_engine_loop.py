@@ -1,0 +1,98 @@
+"""Continuous batching with a real tiny engine, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from deployments.engine_loop import EngineLoop
+from deployments.messages import Chunk, EncodedText, Instruction, Missing, OpenRequest, Refusal, StepRequest
+from gamegen.controls import Control
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.world import EngineConfig, WorldEngine
+from tests.serving import png
+
+FORWARD = Control({"w"}).operations()
+
+
+def words(seed: int) -> EncodedText:
+    tokens = np.random.default_rng(seed).normal(size=(5, 384)).astype(np.float32)
+    return EncodedText(tokens, tokens.mean(0))
+
+
+@pytest.fixture
+def loop(tiny_model) -> EngineLoop:
+    engine = WorldEngine(load_checkpoint(tiny_model).model, EngineConfig(max_sessions=2))
+    return EngineLoop(engine, gather_s=0.2, threads=1)
+
+
+async def begin(loop: EngineLoop, session_id: str, seed: int = 0) -> None:
+    await loop.open(OpenRequest(session_id, words(1), seed))
+
+
+async def step(loop: EngineLoop, session_id: str, version: int, **more) -> Chunk | Missing:
+    return await loop.step(StepRequest(session_id, version, FORWARD, **more))
+
+
+async def test_players_who_ask_together_share_a_forward_pass(loop):
+    await begin(loop, "a")
+    await begin(loop, "b")
+    chunks = await asyncio.gather(step(loop, "a", 0), step(loop, "b", 0))
+    assert [chunk.num_sessions for chunk in chunks] == [2, 2]
+
+
+async def test_a_player_joins_at_the_next_chunk_boundary(loop):
+    await begin(loop, "a")
+    first = asyncio.create_task(step(loop, "a", 0))
+    await begin(loop, "b")
+    late = await step(loop, "b", 0)
+    assert isinstance(await first, Chunk) and isinstance(late, Chunk)
+    assert (await step(loop, "a", 1)).version == 2
+
+
+async def test_wrong_version_and_unknown_session_are_missing(loop):
+    await begin(loop, "a")
+    assert await step(loop, "a", 4) == Missing(0)
+    assert await step(loop, "nobody", 0) == Missing(None)
+
+
+async def test_full_slots_push_out_the_one_idle_for_longest_and_its_snapshot_brings_it_back(loop):
+    await begin(loop, "a", seed=5)
+    kept = await step(loop, "a", 0, wants_snapshot=True)
+    expected = await step(loop, "a", 1)
+    for other in ("b", "c"):
+        await begin(loop, other)
+    assert await step(loop, "a", 2) == Missing(None)
+    await loop.restore("a", kept.snapshot)
+    again = await step(loop, "a", 1)
+    np.testing.assert_array_equal(again.latent, expected.latent)
+
+
+async def test_instruction_takes_effect_with_its_chunk(loop):
+    latents = []
+    for instruction in (None, Instruction(words(2))):
+        await begin(loop, "a", seed=5)
+        latents.append((await step(loop, "a", 0, instruction=instruction)).latent)
+    assert np.abs(latents[0] - latents[1]).max() > 1e-3
+
+
+async def test_starting_image_is_resized_and_a_broken_one_is_refused(loop):
+    opened = await loop.open(OpenRequest("a", words(1), 0, png(90, 50)))
+    assert opened.version == 1 and opened.latent.shape == (4, 4, 4)
+    refused = await loop.open(OpenRequest("b", words(1), 0, b"nothing"))
+    assert isinstance(refused, Refusal) and "PNG" in refused.message
+
+
+async def test_failing_step_reaches_its_callers_and_the_loop_goes_on(loop, monkeypatch):
+    await begin(loop, "a")
+
+    def fail(operations):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._engine, "step", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await step(loop, "a", 0)
+    assert isinstance(await step(loop, "a", 0), Chunk)

@@ -1,0 +1,113 @@
+"""Serving parts that need no cluster: wire format, pacing, held keys, settings."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from deployments import pacing
+from deployments.player import HeldControls
+from deployments.schemas import ControlMessage, parse_client_message
+from deployments.settings import ServeSettings, WorldSettings, load_settings
+from deployments.wire import HEADER_BYTES, FrameHeader, unpack_frame
+
+
+def control(**parts) -> ControlMessage:
+    return ControlMessage.model_validate({"type": "control", "timestamp": 1.0, **parts})
+
+
+@pytest.mark.parametrize("timestamp", [None, 1234567.25])
+def test_frame_header_round_trip(timestamp):
+    header = FrameHeader(3, 99, 24, timestamp, 41.5, 8.25)
+    assert len(header.pack()) == HEADER_BYTES == 28
+    assert unpack_frame(header.pack() + b"jpeg") == (header, b"jpeg")
+
+
+def test_foreign_frames_are_refused():
+    with pytest.raises(ValueError, match="at least 28 bytes"):
+        unpack_frame(b"GG")
+    with pytest.raises(ValueError, match="version 1"):
+        unpack_frame(b"XX\x01" + bytes(30))
+
+
+def test_keys_stay_down_until_released():
+    held = HeldControls()
+    held.apply(control(keyboard={"keys": ["w", "d"], "state": True}))
+    assert held.take().keys == {"w", "d"}
+    held.apply(control(keyboard={"keys": ["d"], "state": False}))
+    assert held.take().keys == {"w"}
+
+
+def test_a_tap_within_one_chunk_is_not_lost():
+    held = HeldControls()
+    held.apply(control(keyboard={"keys": ["space"], "state": True}))
+    held.apply(control(keyboard={"keys": ["space"], "state": False}))
+    assert held.take().keys == {"space"}
+    assert held.take().keys == frozenset()
+
+
+def test_camera_stays_until_changed_and_release_lets_go_of_all():
+    held = HeldControls()
+    held.apply(control(camera={"yaw_deg": 2.0}))
+    assert held.take().yaw_deg == held.take().yaw_deg == 2.0
+    held.release()
+    assert held.take().yaw_deg == 0.0 and held.timestamp is None
+
+
+class Clock:
+    """Stands in for `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(pacing, "time", clock)
+    return clock
+
+
+def test_quick_model_is_shown_at_24_fps_and_waits_for_its_turn(clock):
+    chunk = pacing.ChunkClock()
+    chunk.stepped(0.05, is_typical=True)
+    chunk.decoded(0.02)
+    assert chunk.fps == pytest.approx(24)
+    assert chunk.show() == clock.now
+    # The next chunk is due when this one has been shown, less the time it takes to make.
+    assert chunk.step_delay_s() == pytest.approx(4 / 24 - 0.05 - 0.02 - 0.02)
+
+
+def test_slow_model_is_spread_over_its_own_time_and_never_waits(clock):
+    chunk = pacing.ChunkClock()
+    chunk.stepped(0.4, is_typical=True)
+    assert chunk.frame_interval_s == pytest.approx(0.1)
+    chunk.show()
+    clock.now += 0.1
+    assert chunk.step_delay_s() == 0
+
+
+def test_one_slow_chunk_does_not_set_the_pace(clock):
+    chunk = pacing.ChunkClock()
+    chunk.stepped(5.0, is_typical=False)
+    assert chunk.fps == pytest.approx(24)
+
+
+def test_message_over_the_limit_names_both_sizes():
+    with pytest.raises(ValueError, match=r"40 bytes and the limit is 20"):
+        parse_client_message('{"type":"seen","sequence":1}' + " " * 12, 20)
+
+
+def test_shipped_settings_load_and_nonsense_is_refused():
+    settings = load_settings()
+    assert settings.world.slots >= settings.ingress.max_sessions
+    shares = [settings.ingress, settings.text_encoder, settings.world, settings.decoder, settings.generator]
+    assert sum(part.num_cpus for part in shares) <= 1
+    with pytest.raises(ValueError, match=r"WorldSettings\.threads = 0"):
+        dataclasses.replace(settings.world, threads=0)
+    with pytest.raises(ValueError, match="raise the slots"):
+        ServeSettings(world=WorldSettings(slots=1))

@@ -1,0 +1,189 @@
+"""The stream over a real Serve application: frames, controls, words, takeover, loss and return."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import ray
+import websockets
+
+from tests.serving import streaming
+
+
+async def test_frames_come_in_order_with_their_header(address, begin):
+    session = begin(seed=1)
+    async with streaming(address, session["stream_url"]) as player:
+        frames = await player.frames(12)
+        assert (await player.message("welcome"))["id"] == session["id"]
+    assert [f.header.sequence for f in frames] == list(range(12))
+    assert [f.header.chunk for f in frames] == [i // 4 for i in range(12)]
+    assert [f.header.frame for f in frames] == [i % 4 for i in range(12)]
+    assert frames[0].header.control_timestamp is None
+    assert all(f.header.step_ms > 0 and f.header.decode_ms > 0 for f in frames)
+    assert frames[0].pixels.shape == (32, 32, 3)
+
+
+async def test_requested_resolution_is_what_is_sent(address, begin):
+    session = begin(resolution={"width": 64, "height": 48})
+    async with streaming(address, session["stream_url"]) as player:
+        assert (await player.frame()).pixels.shape == (48, 64, 3)
+
+
+async def test_control_timestamp_is_echoed_and_keys_change_the_frames(address, begin):
+    played = []
+    for keys in ([], ["w", "left"]):
+        session = begin(seed=2)
+        async with streaming(address, session["stream_url"]) as player:
+            await player.control(1234.5, keyboard={"keys": keys, "state": True}, camera={"yaw_deg": 1})
+            while (frame := await player.frame()).header.control_timestamp != 1234.5:
+                pass
+            while frame.header.chunk < 12:
+                frame = await player.frame()
+            played.append(frame.pixels.astype(float))
+    assert np.abs(played[0] - played[1]).mean() > 0.5
+
+
+async def test_instruction_is_acknowledged_and_changes_the_frames(address, begin):
+    session = begin(seed=3)
+    async with streaming(address, session["stream_url"]) as player:
+        await player.control(7.0, instruction={"text": "make it rain", "parameters": {}})
+        ack = await player.message("ack")
+        assert (ack["instruction"], ack["timestamp"]) == ("make it rain", 7.0)
+        assert ack["chunk"] >= 0
+
+
+@pytest.mark.parametrize(
+    "message, says",
+    [
+        ("{nope", "not valid JSON"),
+        ("[]", "valid dictionary"),
+        ('{"type": "dance"}', "dance"),
+        ('{"type": "control"}', "timestamp"),
+        ('{"type":"control","timestamp":1,"keyboard":{"keys":["x"],"state":true}}', "unknown key 'x'"),
+        ('{"type":"control","timestamp":1,"camera":{"yaw_deg":90}}', "less than or equal to 6"),
+        (
+            '{"type":"control","timestamp":1,"instruction":{"text":"' + "very " * 400 + '","parameters":{}}}',
+            "the limit is 300",
+        ),
+        ('{"type":"control","timestamp":1,"instruction":{"text":"x","parameters":{"a":1}}}', "'a'"),
+        ('{"type":"seen","sequence":1,"padding":"' + "x" * 9000 + '"}', "the limit is 8192"),
+        (b"\x00\x01", "JSON text"),
+    ],
+)
+async def test_wrong_message_is_answered_and_the_session_survives(address, begin, message, says):
+    session = begin()
+    async with streaming(address, session["stream_url"]) as player:
+        first = await player.frame()
+        await player.socket.send(message)
+        assert says in (await player.message("error"))["message"]
+        assert (await player.frame()).header.sequence > first.header.sequence
+
+
+async def test_unknown_session_is_told_so(address):
+    async with streaming(address, "/v1/sessions/nobody/stream") as player:
+        error = await player.message("error")
+        assert "POST /v1/sessions" in error["message"]
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await player.socket.recv()
+        assert closed.value.rcvd.code == 4404
+
+
+async def test_dropped_socket_resumes_the_same_world(address, begin, client):
+    session = begin(seed=4)
+    async with streaming(address, session["stream_url"]) as player:
+        last = (await player.frames(9))[-1]
+    async with streaming(address, session["stream_url"]) as player:
+        resumed = await player.frame()
+        assert resumed.header.sequence > last.header.sequence
+        assert resumed.header.chunk >= last.header.chunk
+        assert (await player.message("welcome"))["id"] == session["id"]
+        assert client.get(f"/v1/sessions/{session['id']}").json()["state"] == "playing"
+
+
+async def test_second_socket_takes_the_session_over(address, begin):
+    session = begin()
+    async with streaming(address, session["stream_url"]) as first:
+        await first.frame()
+        async with streaming(address, session["stream_url"]) as second:
+            await second.frame()
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                while True:
+                    await first.socket.recv()
+            assert closed.value.rcvd.code == 4001
+            assert "took this session over" in closed.value.rcvd.reason
+            await second.frames(4)
+
+
+async def test_deleted_session_closes_its_socket(address, begin, client):
+    session = begin()
+    async with streaming(address, session["stream_url"]) as player:
+        await player.frame()
+        assert client.delete(f"/v1/sessions/{session['id']}").status_code == 204
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            while True:
+                await player.socket.recv()
+        assert closed.value.rcvd.code == 4410
+
+
+async def test_client_that_falls_behind_loses_frames_instead_of_filling_memory(address, begin, client):
+    session = begin()
+    async with streaming(address, session["stream_url"]) as player:
+        first = await player.frame()
+        await player.send({"type": "seen", "sequence": first.header.sequence})
+        url = f"/v1/sessions/{session['id']}"
+        # Nothing is acknowledged any more: the server stops at its limit and counts what it drops.
+        while client.get(url).json()["frames_dropped"] < 8:
+            newest = await player.frame()
+            if newest.header.sequence > 20:
+                break
+        while client.get(url).json()["frames_dropped"] < 8:
+            pass
+        await player.send({"type": "seen", "sequence": 10**6})
+        sequence = newest.header.sequence
+        while (frame := await player.frame()).header.sequence == sequence + 1:
+            sequence = frame.header.sequence
+        assert frame.header.sequence > sequence + 1
+
+
+async def test_player_in_a_batch_sees_what_a_lone_one_sees(address, begin):
+
+    async def watch(players: list) -> np.ndarray:
+        frames = []
+        while len(frames) < 24:
+            for i, player in enumerate(players):
+                frame = await player.frame()
+                if i == 0:
+                    frames.append(frame.pixels)
+        return np.stack(frames)
+
+    lone = begin(seed=11)
+    async with streaming(address, lone["stream_url"]) as player:
+        expected = await watch([player])
+    crowd = [begin(seed=seed)["stream_url"] for seed in (11, 12)]
+    async with streaming(address, crowd[0]) as one, streaming(address, crowd[1]) as two:
+        together = await watch([one, two])
+    difference = np.abs(together.astype(float) - expected).mean(axis=(1, 2, 3))
+    assert difference.max() < 3
+
+
+def world_replicas() -> list:
+    names = ray.util.list_named_actors(all_namespaces=True)
+    worlds = [n for n in names if n["name"].startswith("SERVE_REPLICA::gamegen#World#")]
+    return [ray.get_actor(n["name"], namespace=n["namespace"]) for n in worlds]
+
+
+async def test_stream_continues_when_the_world_replica_dies(address, begin):
+    """The same frames come as without the loss: the world is rebuilt from its snapshot and replayed."""
+    undisturbed = begin(seed=21)
+    async with streaming(address, undisturbed["stream_url"]) as player:
+        expected = [frame.pixels for frame in await player.frames(48)]
+    session = begin(seed=21)
+    async with streaming(address, session["stream_url"]) as player:
+        frames = [frame.pixels for frame in await player.frames(14)]
+        for actor in world_replicas():
+            ray.kill(actor)
+        frames += [frame.pixels for frame in await player.frames(34)]
+        states = [m["state"] for m in player.messages if m["type"] == "status"]
+    assert states[:2] == ["recovering", "playing"]
+    difference = np.abs(np.stack(frames).astype(float) - np.stack(expected)).mean(axis=(1, 2, 3))
+    assert difference.max() < 3

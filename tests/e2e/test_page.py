@@ -1,0 +1,202 @@
+"""The page in a real browser: headless Chromium plays a world."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+
+from deployments.settings import load_settings
+from deployments.wire import FrameHeader, unpack_frame
+from gamegen.models.checkpoint import CONFIG_FILE, WEIGHTS_FOLDER
+from tests.serving import PATIENCE_S, served, tiny_settings
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE_MS = 1000 * PATIENCE_S
+HAS_NANO = (WEIGHTS_FOLDER / "nano" / CONFIG_FILE).is_file()
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+RECORD_SOCKETS = """
+window.sockets = [];
+window.recorded = [];
+window.WebSocket = class extends WebSocket {
+  constructor(...parts) {
+    super(...parts);
+    window.sockets.push(this);
+    this.addEventListener("message", ({ data }) => {
+      if (typeof data === "string") return;
+      window.recorded.push(btoa(String.fromCharCode(...new Uint8Array(data))));
+      if (window.recorded.length > 256) window.recorded.shift();
+    });
+  }
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def address(serve_address: str, tiny_model: Path) -> Iterator[str]:
+    """The application with the shipped weights; with random ones where none are shipped yet."""
+    settings = tiny_settings(tiny_model)
+    if HAS_NANO:
+        settings = dataclasses.replace(load_settings(), model="nano")
+    with served(settings):
+        yield serve_address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page with its first world playing."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(PATIENCE_MS)
+    page.add_init_script(RECORD_SOCKETS)
+    page.goto(address)
+    wait_for_frames(page, 1)
+    yield page
+    page.evaluate("fetch(`/v1/sessions/${gamegen.sessionId}`, { method: 'DELETE' })")
+    page.close()
+
+
+def wait_for_frames(page, count: int) -> None:
+    shown = page.evaluate("gamegen.framesShown")
+    page.wait_for_function("n => gamegen.framesShown >= n && gamegen.state === 'playing'", arg=shown + count)
+
+
+def recorded(page) -> list[tuple[FrameHeader, np.ndarray]]:
+    """The frames that the page got, oldest first."""
+    messages = [unpack_frame(base64.b64decode(m)) for m in page.evaluate("window.recorded")]
+    return [(header, simplejpeg.decode_jpeg(jpeg)) for header, jpeg in messages]
+
+
+def new_world(page, seed: int) -> None:
+    old = page.evaluate("gamegen.sessionId")
+    page.evaluate("window.recorded = []")
+    page.get_by_test_id("seed").fill(str(seed))
+    page.get_by_test_id("new-world").click()
+    page.wait_for_function("id => gamegen.sessionId && gamegen.sessionId !== id", arg=old)
+
+
+def flow_x(frames: list[np.ndarray]) -> float:
+    """Mean horizontal optical flow in pixels a frame."""
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    return float(
+        np.mean([flow.calc(a, b, None)[..., 0].mean() for a, b in zip(grey, grey[1:], strict=False)])
+    )
+
+
+def test_frames_advance_and_are_counted(page):
+    wait_for_frames(page, 12)
+    headers = [header for header, _ in recorded(page)]
+    assert [h.sequence for h in headers] == sorted(h.sequence for h in headers)
+    assert page.get_by_test_id("state").inner_text() == "playing"
+    assert page.evaluate("gamegen.fps") > 0
+    page.wait_for_function("document.getElementById('fps').textContent !== '–'")
+    assert "ms" in page.get_by_test_id("step").inner_text()
+    pixels = page.evaluate(
+        "() => { const c = document.getElementById('screen');"
+        " return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].slice(0, 40000); }"
+    )
+    assert np.std(np.reshape(pixels, (-1, 4))[:, :3]) > 0
+
+
+def play_holding(page, key: str | None, seed: int, chunks: int) -> list[np.ndarray]:
+    new_world(page, seed)
+    if key:
+        page.keyboard.down(key)
+    page.wait_for_function("n => gamegen.lastChunk >= n && gamegen.state === 'playing'", arg=chunks)
+    if key:
+        page.keyboard.up(key)
+    return [pixels for header, pixels in recorded(page) if header.chunk <= chunks]
+
+
+def test_held_key_changes_the_motion(page):
+    left, right = (play_holding(page, key, 7, 16) for key in ("ArrowLeft", "ArrowRight"))
+    assert np.abs(left[-1].astype(float) - right[-1]).mean() > 0.5
+    assert page.evaluate("gamegen.latencyMs") > 0
+    assert "ms" in page.get_by_test_id("latency").inner_text()
+    if HAS_NANO:
+        # Turning left moves the picture to the right, and the other way round.
+        assert flow_x(left[len(left) // 2 :]) > flow_x(right[len(right) // 2 :])
+
+
+def test_on_screen_key_lights_up_and_is_sent(page):
+    button = page.get_by_test_id("key-w")
+    box = button.bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.down()
+    assert button.get_attribute("aria-pressed") == "true"
+    page.wait_for_function("gamegen.latencyMs !== null")
+    page.mouse.up()
+    assert button.get_attribute("aria-pressed") == "false"
+
+
+def test_instruction_is_acknowledged(page):
+    box = page.get_by_test_id("instruction")
+    box.click()
+    page.keyboard.type("make it snow and wade")
+    # Letters typed into a box are words, not steps.
+    assert page.locator(".key.held").count() == 0
+    page.get_by_test_id("instruct").click()
+    page.wait_for_function("gamegen.lastAck?.instruction === 'make it snow and wade'")
+    assert "make it snow" in page.get_by_test_id("words").inner_text()
+    page.get_by_role("button", name="let it rain").click()
+    page.wait_for_function("gamegen.lastAck?.instruction === 'let it rain'")
+
+
+def test_dropped_socket_reconnects_into_the_same_session(page):
+    session_id = page.evaluate("gamegen.sessionId")
+    chunk = page.evaluate("gamegen.lastChunk")
+    page.evaluate("window.sockets.at(-1).close()")
+    page.wait_for_function("gamegen.reconnects === 1 && gamegen.state === 'playing'")
+    wait_for_frames(page, 8)
+    assert page.evaluate("gamegen.sessionId") == session_id
+    assert page.evaluate("gamegen.lastChunk") >= chunk
+    assert page.evaluate("window.sockets.length") == 2
+
+
+def test_reload_comes_back_to_the_same_world(page):
+    session_id = page.evaluate("gamegen.sessionId")
+    page.reload()
+    wait_for_frames(page, 4)
+    assert page.evaluate("gamegen.sessionId") == session_id
+
+
+def test_wrong_input_shows_a_sentence(page):
+    page.get_by_test_id("prompt").fill("very " * 400)
+    page.get_by_test_id("new-world").click()
+    banner = page.get_by_test_id("banner")
+    banner.wait_for(state="visible")
+    assert "the limit is 300" in banner.inner_text()
+    page.get_by_test_id("prompt").fill("a desert")
+    page.get_by_role("button", name="Try again").click()
+    wait_for_frames(page, 4)
+    assert not banner.is_visible()
+
+
+@pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
+def test_page_fits_the_window(page, width, height):
+    page.set_viewport_size({"width": width, "height": height})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for key in ("w", "space", "right"):
+        box = page.get_by_test_id(f"key-{key}").bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= width
+        assert box["y"] + box["height"] <= height

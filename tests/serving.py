@@ -1,0 +1,118 @@
+"""What the serving tests share: a client's side of the stream, and a running application."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import websockets
+from PIL import Image
+
+from deployments.settings import ServeSettings, load_settings
+from deployments.wire import FrameHeader, unpack_frame
+
+PATIENCE_S = 120.0
+"""How long a test waits before it calls something lost; no test passes or fails by being slow or quick."""
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def tiny_settings(model: Path) -> ServeSettings:
+    """The local settings with a model of random weights and limits that a test can reach."""
+    settings = load_settings()
+    return dataclasses.replace(
+        settings,
+        model=str(model),
+        ingress=dataclasses.replace(settings.ingress, max_sessions=3, max_message_bytes=8192),
+        world=dataclasses.replace(settings.world, threads=1, slots=3, snapshot_every_chunks=5),
+        generator=dataclasses.replace(settings.generator, threads=1, max_queued=2),
+    )
+
+
+@contextmanager
+def served(settings: ServeSettings) -> Iterator[None]:
+    """Runs the application on the Serve instance that is up."""
+    from ray import serve
+
+    from deployments.app import NAME, build_app
+
+    serve.run(build_app(settings), name=NAME, route_prefix="/")
+    yield
+    serve.delete(NAME)
+
+
+def png(width: int, height: int, colour: tuple[int, int, int] = (200, 90, 20)) -> bytes:
+    """A PNG file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A frame as a client got it."""
+
+    header: FrameHeader
+    pixels: np.ndarray
+
+
+class StreamClient:
+    """One socket of one session."""
+
+    def __init__(self, socket: Any) -> None:
+        self.socket = socket
+        self.messages: list[dict[str, Any]] = []
+
+    async def send(self, message: dict[str, Any]) -> None:
+        await self.socket.send(json.dumps(message))
+
+    async def control(self, timestamp: float = 1.0, **parts: Any) -> None:
+        await self.send({"type": "control", "timestamp": timestamp, **parts})
+
+    async def frame(self) -> Frame:
+        """The next frame; JSON messages before it are kept in `messages`."""
+        while True:
+            data = await asyncio.wait_for(self.socket.recv(), PATIENCE_S)
+            if isinstance(data, str):
+                self.messages.append(json.loads(data))
+                continue
+            header, jpeg = unpack_frame(data)
+            return Frame(header, simplejpeg.decode_jpeg(jpeg))
+
+    async def frames(self, count: int) -> list[Frame]:
+        return [await self.frame() for _ in range(count)]
+
+    async def message(self, kind: str) -> dict[str, Any]:
+        """The next JSON message of a type; frames before it are let go."""
+        for i, message in enumerate(self.messages):
+            if message["type"] == kind:
+                return self.messages.pop(i)
+        while True:
+            data = await asyncio.wait_for(self.socket.recv(), PATIENCE_S)
+            if isinstance(data, str):
+                message = json.loads(data)
+                if message["type"] == kind:
+                    return message
+                self.messages.append(message)
+
+
+@asynccontextmanager
+async def streaming(address: str, stream_url: str) -> AsyncIterator[StreamClient]:
+    """Plays a session."""
+    url = address.replace("http", "ws") + stream_url
+    async with websockets.connect(url, open_timeout=PATIENCE_S, ping_timeout=None) as socket:
+        yield StreamClient(socket)
