@@ -112,8 +112,8 @@ class ServeSettings:
         slots, sessions = self.world.slots, self.ingress.max_sessions
         if slots < sessions:
             raise ValueError(
-                f"world.slots = {slots} is less than ingress.max_sessions = {sessions}: with every slot taken,
-                " "players would push each other out at each chunk; raise the slots or lower the sessions"
+                f"world.slots = {slots} is less than ingress.max_sessions = {sessions}: players would push each "
+                "other out at every chunk; raise the slots or lower the sessions"
             )
 
 

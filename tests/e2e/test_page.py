@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,9 +99,7 @@ def flow_x(frames: list[np.ndarray]) -> float:
     """Mean horizontal optical flow in pixels a frame."""
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    return float(
-        np.mean([flow.calc(a, b, None)[..., 0].mean() for a, b in zip(grey, grey[1:], strict=False)])
-    )
+    return float(np.mean([flow.calc(a, b, None)[..., 0].mean() for a, b in itertools.pairwise(grey)]))
 
 
 def test_frames_advance_and_are_counted(page):
@@ -198,5 +197,5 @@ def test_page_fits_the_window(page, width, height):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for key in ("w", "space", "right"):
         box = page.get_by_test_id(f"key-{key}").bounding_box()
-        assert 0 <= box["x"] and box["x"] + box["width"] <= width
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
         assert box["y"] + box["height"] <= height
