@@ -77,6 +77,6 @@ def _replica(num_cpus: float) -> dict[str, Any]:
 def _session_router() -> RequestRouterConfig:
     """A session's requests go to one replica; it may not fall back, since another lacks the session."""
     return RequestRouterConfig(
-        request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",
+        request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
         request_router_kwargs={"num_virtual_nodes": 100, "num_fallback_replicas": 0},
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from deployments.errors import ApiError
 from deployments.messages import ClipProgress
@@ -129,6 +129,7 @@ class ClipTable:
         events = self._render.remote(
             request.prompt, request.perspective, request.num_frames, request.seed, size
         )
+        assert isinstance(events, DeploymentResponseGenerator)
         async for event in events:
             if isinstance(event, ClipProgress):
                 # The last twentieth is decoding and writing the file.

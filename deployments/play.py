@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import signal
 import socket
 import threading
@@ -82,7 +83,7 @@ def _start(host: str, port: int, model: str, say: object) -> None:
 
     from deployments.app import NAME, build_app
 
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     say("starting the replicas: text encoder, world, decoder, generator")
     settings = dataclasses.replace(load_settings(), model=model)
     serve.start(

@@ -71,10 +71,13 @@ async function begin() {
   showBanner("");
   setState("starting", "Drawing the first picture …");
   try {
+    const session = await api.createSession(world);
     leave();
-    play(await api.createSession(world));
+    play(session);
   } catch (error) {
-    setState("error", "No world yet");
+    // A world that cannot begin is no reason to lose the one that runs.
+    if (stream) setState("playing");
+    else setState("error", "No world yet");
     showBanner(error.message, { label: "Try again", run: begin });
   } finally {
     button.disabled = false;
