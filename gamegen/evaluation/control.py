@@ -135,7 +135,7 @@ class ControlEvaluator:
         seeds, self.seeds = self.seeds, self.seeds[: self.config.long_seeds]
         self._open([f"{PLACES[i]} at noon" for i in range(len(self.seeds))])
         script = [{"w"}, {"w", "left"}, {"right"}, {"w", "d"}, {"left"}, {"s"}, {"w", "space"}, set()]
-        videos = [[] for _ in self.seeds]
+        videos: list[list[np.ndarray]] = [[] for _ in self.seeds]
         for part in range(self.config.long_chunks // 12):
             for video, piece in zip(videos, self._play(script[part % len(script)], 12), strict=True):
                 video.append(piece)

@@ -13,9 +13,9 @@ import numpy as np
 
 def optical_flow(frames: np.ndarray) -> np.ndarray:
     """Dense flow between neighbouring frames, float32 `(T - 1, H, W, 2)` in pixels (Kroeger et al. 2016, DIS)."""
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    return np.stack([dis.calc(a, b, None) for a, b in itertools.pairwise(grey)])
+    return np.stack([dis.calc(a, b, np.empty(0)) for a, b in itertools.pairwise(grey)])
 
 
 def horizontal_flow_px(flow: np.ndarray) -> float:

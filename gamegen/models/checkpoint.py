@@ -90,6 +90,9 @@ class ModelConfig:
 class Model(nn.Module):
     """The parts of one checkpoint; attributes of absent parts are None."""
 
+    mean_C: Tensor
+    std_C: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config

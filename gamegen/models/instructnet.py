@@ -161,6 +161,7 @@ class BoundControls(Control):
 
     def after_layer(self, layer: int, x_BTSD: Tensor, rings) -> Tensor:
         block = self.net.blocks[layer]
+        assert isinstance(block, InstructBlock)
         ring = next(rings) if rings and block.temporal else None
         self.state = block(
             self.state + x_BTSD,

@@ -233,7 +233,13 @@ class MSDiT(nn.Module):
         # the linear part of denoising, which the layers then need not learn.
         self.skip = nn.Linear(width, 2 * z)
         self.patch_out = nn.Linear(width, PATCH**2 * z)
-        for layer in (*self.modulation, self.previous_level_in, self.final_modulation, self.skip, self.patch_out):
+        for layer in (
+            *self.modulation,
+            self.previous_level_in,
+            self.final_modulation,
+            self.skip,
+            self.patch_out,
+        ):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
@@ -270,7 +276,9 @@ class MSDiT(nn.Module):
             device=level_BT.device,
         )
         clip = self.format_in(sinusoid(facts, 32, 100.0).flatten())
-        levels = self.level_in(sinusoid(level_BT, 128)) + self.previous_level_in(sinusoid(previous_level_BT, 128))
+        levels = self.level_in(sinusoid(level_BT, 128)) + self.previous_level_in(
+            sinusoid(previous_level_BT, 128)
+        )
         return levels + (clip + self.pooled_in(text.pooled))[:, None]
 
     def forward(

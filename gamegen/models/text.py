@@ -85,7 +85,5 @@ def load_text_encoder(name: str = "minilm", device: str = "cpu") -> TextEncoder:
     kind, _, directory = name.partition(":")
     if kind != "t5" or not Path(directory).is_dir():
         raise ValueError(f"text encoder {name!r}: use 'minilm' or 't5:DIRECTORY' with a local T5 encoder")
-    return TextEncoder(
-        AutoTokenizer.from_pretrained(directory, local_files_only=True),
-        T5EncoderModel.from_pretrained(directory, local_files_only=True).to(device),
-    )
+    model: Any = T5EncoderModel.from_pretrained(directory, local_files_only=True)
+    return TextEncoder(AutoTokenizer.from_pretrained(directory, local_files_only=True), model.to(device))

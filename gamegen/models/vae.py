@@ -49,8 +49,7 @@ class ResidualBlock(nn.Module):
         self.norm = nn.GroupNorm(8, channels)
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        _start_small(self.conv_out, 0.0)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return x_NCHW + self.conv_out(F.silu(self.conv_in(F.silu(self.norm(x_NCHW)))))
@@ -62,8 +61,7 @@ class CausalMix(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.project = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
+        _start_small(self.project, 0.0)
 
     def forward(self, x_NCHW: Tensor, T: int, cache: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns the mixed features and the new cache: the last frame's features `(B, C, H, W)`."""
@@ -98,8 +96,7 @@ class Encoder(nn.Module):
             nn.Conv2d(bottleneck, 2 * z, 1),
         )
         self.patch = nn.Conv2d(3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, z, 1)
-        nn.init.zeros_(self.out[-1].bias)
-        self.out[-1].weight.data.mul_(0.1)
+        _start_small(self.out[-1], 0.1)
 
     def forward(self, folded_NCHW: Tensor, T: int) -> tuple[Tensor, Tensor]:
         linear_NCHW = self.patch(fold_patches(folded_NCHW))
@@ -123,8 +120,7 @@ class Decoder(nn.Module):
         last = config.decoder_channels[-1]
         self.up = nn.Sequential(*up, nn.SiLU(), nn.Conv2d(last, 3 * TEMPORAL_FACTOR, 3, padding=1))
         self.patch = nn.Conv2d(z, 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, 1)
-        self.up[-1].weight.data.mul_(0.1)
-        nn.init.zeros_(self.up[-1].bias)
+        _start_small(self.up[-1], 0.1)
 
     def forward(
         self, latent_NCHW: Tensor, T: int, cache: list[Tensor] | None = None
@@ -163,8 +159,7 @@ class StreamingDecoder(nn.Module):
             nn.PixelShuffle(2),
         )
         self.patch = nn.Conv2d(z, 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, 1)
-        self.frame[-2].weight.data.mul_(0.1)
-        nn.init.zeros_(self.frame[-2].bias)
+        _start_small(self.frame[-2], 0.1)
 
     def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
         """Latents and the latents before them (zeros before the first), to folded frames `(N, 12, H, W)`."""
@@ -232,11 +227,23 @@ class CausalVideoVAE(nn.Module):
         variance, basis = torch.linalg.eigh(covariance)
         k = self.config.latent_channels
         basis, deviation = basis[:, -k:].flip(1), variance[-k:].flip(0).clamp_min(1e-8).sqrt()
-        self.encoder.patch.weight.copy_((basis / deviation).T[..., None, None])
-        self.encoder.patch.bias.copy_(-(mean @ basis) / deviation)
+        _set_linear(self.encoder.patch, (basis / deviation).T, -(mean @ basis) / deviation)
         for decoder in (self.decoder, self.streaming):
-            decoder.patch.weight.copy_((basis * deviation)[..., None, None])
-            decoder.patch.bias.copy_(mean)
+            _set_linear(decoder.patch, basis * deviation, mean)
+
+
+def _start_small(layer: nn.Module, scale: float) -> None:
+    """Starts a convolution at `scale` times its usual weights and no bias."""
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+    layer.weight.data.mul_(scale)
+    layer.bias.data.zero_()
+
+
+def _set_linear(layer: nn.Conv2d, matrix: Tensor, bias: Tensor) -> None:
+    """Makes a 1x1 convolution compute `matrix @ x + bias`."""
+    assert layer.bias is not None
+    layer.weight.copy_(matrix[..., None, None])
+    layer.bias.copy_(bias)
 
 
 def fold_frames(video_BFCHW: Tensor) -> Tensor:

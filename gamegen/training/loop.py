@@ -72,7 +72,7 @@ class Trainer:
         began = time.monotonic() - self.elapsed_s
         totals: dict[str, float] = {}
         with self._progress() as bar:
-            task = bar.add_task(self.config.stage, total=1.0, completed=self.progress)
+            task = bar.add_task(self.config.stage, total=1.0)
             while self.progress < 1:
                 metrics = self.train_step()
                 self.elapsed_s = time.monotonic() - began
@@ -152,7 +152,7 @@ class Trainer:
                 save_curves(self.history, self.run.output / "curves.png")
             save_sheet(self._averaged_sheet(), self.run.output / "sheets" / f"{self.step:06d}.png")
         if self.run.report:
-            latest = self.history[-1] if self.history else {"step": self.step}
+            latest: dict[str, float] = self.history[-1] if self.history else {"step": self.step}
             self.run.report(latest, self.run.output if self.rank == 0 else None)
 
     def _save_checkpoint(self) -> None:

@@ -49,7 +49,9 @@ class TurboObjective(FlowObjective):
             step = self._guided_velocity(xt, level, inputs)
             x_following = xt + expand_levels(following - level) * step
             goal = predict_x0(
-                x_following, self.velocity(*self.target, x_following, following, inputs).float(), following
+                x_following,
+                self.velocity(self.target[0], self.target[1], x_following, following, inputs).float(),
+                following,
             )
         guess = predict_x0(
             xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
@@ -65,8 +67,8 @@ class TurboObjective(FlowObjective):
         without = FlowInputs(
             inputs.previous, inputs.previous_levels, inputs.prompt.dropped(everything), inputs.controls
         )
-        conditional = self.velocity(*self.teacher, xt, level, inputs).float()
-        unconditional = self.velocity(*self.teacher, xt, level, without).float()
+        conditional = self.velocity(self.teacher[0], self.teacher[1], xt, level, inputs).float()
+        unconditional = self.velocity(self.teacher[0], self.teacher[1], xt, level, without).float()
         return unconditional + self.turbo.guidance_scale * (conditional - unconditional)
 
     @torch.no_grad()
