@@ -1,6 +1,6 @@
 """Turns a trained run into shippable weights: bfloat16, with a card of every stage that led there.
 
-    python -m gamegen.training.publish runs/turbo gamegen/weights/nano
+python -m gamegen.training.publish runs/turbo gamegen/weights/nano
 """
 
 from __future__ import annotations
