@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,23 +69,33 @@ class Trainer:
     def train(self) -> Path:
         """Runs to the last step or the time limit, resuming from the output folder; returns the checkpoint folder."""
         self.resume()
+        with self._progress() as bar:
+            task = bar.add_task(self.config.stage, total=1.0, completed=self.progress)
+            try:
+                for metrics in self._steps():
+                    bar.update(task, completed=self.progress, description=self._describe(metrics))
+            except KeyboardInterrupt:
+                # Stopped by hand: nothing done so far is lost, the same command goes on from here.
+                self.save()
+                raise
+        return self.run.output
+
+    def _steps(self) -> Iterator[dict[str, float]]:
+        """Steps to the end of the stage, logged and saved on the way; yields each step's metrics."""
         began = time.monotonic() - self.elapsed_s
         totals: dict[str, float] = {}
-        with self._progress() as bar:
-            task = bar.add_task(self.config.stage, total=1.0)
-            while self.progress < 1:
-                metrics = self.train_step()
-                self.elapsed_s = time.monotonic() - began
-                totals = {name: totals.get(name, 0.0) + value for name, value in metrics.items()}
-                bar.update(task, completed=self.progress, description=self._describe(metrics))
-                if self.step % self.config.log_every == 0:
-                    self._log({name: value / self.config.log_every for name, value in totals.items()})
-                    totals = {}
-                if self.step % self.config.save_every == 0:
-                    self.save()
+        while self.progress < 1:
+            metrics = self.train_step()
+            self.elapsed_s = time.monotonic() - began
+            totals = {name: totals.get(name, 0.0) + value for name, value in metrics.items()}
+            if self.step % self.config.log_every == 0:
+                self._log({name: value / self.config.log_every for name, value in totals.items()})
+                totals = {}
+            if self.step % self.config.save_every == 0:
+                self.save()
+            yield metrics
         if self.step % self.config.save_every:
             self.save()
-        return self.run.output
 
     @property
     def progress(self) -> float:

@@ -82,6 +82,24 @@ def test_resumed_run_equals_uninterrupted_run(name, tmp_path):
     assert len(list((tmp_path / "parts" / "sheets").glob("*.png"))) == 2
 
 
+def test_a_run_stopped_by_hand_saves_first(tmp_path):
+    config = stage("foundation", save_every=1000)
+    run = trainer(config, tmp_path)
+    batches = run.batch_at
+
+    def stop_at_two(step: int):
+        if step == 2:
+            raise KeyboardInterrupt
+        return batches(step)
+
+    run.batch_at = stop_at_two
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    again = trainer(config, tmp_path)
+    again.resume()
+    assert again.step == 2
+
+
 def test_the_loss_falls_on_one_clip(tmp_path):
     config = stage("foundation", steps=60, save_every=1000, optimiser=OptimiserConfig(3e-3, warmup_steps=1))
     config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, own_predictions=0.0))
