@@ -25,6 +25,7 @@ const meter = new Meter();
 const controls = new Controls(sendKeys);
 let stream = null;
 let state = "idle";
+let isBeginning = false;
 
 /** What tests and curious people may read. */
 window.gamegen = {
@@ -67,7 +68,7 @@ async function begin() {
     seed: Number($("seed").value),
   };
   const button = document.querySelector("[data-testid=new-world]");
-  button.disabled = true;
+  button.disabled = isBeginning = true;
   showBanner("");
   setState("starting", "Drawing the first picture …");
   try {
@@ -80,7 +81,7 @@ async function begin() {
     else setState("error", "No world yet");
     showBanner(error.message, { label: "Try again", run: begin });
   } finally {
-    button.disabled = false;
+    button.disabled = isBeginning = false;
   }
 }
 
@@ -98,6 +99,7 @@ function play(session) {
   sessionStorage.setItem(STORED_SESSION, session.id);
   screen.setSize(session.width, session.height);
   meter.reset();
+  window.gamegen.lastChunk = null;
   showWords(session.instruction);
   $("ack").textContent = "";
   stream = new Stream(session.stream_url, { onOpen, onFrame, onMessage, onDropped, onEnded });
@@ -112,7 +114,8 @@ async function onFrame(frame) {
   meter.arrived(frame);
   window.gamegen.lastChunk = frame.chunk;
   await screen.show(frame);
-  if (state === "starting" || state === "reconnecting") setState("playing");
+  // Frames of the old world still come while another is begun.
+  if (!isBeginning && (state === "starting" || state === "reconnecting")) setState("playing");
 }
 
 function onMessage(message) {

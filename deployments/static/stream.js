@@ -35,6 +35,8 @@ export class Stream {
   }
 
   receive(data) {
+    // Frames may still arrive while a socket closes; they belong to a world that was left.
+    if (this.closed) return;
     if (typeof data !== "string") {
       const frame = readFrame(data);
       if (frame.sequence % FRAMES_PER_ACKNOWLEDGEMENT === 0) this.send({ type: "seen", sequence: frame.sequence });

@@ -56,7 +56,7 @@ async def test_instruction_is_acknowledged_and_changes_the_frames(address, begin
     "message, says",
     [
         ("{nope", "not valid JSON"),
-        ("[]", "valid dictionary"),
+        ("[]", "should be an object"),
         ('{"type": "dance"}', "dance"),
         ('{"type": "control"}', "timestamp"),
         ('{"type":"control","timestamp":1,"keyboard":{"keys":["x"],"state":true}}', "unknown key 'x'"),

@@ -89,10 +89,10 @@ def recorded(page) -> list[tuple[FrameHeader, np.ndarray]]:
 
 def new_world(page, seed: int) -> None:
     old = page.evaluate("gamegen.sessionId")
-    page.evaluate("window.recorded = []")
     page.get_by_test_id("seed").fill(str(seed))
     page.get_by_test_id("new-world").click()
     page.wait_for_function("id => gamegen.sessionId && gamegen.sessionId !== id", arg=old)
+    page.evaluate("window.recorded = []")
 
 
 def flow_x(frames: list[np.ndarray]) -> float:

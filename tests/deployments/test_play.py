@@ -1,0 +1,44 @@
+"""`gamegen play` refuses what cannot work before it starts anything."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from deployments.play import play
+from gamegen.models.checkpoint import CARD_FILE
+from tests.serving import free_port
+
+
+def test_taken_port_is_refused(tiny_model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"127.0.0.1:{port}.*choose another with --port"):
+            play(port=port, model=str(tiny_model))
+
+
+@pytest.mark.parametrize("port", [0, 70000])
+def test_impossible_port_is_refused(tiny_model, port):
+    with pytest.raises(ValueError, match="from 1 to 65535"):
+        play(port=port, model=str(tiny_model))
+
+
+def test_foreign_host_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="cannot listen on 192.0.2.77"):
+        play(host="192.0.2.77", port=free_port(), model=str(tiny_model))
+
+
+def test_missing_and_damaged_models_are_refused(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint at 'atlantis'"):
+        play(port=free_port(), model="atlantis")
+    for file in tiny_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    card = json.loads((tmp_path / CARD_FILE).read_text())
+    card["sha256"]["model.safetensors"] = "0" * 64
+    (tmp_path / CARD_FILE).write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="is damaged"):
+        play(port=free_port(), model=str(tmp_path))
