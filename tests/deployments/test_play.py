@@ -28,7 +28,7 @@ def test_impossible_port_is_refused(tiny_model, port):
 
 
 def test_foreign_host_is_refused(tiny_model):
-    with pytest.raises(ValueError, match="cannot listen on 192.0.2.77"):
+    with pytest.raises(ValueError, match=r"cannot listen on 192\.0\.2\.77"):
         play(host="192.0.2.77", port=free_port(), model=str(tiny_model))
 
 
