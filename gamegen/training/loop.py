@@ -70,7 +70,7 @@ class Trainer:
         """Runs to the last step or the time limit, resuming from the output folder; returns the checkpoint folder."""
         self.resume()
         with self._progress() as bar:
-            task = bar.add_task(self.config.stage, total=1.0, completed=self.progress)
+            task = bar.add_task(self.config.stage, total=1.0)
             try:
                 for metrics in self._steps():
                     bar.update(task, completed=self.progress, description=self._describe(metrics))
