@@ -10,8 +10,12 @@ ENVIRONMENT = {
     # That mode also opens a port on each ingress replica and drains it for 30 s at shutdown; the proxy is
     # enough.
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
+    # Ray would give its workers the lowest priority but one, and a browser beside them would starve the world.
+    "RAY_worker_niceness": "0",
     # A snapshot of a large world passes the default of 4 MB.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
+    # Whoever reaches a port of Ray can run code on it; the token is made when a cluster first starts here.
+    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     # The name is misleading: 0 makes Ray a single-node one, which listens on the loopback address alone.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

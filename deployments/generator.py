@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,7 @@ class GeneratorDeployment:
     """One clip at a time; the pipeline is loaded with the first one, so that play starts sooner."""
 
     def __init__(self, model: str, settings: GeneratorSettings) -> None:
+        os.nice(settings.niceness)
         self._model = model
         self._threads = settings.threads
         self._pipeline: Any = None

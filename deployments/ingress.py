@@ -78,6 +78,10 @@ class Ingress:
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
 
+    def __del__(self) -> None:
+        """Serve calls this when the replica ends."""
+        self._clips.close()
+
     @api.get("/", include_in_schema=False)
     async def page(self) -> FileResponse:
         """The page to play on."""

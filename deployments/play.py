@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
+from collections.abc import Callable
 
 from rich.console import Console
 
@@ -38,6 +39,8 @@ def play(host: str = "127.0.0.1", port: int = 8000, model: str = "nano", open_br
     try:
         with console.status("starting Ray") as status:
             _start(host, port, model, status.update)
+            # Once more, because Ray puts its own handler in place.
+            _stop_on_signals(stop)
             status.update("drawing a first picture")
             _wait_until_ready(address)
         console.print(f"[bold green]ready[/] in {time.monotonic() - started_s:.0f} s: [bold]{address}/[/]")
@@ -46,7 +49,7 @@ def play(host: str = "127.0.0.1", port: int = 8000, model: str = "nano", open_br
             webbrowser.open(address)
         stop.wait()
     except KeyboardInterrupt:
-        console.print("stopping before it was ready", style="dim")
+        pass
     finally:
         with console.status("stopping"):
             _shut_down()
@@ -75,8 +78,7 @@ def _check_model(model: str) -> None:
     verify(resolve(model), read_card(model))
 
 
-def _start(host: str, port: int, model: str, say: object) -> None:
-    assert callable(say)
+def _start(host: str, port: int, model: str, say: Callable[[str], None]) -> None:
     set_environment()
     import ray
     from ray import serve
@@ -84,6 +86,7 @@ def _start(host: str, port: int, model: str, say: object) -> None:
     from deployments.app import NAME, build_app
 
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     say("starting the replicas: text encoder, world, decoder, generator")
     settings = dataclasses.replace(load_settings(), model=model)
     serve.start(
@@ -116,12 +119,11 @@ def _wait_until_ready(address: str) -> None:
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
-    def on_signal(number: int, _frame: object) -> None:
-        if stop.is_set() or number == signal.SIGINT:
-            stop.set()
-            raise KeyboardInterrupt
+    def on_signal(_number: int, _frame: object) -> None:
         stop.set()
+        raise KeyboardInterrupt
 
+    # A service manager's signal ends it as Ctrl-C does.
     signal.signal(signal.SIGTERM, on_signal)
 
 
@@ -129,8 +131,12 @@ def _shut_down() -> None:
     import ray
     from ray import serve
 
+    from deployments.app import NAME
+
     # A second Ctrl-C while this runs must not leave processes behind.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(Exception):
-        serve.shutdown()
-    ray.shutdown()
+    if ray.is_initialized():
+        # What could fail here is a replica that is gone already.
+        with contextlib.suppress(Exception):
+            serve.delete(NAME)
+        ray.shutdown()

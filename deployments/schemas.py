@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from gamegen.controls import KEYS, MAX_CAMERA_DEG
-from gamegen.pipeline import MAX_FRAMES, check_frames, check_size
+from gamegen.video import MAX_FRAMES, check_frames, check_size
 
 MAX_PROMPT_CHARACTERS = 8000
 """Far above 300 tokens: it only keeps the tokenizer from reading books."""

@@ -127,13 +127,6 @@ class SessionBook:
             await session.connection.close(code, reason)
         await session.player.stop()
 
-    async def end_all(self) -> None:
-        """Ends everything, for shutdown."""
-        if self._sweeper:
-            self._sweeper.cancel()
-        for session_id in [*self._sessions]:
-            await self.end(session_id, CLOSE_ENDED, "the server shuts down")
-
     async def _sweep(self) -> None:
         while self._sessions:
             await asyncio.sleep(_SWEEP_INTERVAL_S)

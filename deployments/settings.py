@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,18 +56,28 @@ class WorldSettings:
     replicas die; when they are full the one idle for longest makes room and is restored when next stepped.
     With several players the loop waits `gather_s` at a chunk boundary for those who are about to ask, so that
     they share a forward pass. The ingress takes a snapshot every `snapshot_every_chunks`.
+    `threads` 0 takes half of the machine's cores.
     """
 
     replicas: int = 1
     num_cpus: float = 0.4
-    threads: int = 2
+    threads: int = 0
     slots: int = 8
     gather_s: float = 0.01
     snapshot_every_chunks: int = 6
     graceful_shutdown_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "threads", "slots", "snapshot_every_chunks")
+        _positive(self, "replicas", "slots", "snapshot_every_chunks")
+
+    @property
+    def engine_threads(self) -> int:
+        """Threads the model computes with.
+
+        Not all cores: threads that wait for each other at every operation stall all of them when the decoder, the
+        ingress or a browser takes one core away.
+        """
+        return self.threads or max(1, (os.cpu_count() or 1) // 2)
 
 
 @dataclass(frozen=True)
@@ -85,11 +96,15 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Replicas that render clips, and the queue before them; the last `kept_files` clips stay on disk."""
+    """Replicas that render clips, and the queue before them; the last `kept_files` clips stay on disk.
+
+    `niceness` lets play go first where both share the cores.
+    """
 
     replicas: int = 1
     num_cpus: float = 0.2
-    threads: int = 2
+    threads: int = 1
+    niceness: int = 10
     max_queued: int = 8
     kept_files: int = 64
 

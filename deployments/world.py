@@ -36,7 +36,7 @@ class WorldDeployment:
             "card": {name: value for name, value in checkpoint.card.items() if name != "sha256"},
         }
         engine = WorldEngine(checkpoint.model, EngineConfig(settings.slots))
-        self._loop = EngineLoop(engine, settings.gather_s, settings.threads)
+        self._loop = EngineLoop(engine, settings.gather_s, settings.engine_threads)
 
     async def open(self, request: OpenRequest) -> Opened | Refusal:
         """Begins a session."""

@@ -10,12 +10,9 @@ import torch
 
 from gamegen.controls import FRAMES_PER_CHUNK, Control
 from gamegen.models.text import TextEncoder, load_text_encoder
-from gamegen.models.vae import SPATIAL_FACTOR, from_pixels, to_pixels
+from gamegen.models.vae import from_pixels, to_pixels
+from gamegen.video import MAX_FRAMES, check_frames, check_size
 from gamegen.world import EngineConfig, WorldEngine, check_image, compose_prompt, encode_image
-
-MAX_FRAMES = 102
-SIZE_MULTIPLE = SPATIAL_FACTOR * 2
-MAX_PIXELS = 1280 * 720
 
 Progress = Callable[[int, int], None]
 
@@ -84,23 +81,3 @@ class VideoPipeline:
         video = from_pixels(torch.from_numpy(frames))[None].to(self.engine.model.device)
         vae = self.engine.model.vae
         return to_pixels(vae.decode(vae.encode(video))[0]).cpu().numpy()
-
-
-def check_frames(num_frames: int) -> None:
-    """Raises ValueError unless 1 <= num_frames <= `MAX_FRAMES`."""
-    if not 1 <= num_frames <= MAX_FRAMES:
-        raise ValueError(f"frames = {num_frames}: a clip has 1 to {MAX_FRAMES} frames")
-
-
-def check_size(width: int, height: int) -> None:
-    """Raises ValueError unless both sides are multiples of 16, at least 32, and within `MAX_PIXELS`."""
-    for name, value in (("width", width), ("height", height)):
-        if value < 32 or value % SIZE_MULTIPLE:
-            nearest = max(32, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE)
-            raise ValueError(
-                f"{name} = {value}: must be a multiple of {SIZE_MULTIPLE}, for example {nearest}"
-            )
-    if width * height > MAX_PIXELS:
-        raise ValueError(
-            f"{width}x{height} has {width * height} pixels; the limit is {MAX_PIXELS} (1280x720)"
-        )

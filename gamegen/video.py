@@ -23,6 +23,12 @@ JPEG_QUALITY = 85
 MAX_IMAGE_BYTES = 8 * 1024 * 1024
 MAX_IMAGE_PIXELS = 4096 * 4096
 
+MAX_FRAMES = 102
+"""Frames of the longest clip the models draw at once."""
+SIZE_MULTIPLE = 16
+"""Pixels under one token: 8 by the autoencoder, 2 by the transformer's patches."""
+MAX_PIXELS = 1280 * 720
+
 
 def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FPS, crf: int = 18) -> None:
     """Writes `uint8 (T, H, W, 3)` frames as an H.264 (yuv420p) MP4, its index first so that it streams.
@@ -126,6 +132,26 @@ def resize_to(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     resized = [cv2.resize(f, scaled, interpolation=method) for f in frames]
     return np.stack([f[top : top + height, left : left + width] for f in resized])
+
+
+def check_frames(num_frames: int) -> None:
+    """Raises ValueError unless 1 <= num_frames <= `MAX_FRAMES`."""
+    if not 1 <= num_frames <= MAX_FRAMES:
+        raise ValueError(f"frames = {num_frames}: a clip has 1 to {MAX_FRAMES} frames")
+
+
+def check_size(width: int, height: int) -> None:
+    """Raises ValueError unless both sides are multiples of 16, at least 32, and within `MAX_PIXELS`."""
+    for name, value in (("width", width), ("height", height)):
+        if value < 32 or value % SIZE_MULTIPLE:
+            nearest = max(32, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+            raise ValueError(
+                f"{name} = {value}: must be a multiple of {SIZE_MULTIPLE}, for example {nearest}"
+            )
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"{width}x{height} has {width * height} pixels; the limit is {MAX_PIXELS} (1280x720)"
+        )
 
 
 def _check_frames(frames: np.ndarray) -> None:

@@ -107,7 +107,7 @@ def test_shipped_settings_load_and_nonsense_is_refused():
     assert settings.world.slots >= settings.ingress.max_sessions
     shares = [settings.ingress, settings.text_encoder, settings.world, settings.decoder, settings.generator]
     assert sum(part.num_cpus for part in shares) <= 1
-    with pytest.raises(ValueError, match=r"WorldSettings\.threads = 0"):
-        dataclasses.replace(settings.world, threads=0)
+    with pytest.raises(ValueError, match=r"WorldSettings\.slots = 0"):
+        dataclasses.replace(settings.world, slots=0)
     with pytest.raises(ValueError, match="raise the slots"):
         ServeSettings(world=WorldSettings(slots=1))
