@@ -49,8 +49,11 @@ api = FastAPI(
     title="GameGen",
     version=gamegen.__version__,
     description="Playable game worlds drawn by a video model. The stream of `/v1/sessions/{id}/stream` is a "
-    "WebSocket: JSON text in, JSON text and binary JPEG frames out.",
+    "WebSocket: JSON text in, JSON text and binary JPEG frames out; `/docs` describes its messages.",
     responses=_ERRORS,
+    # The ready-made pages load their scripts from the internet; ours is in the static folder.
+    docs_url=None,
+    redoc_url=None,
 )
 install_error_handlers(api)
 api.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
@@ -86,6 +89,11 @@ class Ingress:
     async def page(self) -> FileResponse:
         """The page to play on."""
         return FileResponse(STATIC_FOLDER / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs(self) -> FileResponse:
+        """The manual of the API."""
+        return FileResponse(STATIC_FOLDER / "docs.html")
 
     @api.post("/v1/sessions", status_code=201, tags=["play"])
     async def create_session(self, request: NewSession) -> SessionCreated:
