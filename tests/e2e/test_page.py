@@ -190,7 +190,7 @@ def test_wrong_input_shows_a_sentence(page):
     page.get_by_test_id("prompt").fill("a desert")
     page.get_by_role("button", name="Try again").click()
     wait_for_frames(page, 4)
-    assert not banner.is_visible()
+    banner.wait_for(state="hidden")
 
 
 @pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
