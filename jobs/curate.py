@@ -103,7 +103,7 @@ def main(
 ) -> None:
     """Decode, judge, resize and shard recorded clips.
 
-    Example: python -m jobs.curate footage/ curated/ --size 160x96
+    Example: gamegen curate footage/ curated/ --size 160x96
     """
     try:
         settings = with_sizes(load_yaml(CurationConfig, config) if config else CurationConfig(), size or [])

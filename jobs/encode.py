@@ -1,6 +1,6 @@
 """Encodes curated shards into latents and text states on Ray Data.
 
-    python -m jobs.encode curated/ encoded/ --vae runs/vae/checkpoint
+    python -m jobs.encode curated/ encoded/ --vae runs/vae
 
 Run it again when there are new shards: what this VAE has encoded already is left alone.
 """
@@ -98,7 +98,7 @@ def main(
 ) -> None:
     """Store latents and text states of curated clips.
 
-    Example: python -m jobs.encode curated/ encoded/ --vae runs/vae/checkpoint
+    Example: gamegen encode curated/ encoded/ --vae runs/vae
     """
     try:
         connect()

@@ -121,7 +121,10 @@ def run(
         int | None, typer.Option(help="Recorders at once; one a free core by default.")
     ] = None,
 ) -> None:
-    """Record playable footage with its keys, truth and words. Run again to go on where it stopped."""
+    """Record playable footage with its keys, truth and words. Run again to go on where it stopped.
+
+    Example: gamegen record --game minetest --hours 2 --output footage/
+    """
     width, height = parse_size(size)
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=True)
