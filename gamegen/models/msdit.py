@@ -11,6 +11,7 @@ frame, D width, L text tokens, M modulation parts.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
@@ -319,13 +320,13 @@ class MSDiT(nn.Module):
         return velocity_of_output(output, x_BTCHW, level_BT)
 
 
-class Control:
+class Control(ABC):
     """What MSDiT needs of a control branch; `InstructNet.bind` makes one for a batch of controls."""
 
+    @abstractmethod
     def start(self, x_BTSD: Tensor, rows: int) -> None:
         """Called once with the embedded tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after_layer(self, layer: int, x_BTSD: Tensor, rings) -> Tensor:
         """Called after each layer; returns the tokens' change. `rings` yields this branch's ring caches."""
-        raise NotImplementedError
