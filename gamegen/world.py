@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -259,20 +259,23 @@ class WorldEngine:
 
     def _velocity(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
         guidance = self.sampling.guidance_scale
-        velocity = self._forward(inputs, x, level_BT, inputs.prompt)
+        velocity = self._forward(inputs, x, level_BT)
         if guidance == 1:
             return velocity
-        dropped = inputs.prompt.dropped(torch.ones(len(x), dtype=torch.bool, device=x.device))
-        without = self._forward(inputs, x, level_BT, dropped)
+        everything = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        unguided = replace(
+            inputs, prompt=inputs.prompt.dropped(everything), controls=inputs.controls.dropped()
+        )
+        without = self._forward(unguided, x, level_BT)
         return without + guidance * (velocity - without)
 
-    def _forward(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor, prompt: Text) -> Tensor:
+    def _forward(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
         return self.foundation(
             x,
             level_BT,
             inputs.previous,
             inputs.previous_level,
-            prompt,
+            inputs.prompt,
             VideoFormat(aspect_ratio=self.size[0] / self.size[1]),
             self.instructnet.bind(inputs.controls),
             self._caches,
@@ -282,7 +285,7 @@ class WorldEngine:
         """One pass over the finished latents at the context level leaves their keys and values in the rings."""
         level_BT = torch.full((len(sessions), 1), self.sampling.context_level, device=self.model.device)
         x = add_noise(latents[:, None], self._noise(sessions, "commit"), level_BT)
-        self._forward(inputs, x, level_BT, inputs.prompt)
+        self._forward(inputs, x, level_BT)
         self._caches.commit()
 
     def _noise(self, sessions: list[_Session], purpose: str) -> Tensor:

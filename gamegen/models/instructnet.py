@@ -68,6 +68,25 @@ class Controls:
             None if self.video is None else self.video.to(device),
         )
 
+    def dropped(self) -> Controls:
+        """The same batch with nothing said and no key given: what guidance compares with."""
+        return Controls(
+            self.operations,
+            torch.zeros_like(self.has_operations),
+            self.instruction,
+            torch.zeros_like(self.instruction_active),
+        )
+
+    def rows(self, index: Tensor) -> Controls:
+        """Those at `index` of the batch."""
+        return Controls(
+            self.operations[index],
+            self.has_operations[index],
+            self.instruction.rows(index),
+            self.instruction_active[index],
+            None if self.video is None else self.video[index],
+        )
+
 
 class InstructBlock(nn.Module):
     """Self-attention in space or time and an MLP under FiLM, cross-attention to the instruction."""

@@ -65,6 +65,10 @@ class Text:
         """The same on another device."""
         return Text(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
 
+    def rows(self, index: Tensor) -> Text:
+        """Those at `index` of the batch."""
+        return Text(self.tokens[index], self.mask[index], self.pooled[index])
+
     def dropped(self, drop_B: Tensor) -> Text:
         """With the texts of the rows where `drop_B` is true removed."""
         keep = ~drop_B[:, None]

@@ -14,7 +14,10 @@ StageName = Literal["vae", "foundation", "instructnet", "turbo"]
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """AdamW with linear warm-up, a constant rate, then a cosine over the last `decay_fraction` of the run."""
+    """Muon and AdamW with linear warm-up, a constant rate, then a cosine over the last `decay_fraction` of the run.
+
+    `betas` are AdamW's; which weights each optimiser takes is in `gamegen/training/loop.py`.
+    """
 
     learning_rate: float = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)

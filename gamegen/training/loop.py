@@ -25,6 +25,7 @@ from gamegen.config import to_dict
 from gamegen.device import autocast
 from gamegen.models.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
 from gamegen.training.config import OptimiserConfig, StageConfig
+from gamegen.training.muon import Muon
 from gamegen.training.objectives import Objective
 from gamegen.training.pictures import save_curves, save_sheet
 
@@ -53,7 +54,7 @@ class Trainer:
         self.modules = objective.trained_modules()
         self.device = objective.model.device
         self.parameters = [p for module in self.modules.values() for p in module.parameters()]
-        self.optimiser = build_optimiser(self.modules, config.optimiser)
+        self.optimisers = build_optimisers(self.modules, config.optimiser)
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ema = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
         self.step, self.elapsed_s = 0, 0.0
@@ -107,8 +108,10 @@ class Trainer:
         """One optimiser step; returns its metrics."""
         progress = self.progress
         rate = learning_rate(self.config.optimiser, self.step, progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=True)
         generator = torch.Generator().manual_seed(hash((self.config.seed, self.rank, self.step)) % 2**63)
         with autocast(self.device):
             loss, metrics = self.objective.loss(self.batch_at(self.step), generator, progress)
@@ -116,11 +119,11 @@ class Trainer:
             raise FloatingPointError(
                 f"the loss became {loss.item()} at step {self.step}: lower the learning rate and resume"
             )
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         average_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.clip_norm)
-        self.optimiser.step()
+        for optimiser in self.optimisers:
+            optimiser.step()
         self.objective.after_step()
         self.step += 1
         self._update_ema()
@@ -152,7 +155,7 @@ class Trainer:
                 "history": self.history,
                 "weights": {name: weight.detach() for name, weight in self._weights().items()},
                 "ema": self.ema,
-                "optimiser": self.optimiser.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
                 "objective": self.objective.state(),
             }
             partial = self.run.output / f"{STATE_FILE}.partial"
@@ -203,7 +206,8 @@ class Trainer:
             for name, weight in self._weights().items():
                 weight.copy_(state["weights"][name])
                 self.ema[name].copy_(state["ema"][name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, optimiser_state in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(optimiser_state)
         self.objective.restore(state["objective"])
 
     def _describe(self, metrics: dict[str, float]) -> str:
@@ -221,14 +225,30 @@ class Trainer:
         return Progress(*columns, disable=not self.run.show_progress or self.rank > 0)
 
 
-def build_optimiser(modules: dict[str, nn.Module], config: OptimiserConfig) -> torch.optim.AdamW:
-    """AdamW without weight decay on vectors (norms, biases, tables)."""
-    parameters = [p for module in modules.values() for p in module.parameters()]
+def build_optimisers(modules: dict[str, nn.Module], config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside transformer blocks, AdamW for everything else.
+
+    AdamW decays no vectors (norms, biases, tables).
+    """
+    hidden = [p for module in modules.values() for p in hidden_matrices(module)]
+    taken = {id(p) for p in hidden}
+    rest = [p for module in modules.values() for p in module.parameters() if id(p) not in taken]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, foreach=True)
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, foreach=True)
+    if not hidden:
+        return [adamw]
+    return [Muon(hidden, config.learning_rate, weight_decay=config.weight_decay), adamw]
+
+
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Weights of the linear layers inside a transformer's `blocks`; none for a network without."""
+    blocks = getattr(module, "blocks", None)
+    if blocks is None:
+        return []
+    return [layer.weight for layer in blocks.modules() if isinstance(layer, nn.Linear)]
 
 
 def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:

@@ -160,18 +160,23 @@ class FlowObjective(Objective):
         self, inputs: FlowInputs, batch: LatentBatch, generator: torch.Generator
     ) -> FlowInputs:
         """Puts the model's own guesses where some windows' previous latents were (against drift in play)."""
-        level = 0.6 + 0.4 * torch.rand(batch.latents.shape[:2], generator=generator).to(self.model.device)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
-        xt = add_noise(batch.latents, noise, level)
-        guess = predict_x0(
-            xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
+        chosen = torch.rand(len(batch.latents), generator=generator) < self.config.own_predictions
+        if not chosen.any():
+            return inputs
+        rows = chosen.nonzero().squeeze(1).to(self.model.device)
+        some, latents = inputs.rows(rows), batch.latents[rows]
+        level = 0.6 + 0.4 * torch.rand(latents.shape[:2], generator=generator).to(self.model.device)
+        xt = add_noise(latents, self._noise_like(latents, generator), level)
+        velocity = self.velocity(self.foundation, self.instructnet, xt, level, some)
+        guess = predict_x0(xt, velocity.float(), level)[:, :-1]
+        previous = inputs.previous.clone()
+        previous[rows, 1:] = add_noise(
+            guess, self._noise_like(guess, generator), some.previous_levels[:, 1:].clamp_min(0)
         )
-        own = torch.cat([inputs.previous[:, :1], guess[:, :-1]], 1)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
-        own = torch.cat([own[:, :1], add_noise(own, noise, inputs.previous_levels.clamp_min(0))[:, 1:]], 1)
-        chosen = torch.rand(len(own), generator=generator) < self.config.own_predictions
-        previous = torch.where(chosen.to(self.model.device)[:, None, None, None, None], own, inputs.previous)
         return FlowInputs(previous, inputs.previous_levels, inputs.prompt, inputs.controls)
+
+    def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(latents.shape, generator=generator).to(self.model.device)
 
     @torch.inference_mode()
     def sheet(self, batch: LatentBatch) -> np.ndarray:
@@ -202,6 +207,15 @@ class FlowInputs:
     def __init__(self, previous: Tensor, previous_levels: Tensor, prompt: Text, controls: Controls) -> None:
         self.previous, self.previous_levels = previous, previous_levels
         self.prompt, self.controls = prompt, controls
+
+    def rows(self, index: Tensor) -> FlowInputs:
+        """Those of some windows of the batch."""
+        return FlowInputs(
+            self.previous[index],
+            self.previous_levels[index],
+            self.prompt.rows(index),
+            self.controls.rows(index),
+        )
 
 
 def choose(condition_B: Tensor, yes: Text, no: Text) -> Text:

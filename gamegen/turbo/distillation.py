@@ -65,7 +65,10 @@ class TurboObjective(FlowObjective):
     def _guided_velocity(self, xt: Tensor, level: Tensor, inputs: FlowInputs) -> Tensor:
         everything = torch.ones(len(xt), dtype=torch.bool, device=xt.device)
         without = FlowInputs(
-            inputs.previous, inputs.previous_levels, inputs.prompt.dropped(everything), inputs.controls
+            inputs.previous,
+            inputs.previous_levels,
+            inputs.prompt.dropped(everything),
+            inputs.controls.dropped(),
         )
         conditional = self.velocity(self.teacher[0], self.teacher[1], xt, level, inputs).float()
         unconditional = self.velocity(self.teacher[0], self.teacher[1], xt, level, without).float()
