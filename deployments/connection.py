@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
+from deployments.errors import ApiError
 from deployments.messages import EncodedText, Instruction, Refusal
 from deployments.player import Player
 from deployments.schemas import ControlMessage, SeenMessage, SpokenInstruction, parse_client_message
@@ -82,7 +83,7 @@ class Connection:
                 if text is None:
                     raise ValueError("binary messages are not understood: send JSON text")
                 await self._handle(parse_client_message(text, self._settings.max_message_bytes))
-            except ValueError as error:
+            except (ValueError, ApiError) as error:
                 await self.send_message({"type": "error", "message": str(error)})
 
     async def _handle(self, message: ControlMessage | SeenMessage) -> None:

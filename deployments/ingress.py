@@ -39,18 +39,20 @@ from deployments.world_client import WorldClient, WorldRefusedError
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 _OPEN_TIMEOUT_S = 30.0
+_ENCODE_TIMEOUT_S = 20.0
 _HEALTH_TIMEOUT_S = 5.0
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": ErrorBody} for code in (400, 404, 409, 422, 429, 503)
-}
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What an operation may answer when it does not succeed, for its description."""
+    return {status: {"model": ErrorBody} for status in statuses}
+
 
 api = FastAPI(
     title="GameGen",
     version=gamegen.__version__,
     description="Playable game worlds drawn by a video model. The stream of `/v1/sessions/{id}/stream` is a "
     "WebSocket: JSON text in, JSON text and binary JPEG frames out; `/docs` describes its messages.",
-    responses=_ERRORS,
     # The ready-made pages load their scripts from the internet; ours is in the static folder.
     docs_url=None,
     redoc_url=None,
@@ -95,7 +97,7 @@ class Ingress:
         """The manual of the API."""
         return FileResponse(STATIC_FOLDER / "docs.html")
 
-    @api.post("/v1/sessions", status_code=201, tags=["play"])
+    @api.post("/v1/sessions", status_code=201, tags=["play"], responses=_errors(413, 422, 429, 503))
     async def create_session(self, request: NewSession) -> SessionCreated:
         """Begins a world; play it on its stream."""
         self._sessions.reserve()
@@ -106,7 +108,7 @@ class Ingress:
             self._sessions.unreserve()
         return SessionCreated(**session.address())
 
-    @api.get("/v1/sessions/{session_id}", tags=["play"])
+    @api.get("/v1/sessions/{session_id}", tags=["play"], responses=_errors(404))
     async def get_session(self, session_id: str) -> SessionState:
         """A world's state."""
         session = self._sessions.get(session_id)
@@ -123,7 +125,13 @@ class Ingress:
             frames_dropped=player.frames_dropped,
         )
 
-    @api.delete("/v1/sessions/{session_id}", status_code=204, response_class=Response, tags=["play"])
+    @api.delete(
+        "/v1/sessions/{session_id}",
+        status_code=204,
+        response_class=Response,
+        tags=["play"],
+        responses=_errors(404),
+    )
     async def delete_session(self, session_id: str) -> None:
         """Ends a world."""
         await self._sessions.end(session_id, CLOSE_ENDED, "the session was deleted")
@@ -147,19 +155,24 @@ class Ingress:
         finally:
             session.detach(connection)
 
-    @api.post("/v1/videos", status_code=202, tags=["clips"])
+    @api.post("/v1/videos", status_code=202, tags=["clips"], responses=_errors(422, 503))
     async def create_video(self, request: NewClip) -> ClipCreated:
         """Orders a clip."""
         await self._encode_or_refuse(request.prompt, request.perspective)
         clip = self._clips.submit(request)
         return ClipCreated(id=clip.id, status_url=f"/v1/videos/{clip.id}")
 
-    @api.get("/v1/videos/{clip_id}", tags=["clips"])
+    @api.get("/v1/videos/{clip_id}", tags=["clips"], responses=_errors(404))
     async def get_video(self, clip_id: str) -> ClipState:
         """A clip's state and progress."""
         return self._clips.get(clip_id).to_state()
 
-    @api.get("/v1/videos/{clip_id}/file", response_class=FileResponse, tags=["clips"])
+    @api.get(
+        "/v1/videos/{clip_id}/file",
+        response_class=FileResponse,
+        tags=["clips"],
+        responses=_errors(404, 409),
+    )
     async def get_video_file(self, clip_id: str) -> FileResponse:
         """A finished clip: H.264 in MP4, 24 frames a second."""
         return FileResponse(self._clips.file(clip_id), media_type="video/mp4", filename=f"{clip_id}.mp4")
@@ -185,7 +198,7 @@ class Ingress:
             },
         }
 
-    @api.get("/healthz", tags=["service"])
+    @api.get("/healthz", tags=["service"], responses=_errors(503))
     async def healthz(self) -> dict[str, str]:
         """200 when a world could be begun now."""
         try:
@@ -223,7 +236,13 @@ class Ingress:
         return Session(opening.session_id, request, size, Player(world, self._decoder, size))
 
     async def _encode(self, text: str, perspective: str | None = None) -> EncodedText | Refusal:
-        return await self._text_encoder.encode.remote(text, perspective)
+        try:
+            async with asyncio.timeout(_ENCODE_TIMEOUT_S):
+                return await self._text_encoder.encode.remote(text, perspective)
+        # A dying replica raises many things; all of them mean that the words can be sent again.
+        except Exception as error:
+            message = "the words could not be read just now: send them again in a few seconds"
+            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
 
     async def _encode_or_refuse(self, text: str, perspective: str) -> EncodedText:
         encoded = await self._encode(text, perspective)

@@ -102,6 +102,8 @@ class Player:
     def start(self) -> None:
         """Begins the loops."""
         self._tasks = [asyncio.create_task(self._draw()), asyncio.create_task(self._show())]
+        for task in self._tasks:
+            task.add_done_callback(self._note_failure)
 
     async def stop(self) -> None:
         """Ends the loops and frees the world."""
@@ -144,6 +146,12 @@ class Player:
 
     async def _tell_recovering(self, recovering: bool) -> None:
         await self.say({"type": "status", "state": "recovering" if recovering else "playing"})
+
+    def _note_failure(self, task: asyncio.Task[None]) -> None:
+        """A loop that broke ends the session, where otherwise the picture would just stand still."""
+        if not task.cancelled() and task.exception() and not self.failed:
+            self.failed = "something failed on the server"
+            logger.error("a session's loop failed", exc_info=task.exception())
 
     async def _draw(self) -> None:
         while True:

@@ -6,7 +6,15 @@ import base64
 import binascii
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from gamegen.controls import KEYS, MAX_CAMERA_DEG
 from gamegen.video import MAX_FRAMES, check_frames, check_size
@@ -42,7 +50,9 @@ def _checked_size(resolution: Resolution | None) -> Resolution | None:
 
 
 Size = Annotated[Resolution | None, Field(description="the model's own size when left out")]
-Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+Prompt = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS)
+]
 
 
 class NewSession(Body):
@@ -222,6 +232,6 @@ def parse_client_message(text: str, max_bytes: int) -> ControlMessage | SeenMess
         problem = error.errors()[0]
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "json_invalid":
-            raise ValueError(f"not valid JSON: {message}") from None
+            raise ValueError(f"not valid JSON: {message.removeprefix('Invalid JSON: ')}") from None
         place = ".".join(str(part) for part in problem["loc"] if part not in ("control", "seen"))
         raise ValueError(f"{place}: {message}" if place else message) from None

@@ -20,7 +20,7 @@ function typeOf(schema, api) {
   return schema.type === "array" ? `list of ${typeOf(schema.items, api)}` : (schema.type ?? "any");
 }
 
-function fieldsTable(schema, api) {
+function fieldsTable(schema, api, isSent) {
   const table = element("table");
   const head = table.createTHead().insertRow();
   for (const title of ["field", "type", "about"]) head.append(element("th", title));
@@ -29,8 +29,8 @@ function fieldsTable(schema, api) {
     const row = body.insertRow();
     row.insertCell().append(element("code", name));
     row.insertCell().textContent = typeOf(field, api);
-    const notes = [field.description, schema.required?.includes(name) ? "required" : null];
-    if (field.default !== undefined && field.default !== null) notes.push(`default ${JSON.stringify(field.default)}`);
+    const notes = [field.description, isSent && schema.required?.includes(name) ? "required" : null];
+    if (isSent && field.default !== undefined && field.default !== null) notes.push(`default ${JSON.stringify(field.default)}`);
     row.insertCell().textContent = notes.filter(Boolean).join("; ");
   }
   return table;
@@ -42,11 +42,11 @@ function operationCard(method, path, operation, api) {
   title.append(element("span", method.toUpperCase(), "method"), element("code", path));
   card.append(title, element("p", operation.description ?? operation.summary));
   const sent = resolve(operation.requestBody?.content?.["application/json"]?.schema, api);
-  if (sent) card.append(element("h3", "you send"), fieldsTable(sent, api));
+  if (sent) card.append(element("h3", "you send"), fieldsTable(sent, api, true));
   const answers = Object.entries(operation.responses);
   const [, success] = answers.find(([status]) => status.startsWith("2")) ?? [];
   const got = resolve(success?.content?.["application/json"]?.schema, api);
-  if (got?.properties) card.append(element("h3", "you get"), fieldsTable(got, api));
+  if (got?.properties) card.append(element("h3", "you get"), fieldsTable(got, api, false));
   card.append(element("p", `Answers ${answers.map(([status]) => status).join(", ")}`, "statuses"));
   return card;
 }

@@ -55,7 +55,7 @@ def test_session_may_begin_with_an_image_and_a_resolution(begin):
     "body, says",
     [
         ({"prompt": "very " * 400}, "the limit is 300"),
-        ({"prompt": ""}, "prompt"),
+        ({"prompt": "  "}, "prompt"),
         ({}, "prompt: field required"),
         ({"prompt": "x", "perspective": "bird"}, "'first' or 'third'"),
         ({"prompt": "x", "seed": -1}, "seed"),
