@@ -22,7 +22,7 @@ app = typer.Typer(
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[str, typer.Option("--model", help="a shipped model or a checkpoint folder")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="MP4 to write")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="what to write: .mp4 a video, .png a contact sheet")]
 Seed = Annotated[int, typer.Option(help="the same seed draws the same world")]
 Perspective = Annotated[str, typer.Option(help="first or third")]
 
@@ -55,9 +55,10 @@ def generate(
     Example: gamegen generate "snowy forest at night" -o clip.mp4 --frames 102 --seed 7
     """
     from gamegen.pipeline import VideoPipeline, check_frames, check_size
-    from gamegen.video import write_mp4
+    from gamegen.video import check_suffix, write_by_suffix
 
     check_frames(frames)
+    check_suffix(output)
     dimensions = parse_size(size) if size else None
     if dimensions:
         check_size(*dimensions)
@@ -72,7 +73,7 @@ def generate(
             dimensions,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    write_mp4(output, video)
+    write_by_suffix(output, video)
     print(f"{output}: {len(video)} frames of {video.shape[2]}x{video.shape[1]}")
 
 
@@ -93,9 +94,10 @@ def rollout(
     rain" --seed 7 -o out.mp4
     """
     from gamegen.controls import FRAMES_PER_CHUNK, Control, parse_script
-    from gamegen.video import write_mp4
+    from gamegen.video import check_suffix, write_by_suffix
     from gamegen.world import World
 
+    check_suffix(output)
     script = parse_script(keys)
     orders = dict(_parse_instruction(text, len(script)) for text in instruct or [])
     world = World.load(model)
@@ -111,7 +113,7 @@ def rollout(
             rows = [Control(frame).operations()[0] for frame in held]
             chunks.append(world.step_operations(np.stack(rows)))
     video = np.concatenate(chunks)[: len(script)]
-    write_mp4(output, video)
+    write_by_suffix(output, video)
     print(f"{output}: {len(video)} frames of {video.shape[2]}x{video.shape[1]}")
 
 

@@ -51,6 +51,26 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FPS, crf: int = 1
         container.mux(stream.encode())
 
 
+def write_contact_sheet(path: str | Path, frames: np.ndarray, columns: int = 4, rows: int = 2) -> None:
+    """Writes frames spread evenly over a video, reading order, as one PNG; raises ValueError as `write_mp4`."""
+    _check_frames(frames)
+    chosen = frames[np.linspace(0, len(frames) - 1, columns * rows).round().astype(int)]
+    sheet = np.concatenate([np.concatenate(list(row), 1) for row in np.split(chosen, rows)])
+    Image.fromarray(sheet).save(path)
+
+
+def write_by_suffix(path: Path, frames: np.ndarray) -> None:
+    """An MP4, or a contact sheet if `path` ends in `.png`; raises ValueError for another ending."""
+    check_suffix(path)
+    (write_contact_sheet if path.suffix == ".png" else write_mp4)(path, frames)
+
+
+def check_suffix(path: Path) -> None:
+    """Raises ValueError unless `write_by_suffix` can write `path`."""
+    if path.suffix not in (".mp4", ".png"):
+        raise ValueError(f"cannot write {path}: end it in .mp4 for a video or .png for a contact sheet")
+
+
 def mp4_bytes(frames: np.ndarray, fps: int = FPS, crf: int = 18) -> bytes:
     """The MP4 of `write_mp4`, in memory."""
     # The muxer reopens its output to move the index to the front, which only a real file allows.

@@ -53,6 +53,17 @@ def test_mp4_wants_even_sizes_and_uint8(tmp_path):
         video.write_mp4(tmp_path / "x.mp4", moving_square()[:0])
 
 
+def test_contact_sheet_shows_the_first_frame_and_the_last(tmp_path):
+    clip = moving_square()
+    video.write_by_suffix(tmp_path / "sheet.png", clip)
+    sheet = video.decode_image((tmp_path / "sheet.png").read_bytes())
+    height, width = clip.shape[1:3]
+    assert sheet.shape == (2 * height, 4 * width, 3)
+    assert (sheet[:height, :width] == clip[0]).all() and (sheet[height:, 3 * width :] == clip[-1]).all()
+    with pytest.raises(ValueError, match=r"\.mp4 for a video"):
+        video.write_by_suffix(tmp_path / "clip.gif", clip)
+
+
 def test_unreadable_video_names_the_file(tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"not a video")
     with pytest.raises(ValueError, match=r"bad\.mp4"):
