@@ -22,7 +22,9 @@ app = typer.Typer(
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[str, typer.Option("--model", help="a shipped model or a checkpoint folder")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="what to write: .mp4 a video, .png a contact sheet")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="what to write: .mp4 a video, .png a contact sheet")
+]
 Seed = Annotated[int, typer.Option(help="the same seed draws the same world")]
 Perspective = Annotated[str, typer.Option(help="first or third")]
 

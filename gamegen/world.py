@@ -326,7 +326,7 @@ class WorldEngine:
                 self._commit_known(session, torch.from_numpy(latent).float(), operations, word)
             # The oldest latent is only the predecessor of the next; what came before it no cache entry needs.
             for ring in self._caches.rings:
-                ring.all_lengths[session.slot] = oldest + 1
+                ring.set_length(session.slot, oldest + 1)
             session.version = oldest + 1
             session.latents, session.operations = [latents[0]], [snapshot.operations[0]]
             session.words = [snapshot.words[0]]

@@ -6,6 +6,9 @@ E head width, N any merged batch, P positions.
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -18,21 +21,43 @@ def rotary_angles(position_P: Tensor, width: int, base: float = 1000.0) -> Tenso
     return position_P.float()[:, None] * frequency
 
 
-def rotary_angles_2d(rows: int, columns: int, width: int, device: torch.device) -> Tensor:
-    """Angles `(rows * columns, width / 2)`: the first half of the frequencies turns with the row, the rest with
+@dataclass(frozen=True)
+class Rotation:
+    """Cosines and sines `(..., P, E / 2)` of rotation angles."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def by(cls, angles: Tensor) -> Rotation:
+        """The rotation by `angles`."""
+        return cls(angles.cos(), angles.sin())
+
+    def last(self) -> Rotation:
+        """That of the last position alone."""
+        return Rotation(self.cos[..., -1:, :], self.sin[..., -1:, :])
+
+
+# Asked for by every block of every pass. Made outside of inference mode, because training uses them too.
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def rotation_2d(rows: int, columns: int, width: int, device: torch.device) -> Rotation:
+    """Rotations of `rows * columns` tokens: the first half of the frequencies turns with the row, the rest with
     the column."""
     row, column = torch.meshgrid(
         torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
     )
     half = width // 2
-    return torch.cat(
-        [rotary_angles(row.flatten(), half, 100.0), rotary_angles(column.flatten(), half, 100.0)], 1
+    return Rotation.by(
+        torch.cat(
+            [rotary_angles(row.flatten(), half, 100.0), rotary_angles(column.flatten(), half, 100.0)], 1
+        )
     )
 
 
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turns the pairs (first half, second half) of the last axis of `x` `(..., P, E)` by `angles` `(P, E / 2)`."""
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+def rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    """Turns the pairs (first half, second half) of the last axis of `x` `(..., P, E)`."""
+    cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
@@ -106,43 +131,55 @@ class TemporalAttention(SelfAttention):
     def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         T, E = q.shape[-2:]
         place = torch.arange(T, device=q.device)
-        angles = rotary_angles(place, E)
+        rotation = Rotation.by(rotary_angles(place, E))
         if self.window + self.anchors >= T:
-            x = F.scaled_dot_product_attention(rotate(q, angles), rotate(k, angles), v, is_causal=True)
+            x = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, is_causal=True)
         else:
-            x = self._windowed(q, k, v, angles)
+            x = self._windowed(q, k, v, rotation)
         return self.out(rearrange(x, "n k t e -> n t (k e)"))
 
-    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, angles: Tensor) -> Tensor:
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, rotation: Rotation) -> Tensor:
         """Scores in two parts, because a query stands at another distance from anchors than from its window."""
         T, E = q.shape[-2:]
         i, j = torch.arange(T, device=q.device)[:, None], torch.arange(T, device=q.device)[None, :]
         in_window = (j <= i) & (j > i - self.window)
         is_anchor = (j < self.anchors) & ~in_window & (j <= i)
         query_place = torch.arange(T, device=q.device).clamp_max(self.anchors + self.window - 1)
-        near = rotate(q, angles) @ rotate(k, angles).transpose(-1, -2)
-        far = rotate(q, rotary_angles(query_place, E)) @ rotate(k, angles).transpose(-1, -2)
+        keys = rotate(k, rotation).transpose(-1, -2)
+        near = rotate(q, rotation) @ keys
+        far = rotate(q, Rotation.by(rotary_angles(query_place, E))) @ keys
         score = torch.where(in_window, near, far) * E**-0.5
         return score.masked_fill(~(in_window | is_anchor), float("-inf")).softmax(-1) @ v
 
     def _step(self, q: Tensor, k: Tensor, v: Tensor, cache: RingCache, B: int) -> Tensor:
-        E = q.shape[-1]
-        keys, values, place_BP, valid_BP = cache.read(k, v)
-        position_BP = torch.cat([place_BP, cache.length_B[:, None].clamp_max(cache.slots)], 1)
-        angles = rearrange(rotary_angles(position_BP.flatten(), E), "(b p) e -> b 1 1 p e", b=B)
-        q, keys, values = (rearrange(z, "(b s) k p e -> b s k p e", b=B) for z in (q, keys, values))
-        mask = F.pad(valid_BP, (0, 1), value=True)[:, None, None, None, :]
+        context = cache.read(k, v)
+        q_BSKPE = rearrange(q, "(b s) k p e -> b s k p e", b=B)
         x = F.scaled_dot_product_attention(
-            rotate(q, angles[..., -1:, :]), rotate(keys, angles), values, attn_mask=mask
+            rotate(q_BSKPE, context.rotation.last()), context.keys, context.values, attn_mask=context.mask
         )
         return self.out(rearrange(x, "b s k p e -> (b s) p (k e)"))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one chunk's queries attend to: rotated keys and values `(B, S, K, slots + 1, E)`, the new frame last.
+
+    `mask` `(B, 1, 1, 1, slots + 1)` is true where a frame stands.
+    """
+
+    keys: Tensor
+    values: Tensor
+    rotation: Rotation
+    mask: Tensor
 
 
 class RingCache:
     """Unrotated keys and values of the last `window - 1` latent frames and the first `anchors`, per session.
 
     Tensors are allocated once, `(slots, B, S, K, E)` for B session slots; `length_B` counts the committed
-    frames of each. Reading leaves the cache as it is; `commit` writes the frame last read.
+    frames of each. Reading leaves the frames as they are; `commit` writes the frame last read. What is read is
+    gathered and rotated once a chunk, since only the new frame differs between its denoising steps; no gradient
+    flows through it.
     """
 
     def __init__(
@@ -163,6 +200,7 @@ class RingCache:
         self.all_lengths = torch.zeros(num_sessions, dtype=torch.long, device=weight.device)
         self.active = torch.arange(num_sessions, device=weight.device)
         self._pending: tuple[Tensor, Tensor] | None = None
+        self._context: Context | None = None
 
     @property
     def length_B(self) -> Tensor:
@@ -172,25 +210,48 @@ class RingCache:
     def select(self, sessions: Tensor) -> None:
         """Chooses which session slots the next batch holds, in batch order."""
         self.active = sessions
+        self._context = None
 
     def clear(self, session: int) -> None:
         """Forgets one session slot."""
-        self.all_lengths[session] = 0
+        self.set_length(session, 0)
 
-    def read(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Cached keys and values with the new frame's appended, `(B * S, K, slots + 1, E)`, then the cached
-        frames' places and validity, `(B, slots)`."""
+    def set_length(self, session: int, length: int) -> None:
+        """Says how many frames a session slot has seen; those of them that are out of reach need not be there."""
+        self.all_lengths[session] = length
+        self._context = None
+
+    @torch.no_grad()
+    def read(self, k: Tensor, v: Tensor) -> Context:
+        """The cached frames and the new one, whose unrotated keys and values are `(B * S, K, 1, E)`."""
         self._pending = (k, v)
-        slot = torch.arange(self.slots, device=k.device)[None]
+        B = len(self.active)
+        if self._context is None:
+            self._context = self._gather(k.shape[-1])
+        context = self._context
+        context.keys[..., -1:, :] = rotate(
+            rearrange(k, "(b s) k p e -> b s k p e", b=B), context.rotation.last()
+        )
+        context.values[..., -1:, :] = rearrange(v, "(b s) k p e -> b s k p e", b=B)
+        return context
+
+    def _gather(self, width: int) -> Context:
+        slot = torch.arange(self.slots, device=self.keys.device)[None]
         length = self.length_B[:, None]
         newest = torch.remainder(length - 1 - self.anchors - (slot - self.anchors), max(self.window, 1))
         ring_place = self.anchors + self.window - 1 - newest
         # Before the ring is full, frame i simply stands at place i.
         ring_place = torch.where(length < self.slots, slot, ring_place)
-        place_BP = torch.where(slot < self.anchors, slot, ring_place)
-        keys = torch.cat([self._gather(self.keys), k], 2)
-        values = torch.cat([self._gather(self.values), v], 2)
-        return keys, values, place_BP, slot < length
+        place = torch.where(slot < self.anchors, slot, ring_place)
+        position = torch.cat([place, length.clamp_max(self.slots)], 1)
+        angles = rotary_angles(position.flatten(), width)
+        rotation = Rotation.by(rearrange(angles, "(b p) e -> b 1 1 p e", b=len(position)))
+        keys, values = (
+            F.pad(rearrange(store[:, self.active], "p b s k e -> b s k p e"), (0, 0, 0, 1))
+            for store in (self.keys, self.values)
+        )
+        mask = F.pad(slot < length, (0, 1), value=True)[:, None, None, None, :]
+        return Context(rotate(keys, rotation), values, rotation, mask)
 
     def commit(self) -> None:
         """Writes the keys and values of the frame last read into the oldest place of each active session."""
@@ -202,7 +263,4 @@ class RingCache:
         for store, new in zip((self.keys, self.values), self._pending, strict=True):
             store[slot, self.active] = rearrange(new, "(b s) k 1 e -> b s k e", b=B).to(store.dtype)
         self.all_lengths[self.active] += 1
-        self._pending = None
-
-    def _gather(self, store: Tensor) -> Tensor:
-        return rearrange(store[:, self.active], "p b s k e -> (b s) k p e")
+        self._pending = self._context = None

@@ -24,8 +24,8 @@ from gamegen.models.attention import (
     RingCache,
     SelfAttention,
     TemporalAttention,
-    rotary_angles_2d,
     rotate,
+    rotation_2d,
 )
 
 PATCH = 2
@@ -173,8 +173,8 @@ class SpatialSelfAttention(SelfAttention):
     def forward(self, x_BTSD: Tensor, rows: int) -> Tensor:
         B, T, S, D = x_BTSD.shape
         q, k, v = self.project(x_BTSD.flatten(0, 1))
-        angles = rotary_angles_2d(rows, S // rows, D // self.num_heads, x_BTSD.device)
-        return self.attend(rotate(q, angles), rotate(k, angles), v).view(B, T, S, D)
+        rotation = rotation_2d(rows, S // rows, D // self.num_heads, x_BTSD.device)
+        return self.attend(rotate(q, rotation), rotate(k, rotation), v).view(B, T, S, D)
 
 
 class Block(nn.Module):
