@@ -47,6 +47,8 @@ class FlowLossConfig:
     With InstructNet: `uncontrolled` of the windows carry no control; of the rest `keys_only`, `words_only`
     carry one kind and the others both. From `own_start` of the run on, `own_predictions` of the windows have
     their previous latents replaced by the model's own predictions, against drift.
+    `image_share` of the steps take single latents with nothing before them, as many as a step of windows has:
+    a world's first picture is drawn from the words alone, and windows hardly teach that.
     `train_foundation` false freezes the foundation while InstructNet learns.
     """
 
@@ -60,6 +62,7 @@ class FlowLossConfig:
     own_predictions: float = 0.25
     own_start: float = 0.5
     transition_windows: float = 0.25
+    image_share: float = 0.25
     train_foundation: bool = False
 
 

@@ -23,7 +23,7 @@ from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Text
 from gamegen.models.text import TextStates
 from gamegen.models.vae import TEMPORAL_FACTOR, from_pixels
-from gamegen.training.config import FlowLossConfig
+from gamegen.training.config import FlowLossConfig, StageConfig
 
 Clip = TypeVar("Clip")
 Row = dict[str, Any]
@@ -111,6 +111,21 @@ class LatentBatch:
         return LatentBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
 
+def training_batch(
+    buffer: ClipBuffer[EncodedClip],
+    step: int,
+    config: StageConfig,
+    normalise: Callable[[Tensor], Tensor],
+    rank: int = 0,
+) -> LatentBatch:
+    """A step's batch: `config.batch_size` windows or, in `flow.image_share` of the steps, as many latents as
+    single images. Every rank draws the same kind, so that none waits for another."""
+    is_image = np.random.default_rng((config.seed, step)).random() < config.flow.image_share
+    window = 1 if is_image else config.window
+    batch_size = config.batch_size * config.window // window
+    return latent_batch(buffer, step, batch_size, window, config.flow, normalise, rank)
+
+
 def latent_batch(
     buffer: ClipBuffer[EncodedClip],
     step: int,
@@ -120,7 +135,10 @@ def latent_batch(
     normalise: Callable[[Tensor], Tensor],
     rank: int = 0,
 ) -> LatentBatch:
-    """Random windows; `flow.transition_windows` of them show an instruction taking effect."""
+    """Random windows; `flow.transition_windows` of them show an instruction taking effect.
+
+    A window of one latent is an image: it counts as a start wherever it is from.
+    """
     rng = buffer.generator(step, rank)
     rows = []
     for _ in range(batch_size):
@@ -177,7 +195,7 @@ def _window(clip: EncodedClip, window: int, start: int, rng: np.random.Generator
     return _Window(
         latents,
         torch.cat([before, latents[:-1]]),
-        start == 0,
+        start == 0 or window == 1,
         clip.operations[start:stop].float(),
         scene.prompts[rng.integers(len(scene.prompts))],
         prompts[rng.integers(len(prompts))],

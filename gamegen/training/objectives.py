@@ -107,7 +107,8 @@ class FlowObjective(Objective):
     def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
-        if progress >= self.config.own_start and self.config.own_predictions:
+        is_video = batch.latents.shape[1] > 1
+        if is_video and progress >= self.config.own_start and self.config.own_predictions:
             inputs = self._with_own_predictions(inputs, batch, generator)
         levels = sample_levels(batch.latents.shape[:2], self.config.level_shift, generator, self.model.device)
         noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)

@@ -15,7 +15,7 @@ from gamegen.curation.encoded import EncodedClip
 from gamegen.device import default_device, keep_freed_memory
 from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.training.config import StageConfig
-from gamegen.training.data import ClipBuffer, Row, latent_batch, pixel_batch, prepare_pixels, read_rows
+from gamegen.training.data import ClipBuffer, Row, pixel_batch, prepare_pixels, read_rows, training_batch
 from gamegen.training.loop import Run, Trainer, start_model
 from gamegen.training.objectives import VAEObjective, build_objective
 
@@ -92,9 +92,7 @@ def _latents(config: StageConfig, rows: Iterator[Row], model: Model, rank: int) 
             model.config.vae, latent_mean=model.config.latent_mean, latent_std=model.config.latent_std
         )
     )
-    return lambda step: latent_batch(
-        buffer, step, config.batch_size, config.window, config.flow, cpu.normalise, rank
-    )
+    return lambda step: training_batch(buffer, step, config, cpu.normalise, rank)
 
 
 def _with_statistics(config: ModelConfig, data: Path) -> ModelConfig:

@@ -8,8 +8,8 @@ import torch
 from gamegen.curation.encoded import EncodedClip, EncodedInstruction, Segment
 from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
 from gamegen.models.text import TextStates
-from gamegen.training.config import OptimiserConfig, StageConfig, TurboConfig
-from gamegen.training.data import ClipBuffer, LatentBatch, latent_batch
+from gamegen.training.config import FlowLossConfig, OptimiserConfig, StageConfig, TurboConfig
+from gamegen.training.data import ClipBuffer, LatentBatch, latent_batch, training_batch
 from gamegen.training.loop import Run, Trainer, learning_rate, start_model
 from gamegen.training.objectives import build_objective
 from gamegen.training.stages import load_stage, stage_file
@@ -52,7 +52,7 @@ def stage(name: str, **changes) -> StageConfig:
 
 def batch_at(config: StageConfig):
     buffer = ClipBuffer(iter(range(3)), clip, 10, config.seed)
-    return lambda step: latent_batch(buffer, step, config.batch_size, config.window, config.flow, lambda x: x)
+    return lambda step: training_batch(buffer, step, config, lambda x: x)
 
 
 def trainer(config: StageConfig, folder) -> Trainer:
@@ -130,8 +130,22 @@ def test_a_frozen_foundation_stays_as_it_is(tmp_path):
     assert any(p.grad is not None and p.grad.any() for p in run.objective.model.instructnet.parameters())
 
 
+def test_image_steps_hold_as_many_latents_with_nothing_before_them():
+    config = stage("instructnet", flow=FlowLossConfig(image_share=0.5))
+    batches = [batch_at(config)(step) for step in range(20)]
+    images = [batch for batch in batches if batch.latents.shape[1] == 1]
+    assert 0 < len(images) < 20
+    for batch in batches:
+        assert batch.latents.shape[:2].numel() == config.batch_size * config.window
+    for batch in images:
+        assert batch.starts.all()
+        objective = build_objective(Model(ModelConfig.tiny()), config)
+        inputs = objective.draw_inputs(batch, torch.Generator().manual_seed(0))
+        assert (inputs.previous_levels == -1).all()
+
+
 def test_windows_align_words_with_the_scene():
-    config = stage("instructnet", batch_size=64)
+    config = stage("instructnet", batch_size=64, flow=FlowLossConfig(image_share=0.0))
     batch: LatentBatch = batch_at(config)(0)
     assert batch.latents.shape == (64, 3, 4, 4, 4)
     torch.testing.assert_close(batch.previous[:, 1:], batch.latents[:, :-1])
