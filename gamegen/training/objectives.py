@@ -107,15 +107,17 @@ class FlowObjective(Objective):
     def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
-        is_video = batch.latents.shape[1] > 1
+        x0, weight = batch.latents, change_weight(batch)
+        is_video = x0.shape[1] > 1
         if is_video and progress >= self.config.own_start and self.config.own_predictions:
-            inputs = self._with_own_predictions(inputs, batch, generator)
-        levels = sample_levels(batch.latents.shape[:2], self.config.level_shift, generator, self.model.device)
-        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
-        xt = add_noise(batch.latents, noise, levels)
+            inputs, x0, is_true = self._with_own_predictions(inputs, x0, generator)
+            weight = weight * is_true
+        levels = sample_levels(x0.shape[:2], self.config.level_shift, generator, self.model.device)
+        noise = self._noise_like(x0, generator)
+        xt = add_noise(x0, noise, levels)
         velocity = self.velocity(self.foundation, self.instructnet, xt, levels, inputs)
-        error = (velocity.float() - (noise - batch.latents)).square()
-        loss = (error * change_weight(batch)).mean()
+        error = (velocity.float() - (noise - x0)).square()
+        loss = (error * weight).mean()
         return loss, {"velocity_error": error.mean().item()}
 
     def draw_inputs(self, batch: LatentBatch, generator: torch.Generator) -> FlowInputs:
@@ -131,6 +133,9 @@ class FlowObjective(Objective):
         words = words & ~chance(c.keys_only)
         controls = batch.controls
         said = controls.instruction_active.sum(1) > 0
+        # A change that nothing explains would teach worlds to change by themselves.
+        changes = said & (controls.instruction_active.sum(1) < controls.instruction_active.shape[1])
+        words = words | (changes & (self.instructnet is not None))
         heard = Controls(
             controls.operations,
             controls.has_operations & keys[:, None],
@@ -140,8 +145,7 @@ class FlowObjective(Objective):
         # A player's prompt names the scene before the change; who does not hear the instruction needs the new one.
         follows = words & said
         prompt = choose(follows, batch.first_prompt, batch.prompt)
-        across = ~follows & said & (controls.instruction_active.sum(1) < controls.instruction_active.shape[1])
-        prompt = prompt.dropped(chance(c.text_drop) | across)
+        prompt = prompt.dropped(chance(c.text_drop) | (changes & ~follows))
         return FlowInputs(add_noise(batch.previous, noise, amount), levels, prompt, heard)
 
     def velocity(self, foundation, instructnet, xt: Tensor, levels: Tensor, inputs: FlowInputs) -> Tensor:
@@ -158,23 +162,36 @@ class FlowObjective(Objective):
 
     @torch.no_grad()
     def _with_own_predictions(
-        self, inputs: FlowInputs, batch: LatentBatch, generator: torch.Generator
-    ) -> FlowInputs:
-        """Puts the model's own guesses where some windows' previous latents were (against drift in play)."""
-        chosen = torch.rand(len(batch.latents), generator=generator) < self.config.own_predictions
+        self, inputs: FlowInputs, latents: Tensor, generator: torch.Generator
+    ) -> tuple[FlowInputs, Tensor, Tensor]:
+        """Some windows as they are in play, where all the past is the model's own (against drift).
+
+        Returns the inputs with every previous latent of those windows replaced by a guess, the latents with the
+        guesses in the first places of those windows, and a mask `(B, T, 1, 1, 1)` that is 0 there, because a
+        guess is no target.
+        """
+        B, T = latents.shape[:2]
+        is_true = torch.ones(B, T, 1, 1, 1, device=latents.device)
+        chosen = torch.rand(B, generator=generator) < self.config.own_predictions
         if not chosen.any():
-            return inputs
-        rows = chosen.nonzero().squeeze(1).to(self.model.device)
-        some, latents = inputs.rows(rows), batch.latents[rows]
-        level = 0.6 + 0.4 * torch.rand(latents.shape[:2], generator=generator).to(self.model.device)
-        xt = add_noise(latents, self._noise_like(latents, generator), level)
+            return inputs, latents, is_true
+        rows = chosen.nonzero().squeeze(1).to(latents.device)
+        some = inputs.rows(rows)
+        level = 0.6 + 0.4 * torch.rand((len(rows), T), generator=generator).to(latents.device)
+        xt = add_noise(latents[rows], self._noise_like(latents[rows], generator), level)
         velocity = self.velocity(self.foundation, self.instructnet, xt, level, some)
-        guess = predict_x0(xt, velocity.float(), level)[:, :-1]
-        previous = inputs.previous.clone()
+        guess = predict_x0(xt, velocity.float(), level)
+        previous, mixed = inputs.previous.clone(), latents.clone()
         previous[rows, 1:] = add_noise(
-            guess, self._noise_like(guess, generator), some.previous_levels[:, 1:].clamp_min(0)
+            guess[:, :-1],
+            self._noise_like(guess[:, :-1], generator),
+            some.previous_levels[:, 1:].clamp_min(0),
         )
-        return FlowInputs(previous, inputs.previous_levels, inputs.prompt, inputs.controls)
+        num_own = torch.randint(T, (len(rows), 1), generator=generator).to(latents.device)
+        own = (torch.arange(T, device=latents.device) < num_own)[:, :, None, None, None]
+        mixed[rows] = torch.where(own, guess, latents[rows])
+        is_true[rows] = (~own).float()
+        return FlowInputs(previous, inputs.previous_levels, inputs.prompt, inputs.controls), mixed, is_true
 
     def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(latents.shape, generator=generator).to(self.model.device)
