@@ -282,8 +282,8 @@ class WorldEngine:
         )
 
     def _write_cache(self, inputs: _StepInputs, sessions: list[_Session], latents: Tensor) -> None:
-        """One pass over the finished latents at the context level leaves their keys and values in the rings."""
-        level_BT = torch.full((len(sessions), 1), self.sampling.context_level, device=self.model.device)
+        """One pass over the finished latents at the history level leaves their keys and values in the rings."""
+        level_BT = torch.full((len(sessions), 1), self.sampling.history_level, device=self.model.device)
         x = add_noise(latents[:, None], self._noise(sessions, "commit"), level_BT)
         self._forward(inputs, x, level_BT)
         self._caches.commit()

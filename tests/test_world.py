@@ -58,14 +58,14 @@ def test_cached_rollout_equals_full_attention(anchors):
     latents = torch.from_numpy(play(engine, "a", 0, 9)).float()[None]
     keys = ({"w"}, {"left"}, set(), {"d", "space"})
     operations = np.stack([Control(keys[i % 4]).operations() for i in range(9)])
-    level = model.config.sampling.context_level
+    sampling = model.config.sampling
     # What the committing pass of every chunk saw, all chunks at once without a cache.
     noise = lambda purpose, i: counter_noise(3, i, purpose, engine.latent_shape)  # noqa: E731
-    levels = torch.full((1, 9), level)
+    levels = torch.full((1, 9), sampling.history_level)
     x = add_noise(latents, torch.stack([noise("commit", i) for i in range(9)])[None], levels)
     before = torch.cat([torch.zeros_like(latents[:, :1]), latents[:, :-1]], 1)
-    before = add_noise(before, torch.stack([noise("previous", i) for i in range(9)])[None], levels)
-    before_level = levels.clone()
+    before_level = torch.full((1, 9), sampling.context_level)
+    before = add_noise(before, torch.stack([noise("previous", i) for i in range(9)])[None], before_level)
     before_level[0, 0] = -1
     active = torch.tensor([[float(i >= 4) for i in range(9)]])
     said, prompt = words(9), words(1)

@@ -40,8 +40,10 @@ class SamplingConfig:
     """How a chunk is drawn.
 
     `num_steps` denoising passes a chunk (`first_steps` for the first of a world, which has nothing to continue),
-    schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), the noise level at which past
-    chunks are given as context, and the solver: `euler` for flow models, `consistency` for distilled ones.
+    schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), and the solver: `euler` follows
+    the flow, `consistency` jumps to x_0 and noises it again, which suits few steps. The latent before a chunk is
+    given at noise level `context_level`; temporal attention sees the past at `history_level`, a level that
+    training's windows have often, or worlds drift.
     """
 
     num_steps: int = 4
@@ -49,6 +51,7 @@ class SamplingConfig:
     shift: float = 3.0
     guidance_scale: float = 1.0
     context_level: float = 0.1
+    history_level: float = 0.6
     solver: Literal["euler", "consistency"] = "euler"
 
 

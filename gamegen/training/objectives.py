@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gamegen.flow import add_noise, predict_x0, sample_levels
+from gamegen.flow import add_noise, expand_levels, predict_x0, sample_levels
 from gamegen.models.checkpoint import Model
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Text
@@ -89,7 +89,11 @@ class VAEObjective(Objective):
 
 
 class FlowObjective(Objective):
-    """Rectified flow with a noise level per latent frame; with InstructNet if the model has one."""
+    """Rectified flow with a noise level per latent frame; with InstructNet if the model has one.
+
+    The velocity's squared error counts times the level squared, which makes it that of the x_0 it points to: at low
+    levels the picture is plain to see, and what is left to learn there says nothing about motion.
+    """
 
     def __init__(self, model: Model, config: FlowLossConfig) -> None:
         assert model.foundation is not None
@@ -107,18 +111,17 @@ class FlowObjective(Objective):
     def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
-        x0, weight = batch.latents, change_weight(batch)
-        is_video = x0.shape[1] > 1
-        if is_video and progress >= self.config.own_start and self.config.own_predictions:
-            inputs, x0, is_true = self._with_own_predictions(inputs, x0, generator)
-            weight = weight * is_true
+        inputs, x0, weight = self.as_in_play(inputs, batch, progress, generator)
         levels = sample_levels(x0.shape[:2], self.config.level_shift, generator, self.model.device)
         noise = self._noise_like(x0, generator)
         xt = add_noise(x0, noise, levels)
         velocity = self.velocity(self.foundation, self.instructnet, xt, levels, inputs)
         error = (velocity.float() - (noise - x0)).square()
-        loss = (error * weight).mean()
-        return loss, {"velocity_error": error.mean().item()}
+        x0_error = error * expand_levels(levels).square()
+        return (x0_error * weight).mean(), {
+            "velocity_error": error.mean().item(),
+            "x0_error": x0_error.mean().item(),
+        }
 
     def draw_inputs(self, batch: LatentBatch, generator: torch.Generator) -> FlowInputs:
         """Chooses what this step gives the model: text, previous latents, controls."""
@@ -159,6 +162,16 @@ class FlowObjective(Objective):
             self.model.video_format,
             instructnet.bind(inputs.controls) if instructnet is not None else None,
         )
+
+    def as_in_play(
+        self, inputs: FlowInputs, batch: LatentBatch, progress: float, generator: torch.Generator
+    ) -> tuple[FlowInputs, Tensor, Tensor]:
+        """The inputs, latents and loss weights of a step; later in a run some windows' past is the model's own."""
+        weight = change_weight(batch)
+        if batch.latents.shape[1] == 1 or progress < self.config.own_start:
+            return inputs, batch.latents, weight
+        inputs, latents, is_true = self._with_own_predictions(inputs, batch.latents, generator)
+        return inputs, latents, weight * is_true
 
     @torch.no_grad()
     def _with_own_predictions(

@@ -17,7 +17,7 @@ from gamegen.flow import add_noise, expand_levels, predict_x0, schedule
 from gamegen.models.checkpoint import Model
 from gamegen.training.config import FlowLossConfig, TurboConfig
 from gamegen.training.data import LatentBatch
-from gamegen.training.objectives import FlowInputs, FlowObjective, Metrics, change_weight
+from gamegen.training.objectives import FlowInputs, FlowObjective, Metrics
 
 
 class TurboObjective(FlowObjective):
@@ -41,10 +41,10 @@ class TurboObjective(FlowObjective):
     def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
-        index = torch.randint(self.turbo.num_levels, batch.latents.shape[:2], generator=generator)
+        inputs, x0, weight = self.as_in_play(inputs, batch, progress, generator)
+        index = torch.randint(self.turbo.num_levels, x0.shape[:2], generator=generator)
         level, following = self.levels[index], self.levels[index + 1]
-        noise = torch.randn(batch.latents.shape, generator=generator).to(self.model.device)
-        xt = add_noise(batch.latents, noise, level)
+        xt = add_noise(x0, self._noise_like(x0, generator), level)
         with torch.no_grad():
             step = self._guided_velocity(xt, level, inputs)
             x_following = xt + expand_levels(following - level) * step
@@ -57,9 +57,9 @@ class TurboObjective(FlowObjective):
             xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
         )
         error = (guess - goal).square()
-        return (error * change_weight(batch)).mean(), {
+        return (error * weight).mean(), {
             "consistency_error": error.mean().item(),
-            "x0_error": (guess.detach() - batch.latents).square().mean().item(),
+            "x0_error": (guess.detach() - x0).square().mean().item(),
         }
 
     def _guided_velocity(self, xt: Tensor, level: Tensor, inputs: FlowInputs) -> Tensor:
