@@ -21,7 +21,7 @@ from deployments.environment import set_environment
 from deployments.settings import load_settings
 
 _READY_TIMEOUT_S = 120.0
-_FIRST_WORLD = {"prompt": "a green forest on a clear day"}
+_FIRST_WORLD = {"prompt": "desert at noon"}
 
 
 def play(host: str = "127.0.0.1", port: int = 8000, model: str = "nano", open_browser: bool = False) -> None:
