@@ -43,14 +43,15 @@ class Muon(torch.optim.Optimizer):
     def _update(
         self, parameters: list[nn.Parameter], lr: float, momentum: float, weight_decay: float
     ) -> None:
-        gradients = [p.grad for p in parameters]
+        weights: list[Tensor] = [*parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)
         updates = orthogonalise(torch.stack(list(ahead)))
         size = 0.2 * max(updates.shape[-2:]) ** 0.5
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        torch._foreach_add_(parameters, list(updates), alpha=-lr * size)
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_add_(weights, list(updates), alpha=-lr * size)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:
