@@ -245,10 +245,8 @@ def build_optimisers(modules: dict[str, nn.Module], config: OptimiserConfig) -> 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
     """Weights of the linear layers inside a transformer's `blocks`; none for a network without."""
-    blocks = getattr(module, "blocks", None)
-    if blocks is None:
-        return []
-    return [layer.weight for layer in blocks.modules() if isinstance(layer, nn.Linear)]
+    blocks = dict(module.named_children()).get("blocks", nn.Module())
+    return [p for name, p in blocks.named_parameters() if p.ndim == 2 and name.endswith(".weight")]
 
 
 def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
