@@ -128,7 +128,7 @@ class FlowObjective(Objective):
         c, B, device = self.config, len(batch.latents), self.model.device
         chance = lambda p: (torch.rand(B, generator=generator) < p).to(device)  # noqa: E731
         amount = torch.rand(batch.latents.shape[:2], generator=generator).to(device) * c.previous_noise
-        noise = torch.randn(batch.previous.shape, generator=generator).to(device)
+        noise = self._noise_like(batch.previous, generator)
         levels = amount.clone()
         levels[:, 0] = torch.where(batch.starts | chance(c.text_to_video), -1.0, levels[:, 0])
         words = ~chance(c.uncontrolled) if self.instructnet is not None else torch.zeros_like(batch.starts)
@@ -215,9 +215,7 @@ class FlowObjective(Objective):
         batch = batch.to(self.model.device)
         generator = torch.Generator().manual_seed(0)
         level = torch.full(batch.latents.shape[:2], 0.8, device=self.model.device)
-        xt = add_noise(
-            batch.latents, torch.randn(batch.latents.shape, generator=generator).to(level.device), level
-        )
+        xt = add_noise(batch.latents, self._noise_like(batch.latents, generator), level)
         context = torch.full_like(level, 0.1)
         context[:, 0] = torch.where(batch.starts, -1.0, context[:, 0])
         inputs = FlowInputs(batch.previous, context, batch.first_prompt, batch.controls)
