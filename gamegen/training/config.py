@@ -8,8 +8,9 @@ from typing import Literal
 from gamegen.models.instructnet import InstructNetConfig
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.vae import VAEConfig
+from gamegen.training.discriminator import DiscriminatorConfig
 
-StageName = Literal["vae", "foundation", "instructnet", "turbo"]
+StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,23 @@ class VAELossConfig:
 
 
 @dataclass(frozen=True)
+class DecoderLossConfig:
+    """Decoders learn on latents of a frozen encoder with noise up to `latent_noise` (in standard deviations of a
+    latent): what they decode in play is never exact.
+
+    To L1 and its gradients come the discriminator's score times `adversarial_weight` and the distance of its
+    features times `feature_weight`.
+    """
+
+    gradient_weight: float = 0.25
+    latent_noise: float = 0.2
+    adversarial_weight: float = 0.02
+    feature_weight: float = 0.1
+    crop: int = 96
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+
+
+@dataclass(frozen=True)
 class FlowLossConfig:
     """The rectified-flow objective with diffusion forcing.
 
@@ -49,6 +67,8 @@ class FlowLossConfig:
     their previous latents replaced by the model's own predictions, against drift.
     `image_share` of the steps take single latents with nothing before them, as many as a step of windows has:
     a world's first picture is drawn from the words alone, and windows hardly teach that.
+    `still_windows` of the windows are drawn around a moment without keys, and latents that equal the one before
+    them count `still_weight` times: footage is mostly movement, and a world that cannot stand still shimmers.
     `train_foundation` false freezes the foundation while InstructNet learns.
     """
 
@@ -62,6 +82,8 @@ class FlowLossConfig:
     own_predictions: float = 0.25
     own_start: float = 0.5
     transition_windows: float = 0.25
+    still_windows: float = 0.15
+    still_weight: float = 4.0
     image_share: float = 0.25
     train_foundation: bool = False
 
@@ -70,12 +92,14 @@ class FlowLossConfig:
 class TurboConfig:
     """Discrete consistency distillation: `num_levels` on the schedule of `shift`, teacher guidance, target EMA.
 
+    `huber_width` is where the pseudo-Huber metric turns linear, in standard deviations of a latent.
     `num_steps` is what the distilled model is then sampled with.
     """
 
     num_levels: int = 24
     shift: float = 3.0
     guidance_scale: float = 2.0
+    huber_width: float = 0.1
     target_ema: float = 0.95
     num_steps: int = 2
     first_steps: int = 6
@@ -102,5 +126,6 @@ class StageConfig:
     foundation_model: MSDiTConfig = field(default_factory=MSDiTConfig)
     instructnet_model: InstructNetConfig = field(default_factory=InstructNetConfig)
     vae_loss: VAELossConfig = field(default_factory=VAELossConfig)
+    decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)
     turbo: TurboConfig = field(default_factory=TurboConfig)

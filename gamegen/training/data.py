@@ -135,7 +135,8 @@ def latent_batch(
     normalise: Callable[[Tensor], Tensor],
     rank: int = 0,
 ) -> LatentBatch:
-    """Random windows; `flow.transition_windows` of them show an instruction taking effect.
+    """Random windows; `flow.transition_windows` show an instruction taking effect, `flow.still_windows` a moment
+    without keys, both where the clip has one.
 
     A window of one latent is an image: it counts as a start wherever it is from.
     """
@@ -143,7 +144,7 @@ def latent_batch(
     rows = []
     for _ in range(batch_size):
         clip = buffer.clips[rng.integers(len(buffer.clips))]
-        rows.append(_window(clip, window, _start(clip, window, flow.transition_windows, rng), rng))
+        rows.append(_window(clip, window, _start(clip, window, flow, rng), rng))
     width = rows[0].prompt.tokens.shape[1]
     text = lambda states: Text.stack([s and (s.tokens, s.pooled) for s in states], width)  # noqa: E731
     controls = Controls(
@@ -174,11 +175,16 @@ class _Window:
     active: Tensor
 
 
-def _start(clip: EncodedClip, window: int, transitions: float, rng: np.random.Generator) -> int:
+def _start(clip: EncodedClip, window: int, flow: FlowLossConfig, rng: np.random.Generator) -> int:
     last = clip.num_chunks - window
-    if clip.instructions and rng.random() < transitions:
-        chunk = clip.instructions[rng.integers(len(clip.instructions))].chunk
-        return int(np.clip(chunk - rng.integers(window), 0, last))
+    kind = rng.random()
+    moments: list[int] = []
+    if kind < flow.transition_windows:
+        moments = [instruction.chunk for instruction in clip.instructions]
+    elif kind < flow.transition_windows + flow.still_windows:
+        moments = (clip.operations == 0).flatten(1).all(1).nonzero().flatten().tolist()
+    if moments:
+        return int(np.clip(moments[rng.integers(len(moments))] - rng.integers(window), 0, last))
     return int(rng.integers(last + 1))
 
 

@@ -170,7 +170,8 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         model = self.objective.model
-        weights = {**model.state_dict(), **self.ema}
+        # What a stage trains beside the model (a discriminator) is only in the state to resume from.
+        weights = {name: self.ema.get(name, tensor) for name, tensor in model.state_dict().items()}
         card = {
             "stage": self.config.stage,
             "steps": self.step,

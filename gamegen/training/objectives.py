@@ -15,7 +15,7 @@ from gamegen.flow import add_noise, expand_levels, predict_x0, sample_levels
 from gamegen.models.checkpoint import Model
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Text
-from gamegen.models.vae import to_pixels
+from gamegen.models.vae import CausalVideoVAE, to_pixels
 from gamegen.training.config import FlowLossConfig, StageConfig, VAELossConfig
 from gamegen.training.data import LatentBatch
 
@@ -66,7 +66,8 @@ class VAEObjective(Objective):
         whole = self.vae.decode(latent).float()
         streamed = self.vae.decode_streaming(latent.detach()).float()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        loss = self._reconstruction(whole, batch) + self._reconstruction(streamed, batch)
+        weight = self.config.gradient_weight
+        loss = reconstruction_loss(whole, batch, weight) + reconstruction_loss(streamed, batch, weight)
         return loss + self.config.kl_weight * kl, {
             "psnr_db": psnr_db(whole, batch),
             "streaming_psnr_db": psnr_db(streamed, batch),
@@ -74,18 +75,9 @@ class VAEObjective(Objective):
             "latent_std": mean.std().item(),
         }
 
-    def _reconstruction(self, video: Tensor, target: Tensor) -> Tensor:
-        error = video - target
-        horizontal = (error[..., :, 1:] - error[..., :, :-1]).abs().mean()
-        vertical = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-        return error.abs().mean() + self.config.gradient_weight * (horizontal + vertical)
-
     @torch.inference_mode()
     def sheet(self, batch: Tensor) -> np.ndarray:
-        latent = self.vae.encode(batch)
-        rows = [batch, self.vae.decode(latent), self.vae.decode_streaming(latent)]
-        frames = [to_pixels(row[:6, -1]).cpu().numpy() for row in rows]
-        return np.concatenate([np.concatenate(list(row), 1) for row in frames], 0)
+        return decoding_sheet(self.vae, batch)
 
 
 class FlowObjective(Objective):
@@ -167,44 +159,47 @@ class FlowObjective(Objective):
         self, inputs: FlowInputs, batch: LatentBatch, progress: float, generator: torch.Generator
     ) -> tuple[FlowInputs, Tensor, Tensor]:
         """The inputs, latents and loss weights of a step; later in a run some windows' past is the model's own."""
-        weight = change_weight(batch)
+        weight = change_weight(batch, self.config.still_weight)
         if batch.latents.shape[1] == 1 or progress < self.config.own_start:
             return inputs, batch.latents, weight
-        inputs, latents, is_true = self._with_own_predictions(inputs, batch.latents, generator)
-        return inputs, latents, weight * is_true
+        inputs, latents, is_target = self._with_own_predictions(inputs, batch, generator)
+        return inputs, latents, weight * is_target
 
     @torch.no_grad()
     def _with_own_predictions(
-        self, inputs: FlowInputs, latents: Tensor, generator: torch.Generator
+        self, inputs: FlowInputs, batch: LatentBatch, generator: torch.Generator
     ) -> tuple[FlowInputs, Tensor, Tensor]:
         """Some windows as they are in play, where all the past is the model's own (against drift).
 
         Returns the inputs with every previous latent of those windows replaced by a guess, the latents with the
         guesses in the first places of those windows, and a mask `(B, T, 1, 1, 1)` that is 0 there, because a
-        guess is no target.
+        guess is no target. Where the footage stands still the target is the guess before, right or wrong: what
+        has been drawn stays, or a world would redraw itself for ever.
         """
+        latents = batch.latents
         B, T = latents.shape[:2]
-        is_true = torch.ones(B, T, 1, 1, 1, device=latents.device)
+        is_target = torch.ones(B, T, 1, 1, 1, device=latents.device)
         chosen = torch.rand(B, generator=generator) < self.config.own_predictions
         if not chosen.any():
-            return inputs, latents, is_true
+            return inputs, latents, is_target
         rows = chosen.nonzero().squeeze(1).to(latents.device)
         some = inputs.rows(rows)
         level = 0.6 + 0.4 * torch.rand((len(rows), T), generator=generator).to(latents.device)
         xt = add_noise(latents[rows], self._noise_like(latents[rows], generator), level)
         velocity = self.velocity(self.foundation, self.instructnet, xt, level, some)
-        guess = predict_x0(xt, velocity.float(), level)
+        still = is_still(batch)[rows][..., None, None, None]
+        drawn = as_drawn(predict_x0(xt, velocity.float(), level), latents[rows], still)
         previous, mixed = inputs.previous.clone(), latents.clone()
         previous[rows, 1:] = add_noise(
-            guess[:, :-1],
-            self._noise_like(guess[:, :-1], generator),
+            drawn[:, :-1],
+            self._noise_like(drawn[:, :-1], generator),
             some.previous_levels[:, 1:].clamp_min(0),
         )
         num_own = torch.randint(T, (len(rows), 1), generator=generator).to(latents.device)
         own = (torch.arange(T, device=latents.device) < num_own)[:, :, None, None, None]
-        mixed[rows] = torch.where(own, guess, latents[rows])
-        is_true[rows] = (~own).float()
-        return FlowInputs(previous, inputs.previous_levels, inputs.prompt, inputs.controls), mixed, is_true
+        mixed[rows] = torch.where(own | still, drawn, latents[rows])
+        is_target[rows] = (~own | still).float()
+        return FlowInputs(previous, inputs.previous_levels, inputs.prompt, inputs.controls), mixed, is_target
 
     def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(latents.shape, generator=generator).to(self.model.device)
@@ -268,13 +263,51 @@ def _padded(text: Text, length: int) -> Text:
     )
 
 
-def change_weight(batch: LatentBatch) -> Tensor:
-    """Loss weight `(B, T, 1, h, w)`: half constant, half in proportion to how much a place has changed."""
+def as_drawn(guess: Tensor, truth: Tensor, still: Tensor) -> Tensor:
+    """What a player would see: guesses `(B, T, C, h, w)`, each held while `still` `(B, T, 1, 1, 1)` says so.
+
+    The latent before a window is true, so a window that begins still begins with the truth.
+    """
+    drawn = [torch.where(still[:, 0], truth[:, 0], guess[:, 0])]
+    for i in range(1, guess.shape[1]):
+        drawn.append(torch.where(still[:, i], drawn[-1], guess[:, i]))
+    return torch.stack(drawn, 1)
+
+
+def is_still(batch: LatentBatch) -> Tensor:
+    """Which latents `(B, T)` all but equal the one before them (mean squared change under .05 of the variance)."""
+    still = (batch.latents - batch.previous).square().mean((2, 3, 4)) < 0.05
+    still[:, 0] &= ~batch.starts
+    return still
+
+
+def change_weight(batch: LatentBatch, still_weight: float) -> Tensor:
+    """Loss weight `(B, T, 1, h, w)`: half constant, half in proportion to how much a place has changed.
+
+    Latents that stand still count `still_weight` times.
+    """
     change = (batch.latents - batch.previous).abs().mean(2, keepdim=True)
     # Where nothing came before, everything is new.
     change[:, 0] = torch.where(batch.starts[:, None, None, None], change.mean(), change[:, 0])
     weight = 0.5 + change / (change.mean() + 1e-6)
+    weight = torch.where(is_still(batch)[..., None, None, None], still_weight * weight, weight)
     return weight / weight.mean()
+
+
+def reconstruction_loss(video: Tensor, target: Tensor, gradient_weight: float) -> Tensor:
+    """L1 plus `gradient_weight` times the L1 of image gradients, of videos in [-1, 1]."""
+    error = video - target
+    horizontal = (error[..., :, 1:] - error[..., :, :-1]).abs().mean()
+    vertical = (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return error.abs().mean() + gradient_weight * (horizontal + vertical)
+
+
+def decoding_sheet(vae: CausalVideoVAE, video: Tensor) -> np.ndarray:
+    """Rows: video, what the decoder makes of its latents, and what the streaming decoder makes of them."""
+    latent = vae.encode(video)
+    rows = [video, vae.decode(latent), vae.decode_streaming(latent)]
+    frames = [to_pixels(row[:6, -1]).cpu().numpy() for row in rows]
+    return np.concatenate([np.concatenate(list(row), 1) for row in frames], 0)
 
 
 def psnr_db(video: Tensor, target: Tensor) -> float:
@@ -283,11 +316,15 @@ def psnr_db(video: Tensor, target: Tensor) -> float:
 
 
 def build_objective(model: Model, config: StageConfig) -> Objective:
-    """The objective of a stage (turbo's is in `gamegen/turbo/distillation.py`)."""
+    """The objective of a stage."""
     if config.stage == "vae":
         return VAEObjective(model, config.vae_loss)
     if config.stage == "turbo":
         from gamegen.turbo.distillation import TurboObjective
 
         return TurboObjective(model, config.flow, config.turbo)
+    if config.stage == "decoder":
+        from gamegen.training.decoder import DecoderObjective
+
+        return DecoderObjective(model, config.decoder_loss)
     return FlowObjective(model, config.flow)

@@ -47,7 +47,8 @@ def run_stage(
 ) -> Path:
     """Trains one stage and returns its checkpoint folder.
 
-    `data` is a folder of curated (vae) or encoded (other stages) shards; `rows` replaces reading its train split.
+    `data` is a folder of shards, curated (vae, decoder) or encoded (other stages); `rows` replaces reading its
+    train split.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)
@@ -71,7 +72,8 @@ def run_stage(
     model.to(default_device())
     objective = build_objective(model, config)
     rows = rows if rows is not None else read_rows(data, "train")
-    batch_at = _pixels(config, rows, rank) if config.stage == "vae" else _latents(config, rows, model, rank)
+    on_pixels = config.stage in ("vae", "decoder")
+    batch_at = _pixels(config, rows, rank) if on_pixels else _latents(config, rows, model, rank)
     if isinstance(objective, VAEObjective) and not weights:
         objective.vae.initialise_from_patches(torch.cat([batch_at(i) for i in range(8)]))
     trainer = Trainer(objective, config, run, batch_at)
@@ -80,9 +82,8 @@ def run_stage(
 
 def _pixels(config: StageConfig, rows: Iterator[Row], rank: int) -> Any:
     buffer = ClipBuffer(rows, prepare_pixels, config.buffer_clips, config.seed)
-    return lambda step: pixel_batch(
-        buffer, step, config.batch_size, config.window, config.vae_loss.crop, rank
-    )
+    crop = config.vae_loss.crop if config.stage == "vae" else config.decoder_loss.crop
+    return lambda step: pixel_batch(buffer, step, config.batch_size, config.window, crop, rank)
 
 
 def _latents(config: StageConfig, rows: Iterator[Row], model: Model, rank: int) -> Any:

@@ -11,7 +11,7 @@ from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.instructnet import InstructNetConfig
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.vae import VAEConfig
-from gamegen.training.config import StageConfig, VAELossConfig
+from gamegen.training.config import DecoderLossConfig, StageConfig, VAELossConfig
 from gamegen.world import World
 from jobs import curate, encode, train
 from tests.footage_samples import make_clip, panning_frames, write_footage
@@ -31,6 +31,7 @@ def stage_file(folder: Path, name: str, steps: int) -> str:
         foundation_model=MSDiTConfig.tiny(),
         instructnet_model=InstructNetConfig.tiny(),
         vae_loss=VAELossConfig(crop=32),
+        decoder_loss=DecoderLossConfig(crop=32),
     )
     file = folder / f"{name}.yaml"
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in to_dict(config).items()}
@@ -64,7 +65,8 @@ def test_every_stage_from_shards_to_a_world(curated, tmp_path):
         card = load_checkpoint(init, "cpu").card
         assert (card["stage"], card["steps"]) == (name, 2)
         assert (init / "curves.png").is_file() and list((init / "sheets").glob("*.png"))
-    world = World.load(init)
+    decoders = train.run(stage_file(tmp_path, "decoder", 2), curated, tmp_path / "decoder", str(init))
+    world = World.load(decoders)
     world.reset("a desert")
     assert world.step(Control({"w"})).shape == (4, 96, 160, 3)
     # Run again with more steps, it goes on from where it was.

@@ -11,7 +11,7 @@ from gamegen.models.text import TextStates
 from gamegen.training.config import FlowLossConfig, OptimiserConfig, StageConfig, TurboConfig
 from gamegen.training.data import ClipBuffer, LatentBatch, latent_batch, training_batch
 from gamegen.training.loop import Run, Trainer, learning_rate, start_model
-from gamegen.training.objectives import build_objective
+from gamegen.training.objectives import as_drawn, build_objective, change_weight, is_still
 from gamegen.training.stages import load_stage, stage_file
 
 
@@ -155,6 +155,35 @@ def test_windows_align_words_with_the_scene():
     assert active.min() == 0 and active.max() == 1
 
 
+def test_windows_are_drawn_where_nobody_touches_a_key():
+    moving = clip(0)
+    operations = torch.ones_like(moving.operations)
+    operations[15] = 0
+    moving = dataclasses.replace(moving, operations=operations, instructions=[])
+    buffer = ClipBuffer(iter([moving]), lambda ready: ready, 1, 0)
+    flow = FlowLossConfig(transition_windows=0.0, still_windows=1.0)
+    batch = latent_batch(buffer, 0, 16, 3, flow, lambda x: x)
+    assert (batch.controls.operations == 0).flatten(2).all(2).any(1).all()
+
+
+def test_still_latents_count_more_and_keep_what_was_drawn():
+    config = stage("instructnet", flow=FlowLossConfig(image_share=0.0))
+    batch = batch_at(config)(0)
+    latents = batch.latents.clone()
+    latents[0, 1] = latents[0, 0]
+    previous = torch.cat([batch.previous[:, :1], latents[:, :-1]], 1)
+    batch = dataclasses.replace(batch, latents=latents, previous=previous)
+    still = is_still(batch)
+    assert still.tolist() == [[False, True, False], [False, False, False]]
+    ratio = change_weight(batch, 4.0)[0, 1].mean() / change_weight(batch, 1.0)[0, 1].mean()
+    assert ratio > 3
+
+    guess = torch.randn_like(latents)
+    drawn = as_drawn(guess, latents, still[..., None, None, None])
+    assert torch.equal(drawn[0, 1], guess[0, 0])
+    assert torch.equal(drawn[0, 2], guess[0, 2]) and torch.equal(drawn[1], guess[1])
+
+
 def test_learning_rate_warms_up_and_decays():
     config = OptimiserConfig(1.0, warmup_steps=10, decay_fraction=0.5, final_rate=0.1)
     assert learning_rate(config, 0, 0.0) == pytest.approx(0.1)
@@ -163,7 +192,7 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_shipped_stages_load_and_wrong_ones_are_named(tmp_path):
-    for name in ("vae", "foundation", "instructnet", "turbo"):
+    for name in ("vae", "foundation", "instructnet", "turbo", "decoder"):
         assert load_stage(stage_file(name)).stage == name
     with pytest.raises(ValueError, match="no stage 'gan'"):
         stage_file("gan")

@@ -1,0 +1,78 @@
+"""Decoder-only fine-tuning: texture that a reconstruction loss averages away, and calm over noisy latents.
+
+The latents stay what they are, so nothing else of a model needs training again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from gamegen.models.checkpoint import Model
+from gamegen.training.config import DecoderLossConfig
+from gamegen.training.discriminator import PatchDiscriminator, feature_distance, hinge_loss
+from gamegen.training.objectives import Metrics, Objective, decoding_sheet, psnr_db, reconstruction_loss
+
+
+class DecoderObjective(Objective):
+    """Reconstruction with a discriminator for both decoders; all of them learn in the same step."""
+
+    def __init__(self, model: Model, config: DecoderLossConfig) -> None:
+        self.model, self.vae, self.config = model, model.vae, config
+        self.vae.encoder.requires_grad_(False)
+        self.discriminator = PatchDiscriminator(config.discriminator).to(model.device)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return {
+            "vae.decoder": self.vae.decoder,
+            "vae.streaming": self.vae.streaming,
+            "discriminator": self.discriminator,
+        }
+
+    def loss(self, batch: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
+        latent = self._noisy_latent(batch, generator)
+        real = self.discriminator(batch)
+        videos = {
+            "whole": self.vae.decode(latent).float(),
+            "streaming": self.vae.decode_streaming(latent).float(),
+        }
+        metrics: Metrics = {}
+        loss = torch.zeros((), device=batch.device)
+        for name, video in videos.items():
+            judging = hinge_loss(real[0], self.discriminator(video.detach())[0])
+            loss = loss + self._decoder_loss(video, batch, real[1]) + judging
+            metrics |= {
+                f"{name}_psnr_db": psnr_db(video, batch),
+                f"{name}_detail": _detail(video) / _detail(batch),
+                f"{name}_discriminator": judging.item(),
+            }
+        return loss, metrics
+
+    def _noisy_latent(self, video: Tensor, generator: torch.Generator) -> Tensor:
+        with torch.no_grad():
+            latent = self.vae.encode(video)
+        amount = torch.rand((len(latent), 1, 1, 1, 1), generator=generator).to(latent.device)
+        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+        return latent + self.config.latent_noise * amount * self.model.std_C * noise
+
+    def _decoder_loss(self, video: Tensor, target: Tensor, real_features: list[Tensor]) -> Tensor:
+        # The same discriminator with its weights held: only the decoder is to be moved by this score.
+        held = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
+        score, features = functional_call(self.discriminator, held, (video,))
+        return (
+            reconstruction_loss(video, target, self.config.gradient_weight)
+            - self.config.adversarial_weight * score.mean()
+            + self.config.feature_weight * feature_distance(features, real_features)
+        )
+
+    @torch.inference_mode()
+    def sheet(self, batch: Tensor) -> np.ndarray:
+        return decoding_sheet(self.vae, batch)
+
+
+def _detail(video: Tensor) -> float:
+    """Mean absolute gradient: how it compares with that of the truth shows blur (below 1) and noise (above)."""
+    grey = video.detach().mean(-3)
+    return (grey.diff(dim=-1).abs().mean() + grey.diff(dim=-2).abs().mean()).item()

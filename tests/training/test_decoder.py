@@ -1,0 +1,88 @@
+"""Decoder-only fine-tuning: resumes to the same bits, touches decoders alone, ships no discriminator."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
+from gamegen.training.config import DecoderLossConfig, OptimiserConfig, StageConfig
+from gamegen.training.data import ClipBuffer, pixel_batch
+from gamegen.training.discriminator import DiscriminatorConfig, PatchDiscriminator, hinge_loss
+from gamegen.training.loop import STATE_FILE, Run, Trainer
+from gamegen.training.objectives import build_objective
+
+STAGE = StageConfig(
+    "decoder",
+    steps=4,
+    batch_size=2,
+    window=2,
+    save_every=2,
+    log_every=1,
+    optimiser=OptimiserConfig(1e-3, warmup_steps=1),
+    decoder_loss=DecoderLossConfig(crop=32, discriminator=DiscriminatorConfig.tiny()),
+)
+
+
+def checkerboard(seed: int) -> np.ndarray:
+    """Frames with texture, uint8 `(16, 32, 32, 3)`."""
+    rng = np.random.default_rng(seed)
+    tile = rng.integers(0, 255, (8, 8, 3), np.uint8)
+    return np.stack([np.roll(np.tile(tile, (4, 4, 1)), i, 1) for i in range(16)])
+
+
+def trainer(folder, config: StageConfig = STAGE) -> Trainer:
+    torch.manual_seed(0)
+    objective = build_objective(Model(ModelConfig.tiny()), config)
+    buffer = ClipBuffer(iter(range(3)), checkerboard, 10, config.seed)
+    batch_at = lambda step: pixel_batch(buffer, step, 2, 2, config.decoder_loss.crop)  # noqa: E731
+    return Trainer(objective, config, Run(folder, show_progress=False), batch_at)
+
+
+def test_resumed_run_equals_uninterrupted_run(tmp_path):
+    trainer(tmp_path / "whole").train()
+    first = trainer(tmp_path / "parts")
+    while first.step < 2:
+        first.train_step()
+    first.save()
+    trainer(tmp_path / "parts").train()
+    states = [torch.load(tmp_path / name / STATE_FILE, weights_only=False) for name in ("whole", "parts")]
+    assert any(name.startswith("discriminator.") for name in states[0]["weights"])
+    for name, weight in states[0]["weights"].items():
+        assert torch.equal(weight, states[1]["weights"][name]), name
+
+
+def test_only_decoders_change_and_only_the_model_ships(tmp_path):
+    run = trainer(tmp_path)
+    before = {name: tensor.clone() for name, tensor in run.objective.model.state_dict().items()}
+    run.train()
+    after = load_checkpoint(tmp_path, "cpu").model.state_dict()
+    assert after.keys() == before.keys()
+    changed = {
+        name.rsplit(".", 2)[0].split(".")[1] for name in before if not torch.equal(before[name], after[name])
+    }
+    assert changed == {"decoder", "streaming"}
+
+
+def test_the_adversarial_score_moves_decoders_and_not_the_discriminator(tmp_path):
+    loss = dataclasses.replace(STAGE.decoder_loss, adversarial_weight=1.0, feature_weight=1.0)
+    objective = trainer(tmp_path, dataclasses.replace(STAGE, decoder_loss=loss)).objective
+    video = torch.rand(1, 8, 3, 32, 32)
+    fake = objective.vae.decode(objective.vae.encode(video))
+    real_features = objective.discriminator(video)[1]
+    objective._decoder_loss(fake, video, [f.detach() for f in real_features]).backward()
+    assert all(p.grad is None for p in objective.discriminator.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in objective.vae.decoder.parameters())
+
+
+def test_a_discriminator_tells_texture_from_blur():
+    torch.manual_seed(0)
+    critic = PatchDiscriminator(DiscriminatorConfig.tiny())
+    sharp = torch.rand(4, 4, 3, 32, 32) * 2 - 1
+    blurred = torch.nn.functional.avg_pool2d(sharp.flatten(0, 1), 5, 1, 2).view_as(sharp)
+    optimiser = torch.optim.Adam(critic.parameters(), 3e-3)
+    for _ in range(100):
+        optimiser.zero_grad()
+        hinge_loss(critic(sharp)[0], critic(blurred)[0]).backward()
+        optimiser.step()
+    assert critic(sharp)[0].mean() > critic(blurred)[0].mean() + 1
