@@ -29,7 +29,7 @@ from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
 from gamegen.models.attention import RingCache
 from gamegen.models.checkpoint import LatentDecoder, Model, load_checkpoint
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Caches, Text, VideoFormat
+from gamegen.models.msdit import Caches, Previous, Text, VideoFormat
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels
 
@@ -250,12 +250,12 @@ class WorldEngine:
         has_previous = torch.tensor([[bool(s.latents)] for s in sessions], device=device)
         zero = torch.zeros(self.latent_shape)
         previous = torch.stack([s.latents[-1] if s.latents else zero for s in sessions]).to(device)[:, None]
-        previous_level = torch.where(has_previous, level, -1.0)
         noisy = add_noise(
             previous, self._noise(sessions, "previous"), torch.full((B, 1), level, device=device)
         )
         self._caches.select(torch.tensor([s.slot for s in sessions], device=device))
-        return _StepInputs(prompt, controls, noisy, previous_level)
+        before = Previous(previous, noisy, torch.where(has_previous, level, -1.0))
+        return _StepInputs(prompt, controls, before)
 
     def _velocity(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
         guidance = self.sampling.guidance_scale
@@ -274,7 +274,6 @@ class WorldEngine:
             x,
             level_BT,
             inputs.previous,
-            inputs.previous_level,
             inputs.prompt,
             VideoFormat(aspect_ratio=self.size[0] / self.size[1]),
             self.instructnet.bind(inputs.controls),
@@ -358,8 +357,7 @@ class WorldEngine:
 class _StepInputs:
     prompt: Text
     controls: Controls
-    previous: Tensor
-    previous_level: Tensor
+    previous: Previous
 
 
 class World:

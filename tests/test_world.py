@@ -10,7 +10,7 @@ from gamegen.controls import Control
 from gamegen.flow import add_noise, counter_noise
 from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import MSDiTConfig, Text
+from gamegen.models.msdit import MSDiTConfig, Previous, Text
 from gamegen.models.text import TextStates
 from gamegen.world import (
     EngineConfig,
@@ -65,8 +65,9 @@ def test_cached_rollout_equals_full_attention(anchors):
     x = add_noise(latents, torch.stack([noise("commit", i) for i in range(9)])[None], levels)
     before = torch.cat([torch.zeros_like(latents[:, :1]), latents[:, :-1]], 1)
     before_level = torch.full((1, 9), sampling.context_level)
-    before = add_noise(before, torch.stack([noise("previous", i) for i in range(9)])[None], before_level)
+    noisy = add_noise(before, torch.stack([noise("previous", i) for i in range(9)])[None], before_level)
     before_level[0, 0] = -1
+    previous = Previous(before, noisy, before_level)
     active = torch.tensor([[float(i >= 4) for i in range(9)]])
     said, prompt = words(9), words(1)
     controls = Controls(
@@ -78,7 +79,7 @@ def test_cached_rollout_equals_full_attention(anchors):
     text = Text.stack([(prompt.tokens, prompt.pooled)], 384)
     with torch.inference_mode():
         whole = model.foundation(
-            x, levels, before, before_level, text, model.video_format, model.instructnet.bind(controls)
+            x, levels, previous, text, model.video_format, model.instructnet.bind(controls)
         )
         engine.open("b", prompt, seed=3)
         seen = []

@@ -140,7 +140,9 @@ class ControlEvaluator:
             for video, piece in zip(videos, self._play(script[part % len(script)], 12), strict=True):
                 video.append(piece)
         ends = [np.concatenate(video[-5:]) for video in videos]
-        report.pictures["a minute of play"] = [np.stack([p[-1] for p in v[:: max(1, len(v) // 8)]]) for v in videos]
+        report.pictures["a minute of play"] = [
+            np.stack([p[-1] for p in v[:: max(1, len(v) // 8)]]) for v in videos
+        ]
         report.figures["long play: detail at the end"] = float(np.mean([motion.detail(end) for end in ends]))
         if real_detail:
             report.figures["long play: detail / real clips"] = (

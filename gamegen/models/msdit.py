@@ -97,6 +97,23 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Previous:
+    """The latent before each latent frame, `(B, T, C, H, W)`.
+
+    The layers see it `noisy`, at `level` `(B, T)` (-1 where there is none); `latent` is what stays where
+    nothing moves.
+    """
+
+    latent: Tensor
+    noisy: Tensor
+    level: Tensor
+
+    def rows(self, index: Tensor) -> Previous:
+        """Those at `index` of the batch."""
+        return Previous(self.latent[index], self.noisy[index], self.level[index])
+
+
+@dataclass(frozen=True)
 class VideoFormat:
     """What AdaLN is told about the clip besides the noise level."""
 
@@ -148,6 +165,20 @@ def velocity_of_output(output_BTCHW: Tensor, x_BTCHW: Tensor, level_BT: Tensor) 
     t = level_BT[:, :, None, None, None]
     power = t**2 + (1 - t) ** 2
     return ((2 * t - 1) * x_BTCHW - power.sqrt() * output_BTCHW) / power
+
+
+def keep_previous(
+    velocity_BTCHW: Tensor, keep_BTHW: Tensor, x_BTCHW: Tensor, level_BT: Tensor, previous: Previous
+) -> Tensor:
+    """The velocity that points to a blend of its own x_0 and the latent before, `keep_BTHW` (0 to 1) of it.
+
+    Compositing masks (Finn et al. 2016, "Unsupervised Learning for Physical Interaction", section 3.2): to stand
+    still exactly is hard to learn as a sum of residual layers and easy as one number a place.
+    """
+    there = (previous.level >= 0)[:, :, None, None]
+    keep = (keep_BTHW * there)[:, :, None]
+    level = level_BT.clamp_min(1e-3)[:, :, None, None, None]
+    return (1 - keep) * velocity_BTCHW + keep * (x_BTCHW - previous.latent) / level
 
 
 class ConvMLP(nn.Module):
@@ -238,25 +269,26 @@ class MSDiT(nn.Module):
         # the linear part of denoising, which the layers then need not learn.
         self.skip = nn.Linear(width, 2 * z)
         self.patch_out = nn.Linear(width, PATCH**2 * z)
+        self.keep_out = nn.Linear(width, PATCH**2)
         for layer in (
             *self.modulation,
             self.previous_level_in,
             self.final_modulation,
             self.skip,
             self.patch_out,
+            self.keep_out,
         ):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        # Almost nothing is kept at first.
+        nn.init.constant_(self.keep_out.bias, -1.0)
 
-    def embed(self, x_BTCHW: Tensor, previous_BTCHW: Tensor, previous_level_BT: Tensor) -> Tensor:
-        """Tokens `(B, T, S, D)` of noisy latents beside the latents before them.
-
-        `previous_level_BT` is the noise level of the latent before, or -1 where it is masked out.
-        """
+    def embed(self, x_BTCHW: Tensor, previous: Previous) -> Tensor:
+        """Tokens `(B, T, S, D)` of noisy latents beside the latents before them."""
         B, T, _, H, W = x_BTCHW.shape
-        level = previous_level_BT[:, :, None, None, None].expand(B, T, 1, H, W).to(x_BTCHW.dtype)
+        level = previous.level[:, :, None, None, None].expand(B, T, 1, H, W).to(x_BTCHW.dtype)
         masked = (level < 0).to(x_BTCHW.dtype)
-        planes = torch.cat([x_BTCHW, previous_BTCHW * (1 - masked), masked, level.clamp_min(0)], 2)
+        planes = torch.cat([x_BTCHW, previous.noisy * (1 - masked), masked, level.clamp_min(0)], 2)
         patches = rearrange(planes, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
         return self.patch_in(patches) + self.place_in(self._places(H // PATCH, W // PATCH, x_BTCHW))
 
@@ -290,8 +322,7 @@ class MSDiT(nn.Module):
         self,
         x_BTCHW: Tensor,
         level_BT: Tensor,
-        previous_BTCHW: Tensor,
-        previous_level_BT: Tensor,
+        previous: Previous,
         text: Text,
         video_format: VideoFormat = VideoFormat(),
         control: Control | None = None,
@@ -303,8 +334,8 @@ class MSDiT(nn.Module):
         after each layer with the tokens and returns what to add (InstructNet).
         """
         rows = x_BTCHW.shape[-2] // PATCH
-        x = self.embed(x_BTCHW, previous_BTCHW, previous_level_BT)
-        condition = F.silu(self.condition(level_BT, previous_level_BT, text, video_format))
+        x = self.embed(x_BTCHW, previous)
+        condition = F.silu(self.condition(level_BT, previous.level, text, video_format))
         spatial, temporal = (rearrange(m(condition), "b t (m d) -> b t m d", m=6) for m in self.modulation)
         text_BLD = self.text_in(text.tokens)
         rings = iter(caches.rings) if caches else None
@@ -316,12 +347,16 @@ class MSDiT(nn.Module):
             if control is not None and block.temporal:
                 x = x + control.after_layer(i // 2, x, rings)
         scale, shift = self.final_modulation(condition).unsqueeze(2).chunk(2, -1)
-        x = self.patch_out(modulate(x, scale, shift))
-        output = rearrange(x, "b t (y x) (c p q) -> b t c (y p) (x q)", y=rows, p=PATCH, q=PATCH)
+        x = modulate(x, scale, shift)
+        output = rearrange(
+            self.patch_out(x), "b t (y x) (c p q) -> b t c (y p) (x q)", y=rows, p=PATCH, q=PATCH
+        )
         of_noisy, of_previous = self.skip(condition)[..., None, None].chunk(2, 2)
-        visible = (previous_level_BT >= 0)[:, :, None, None, None]
-        output = output + of_noisy * x_BTCHW + of_previous * previous_BTCHW * visible
-        return velocity_of_output(output, x_BTCHW, level_BT)
+        visible = (previous.level >= 0)[:, :, None, None, None]
+        output = output + of_noisy * x_BTCHW + of_previous * previous.noisy * visible
+        keep = rearrange(self.keep_out(x), "b t (y x) (p q) -> b t (y p) (x q)", y=rows, p=PATCH, q=PATCH)
+        velocity = velocity_of_output(output, x_BTCHW, level_BT)
+        return keep_previous(velocity, (4 * keep).sigmoid(), x_BTCHW, level_BT, previous)
 
 
 class Control(ABC):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gamegen.flow import add_noise, expand_levels, predict_x0, sample_levels
 from gamegen.models.checkpoint import Model
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Text
+from gamegen.models.msdit import Previous, Text
 from gamegen.models.vae import CausalVideoVAE, to_pixels
 from gamegen.training.config import FlowLossConfig, StageConfig, VAELossConfig
 from gamegen.training.data import LatentBatch
@@ -141,7 +141,8 @@ class FlowObjective(Objective):
         follows = words & said
         prompt = choose(follows, batch.first_prompt, batch.prompt)
         prompt = prompt.dropped(chance(c.text_drop) | (changes & ~follows))
-        return FlowInputs(add_noise(batch.previous, noise, amount), levels, prompt, heard)
+        previous = Previous(batch.previous, add_noise(batch.previous, noise, amount), levels)
+        return FlowInputs(previous, prompt, heard)
 
     def velocity(self, foundation, instructnet, xt: Tensor, levels: Tensor, inputs: FlowInputs) -> Tensor:
         """The velocity a (foundation, InstructNet) pair predicts for the drawn inputs."""
@@ -149,7 +150,6 @@ class FlowObjective(Objective):
             xt,
             levels,
             inputs.previous,
-            inputs.previous_levels,
             inputs.prompt,
             self.model.video_format,
             instructnet.bind(inputs.controls) if instructnet is not None else None,
@@ -189,17 +189,19 @@ class FlowObjective(Objective):
         velocity = self.velocity(self.foundation, self.instructnet, xt, level, some)
         still = is_still(batch)[rows][..., None, None, None]
         drawn = as_drawn(predict_x0(xt, velocity.float(), level), latents[rows], still)
-        previous, mixed = inputs.previous.clone(), latents.clone()
-        previous[rows, 1:] = add_noise(
+        before, noisy, mixed = inputs.previous.latent.clone(), inputs.previous.noisy.clone(), latents.clone()
+        before[rows, 1:] = drawn[:, :-1]
+        noisy[rows, 1:] = add_noise(
             drawn[:, :-1],
             self._noise_like(drawn[:, :-1], generator),
-            some.previous_levels[:, 1:].clamp_min(0),
+            some.previous.level[:, 1:].clamp_min(0),
         )
         num_own = torch.randint(T, (len(rows), 1), generator=generator).to(latents.device)
         own = (torch.arange(T, device=latents.device) < num_own)[:, :, None, None, None]
         mixed[rows] = torch.where(own | still, drawn, latents[rows])
         is_target[rows] = (~own | still).float()
-        return FlowInputs(previous, inputs.previous_levels, inputs.prompt, inputs.controls), mixed, is_target
+        previous = Previous(before, noisy, inputs.previous.level)
+        return FlowInputs(previous, inputs.prompt, inputs.controls), mixed, is_target
 
     def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(latents.shape, generator=generator).to(self.model.device)
@@ -213,7 +215,8 @@ class FlowObjective(Objective):
         xt = add_noise(batch.latents, self._noise_like(batch.latents, generator), level)
         context = torch.full_like(level, 0.1)
         context[:, 0] = torch.where(batch.starts, -1.0, context[:, 0])
-        inputs = FlowInputs(batch.previous, context, batch.first_prompt, batch.controls)
+        previous = Previous(batch.previous, batch.previous, context)
+        inputs = FlowInputs(previous, batch.first_prompt, batch.controls)
         guess = predict_x0(
             xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
         )
@@ -226,20 +229,14 @@ class FlowObjective(Objective):
 
 
 class FlowInputs:
-    """What accompanies the noisy latents: previous latents with their levels (-1: masked), prompt, controls."""
+    """What accompanies the noisy latents: previous latents, prompt, controls."""
 
-    def __init__(self, previous: Tensor, previous_levels: Tensor, prompt: Text, controls: Controls) -> None:
-        self.previous, self.previous_levels = previous, previous_levels
-        self.prompt, self.controls = prompt, controls
+    def __init__(self, previous: Previous, prompt: Text, controls: Controls) -> None:
+        self.previous, self.prompt, self.controls = previous, prompt, controls
 
     def rows(self, index: Tensor) -> FlowInputs:
         """Those of some windows of the batch."""
-        return FlowInputs(
-            self.previous[index],
-            self.previous_levels[index],
-            self.prompt.rows(index),
-            self.controls.rows(index),
-        )
+        return FlowInputs(self.previous.rows(index), self.prompt.rows(index), self.controls.rows(index))
 
 
 def choose(condition_B: Tensor, yes: Text, no: Text) -> Text:

@@ -48,15 +48,15 @@ class TurboObjective(FlowObjective):
         level, following = self.levels[index], self.levels[index + 1]
         xt = add_noise(x0, self._noise_like(x0, generator), level)
         with torch.no_grad():
-            # A still picture that is sharpened by guidance would be sharpened again after every chunk.
-            scale = torch.where(is_still(batch), 1.0, self.turbo.guidance_scale)
-            step = self._guided_velocity(xt, level, inputs, scale)
+            step = self._guided_velocity(xt, level, inputs)
             x_following = xt + expand_levels(following - level) * step
             goal = predict_x0(
                 x_following,
                 self.velocity(self.target[0], self.target[1], x_following, following, inputs).float(),
                 following,
             )
+            # What stands still is known: guidance would sharpen it again with every chunk.
+            goal = torch.where(is_still(batch)[..., None, None, None], x0, goal)
         guess = predict_x0(
             xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
         )
@@ -66,17 +66,16 @@ class TurboObjective(FlowObjective):
             "x0_error": (guess.detach() - x0).square().mean().item(),
         }
 
-    def _guided_velocity(self, xt: Tensor, level: Tensor, inputs: FlowInputs, scale: Tensor) -> Tensor:
+    def _guided_velocity(self, xt: Tensor, level: Tensor, inputs: FlowInputs) -> Tensor:
         everything = torch.ones(len(xt), dtype=torch.bool, device=xt.device)
         without = FlowInputs(
             inputs.previous,
-            inputs.previous_levels,
             inputs.prompt.dropped(everything),
             inputs.controls.dropped(),
         )
         conditional = self.velocity(self.teacher[0], self.teacher[1], xt, level, inputs).float()
         unconditional = self.velocity(self.teacher[0], self.teacher[1], xt, level, without).float()
-        return unconditional + expand_levels(scale) * (conditional - unconditional)
+        return unconditional + self.turbo.guidance_scale * (conditional - unconditional)
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -141,7 +141,7 @@ def test_image_steps_hold_as_many_latents_with_nothing_before_them():
         assert batch.starts.all()
         objective = build_objective(Model(ModelConfig.tiny()), config)
         inputs = objective.draw_inputs(batch, torch.Generator().manual_seed(0))
-        assert (inputs.previous_levels == -1).all()
+        assert (inputs.previous.level == -1).all()
 
 
 def test_windows_align_words_with_the_scene():
