@@ -14,11 +14,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gamegen.registry.commands import models
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Trains and serves playable game worlds.",
 )
+app.add_typer(models, name="models")
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[str, typer.Option("--model", help="a shipped model or a checkpoint folder")]
@@ -165,6 +168,12 @@ def train(context: typer.Context) -> None:
     _run_job("train", context.args)
 
 
+@app.command(context_settings=_FORWARD)
+def evaluate(context: typer.Context) -> None:
+    """Plays many worlds and prints in how many they obey (gamegen evaluate --help)."""
+    _run_module("gamegen.evaluation", "evaluate", context.args)
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """`160x96` as (160, 96); raises ValueError."""
     width, x, height = text.partition("x")
@@ -186,8 +195,12 @@ def _parse_instruction(text: str, num_frames: int) -> tuple[int, str]:
 
 def _run_job(name: str, arguments: list[str]) -> None:
     # The library may not import the jobs; they are programs of their own and are run as such.
+    _run_module(f"jobs.{name}", name, arguments)
+
+
+def _run_module(module: str, name: str, arguments: list[str]) -> None:
     sys.argv = [f"gamegen {name}", *arguments]
-    runpy.run_module(f"jobs.{name}", run_name="__main__", alter_sys=True)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def main() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from deployments.environment import set_environment
+
+if TYPE_CHECKING:
+    from gamegen.storage.objects import ObjectStore
 
 # Ray reads these when it is first imported, and this file is imported before any test.
 set_environment()
@@ -44,3 +48,46 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     save_random(folder, ModelConfig.tiny())
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Address of a running S3 service."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket of that service, which boto3 finds by the environment."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    if "worlds" in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+        for item in client.list_objects_v2(Bucket="worlds").get("Contents", ()):
+            client.delete_object(Bucket="worlds", Key=item["Key"])
+    else:
+        client.create_bucket(Bucket="worlds")
+    return "worlds"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """Each kind of object store in turn."""
+    from gamegen.storage.objects import LocalStore, S3Store
+
+    if request.param == "folder":
+        return LocalStore(tmp_path / "store")
+    return S3Store(request.getfixturevalue("s3_bucket"), "gamegen")

@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": ENGINE | {"footage", "curation", "turbo"},
     "evaluation": ENGINE | {"pipeline", "footage", "curation", "training"},
     "storage": BASE,
+    "registry": BASE | {"models", "storage", "evaluation"},
 }
 """For each room of `gamegen`, the rooms that it may import besides itself. `cli` may import all of them."""
 NOT_IN_LIBRARY = {"ray", "jobs", "deployments", "fastapi", "uvicorn"}

@@ -1,8 +1,7 @@
-"""Checks whether a checkpoint can be played: `python -m gamegen.evaluation nano --seeds 20`."""
+"""Checks whether a checkpoint can be played: `gamegen evaluate nano --seeds 20`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,8 @@ from gamegen.curation.decode import decode_clip
 from gamegen.device import keep_freed_memory
 from gamegen.evaluation import motion
 from gamegen.evaluation.control import ControlConfig, ControlEvaluator, contact_sheet
-from gamegen.models.checkpoint import load_checkpoint
+from gamegen.evaluation.report import REPORT_FILE, EvaluationReport, write_report
+from gamegen.models.checkpoint import WEIGHTS_FILE, load_checkpoint
 from gamegen.models.text import load_text_encoder
 from gamegen.training.pictures import save_sheet
 
@@ -26,7 +26,10 @@ def evaluate(
     clips: Annotated[Path | None, typer.Option(help="folder of real MP4 clips, for the detail ratio")] = None,
     long_play: Annotated[bool, typer.Option(help="also play for a minute")] = True,
 ) -> None:
-    """Plays many seeds and prints in how many the world obeys."""
+    """Plays many seeds and prints in how many the world obeys.
+
+    Example: gamegen evaluate nano --seeds 20 --clips tests/data/clips
+    """
     keep_freed_memory()
     loaded = load_checkpoint(checkpoint)
     real = None
@@ -42,10 +45,14 @@ def evaluate(
     for name, value in report.figures.items():
         table.add_row(name, f"{value:.3f}")
     Console().print(table)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_text(
-        json.dumps({"figures": report.figures, "per_seed": report.per_seed}, indent=2) + "\n"
+    written = EvaluationReport(
+        loaded.card["sha256"][WEIGHTS_FILE],
+        evaluator.config.first_seed,
+        seeds,
+        report.figures,
+        report.per_seed,
     )
+    write_report(written, output / REPORT_FILE)
     save_sheet(contact_sheet(report), output / "sheet.png")
 
 

@@ -2,7 +2,7 @@
 
 Every check gives the share of seeds that behave, so a single number says whether a checkpoint can be played:
 
-    python -m gamegen.evaluation nano --seeds 20
+    gamegen evaluate nano --seeds 20
 """
 
 from __future__ import annotations

@@ -43,11 +43,12 @@ class DecoderLossConfig:
     """Decoders learn on latents of a frozen encoder with noise up to `latent_noise` (in standard deviations of a
     latent): what they decode in play is never exact.
 
-    To L1 and its gradients come the discriminator's score times `adversarial_weight` and the distance of its
-    features times `feature_weight`.
+    To L1, its gradients and `motion_weight` times the L1 of changes from frame to frame come the discriminator's
+    score times `adversarial_weight` and the distance of its features times `feature_weight`.
     """
 
     gradient_weight: float = 0.25
+    motion_weight: float = 0.5
     latent_noise: float = 0.2
     adversarial_weight: float = 0.02
     feature_weight: float = 0.1

@@ -45,7 +45,8 @@ class DecoderObjective(Objective):
             loss = loss + self._decoder_loss(video, batch, real[1]) + judging
             metrics |= {
                 f"{name}_psnr_db": psnr_db(video, batch),
-                f"{name}_detail": _detail(video) / _detail(batch),
+                f"{name}_detail": _detail(video) / max(_detail(batch), 1e-3),
+                f"{name}_change": _change(video) / max(_change(batch), 1e-3),
                 f"{name}_discriminator": judging.item(),
             }
         return loss, metrics
@@ -61,8 +62,10 @@ class DecoderObjective(Objective):
         # The same discriminator with its weights held: only the decoder is to be moved by this score.
         held = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
         score, features = functional_call(self.discriminator, held, (video,))
+        motion = (video.diff(dim=1) - target.diff(dim=1)).abs().mean()
         return (
             reconstruction_loss(video, target, self.config.gradient_weight)
+            + self.config.motion_weight * motion
             - self.config.adversarial_weight * score.mean()
             + self.config.feature_weight * feature_distance(features, real_features)
         )
@@ -76,3 +79,8 @@ def _detail(video: Tensor) -> float:
     """Mean absolute gradient: how it compares with that of the truth shows blur (below 1) and noise (above)."""
     grey = video.detach().mean(-3)
     return (grey.diff(dim=-1).abs().mean() + grey.diff(dim=-2).abs().mean()).item()
+
+
+def _change(video: Tensor) -> float:
+    """Mean absolute change from frame to frame: above that of the truth it is flicker."""
+    return video.detach().diff(dim=1).abs().mean().item()

@@ -1,5 +1,7 @@
 """Does the judge judge? Worlds of known behaviour, and a real engine with random weights."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,21 @@ from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.text import load_text_encoder
 
 
-@pytest.fixture(scope="module")
-def evaluator() -> ControlEvaluator:
+def small_evaluator() -> ControlEvaluator:
     torch.manual_seed(0)
     config = ControlConfig(num_seeds=2, warm_chunks=1, hold_chunks=4, instruct_chunks=2, long_chunks=24)
     return ControlEvaluator(Model(ModelConfig.tiny()).eval(), load_text_encoder("minilm"), config)
+
+
+@functools.cache
+def small_report() -> Report:
+    """All checks of a tiny model of random weights."""
+    return small_evaluator().run(real_detail=10.0)
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> ControlEvaluator:
+    return small_evaluator()
 
 
 class KnownWorld(ControlEvaluator):
@@ -54,8 +66,8 @@ def test_an_obedient_world_passes(evaluator):
     assert figures["night darker than noon"] == figures["desert warmer than snow"] == 1
 
 
-def test_a_model_is_played_and_reported(evaluator):
-    report = evaluator.run(real_detail=10.0)
+def test_a_model_is_played_and_reported():
+    report = small_report()
     for name in ("turns: flow left > 0 > right", "make it night: darker by a fifth"):
         assert 0 <= report.figures[name] <= 1
     assert report.figures["long play: detail / real clips"] > 0

@@ -1,0 +1,105 @@
+"""Encryption at rest: objects sealed with AES-256-GCM before they leave this machine.
+
+A file is cut into blocks, each sealed by itself, so that size is bounded by the disk and not by memory. A block's
+nonce holds its number and whether it is the last (the STREAM construction of Hoang, Reyhanitabar, Rogaway and
+Vizár 2015, section 4): blocks cannot be dropped, repeated or put in another order. The object's key is
+authenticated too, so one object cannot pass for another.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from gamegen.storage.objects import ObjectStore, StorageError, default_url, open_store
+
+KEY_VARIABLE = "GAMEGEN_STORE_KEY"
+MAGIC = b"GGS1"
+SALT_BYTES, TAG_BYTES = 7, 16
+BLOCK_BYTES = 4 << 20
+
+
+class EncryptedStore(ObjectStore):
+    """Seals what it stores in another store and opens what it reads from there."""
+
+    def __init__(self, inner: ObjectStore, key: bytes) -> None:
+        self.inner, self._cipher = inner, AESGCM(key)
+
+    def __repr__(self) -> str:
+        return f"{self.inner} (encrypted)"
+
+    def upload(self, key: str, file: Path, create: bool = False) -> None:
+        with tempfile.NamedTemporaryFile() as sealed, file.open("rb") as plain:
+            salt = os.urandom(SALT_BYTES)
+            sealed.write(MAGIC + salt)
+            for nonce, block in _numbered(plain, salt, BLOCK_BYTES):
+                sealed.write(self._cipher.encrypt(nonce, block, key.encode()))
+            sealed.flush()
+            self.inner.upload(key, Path(sealed.name), create)
+
+    def download(self, key: str, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.inner.download(key, Path(folder) / "sealed")
+            with (Path(folder) / "sealed").open("rb") as sealed, file.open("wb") as plain:
+                if sealed.read(len(MAGIC)) != MAGIC:
+                    raise StorageError(
+                        f"{key} in {self.inner} is not encrypted: unset {KEY_VARIABLE} to read it"
+                    )
+                try:
+                    for nonce, block in _numbered(sealed, sealed.read(SALT_BYTES), BLOCK_BYTES + TAG_BYTES):
+                        plain.write(self._cipher.decrypt(nonce, block, key.encode()))
+                except (InvalidTag, ValueError) as error:
+                    plain.truncate(0)
+                    raise StorageError(
+                        f"{key} in {self.inner} cannot be opened: it is damaged, or {KEY_VARIABLE} is not the "
+                        "key it was sealed with"
+                    ) from error
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        return self.inner.keys(prefix)
+
+    def delete(self, key: str) -> None:
+        self.inner.delete(key)
+
+
+def open_sealed_store(url: str | None = None) -> ObjectStore:
+    """The store of an address (`default_url()` without one), sealed if the environment has a key."""
+    store = open_store(url or default_url())
+    key = key_from_environment()
+    return EncryptedStore(store, key) if key else store
+
+
+def key_from_environment() -> bytes | None:
+    """The 32 bytes of `GAMEGEN_STORE_KEY` (base64), None if it is not set; raises StorageError if it is no key."""
+    text = os.environ.get(KEY_VARIABLE)
+    if not text:
+        return None
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 32:
+        raise StorageError(
+            f"{KEY_VARIABLE} is not 32 bytes in base64: make a key with `openssl rand -base64 32`"
+        )
+    return key
+
+
+def _numbered(file: BinaryIO, salt: bytes, block_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+    """Blocks with their nonces (7 bytes of salt, 4 of number, 1 that marks the last); at least one block."""
+    block, number = file.read(block_bytes), 0
+    while True:
+        following = file.read(block_bytes)
+        yield salt + number.to_bytes(4) + (b"\0" if following else b"\1"), block
+        if not following:
+            return
+        block, number = following, number + 1

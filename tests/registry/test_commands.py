@@ -1,0 +1,46 @@
+"""`gamegen models`, run as people run it."""
+
+import pytest
+
+from gamegen.evaluation.report import EvaluationReport, write_report
+from gamegen.models.checkpoint import WEIGHTS_FILE, ModelConfig, read_card, save_random
+from tests.test_cli import gamegen
+
+TURNS = "turns: flow left > 0 > right"
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.setenv("OBJECT_STORE_URL", str(tmp_path / "store"))
+    return lambda *arguments: gamegen("models", *arguments)
+
+
+def test_from_a_checkpoint_to_the_served_version_and_back(models, tmp_path):
+    assert "no models" in models("list").stdout
+    for seed, turns in ((1, 0.5), (2, 0.9)):
+        folder, report = tmp_path / str(seed), tmp_path / f"{seed}.json"
+        save_random(folder, ModelConfig.tiny(), seed)
+        sha256 = read_card(folder)["sha256"][WEIGHTS_FILE]
+        write_report(EvaluationReport(sha256, 0, 4, {TURNS: turns}), report)
+        assert models("add", "mine", str(folder), "--report", str(report)).returncode == 0
+        promoted = models("promote", "mine", str(seed))
+        assert promoted.returncode == 0, promoted.stderr
+    assert f"{TURNS}: 0.500 -> 0.900" in promoted.stdout
+    listed = models("list").stdout
+    assert "mine" in listed and "yes" in listed
+    assert "0.900" in models("show", "mine").stdout
+    again = models("promote", "mine", "1")
+    assert again.returncode == 2 and "does not beat" in again.stderr
+    assert "version 1 is current again" in models("rollback", "mine").stdout
+    assert models("fetch", "mine", str(tmp_path / "out")).returncode == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_mistakes_are_one_sentence_and_exit_code_2(models, tmp_path):
+    for arguments, words in (
+        (["show", "mine"], "no model 'mine'"),
+        (["add", "mine", str(tmp_path)], "no checkpoint"),
+        (["list", "--store", "ftp://x/y"], "s3://bucket/prefix"),
+    ):
+        done = models(*arguments)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
