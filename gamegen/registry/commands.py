@@ -76,9 +76,7 @@ def show(
     Console().print(facts)
     figures = Table("figure", "this", "current")
     for figure in sorted(set(shown.figures) | set(current.figures if current else {})):
-        values = [
-            f"{v.figures[figure]:.3f}" if v and figure in v.figures else "-" for v in (shown, current)
-        ]
+        values = [f"{v.figures[figure]:.3f}" if v and figure in v.figures else "-" for v in (shown, current)]
         figures.add_row(figure, *values)
     Console().print(figures)
     changes = Table("when", "what", "version", "better on")

@@ -43,12 +43,14 @@ class DecoderLossConfig:
     """Decoders learn on latents of a frozen encoder with noise up to `latent_noise` (in standard deviations of a
     latent): what they decode in play is never exact.
 
-    To L1, its gradients and `motion_weight` times the L1 of changes from frame to frame come the discriminator's
-    score times `adversarial_weight` and the distance of its features times `feature_weight`.
+    To L1 and its gradients come, each times its weight, the L1 of changes from frame to frame (`motion_weight`), the
+    distance of local texture (`texture_weight`), the discriminator's score (`adversarial_weight`) and the distance
+    of its features (`feature_weight`).
     """
 
     gradient_weight: float = 0.25
     motion_weight: float = 0.5
+    texture_weight: float = 2.0
     latent_noise: float = 0.2
     adversarial_weight: float = 0.02
     feature_weight: float = 0.1

@@ -33,9 +33,9 @@ class PatchDiscriminator(nn.Module):
         widths = (6, *config.channels)
         self.layers = nn.ModuleList(
             nn.Sequential(
+                # Without norms: they would blow up what little there is in a dark or flat crop, and contrast is
+                # part of what tells texture from blur.
                 nn.Conv2d(a, b, 4, stride=2, padding=1),
-                # As in pix2pix the first layer has no norm: contrast is part of what tells texture from blur.
-                nn.Identity() if a == widths[0] else nn.GroupNorm(8, b),
                 nn.LeakyReLU(0.2),
             )
             for a, b in itertools.pairwise(widths)

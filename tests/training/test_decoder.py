@@ -8,6 +8,7 @@ import torch
 from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
 from gamegen.training.config import DecoderLossConfig, OptimiserConfig, StageConfig
 from gamegen.training.data import ClipBuffer, pixel_batch
+from gamegen.training.decoder import texture_distance
 from gamegen.training.discriminator import DiscriminatorConfig, PatchDiscriminator, hinge_loss
 from gamegen.training.loop import STATE_FILE, Run, Trainer
 from gamegen.training.objectives import build_objective
@@ -73,6 +74,22 @@ def test_the_adversarial_score_moves_decoders_and_not_the_discriminator(tmp_path
     objective._decoder_loss(fake, video, [f.detach() for f in real_features]).backward()
     assert all(p.grad is None for p in objective.discriminator.parameters())
     assert any(p.grad is not None and p.grad.any() for p in objective.vae.decoder.parameters())
+
+
+def test_texture_in_another_place_is_nearer_than_blur():
+    torch.manual_seed(0)
+    truth = torch.rand(1, 4, 3, 32, 32) * 2 - 1
+    elsewhere = truth.roll(5, -1)
+    blurred = torch.nn.functional.avg_pool2d(truth.flatten(0, 1), 5, 1, 2).view_as(truth)
+    assert (elsewhere - truth).abs().mean() > (blurred - truth).abs().mean()
+    assert texture_distance(elsewhere, truth) < 0.2 * texture_distance(blurred, truth)
+    assert texture_distance(truth, truth) == 0
+
+
+def test_texture_of_flat_pictures_can_be_differentiated():
+    flat = torch.zeros(1, 4, 3, 32, 32, requires_grad=True)
+    texture_distance(flat, torch.rand(1, 4, 3, 32, 32)).backward()
+    assert flat.grad is not None and flat.grad.isfinite().all()
 
 
 def test_a_discriminator_tells_texture_from_blur():
