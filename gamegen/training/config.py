@@ -45,13 +45,16 @@ class DecoderLossConfig:
 
     To L1 and its gradients come, each times its weight, the L1 of changes from frame to frame (`motion_weight`), the
     distance of local texture (`texture_weight`), the discriminator's score (`adversarial_weight`) and the distance
-    of its features (`feature_weight`).
+    of its features (`feature_weight`). In `held_windows` of the windows a latent is repeated to the end, give or take
+    `held_noise`, and the truth is its last frame: a world that stands still must not play a latent's motion again.
     """
 
     gradient_weight: float = 0.25
     motion_weight: float = 0.5
     texture_weight: float = 2.0
     latent_noise: float = 0.2
+    held_windows: float = 0.4
+    held_noise: float = 0.05
     adversarial_weight: float = 0.02
     feature_weight: float = 0.1
     crop: int = 96

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gamegen.models.checkpoint import Model
+from gamegen.models.vae import TEMPORAL_FACTOR
 from gamegen.training.config import DecoderLossConfig
 from gamegen.training.discriminator import PatchDiscriminator, feature_distance, hinge_loss
 from gamegen.training.objectives import Metrics, Objective, decoding_sheet, psnr_db, reconstruction_loss
@@ -33,7 +34,7 @@ class DecoderObjective(Objective):
         }
 
     def loss(self, batch: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
-        latent = self._noisy_latent(batch, generator)
+        latent, batch = self._held(self._noisy_latent(batch, generator), batch, generator)
         real = self.discriminator(batch)
         videos = {
             "whole": self.vae.decode(latent).float(),
@@ -58,6 +59,20 @@ class DecoderObjective(Objective):
         amount = torch.rand((len(latent), 1, 1, 1, 1), generator=generator).to(latent.device)
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
         return latent + self.config.latent_noise * amount * self.model.std_C * noise
+
+    def _held(self, latent: Tensor, video: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents and video; those of some windows stand still from a random latent on."""
+        B, T = latent.shape[:2]
+        chosen = torch.rand(B, generator=generator) < self.config.held_windows
+        start = torch.where(chosen, torch.randint(1, max(T, 2), (B,), generator=generator), T)
+        place = torch.minimum(torch.arange(T), start[:, None] - 1).to(latent.device)
+        rows = torch.arange(B, device=latent.device)[:, None]
+        noise = torch.randn(latent.shape, generator=generator).to(latent.device)
+        is_held = (torch.arange(T) >= start[:, None]).to(latent.device)[..., None, None, None]
+        latent = latent[rows, place] + self.config.held_noise * self.model.std_C * noise * is_held
+        last_frame = (TEMPORAL_FACTOR * start - 1)[:, None]
+        frame = torch.minimum(torch.arange(TEMPORAL_FACTOR * T), last_frame).to(video.device)
+        return latent, video[rows, frame]
 
     def _decoder_loss(self, video: Tensor, target: Tensor, real_features: list[Tensor]) -> Tensor:
         # The same discriminator with its weights held: only the decoder is to be moved by this score.

@@ -76,6 +76,26 @@ def test_the_adversarial_score_moves_decoders_and_not_the_discriminator(tmp_path
     assert any(p.grad is not None and p.grad.any() for p in objective.vae.decoder.parameters())
 
 
+def test_held_windows_repeat_a_latent_and_show_its_last_frame(tmp_path):
+    loss = dataclasses.replace(STAGE.decoder_loss, held_windows=1.0, held_noise=0.0)
+    objective = trainer(tmp_path, dataclasses.replace(STAGE, decoder_loss=loss)).objective
+    latent = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(8, 3, 4, 4, 4)
+    video = torch.arange(12.0).view(1, 12, 1, 1, 1).expand(8, 12, 3, 32, 32)
+    held, shown = objective._held(latent, video, torch.Generator().manual_seed(0))
+    windows = {
+        tuple(z) + tuple(f)
+        for z, f in zip(held[..., 0, 0, 0].tolist(), shown[..., 0, 0, 0].tolist(), strict=True)
+    }
+    assert windows == {
+        (0, 0, 0, 0, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3),
+        (0, 1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7),
+    }
+    loss = dataclasses.replace(loss, held_windows=0.0)
+    objective = trainer(tmp_path, dataclasses.replace(STAGE, decoder_loss=loss)).objective
+    held, shown = objective._held(latent, video, torch.Generator().manual_seed(0))
+    assert torch.equal(held, latent) and torch.equal(shown, video)
+
+
 def test_texture_in_another_place_is_nearer_than_blur():
     torch.manual_seed(0)
     truth = torch.rand(1, 4, 3, 32, 32) * 2 - 1
