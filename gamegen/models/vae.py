@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 SPATIAL_FACTOR = 8
 TEMPORAL_FACTOR = 4
+HOLD_CHANGE = 0.15
+"""Root-mean-square change of a latent (whose channels vary by about 1) below which a place stands still."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class StreamingDecoder(nn.Module):
         features = self.to_frames(F.silu(self.stem(pair)))
         frames = self.frame(rearrange(features, "n (k c) h w -> (n k) c h w", k=TEMPORAL_FACTOR))
         detail = rearrange(frames, "(n k) c h w -> n (k c) h w", k=TEMPORAL_FACTOR)
-        return detail + unfold_patches(self.patch(latent_NCHW))
+        return hold_still(detail + unfold_patches(self.patch(latent_NCHW)), latent_NCHW, memory_NCHW)
 
     @torch.inference_mode()
     def decode(self, latent_BCHW: Tensor, memory_BCHW: Tensor) -> Tensor:
@@ -230,6 +232,20 @@ class CausalVideoVAE(nn.Module):
         _set_linear(self.encoder.patch, (basis / deviation).T, -(mean @ basis) / deviation)
         for decoder in (self.decoder, self.streaming):
             _set_linear(decoder.patch, basis * deviation, mean)
+
+
+def hold_still(folded_NCHW: Tensor, latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
+    """Folded frames that all show the last of their chunk where the latent is the one before it again.
+
+    A latent holds four frames and so the motion in them. Footage that stands still repeats latents without any; a
+    world that stands still repeats whatever latent it came to rest on, whose motion would play as a loop.
+    """
+    change_N1HW = (latent_NCHW - memory_NCHW).square().mean(1, keepdim=True)
+    change_N1HW = F.avg_pool2d(change_N1HW, 3, 1, 1, count_include_pad=False)
+    hold = torch.exp(-((change_N1HW / HOLD_CHANGE**2) ** 2))
+    hold = F.interpolate(hold, scale_factor=SPATIAL_FACTOR, mode="bilinear")[:, None]
+    frames = rearrange(folded_NCHW, "n (k c) h w -> n k c h w", k=TEMPORAL_FACTOR)
+    return rearrange(torch.lerp(frames, frames[:, -1:], hold), "n k c h w -> n (k c) h w")
 
 
 def _start_small(layer: nn.Module, scale: float) -> None:

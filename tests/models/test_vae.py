@@ -52,6 +52,25 @@ def test_streaming_decoder_chunk_by_chunk_equals_at_once():
 
 
 @torch.inference_mode()
+def test_a_repeated_latent_stands_still_and_a_new_one_moves(vae):
+    first, second = torch.randn(2, 1, 1, 4, 4, 4)
+    video = vae.decode_streaming(torch.cat([first, second, second, second], 1))[0]
+    moving, still = video[4:8], video[8:16]
+    assert moving.diff(dim=0).abs().mean() > 0.01
+    assert torch.equal(still, still[:1].expand_as(still))
+
+
+@torch.inference_mode()
+def test_one_place_may_move_while_the_rest_stands_still(vae):
+    before = torch.randn(1, 1, 4, 8, 8)
+    after = before.clone()
+    after[..., 6:, 6:] += 2
+    video = vae.decode_streaming(torch.cat([before, after], 1))[0, 4:]
+    assert video[..., :24, :24].diff(dim=0).abs().max() == 0
+    assert video[..., -8:, -8:].diff(dim=0).abs().mean() > 0.01
+
+
+@torch.inference_mode()
 def test_latents_are_causal(vae):
     video = torch.rand(1, 16, 3, 32, 32) * 2 - 1
     changed = video.clone()
