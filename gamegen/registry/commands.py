@@ -21,6 +21,7 @@ Store = Annotated[
     ),
 ]
 Name = Annotated[str, typer.Argument(help="the model's name")]
+VersionNumber = Annotated[int | None, typer.Option(help="the current one by default")]
 
 
 @models.command("list")
@@ -54,7 +55,7 @@ def list_models(store: Store = None) -> None:
 @models.command()
 def show(
     name: Name,
-    version: Annotated[int | None, typer.Option(help="the current one by default")] = None,
+    version: VersionNumber = None,
     store: Store = None,
 ) -> None:
     """Shows one version, its figures beside the current one's, and the model's history.
@@ -127,7 +128,7 @@ def rollback(name: Name, store: Store = None) -> None:
 def fetch(
     name: Name,
     target: Annotated[Path, typer.Argument(help="folder to write; it must not exist")],
-    version: Annotated[int | None, typer.Option(help="the current one by default")] = None,
+    version: VersionNumber = None,
     store: Store = None,
 ) -> None:
     """Writes a version as a checkpoint folder, ready for --model.
