@@ -31,10 +31,16 @@ def predict_x0(xt_BTCHW: Tensor, velocity_BTCHW: Tensor, level_BT: Tensor) -> Te
 
 
 def sample_levels(
-    shape: tuple[int, ...], shift: float, generator: torch.Generator, device: torch.device | str = "cpu"
+    shape: tuple[int, ...],
+    shift: float | Tensor,
+    generator: torch.Generator,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Training levels from a logit-normal with mean `shift`; positive shifts favour high noise (SD3, §3.1)."""
-    return torch.sigmoid(torch.randn(shape, generator=generator) + shift).to(device)
+    """Training levels from a logit-normal with mean `shift`, one for all or a tensor of `shape` on `device`.
+
+    Positive shifts favour high noise (SD3, §3.1).
+    """
+    return torch.sigmoid(torch.randn(shape, generator=generator).to(device) + shift)
 
 
 def schedule(num_steps: int, shift: float = 3.0) -> list[float]:

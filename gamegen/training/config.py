@@ -65,9 +65,10 @@ class DecoderLossConfig:
 class FlowLossConfig:
     """The rectified-flow objective with diffusion forcing.
 
-    Levels are logit-normal with mean `level_shift`. The latent before each one is given with noise uniform up to
-    `previous_noise`; it is masked with probability `text_to_video` (then the window begins a world), the
-    text is dropped with probability `text_drop`. The loss is weighted by how much a latent changed.
+    Levels are logit-normal with mean `level_shift`, or `start_level_shift` where no latent comes before. The latent
+    before each one is given with noise uniform up to `previous_noise`; it is masked with probability
+    `text_to_video` (then the window begins a world), the text is dropped with probability `text_drop`. The loss is
+    weighted by how much a latent changed.
     With InstructNet: `uncontrolled` of the windows carry no control; of the rest `keys_only`, `words_only`
     carry one kind and the others both. From `own_start` of the run on, `own_predictions` of the windows have
     their previous latents replaced by the model's own predictions, against drift.
@@ -79,6 +80,7 @@ class FlowLossConfig:
     """
 
     level_shift: float = 0.7
+    start_level_shift: float = 2.0
     previous_noise: float = 0.35
     text_to_video: float = 0.25
     text_drop: float = 0.25

@@ -104,7 +104,10 @@ class FlowObjective(Objective):
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
         inputs, x0, weight = self.as_in_play(inputs, batch, progress, generator)
-        levels = sample_levels(x0.shape[:2], self.config.level_shift, generator, self.model.device)
+        # Where nothing comes before, light and layout are decided at the highest levels.
+        begins = inputs.previous.level < 0
+        shift = torch.where(begins, self.config.start_level_shift, self.config.level_shift)
+        levels = sample_levels(x0.shape[:2], shift, generator, self.model.device)
         noise = self._noise_like(x0, generator)
         xt = add_noise(x0, noise, levels)
         velocity = self.velocity(self.foundation, self.instructnet, xt, levels, inputs)
