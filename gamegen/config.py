@@ -43,7 +43,11 @@ def build(cls: type[T], data: dict[str, Any], where: str) -> T:
     ]
     if missing:
         raise ValueError(f"{where}: missing key {missing[0]!r}")
-    return cls(**{name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()})
+    values = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:

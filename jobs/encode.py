@@ -8,6 +8,7 @@ Run it again when there are new shards: what this VAE has encoded already is lef
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,8 @@ from jobs.cluster import connect, progress_bar
 class _EncodeParts:
     """One worker: keeps its models between shards."""
 
-    def __init__(self, vae: str) -> None:
-        self._encoder = encode.Encoder(vae)
+    def __init__(self, vae: str, video_prompts: tuple[str, ...]) -> None:
+        self._encoder = encode.Encoder(vae, video_prompts=video_prompts)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         parts = [
@@ -35,21 +36,29 @@ class _EncodeParts:
         return pa.Table.from_pylist([vars(part) for part in parts])
 
 
-def run(curated: Path, output: Path, vae: str, workers: int | None = None) -> Table:
+def run(
+    curated: Path,
+    output: Path,
+    vae: str,
+    workers: int | None = None,
+    video_prompts: Sequence[str] = (),
+) -> Table:
     """Encodes what is new under `curated` into `output`; needs a running Ray. Returns the summary to print.
 
-    Raises FileNotFoundError without curated shards and CheckpointError without a sound checkpoint.
+    Raises FileNotFoundError without curated shards, CheckpointError without a sound checkpoint and ValueError for an
+    unknown kind of video prompt.
     """
+    kinds = encode.known_kinds(video_prompts)
     curated, output = curated.resolve(), output.resolve()
     checkpoint = str(resolve(vae).resolve())
     started = time.monotonic()
-    steps = encode.plan(curated, output, encode.vae_sha256(load_vae(checkpoint, "cpu")))
+    steps = encode.plan(curated, output, encode.vae_sha256(load_vae(checkpoint, "cpu")), kinds)
     rows = [{"part": str(part), "target": str(target)} for part, target in steps]
     num_clips, seconds = 0, 0.0
     if rows:
         results = ray.data.from_items(rows).map_batches(
             _EncodeParts,
-            fn_constructor_args=(checkpoint,),
+            fn_constructor_args=(checkpoint, kinds),
             batch_size=1,
             batch_format="pyarrow",
             **_resources(len(rows), workers),
@@ -95,6 +104,9 @@ def main(
     workers: Annotated[
         int | None, typer.Option(help="Workers at once; all GPUs or free cores if unset.")
     ] = None,
+    video_prompt: Annotated[
+        list[str] | None, typer.Option(help="Also encode this kind: canny or motion. May be given twice.")
+    ] = None,
 ) -> None:
     """Store latents and text states of curated clips.
 
@@ -102,7 +114,7 @@ def main(
     """
     try:
         connect()
-        Console().print(run(curated, output, vae, workers))
+        Console().print(run(curated, output, vae, workers, video_prompt or ()))
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

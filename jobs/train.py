@@ -1,16 +1,17 @@
-"""Trains one stage on Ray Train: Ray Data streams the shards in, any number of workers share the steps.
+"""Trains one stage on Ray Train: Ray Data reads ahead of the steps, any number of workers share them.
 
 python -m jobs.train foundation --data encoded/ --init runs/vae --output runs/foundation --workers 2
 """
 
 from __future__ import annotations
 
-import itertools
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.train
@@ -18,11 +19,18 @@ import typer
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from gamegen.storage.encryption import open_sealed_store
+from gamegen.training.data import WindowKind, WindowSource, interleaved_pools, read_pool
 from gamegen.training.loop import Run
+from gamegen.training.plan import BucketPlan
 from gamegen.training.stages import load_stage, run_stage, stage_file
 from jobs.cluster import connect
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+MAX_RESTARTS = 3
+READER_CPUS = 0.25
+POOLS_A_DATASET = 64
 
 
 def run(
@@ -33,35 +41,48 @@ def run(
     minutes: float | None = None,
     workers: int = 1,
     gpu: bool = False,
+    min_workers: int | None = None,
+    archive: str | None = None,
 ) -> Path:
-    """Trains one stage on the running Ray; returns its checkpoint folder. Raises ValueError or FileNotFoundError."""
+    """Trains one stage on the running Ray; returns its checkpoint folder. Raises ValueError or FileNotFoundError.
+
+    A worker that dies is replaced, up to three times in a row, and all go on from the last state saved. With
+    `min_workers`, training goes on with fewer than `workers` where the cluster has shrunk.
+    """
     file = stage_file(stage)
-    load_stage(file)
-    shards = sorted(str(path) for path in (data / "split=train").rglob("*.parquet"))
-    if not shards:
+    config = load_stage(file)
+    for count in range(min_workers or workers, workers + 1):
+        if config.micro_batches % count == 0:
+            break
+    else:
+        raise ValueError(
+            f"{workers} workers cannot share {config.micro_batches} micro-batches a step equally: set micro_batches "
+            f"in {file} to a multiple of {workers}"
+        )
+    if not any((data / "split=train").rglob("*.parquet")):
         raise FileNotFoundError(f"no training shards under {data}: run the curate and encode jobs first")
     output.mkdir(parents=True, exist_ok=True)
-    dataset = ray.data.read_parquet(shards)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={
-            "stage": str(file),
-            "clips_per_worker": -(-dataset.count() // workers),
+            "stage": str(file.resolve()),
             "data": str(data.resolve()),
             "output": str(output.resolve()),
             "init": str(Path(init).resolve()) if init and Path(init).exists() else init,
             "minutes": minutes,
+            "archive": archive,
         },
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpu, resources_per_worker=worker_resources(workers, gpu)
+            num_workers=(min_workers, workers) if min_workers else workers,  # type: ignore[arg-type]
+            use_gpu=gpu,
+            resources_per_worker=worker_resources(workers, gpu),
         ),
         run_config=RunConfig(
             name=output.name,
             storage_path=str(output.resolve().parent / "ray"),
-            failure_config=FailureConfig(max_failures=2),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
-        datasets={"train": dataset},
     )
     trainer.fit()
     return output
@@ -74,33 +95,72 @@ def worker_resources(workers: int, gpu: bool) -> dict[str, float]:
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    context = ray.train.get_context()
-    stage = load_stage(Path(config["stage"]))
-    fits = config["clips_per_worker"] <= stage.buffer_clips
     run_config = Run(
         Path(config["output"]),
         config["minutes"],
         config["data"],
         config["init"] or "",
-        report=lambda metrics, _: ray.train.report(metrics),
-        show_progress=context.get_world_rank() == 0,
+        report=ray.train.report,
+        show_progress=ray.train.get_context().get_world_rank() == 0,
+        archive=open_sealed_store(config["archive"]) if config["archive"] else None,
     )
     run_stage(
-        stage,
+        load_stage(Path(config["stage"])),
         Path(config["data"]),
         run_config,
         config["init"],
-        rows=_shard_rows(1 if fits else None),
-        rank=context.get_world_rank(),
+        source=dataset_windows,
     )
 
 
-def _shard_rows(epochs: int | None) -> Iterator[dict[str, Any]]:
-    """This worker's share of the training rows; once is enough where the buffer holds them all."""
-    shard = ray.train.get_dataset_shard("train")
-    return itertools.chain.from_iterable(
-        shard.iter_rows() for _ in (itertools.count() if epochs is None else range(epochs))
-    )
+def dataset_windows(kind: WindowKind) -> WindowSource:
+    """Windows read by Ray Data: each bucket is a dataset of pools in this worker's order, read by tasks."""
+
+    def windows(plan: BucketPlan, lanes: list[int], position: int) -> Iterator[tuple[int, Any]]:
+        pools = interleaved_pools({i: plan.lanes[i] for i in lanes}, position)
+        while True:
+            rows = [
+                {"pool": pickle.dumps((lane, pool))}
+                for lane, pool in (next(pools) for _ in range(POOLS_A_DATASET))
+            ]
+            dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+                _ReadPools(kind, plan.bucket.num_latents),
+                batch_size=1,
+                batch_format="pyarrow",
+                num_cpus=READER_CPUS,
+            )
+            for row in dataset.iter_rows():
+                yield pickle.loads(row["window"])
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    return windows
+
+
+class _ReadPools:
+    """Reads pools of windows, a block of at most a few dozen windows at a time."""
+
+    WINDOWS_A_BLOCK = 32
+
+    def __init__(self, kind: WindowKind, num_latents: int) -> None:
+        self.kind, self.num_latents = kind, num_latents
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        for row in batch.to_pylist():
+            lane, pool = pickle.loads(row["pool"])
+            waiting: list[bytes] = []
+            for window in read_pool(pool, self.kind, self.num_latents):
+                waiting.append(pickle.dumps((lane, window)))
+                if len(waiting) == self.WINDOWS_A_BLOCK:
+                    yield _table(waiting)
+                    waiting = []
+            if waiting:
+                yield _table(waiting)
+
+
+def _table(windows: list[bytes]) -> pa.Table:
+    return pa.table({"window": pa.array(windows, pa.large_binary())})
 
 
 @app.command()
@@ -111,11 +171,19 @@ def main(
     data: Annotated[
         Path, typer.Option(help="curated shards (vae, decoder) or encoded shards (other stages)")
     ],
-    output: Annotated[Path, typer.Option(help="checkpoint folder; an interrupted run there is resumed")],
+    output: Annotated[
+        Path, typer.Option(help="checkpoint folder, shared by all machines; an interrupted run is resumed")
+    ],
     init: Annotated[str | None, typer.Option(help="checkpoint the stage builds on")] = None,
     minutes: Annotated[float | None, typer.Option(help="stop after this long")] = None,
     workers: Annotated[int, typer.Option(help="training processes")] = 1,
     gpu: Annotated[bool, typer.Option(help="give each worker a GPU")] = False,
+    min_workers: Annotated[
+        int | None, typer.Option(help="go on with as few as this when machines are lost")
+    ] = None,
+    archive: Annotated[
+        str | None, typer.Option(help="folder or s3:// URL for older weights; OUTPUT/archive if unset")
+    ] = None,
 ) -> None:
     """Trains one stage on Ray.
 
@@ -123,7 +191,7 @@ def main(
     """
     connect()
     try:
-        run(stage, data, output, init, minutes, workers, gpu)
+        run(stage, data, output, init, minutes, workers, gpu, min_workers, archive)
     except (ValueError, FileNotFoundError) as error:
         print(f"gamegen: {error}", file=sys.stderr)
         raise SystemExit(2) from error

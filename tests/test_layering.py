@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "curation": BASE | {"models", "footage"},
     # Distillation is a training objective: the two rooms know each other, nobody inside knows either.
     "turbo": ENGINE | {"training"},
-    "training": ENGINE | {"footage", "curation", "turbo"},
+    "training": ENGINE | {"footage", "curation", "turbo", "storage"},
     "evaluation": ENGINE | {"pipeline", "footage", "curation", "training"},
     "storage": BASE,
     "registry": BASE | {"models", "storage", "evaluation"},

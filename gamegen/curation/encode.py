@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gamegen.curation import encoded, shards
+from gamegen.curation.video_prompts import KINDS
 from gamegen.models.checkpoint import load_vae, read_config
 from gamegen.models.text import load_text_encoder
 from gamegen.models.vae import CausalVideoVAE
@@ -37,7 +39,8 @@ class Encoder:
     Raises CheckpointError (a ValueError) if there is no sound checkpoint.
     """
 
-    def __init__(self, vae: str, device: str | None = None) -> None:
+    def __init__(self, vae: str, device: str | None = None, video_prompts: Sequence[str] = ()) -> None:
+        self.video_prompts = known_kinds(video_prompts)
         self.vae = load_vae(vae, device)
         self.text_encoder = load_text_encoder(read_config(vae).text_encoder)
         self.vae_sha256 = vae_sha256(self.vae)
@@ -47,10 +50,20 @@ class Encoder:
         rows, seconds = [], 0.0
         for batch in pq.ParquetFile(part).iter_batches(batch_size=1):
             for row in batch.to_pylist():
-                rows.append(encoded.encode_row(row, self.vae, self.text_encoder, self.vae_sha256))
+                rows.append(
+                    encoded.encode_row(row, self.vae, self.text_encoder, self.vae_sha256, self.video_prompts)
+                )
                 seconds += row["num_frames"] / row["fps"]
         shards.write_atomically(pa.Table.from_pylist(rows, schema=encoded.SCHEMA), output)
         return EncodedPart(len(rows), seconds)
+
+
+def known_kinds(video_prompts: Sequence[str]) -> tuple[str, ...]:
+    """The kinds of video prompts asked for, in order; raises ValueError for one that does not exist."""
+    for kind in video_prompts:
+        if kind not in KINDS:
+            raise ValueError(f"no video prompt {kind!r}: use some of {', '.join(KINDS)}")
+    return tuple(video_prompts)
 
 
 def vae_sha256(vae: CausalVideoVAE) -> str:
@@ -62,8 +75,10 @@ def vae_sha256(vae: CausalVideoVAE) -> str:
     return digest.hexdigest()
 
 
-def plan(curated: Path, output: Path, sha256: str) -> list[tuple[Path, Path]]:
-    """(curated shard, encoded shard) for every shard whose clips this VAE has not encoded yet.
+def plan(
+    curated: Path, output: Path, sha256: str, video_prompts: Sequence[str] = ()
+) -> list[tuple[Path, Path]]:
+    """(curated shard, encoded shard) for every shard whose clips, or video prompts, this VAE has not encoded yet.
 
     Raises FileNotFoundError if `curated` holds no shard.
     """
@@ -71,13 +86,20 @@ def plan(curated: Path, output: Path, sha256: str) -> list[tuple[Path, Path]]:
     if not parts:
         raise FileNotFoundError(f"no curated shards under {curated}: run the curate job first")
     pairs = [(part, output / part.relative_to(curated)) for part in parts]
-    return [(part, target) for part, target in pairs if not _is_encoded(part, target, sha256)]
+    return [(part, target) for part, target in pairs if not _is_encoded(part, target, sha256, video_prompts)]
 
 
-def _is_encoded(part: Path, target: Path, sha256: str) -> bool:
+def _is_encoded(part: Path, target: Path, sha256: str, video_prompts: Sequence[str]) -> bool:
     if not target.exists():
         return False
-    found = pq.ParquetFile(target).read(["clip_id", "vae_sha256"])
+    file = pq.ParquetFile(target)
+    if video_prompts:
+        if "video_prompts" not in file.schema_arrow.names:
+            return False
+        prompts = file.read(["video_prompts.list.element.kind"])["video_prompts"].to_pylist()
+        if any([prompt["kind"] for prompt in row] != list(video_prompts) for row in prompts):
+            return False
+    found = file.read(["clip_id", "vae_sha256"])
     wanted = pq.ParquetFile(part).read(["clip_id"])
     return set(found["vae_sha256"].to_pylist()) == {sha256} and found["clip_id"].equals(wanted["clip_id"])
 

@@ -6,6 +6,7 @@ the chunk of frames 4j..4j+3 carries rows 4j-1..4j+2, and nothing (all zeros) st
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from gamegen.controls import FRAMES_PER_CHUNK, operation_array
 from gamegen.curation.decode import decode_clip
+from gamegen.curation.video_prompts import KINDS
 from gamegen.device import autocast
 from gamegen.footage import captions
 from gamegen.footage.clips import Clip
@@ -45,6 +47,7 @@ SCHEMA = pa.schema(
         ),
     ]
     + [(name, pa.list_(pa.string())) for name in _TRUTH]
+    + [("video_prompts", pa.list_(pa.struct([("kind", pa.string()), ("latents", pa.large_binary())])))]
     + [("heading_deg", pa.list_(pa.float32())), ("position", pa.list_(pa.list_(pa.float32())))]
 )
 
@@ -71,6 +74,7 @@ class EncodedClip:
     """`latents` float16 `(N, C, h, w)` as the VAE gives them, `operations` float16 `(N, 4, OPERATION_SIZE)`.
 
     The first segment starts at chunk 0; truth lists have one value a chunk, that of its last frame.
+    `video_prompts` are latents, like `latents`, of pictures of the clip's edges or motion; there may be none.
     """
 
     clip_id: str
@@ -82,6 +86,7 @@ class EncodedClip:
     weather: list[str]
     time_of_day: list[str]
     view: list[str]
+    video_prompts: tuple[Tensor, ...] = ()
 
     @property
     def num_chunks(self) -> int:
@@ -92,18 +97,23 @@ class EncodedClip:
     def from_row(cls, row: dict[str, Any]) -> EncodedClip:
         """Reads one row of `SCHEMA`."""
         n = row["num_chunks"]
-        latents = np.frombuffer(row["latents"], np.float16).reshape(n, *row["latent_shape"])
+        shape = (n, *row["latent_shape"])
         operations = np.frombuffer(row["operations"], np.float16).reshape(n, FRAMES_PER_CHUNK, -1)
         return cls(
             row["clip_id"],
-            torch.from_numpy(latents.copy()),
+            _tensor(row["latents"], shape),
             torch.from_numpy(operations.copy()),
             [Segment(s["chunk"], [_states(p["tokens"]) for p in s["prompts"]]) for s in row["segments"]],
             [
                 EncodedInstruction(i["chunk"], i["kind"], _states(i["states"]["tokens"]))
                 for i in row["instructions"]
             ],
-            *(row[name] for name in _TRUTH),
+            row["biome"],
+            row["weather"],
+            row["time_of_day"],
+            row["view"],
+            # Shards written before there were video prompts have no such column.
+            tuple(_tensor(v["latents"], shape) for v in row.get("video_prompts") or ()),
         )
 
 
@@ -115,11 +125,19 @@ def aligned_operations(clip: Clip, num_chunks: int) -> np.ndarray:
 
 
 def encode_row(
-    row: dict[str, Any], vae: CausalVideoVAE, text_encoder: TextEncoder, vae_sha256: str
+    row: dict[str, Any],
+    vae: CausalVideoVAE,
+    text_encoder: TextEncoder,
+    vae_sha256: str,
+    video_prompts: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`."""
+    """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`.
+
+    `video_prompts` names kinds of `gamegen.curation.video_prompts.KINDS` to encode with it.
+    """
     clip = Clip.from_row({name: row[name] for name in Clip.__dataclass_fields__})
-    latents = encode_frames(decode_clip(row["video"]), vae)
+    frames = decode_clip(row["video"])
+    latents = encode_frames(frames, vae)
     n = len(latents)
     last_frames = [j * FRAMES_PER_CHUNK + FRAMES_PER_CHUNK - 1 for j in range(n)]
     truth = {
@@ -132,6 +150,10 @@ def encode_row(
         "num_chunks": n,
         "latent_shape": list(latents.shape[1:]),
         "latents": latents.tobytes(),
+        "video_prompts": [
+            {"kind": kind, "latents": encode_frames(KINDS[kind](frames), vae).tobytes()}
+            for kind in video_prompts
+        ],
         "operations": aligned_operations(clip, n).tobytes(),
         "segments": [
             {"chunk": chunk, "prompts": [pack(text) for text in prompts]}
@@ -181,6 +203,10 @@ def segment_prompts(clip: Clip, num_chunks: int) -> list[tuple[int, list[str]]]:
 def _first_chunk(frame: int) -> int:
     """The chunk that first shows what happened at `frame`."""
     return (frame + 1) // FRAMES_PER_CHUNK
+
+
+def _tensor(data: bytes, shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.frombuffer(data, np.float16).reshape(shape).copy())
 
 
 def _packed(text: str, text_encoder: TextEncoder) -> dict[str, Any]:

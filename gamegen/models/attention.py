@@ -10,9 +10,11 @@ import functools
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_to_all_single
 
 
 def rotary_angles(position_P: Tensor, width: int, base: float = 1000.0) -> Tensor:
@@ -114,16 +116,26 @@ class TemporalAttention(SelfAttention):
 
     Causal within a window of `window` latent frames (the query's own included), plus the first `anchors`
     latent frames of the stream. Positions are places in the window, so no distance grows with play.
+
+    With a `sequence_group`, each of its processes holds an equal stretch of the time axis: for this attention they
+    exchange stretches of time for shares of the tokens, and back (Jacobs et al. 2023, "DeepSpeed Ulysses").
     """
 
     def __init__(self, width: int, num_heads: int, window: int, anchors: int = 0) -> None:
         super().__init__(width, num_heads)
         self.window = window
         self.anchors = anchors
+        self.sequence_group: dist.ProcessGroup | None = None
 
     def forward(self, x_BTSD: Tensor, cache: RingCache | None = None) -> Tensor:
         """Whole sequences without `cache`; with it, one new latent frame (T = 1) against the cached ones."""
-        B, _T, _S, _ = x_BTSD.shape
+        if self.sequence_group is None:
+            return self._all_times(x_BTSD, cache)
+        x = swap_shards(x_BTSD, gathered=1, split=2, group=self.sequence_group)
+        return swap_shards(self._all_times(x, None), gathered=2, split=1, group=self.sequence_group)
+
+    def _all_times(self, x_BTSD: Tensor, cache: RingCache | None) -> Tensor:
+        B = len(x_BTSD)
         q, k, v = self.project(rearrange(x_BTSD, "b t s d -> (b s) t d"))
         x = self._whole(q, k, v) if cache is None else self._step(q, k, v, cache, B)
         return rearrange(x, "(b s) t d -> b t s d", b=B)
@@ -158,6 +170,14 @@ class TemporalAttention(SelfAttention):
             rotate(q_BSKPE, context.rotation.last()), context.keys, context.values, attn_mask=context.mask
         )
         return self.out(rearrange(x, "b s k p e -> (b s) p (k e)"))
+
+
+def swap_shards(x: Tensor, gathered: int, split: int, group: dist.ProcessGroup) -> Tensor:
+    """Turns a tensor of which each process holds a stretch of axis `gathered` into one of which it holds a stretch
+    of axis `split`, whose length the number of processes must divide."""
+    parts = torch.stack(x.chunk(dist.get_world_size(group), split)).contiguous()
+    received = all_to_all_single(torch.empty_like(parts), parts, group=group)
+    return torch.cat(list(received), gathered)
 
 
 @dataclass(frozen=True)

@@ -106,9 +106,16 @@ class Model(nn.Module):
             if config.instructnet and config.foundation
             else None
         )
-        channels = config.vae.latent_channels
-        self.register_buffer("mean_C", _channels(config.latent_mean or (0.0,) * channels), persistent=False)
-        self.register_buffer("std_C", _channels(config.latent_std or (1.0,) * channels), persistent=False)
+        self.set_statistics()
+
+    def set_statistics(self) -> None:
+        """Takes the latents' mean and deviation from the config; after building on the meta device once more."""
+        channels = self.config.vae.latent_channels
+        with torch.device("cpu"):
+            mean = _channels(self.config.latent_mean or (0.0,) * channels)
+            std = _channels(self.config.latent_std or (1.0,) * channels)
+        self.register_buffer("mean_C", mean, persistent=False)
+        self.register_buffer("std_C", std, persistent=False)
 
     @property
     def device(self) -> torch.device:

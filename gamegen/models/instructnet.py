@@ -12,6 +12,7 @@ Shape suffixes as in `msdit.py`; O is the size of one frame's operation vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,8 @@ class Controls:
     """A batch of controls.
 
     `operations` `(B, T, 4, O)`; `has_operations` `(B, T)` is false where no operation is given (which is not the
-    same as no key held); `instruction` texts; `video` `(B, T, C, H, W)` latents of a video prompt or None.
+    same as no key held); `instruction` texts; `video` `(B, T, C, H, W)` latents of a video prompt or None, which
+    counts for the rows where `has_video` `(B,)` is true.
     """
 
     operations: Tensor
@@ -57,6 +59,7 @@ class Controls:
     instruction: Text
     instruction_active: Tensor
     video: Tensor | None = None
+    has_video: Tensor | None = None
 
     def to(self, device: torch.device) -> Controls:
         """The same on another device."""
@@ -66,6 +69,7 @@ class Controls:
             self.instruction.to(device),
             self.instruction_active.to(device),
             None if self.video is None else self.video.to(device),
+            None if self.has_video is None else self.has_video.to(device),
         )
 
     def dropped(self) -> Controls:
@@ -85,6 +89,7 @@ class Controls:
             self.instruction.rows(index),
             self.instruction_active[index],
             None if self.video is None else self.video[index],
+            None if self.has_video is None else self.has_video[index],
         )
 
 
@@ -109,13 +114,26 @@ class InstructBlock(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, x_BTSD: Tensor, operation_BTO: Tensor, text: Text, active_BT: Tensor, rows: int, cache):
+    def forward(
+        self, x_BTSD: Tensor, operation_BTO: Tensor, text: Text, active_BT: Tensor, rows: int, cache
+    ) -> tuple[Tensor, Tensor]:
+        """The branch's tokens, and what they add to the foundation's."""
         scale_1, shift_1, scale_2, shift_2 = self.film(operation_BTO).unsqueeze(2).chunk(4, -1)
         x = x_BTSD + self.attention(modulate(x_BTSD, scale_1, shift_1), cache if self.temporal else rows)
         h = F.layer_norm(x, x.shape[-1:])
         heard = self.instruction(h.flatten(1, 2), text.tokens, text.mask).view_as(x)
         x = x + heard * active_BT[:, :, None, None]
-        return x + self.mlp(modulate(x, scale_2, shift_2), rows)
+        x = x + self.mlp(modulate(x, scale_2, shift_2), rows)
+        return x, self.out(x)
+
+
+class EmbeddedControls(NamedTuple):
+    """Controls as the blocks take them: operations `(B, T, O)`, instruction tokens `(B, L, D)`, video tokens
+    `(B, T, S, D)` or None."""
+
+    operations: Tensor
+    instruction: Tensor
+    video: Tensor | None
 
 
 class InstructNet(nn.Module):
@@ -150,6 +168,16 @@ class InstructNet(nn.Module):
         """The control branch of one batch, to pass to `MSDiT.forward`."""
         return BoundControls(self, controls)
 
+    def forward(self, controls: Controls) -> EmbeddedControls:
+        """Embeds a batch of controls; the blocks run later, layer by layer with the foundation's."""
+        video = None
+        if controls.video is not None and controls.has_video is not None:
+            patches = rearrange(controls.video, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
+            video = self.video_in(patches) * controls.has_video[:, None, None, None]
+        return EmbeddedControls(
+            self.embed_operations(controls), self.text_in(controls.instruction.tokens), video
+        )
+
     def embed_operations(self, controls: Controls) -> Tensor:
         """FiLM condition `(B, T, operation_width)` of keys and the pooled instruction."""
         # Three times the embedding: with less, keys are ignored for most of a short training.
@@ -164,30 +192,19 @@ class BoundControls(Control):
 
     def __init__(self, net: InstructNet, controls: Controls) -> None:
         self.net = net
-        self.controls = controls
+        self.active_BT = controls.instruction_active
+        self.embedded = net(controls)
         instruction = controls.instruction
-        self.text = Text(net.text_in(instruction.tokens), instruction.mask, instruction.pooled)
-        self.operation_BTO = net.embed_operations(controls)
+        self.text = Text(self.embedded.instruction, instruction.mask, instruction.pooled)
 
     def start(self, x_BTSD: Tensor, rows: int) -> None:
         self.rows = rows
-        self.state = x_BTSD
-        if self.controls.video is not None:
-            patches = rearrange(
-                self.controls.video, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH
-            )
-            self.state = self.state + self.net.video_in(patches)
+        self.state = x_BTSD if self.embedded.video is None else x_BTSD + self.embedded.video
 
     def after_layer(self, layer: int, x_BTSD: Tensor, rings) -> Tensor:
         block = self.net.blocks[layer]
-        assert isinstance(block, InstructBlock)
         ring = next(rings) if rings and block.temporal else None
-        self.state = block(
-            self.state + x_BTSD,
-            self.operation_BTO,
-            self.text,
-            self.controls.instruction_active,
-            self.rows,
-            ring,
+        self.state, change = block(
+            self.state + x_BTSD, self.embedded.operations, self.text, self.active_BT, self.rows, ring
         )
-        return block.out(self.state)
+        return change

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gamegen.controls import FRAMES_PER_CHUNK
 from gamegen.models.instructnet import InstructNetConfig
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.vae import VAEConfig
 from gamegen.training.discriminator import DiscriminatorConfig
+from gamegen.training.parallel import ParallelConfig
 
 StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder"]
 
@@ -62,6 +65,23 @@ class DecoderLossConfig:
 
 
 @dataclass(frozen=True)
+class ControlMix:
+    """What steers the windows that InstructNet learns from, in relative shares: nothing, keys, instructions in words,
+    video prompts, or several at once. A share with video falls to windows that have one, else to its words alone.
+
+    The default suits footage with keys; GameGen-X (section 3.3) gives 20 % no control and, of the rest, 30 % text and
+    keys, 30 % text, 30 % text and video prompt and 10 % all of them.
+    """
+
+    nothing: float = 0.22
+    keys: float = 0.22
+    words: float = 0.06
+    words_and_keys: float = 0.5
+    words_and_video: float = 0.0
+    everything: float = 0.0
+
+
+@dataclass(frozen=True)
 class FlowLossConfig:
     """The rectified-flow objective with diffusion forcing.
 
@@ -69,11 +89,9 @@ class FlowLossConfig:
     before each one is given with noise uniform up to `previous_noise`; it is masked with probability
     `text_to_video` (then the window begins a world), the text is dropped with probability `text_drop`. The loss is
     weighted by how much a latent changed.
-    With InstructNet: `uncontrolled` of the windows carry no control; of the rest `keys_only`, `words_only`
-    carry one kind and the others both. From `own_start` of the run on, `own_predictions` of the windows have
-    their previous latents replaced by the model's own predictions, against drift.
-    `image_share` of the steps take single latents with nothing before them, as many as a step of windows has:
-    a world's first picture is drawn from the words alone, and windows hardly teach that.
+    With InstructNet, `controls` says which windows are steered by what. From `own_start` of the run on,
+    `own_predictions` of the windows have their previous latents replaced by the model's own, against drift.
+    A bucket of one frame teaches a world's first picture, which is drawn from the words alone.
     `still_windows` of the windows are drawn around a moment without keys, and latents that equal the one before
     them count `still_weight` times: footage is mostly movement, and a world that cannot stand still shimmers.
     `train_foundation` false freezes the foundation while InstructNet learns.
@@ -84,15 +102,12 @@ class FlowLossConfig:
     previous_noise: float = 0.35
     text_to_video: float = 0.25
     text_drop: float = 0.25
-    uncontrolled: float = 0.2
-    keys_only: float = 0.3
-    words_only: float = 0.1
+    controls: ControlMix = field(default_factory=ControlMix)
     own_predictions: float = 0.25
     own_start: float = 0.5
     transition_windows: float = 0.25
     still_windows: float = 0.15
     still_weight: float = 4.0
-    image_share: float = 0.25
     train_foundation: bool = False
 
 
@@ -114,8 +129,49 @@ class TurboConfig:
 
 
 @dataclass(frozen=True)
+class TrainingBucket:
+    """Windows of `num_frames` frames (1: single latents, as images) from clips of `size`, in some of the steps.
+
+    `probability` is relative to that of the stage's other buckets.
+    """
+
+    size: str = "160x96"
+    num_frames: int = 32
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\d+x\d+", self.size):
+            raise ValueError(f"bucket size {self.size!r}: expected WIDTHxHEIGHT, for example 160x96")
+        if self.num_frames < 1:
+            raise ValueError(f"bucket {self.name}: num_frames must be at least 1")
+        if self.probability <= 0:
+            raise ValueError(f"bucket {self.name}: probability {self.probability} must be above 0")
+
+    @property
+    def name(self) -> str:
+        """WIDTHxHEIGHTxFRAMES."""
+        return f"{self.size}x{self.num_frames}"
+
+    @property
+    def num_latents(self) -> int:
+        """Latent frames of a window."""
+        return -(-self.num_frames // FRAMES_PER_CHUNK)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a window: patches of 16x16 pixels of each latent frame."""
+        width, height = map(int, self.size.split("x"))
+        return self.num_latents * (width // 16) * (height // 16)
+
+
+@dataclass(frozen=True)
 class StageConfig:
-    """One stage. `window` is in latent frames; `buffer_clips` clips are held in memory and windows drawn from them.
+    """One stage.
+
+    A step takes `batch_size` windows of the first bucket, or as many of another as hold about the same number of
+    tokens, in `micro_batches` equal parts that workers share or take one after the other: the number of workers
+    changes nothing about what is learned. A reader mixes the windows of `pool_clips` clips at a time.
+    `keep_states` states to resume from are kept; of older ones the averaged weights go to the archive.
 
     `vae`, `foundation_model` and `instructnet_model` are the sizes of parts this stage creates.
     """
@@ -123,8 +179,11 @@ class StageConfig:
     stage: StageName
     steps: int = 2000
     batch_size: int = 8
-    window: int = 6
-    buffer_clips: int = 1000
+    micro_batches: int = 1
+    buckets: tuple[TrainingBucket, ...] = (TrainingBucket(),)
+    pool_clips: int = 32
+    keep_states: int = 5
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     ema_decay: float = 0.998
     seed: int = 0
     log_every: int = 20
@@ -137,3 +196,16 @@ class StageConfig:
     decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)
     turbo: TurboConfig = field(default_factory=TurboConfig)
+
+    def __post_init__(self) -> None:
+        if not self.buckets:
+            raise ValueError("buckets: a stage needs at least one")
+        if self.micro_batches < 1 or self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size = {self.batch_size}: must be a multiple of micro_batches = {self.micro_batches}"
+            )
+
+    def micro_batch_size(self, bucket: TrainingBucket) -> int:
+        """Windows of `bucket` in a micro-batch: about as many tokens as one of the first bucket has."""
+        tokens = self.batch_size // self.micro_batches * self.buckets[0].num_tokens
+        return max(1, round(tokens / bucket.num_tokens))

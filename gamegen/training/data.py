@@ -1,210 +1,182 @@
-"""Windows for training, drawn from a buffer of clips.
+"""From a plan to batches: windows are read, cut and stacked, a few steps ahead of the training.
 
-A buffer takes rows from any source (Parquet files here, a Ray Data shard in `jobs/train.py`), prepares each once
-and holds up to `capacity` of them. A batch is a pure function of (seed, rank, step) and the buffer's contents, so
-a resumed run sees what the uninterrupted one would have seen whenever the data fits in the buffer.
+Where windows come from is a `WindowSource`: Parquet files read in this process, or a Ray Dataset of the same
+pools (`jobs/train.py`). Both give the same windows in the same order.
 """
 
 from __future__ import annotations
 
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
-from gamegen.curation.decode import decode_clip
-from gamegen.curation.encoded import EncodedClip
-from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Text
-from gamegen.models.text import TextStates
-from gamegen.models.vae import TEMPORAL_FACTOR, from_pixels
-from gamegen.training.config import FlowLossConfig, StageConfig
+from gamegen.training.plan import BucketPlan, ClipRow, Lane, Plan, Sample
 
-Clip = TypeVar("Clip")
 Row = dict[str, Any]
+Batch = Any
+WindowSource = Callable[[BucketPlan, list[int], int], Iterator[tuple[int, Any]]]
+"""(bucket, lanes, position) to an endless row of (lane, window), each lane's in its order from `position` on."""
 
 
-def read_rows(folder: Path, split: str) -> Iterator[Row]:
-    """Rows of every Parquet shard of a split, file by file in name order; raises FileNotFoundError if none."""
-    files = sorted((folder / f"split={split}").rglob("*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"no {split} shards under {folder}: run the curate and encode jobs first")
-    for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=4):
-            yield from batch.to_pylist()
+class WindowKind(ABC):
+    """How a stage's windows are made: of latents, or of pixels."""
+
+    length_column: str
+
+    @abstractmethod
+    def prepare(self, row: Row) -> Any:
+        """A clip, from its row of a shard; done once a pool."""
+
+    @abstractmethod
+    def cut(self, clip: Any, sample: Sample, num_latents: int) -> Any:
+        """One window of a clip: a pure function of its arguments."""
+
+    @abstractmethod
+    def collate(self, windows: list[Any]) -> Batch:
+        """Windows of one size as a batch."""
 
 
-class ClipBuffer(Generic[Clip]):
-    """Up to `capacity` prepared clips; when full, each step exchanges one for the next of the source."""
-
-    def __init__(self, rows: Iterator[Row], prepare: Callable[[Row], Clip], capacity: int, seed: int) -> None:
-        self._rows, self._prepare, self._seed = rows, prepare, seed
-        self.clips: list[Clip] = []
-        self._exhausted = False
-        while len(self.clips) < capacity and not self._exhausted:
-            self._take(None)
-        if not self.clips:
-            raise ValueError("the data holds no clip of this split")
-
-    def _take(self, place: int | None) -> None:
-        row = next(self._rows, None)
-        if row is None:
-            self._exhausted = True
-        elif place is None:
-            self.clips.append(self._prepare(row))
-        else:
-            self.clips[place] = self._prepare(row)
-
-    def generator(self, step: int, rank: int = 0) -> np.random.Generator:
-        """The step's own random numbers; also moves the buffer on when its source has more."""
-        if not self._exhausted:
-            self._take(step % len(self.clips))
-        return np.random.default_rng((self._seed, rank, step))
+def read_pool(pool: list[Sample], kind: WindowKind, num_latents: int) -> Iterator[Any]:
+    """The windows of a pool, in order; each of its row groups is read once."""
+    wanted: dict[tuple[str, int], set[ClipRow]] = {}
+    for sample in pool:
+        wanted.setdefault((sample.clip.file, sample.clip.group), set()).add(sample.clip)
+    clips = {}
+    for (file, group), rows in wanted.items():
+        table = pq.ParquetFile(file).read_row_group(group)
+        for clip in rows:
+            clips[clip] = kind.prepare(table.slice(clip.row, 1).to_pylist()[0])
+    for sample in pool:
+        yield kind.cut(clips[sample.clip], sample, num_latents)
 
 
-def prepare_pixels(row: Row) -> np.ndarray:
-    """A curated row's frames, uint8 `(T, H, W, 3)`."""
-    return decode_clip(row["video"])
+def interleaved_pools(lanes: dict[int, Lane], position: int) -> Iterator[tuple[int, list[Sample]]]:
+    """(lane, pool) for ever, lane by lane in turns."""
+    pools = {index: lane.pools_from(position) for index, lane in lanes.items()}
+    while True:
+        for index, lane_pools in pools.items():
+            yield index, next(lane_pools)
 
 
-def pixel_batch(
-    buffer: ClipBuffer[np.ndarray], step: int, batch_size: int, window: int, crop: int, rank: int = 0
-) -> Tensor:
-    """Random crops, float32 `(B, 4 * window, 3, crop, crop)` in [-1, 1]; half of them mirrored."""
-    rng = buffer.generator(step, rank)
-    num_frames = window * TEMPORAL_FACTOR
-    pieces = []
-    for _ in range(batch_size):
-        frames = buffer.clips[rng.integers(len(buffer.clips))]
-        start = rng.integers(len(frames) - num_frames + 1)
-        side = min(crop, frames.shape[1], frames.shape[2])
-        y, x = (rng.integers(0, (frames.shape[a] - side) // 8 + 1) * 8 for a in (1, 2))
-        piece = frames[start : start + num_frames, y : y + side, x : x + side]
-        pieces.append(piece[:, :, ::-1] if rng.random() < 0.5 else piece)
-    return from_pixels(torch.from_numpy(np.stack(pieces)))
+def local_windows(kind: WindowKind) -> WindowSource:
+    """Windows read in this process."""
+
+    def windows(plan: BucketPlan, lanes: list[int], position: int) -> Iterator[tuple[int, Any]]:
+        for lane, pool in interleaved_pools({i: plan.lanes[i] for i in lanes}, position):
+            for window in read_pool(pool, kind, plan.bucket.num_latents):
+                yield lane, window
+
+    return windows
 
 
 @dataclass(frozen=True)
-class LatentBatch:
-    """Windows of latents, normalised, with what came before them.
+class StepBatches:
+    """This worker's share of one step: its bucket and (index, batch) of each micro-batch."""
 
-    `latents` and `previous` `(B, T, C, h, w)`: `previous[:, i]` is the latent before `latents[:, i]`;
-    `starts` `(B,)` is true where the window begins its clip, so that `previous[:, 0]` means nothing.
-    `prompt` describes the scene the window shows; `first_prompt` the scene before the instruction in force, which
-    is what a player's prompt says by then.
-    """
-
-    latents: Tensor
-    previous: Tensor
-    starts: Tensor
-    prompt: Text
-    first_prompt: Text
-    controls: Controls
-
-    def to(self, device: torch.device) -> LatentBatch:
-        """The same on another device."""
-        return LatentBatch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+    step: int
+    bucket: str
+    micro_batches: list[tuple[int, Batch]]
 
 
-def training_batch(
-    buffer: ClipBuffer[EncodedClip],
-    step: int,
-    config: StageConfig,
-    normalise: Callable[[Tensor], Tensor],
-    rank: int = 0,
-) -> LatentBatch:
-    """A step's batch: `config.batch_size` windows or, in `flow.image_share` of the steps, as many latents as
-    single images. Every rank draws the same kind, so that none waits for another."""
-    is_image = np.random.default_rng((config.seed, step)).random() < config.flow.image_share
-    window = 1 if is_image else config.window
-    batch_size = config.batch_size * config.window // window
-    return latent_batch(buffer, step, batch_size, window, config.flow, normalise, rank)
+class Feed:
+    """The batches of every step for one of `num_workers` workers."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        kind: WindowKind,
+        source: WindowSource | None = None,
+        worker: int = 0,
+        num_workers: int = 1,
+    ) -> None:
+        num_lanes = plan.config.micro_batches
+        if num_lanes % num_workers:
+            raise ValueError(
+                f"{num_workers} workers cannot share {num_lanes} micro-batches a step equally: set micro_batches in "
+                f"the stage's file to a multiple of {num_workers}, or train with another number of workers"
+            )
+        self.plan, self.kind = plan, kind
+        self.source = source or local_windows(kind)
+        self.lanes = list(range(worker, num_lanes, num_workers))
+
+    def start(self) -> dict[str, int]:
+        """The positions of a new run: samples taken from each lane, by bucket."""
+        return dict.fromkeys(self.plan.buckets, 0)
+
+    def advance(self, positions: dict[str, int], bucket: str) -> dict[str, int]:
+        """The positions after a step of `bucket`."""
+        return positions | {bucket: positions[bucket] + self.plan.buckets[bucket].micro_batch_size}
+
+    def batches(self, step: int, positions: dict[str, int]) -> Iterator[StepBatches]:
+        """The batches of step after step, from `step` on, for ever."""
+        streams = {
+            name: _Lanes(self.source(plan, self.lanes, positions[name]), self.lanes)
+            for name, plan in self.plan.buckets.items()
+        }
+        while True:
+            name = self.plan.bucket_of(step)
+            size = self.plan.buckets[name].micro_batch_size
+            yield StepBatches(
+                step, name, [(i, self.kind.collate(streams[name].take(i, size))) for i in self.lanes]
+            )
+            step += 1
+
+    def example(self, num_micro_batches: int = 1) -> Batch:
+        """The first windows of the first bucket as one batch: the same for every worker and at any time."""
+        plan = next(iter(self.plan.buckets.values()))
+        pool = next(plan.lanes[0].pools_from(0))[: num_micro_batches * plan.micro_batch_size]
+        return self.kind.collate(list(read_pool(pool, self.kind, plan.bucket.num_latents)))
 
 
-def latent_batch(
-    buffer: ClipBuffer[EncodedClip],
-    step: int,
-    batch_size: int,
-    window: int,
-    flow: FlowLossConfig,
-    normalise: Callable[[Tensor], Tensor],
-    rank: int = 0,
-) -> LatentBatch:
-    """Random windows; `flow.transition_windows` show an instruction taking effect, `flow.still_windows` a moment
-    without keys, both where the clip has one.
+class _Lanes:
+    """Takes windows of one lane at a time from a stream that mixes several."""
 
-    A window of one latent is an image: it counts as a start wherever it is from.
-    """
-    rng = buffer.generator(step, rank)
-    rows = []
-    for _ in range(batch_size):
-        clip = buffer.clips[rng.integers(len(buffer.clips))]
-        rows.append(_window(clip, window, _start(clip, window, flow, rng), rng))
-    width = rows[0].prompt.tokens.shape[1]
-    text = lambda states: Text.stack([s and (s.tokens, s.pooled) for s in states], width)  # noqa: E731
-    controls = Controls(
-        torch.stack([row.operations for row in rows]),
-        torch.ones(batch_size, window, dtype=torch.bool),
-        text([row.instruction for row in rows]),
-        torch.stack([row.active for row in rows]),
-    )
-    return LatentBatch(
-        normalise(torch.stack([row.latents for row in rows])),
-        normalise(torch.stack([row.previous for row in rows])),
-        torch.tensor([row.starts for row in rows]),
-        text([row.prompt for row in rows]),
-        text([row.first_prompt for row in rows]),
-        controls,
-    )
+    def __init__(self, windows: Iterator[tuple[int, Any]], lanes: list[int]) -> None:
+        self._windows = windows
+        self._waiting: dict[int, deque[Any]] = {lane: deque() for lane in lanes}
+
+    def take(self, lane: int, count: int) -> list[Any]:
+        """The next `count` windows of a lane."""
+        while len(self._waiting[lane]) < count:
+            other, window = next(self._windows)
+            self._waiting[other].append(window)
+        return [self._waiting[lane].popleft() for _ in range(count)]
 
 
-@dataclass(frozen=True)
-class _Window:
-    latents: Tensor
-    previous: Tensor
-    starts: bool
-    operations: Tensor
-    prompt: TextStates
-    first_prompt: TextStates
-    instruction: TextStates | None
-    active: Tensor
+def ahead(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
+    """The same items, made in a thread while earlier ones are used; an error there is raised here."""
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
 
+    def put(item: tuple[Any, BaseException | None]) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
 
-def _start(clip: EncodedClip, window: int, flow: FlowLossConfig, rng: np.random.Generator) -> int:
-    last = clip.num_chunks - window
-    kind = rng.random()
-    moments: list[int] = []
-    if kind < flow.transition_windows:
-        moments = [instruction.chunk for instruction in clip.instructions]
-    elif kind < flow.transition_windows + flow.still_windows:
-        moments = (clip.operations == 0).flatten(1).all(1).nonzero().flatten().tolist()
-    if moments:
-        return int(np.clip(moments[rng.integers(len(moments))] - rng.integers(window), 0, last))
-    return int(rng.integers(last + 1))
+    def work() -> None:
+        try:
+            for item in batches:
+                if not put((item, None)):
+                    return
+        except BaseException as error:
+            put((None, error))
 
-
-def _window(clip: EncodedClip, window: int, start: int, rng: np.random.Generator) -> _Window:
-    stop = start + window
-    latents = clip.latents[start:stop].float()
-    before = clip.latents[max(start - 1, 0)][None].float()
-    said = [i for i in clip.instructions if i.chunk < stop]
-    instruction = said[-1] if said else None
-    begins = instruction.chunk if instruction else clip.num_chunks
-    # A window across a change is described by what it turns into; without the instruction its text is dropped.
-    scene = [segment for segment in clip.segments if segment.chunk < stop][-1]
-    prompts = clip.segments[0].prompts
-    return _Window(
-        latents,
-        torch.cat([before, latents[:-1]]),
-        start == 0 or window == 1,
-        clip.operations[start:stop].float(),
-        scene.prompts[rng.integers(len(scene.prompts))],
-        prompts[rng.integers(len(prompts))],
-        instruction.states if instruction else None,
-        (torch.arange(start, stop) >= begins).float(),
-    )
+    threading.Thread(target=work, name="feed", daemon=True).start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        stopped.set()

@@ -1,7 +1,7 @@
 """The training loop that every stage shares, with and without Ray.
 
-It knows nothing of Ray: `jobs/train.py` passes rows of a Ray Data shard and a callback that reports. With an
-initialised `torch.distributed` group, gradients are averaged over ranks and rank 0 writes.
+It knows nothing of Ray: `jobs/train.py` passes a source of windows and a callback that reports. With an
+initialised `torch.distributed` group, the processes share each step's micro-batches and rank 0 writes.
 """
 
 from __future__ import annotations
@@ -12,53 +12,78 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from gamegen.config import to_dict
-from gamegen.device import autocast
+from gamegen.device import autocast, default_device
 from gamegen.models.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
+from gamegen.storage.objects import LocalStore, ObjectStore
+from gamegen.training import parallel
 from gamegen.training.config import OptimiserConfig, StageConfig
+from gamegen.training.data import Feed, StepBatches, ahead
 from gamegen.training.muon import Muon
 from gamegen.training.objectives import Objective
 from gamegen.training.pictures import save_curves, save_sheet
+from gamegen.training.states import States, scratch_folder, upload_checkpoint
 
-STATE_FILE = "training.pt"
+STATES_FOLDER = "states"
+ARCHIVE_FOLDER = "archive"
+FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a stage writes and how long it may take (`minutes` None: all its steps)."""
+    """Where a stage writes and how long it may take (`minutes` None: all its steps).
+
+    `archive` takes the averaged weights of states that are no longer kept; None is a folder of `output`.
+    """
 
     output: Path
     minutes: float | None = None
     data: str = ""
     init: str = ""
-    report: Callable[[dict[str, float], Path | None], None] | None = None
+    report: Callable[[dict[str, float]], None] | None = None
     show_progress: bool = True
+    archive: ObjectStore | None = None
 
 
 class Trainer:
-    """Optimises an objective from batches that are a function of the step; saves, resumes, shows."""
+    """Optimises an objective over the steps of a feed; saves, resumes, shows."""
 
-    def __init__(
-        self, objective: Objective, config: StageConfig, run: Run, batch_at: Callable[[int], Any]
-    ) -> None:
-        self.objective, self.config, self.run, self.batch_at = objective, config, run, batch_at
+    def __init__(self, objective: Objective, config: StageConfig, run: Run, feed: Feed) -> None:
+        self.objective, self.config, self.run, self.feed = objective, config, run, feed
+        self.device = default_device()
+        parallel.prepare(objective.sharded_modules(), config.parallel, self.device)
+        for module in (objective.model, *objective.sharded_modules()):
+            module.to(self.device)
+        group = parallel.sequence_group(config.parallel)
+        objective.shared_time = parallel.SharedTime(group) if group else None
         self.modules = objective.trained_modules()
-        self.device = objective.model.device
+        # One module for PyTorch's optimiser states, which go by parameter names; a name must not hold dots.
+        self._container = nn.ModuleDict({name.replace(".", "/"): m for name, m in self.modules.items()})
         self.parameters = [p for module in self.modules.values() for p in module.parameters()]
         self.optimisers = build_optimisers(self.modules, config.optimiser)
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
-        self.ema = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+        self.rank = parallel.rank()
+        self.averages = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
+        self.states = States(run.output / STATES_FOLDER, config.keep_states)
         self.step, self.elapsed_s = 0, 0.0
+        self.positions = feed.start()
         self.history: list[dict[str, float]] = []
+        self._archive = run.archive or LocalStore(run.output / ARCHIVE_FOLDER)
+        self._archivist = ThreadPoolExecutor(1, "archive")
+        self._archiving: Future[None] | None = None
 
     def _weights(self) -> dict[str, Tensor]:
         return {
@@ -73,30 +98,35 @@ class Trainer:
         with self._progress() as bar:
             task = bar.add_task(self.config.stage, total=1.0)
             try:
-                for metrics in self._steps():
+                for metrics in self.steps():
                     bar.update(task, completed=self.progress, description=self._describe(metrics))
             except KeyboardInterrupt:
                 # Stopped by hand: nothing done so far is lost, the same command goes on from here.
                 self.save()
                 raise
+            finally:
+                self.finish_writing()
         return self.run.output
 
-    def _steps(self) -> Iterator[dict[str, float]]:
+    def steps(self) -> Iterator[dict[str, float]]:
         """Steps to the end of the stage, logged and saved on the way; yields each step's metrics."""
+        if self.progress >= 1:
+            return
         began = time.monotonic() - self.elapsed_s
         totals: dict[str, float] = {}
-        while self.progress < 1:
-            metrics = self.train_step()
+        for batches in ahead(self.feed.batches(self.step, self.positions)):
+            metrics = self.train_step(batches)
             self.elapsed_s = time.monotonic() - began
             totals = {name: totals.get(name, 0.0) + value for name, value in metrics.items()}
             if self.step % self.config.log_every == 0:
                 self._log({name: value / self.config.log_every for name, value in totals.items()})
                 totals = {}
-            if self.step % self.config.save_every == 0:
+            is_last = self._agreed_progress() >= 1
+            if self.step % self.config.save_every == 0 or is_last:
                 self.save()
             yield metrics
-        if self.step % self.config.save_every:
-            self.save()
+            if is_last:
+                return
 
     @property
     def progress(self) -> float:
@@ -104,7 +134,13 @@ class Trainer:
         by_time = self.elapsed_s / (60 * self.run.minutes) if self.run.minutes else 0.0
         return min(1.0, max(self.step / self.config.steps, by_time))
 
-    def train_step(self) -> dict[str, float]:
+    def _agreed_progress(self) -> float:
+        """Progress by the clock of rank 0, where there is a time limit: all stop at the same step."""
+        if self.run.minutes:
+            self.elapsed_s = parallel.from_first(self.elapsed_s)
+        return self.progress
+
+    def train_step(self, batches: StepBatches) -> dict[str, float]:
         """One optimiser step; returns its metrics."""
         progress = self.progress
         rate = learning_rate(self.config.optimiser, self.step, progress)
@@ -112,67 +148,122 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.zero_grad(set_to_none=True)
-        generator = torch.Generator().manual_seed(hash((self.config.seed, self.rank, self.step)) % 2**63)
-        with autocast(self.device):
-            loss, metrics = self.objective.loss(self.batch_at(self.step), generator, progress)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} at step {self.step}: lower the learning rate and resume"
-            )
-        loss.backward()
-        average_gradients(self.parameters)
+        totals: dict[str, float] = {}
+        for index, batch in batches.micro_batches:
+            metrics = self._backward(index, batch, progress)
+            share = 1 / len(batches.micro_batches)
+            totals = {name: totals.get(name, 0.0) + share * value for name, value in metrics.items()}
+        for p in self.parameters:
+            # What no window of this step used has no gradient yet; with more workers it would have one of zero.
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        parallel.sum_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.clip_norm)
         for optimiser in self.optimisers:
             optimiser.step()
         self.objective.after_step()
         self.step += 1
-        self._update_ema()
-        return {"loss": loss.item(), **metrics, "gradient_norm": float(norm)}
+        self.positions = self.feed.advance(self.positions, batches.bucket)
+        self._update_averages()
+        return {**totals, "gradient_norm": parallel.whole(norm).item()}
+
+    def _backward(self, index: int, batch: Any, progress: float) -> dict[str, float]:
+        """Adds a micro-batch's share of the gradient. Its random numbers are its own, whoever computes it."""
+        generator = torch.Generator().manual_seed(hash((self.config.seed, self.step, index)) % 2**63)
+        with autocast(self.device):
+            loss, metrics = self.objective.loss(batch, generator, progress)
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {self.step}: lower the learning rate and resume"
+            )
+        # Processes that share a window each compute its whole loss, and all gradients are summed.
+        (loss / self.config.micro_batches / self.config.parallel.sequence).backward()
+        return {"loss": loss.item(), **metrics}
 
     @torch.no_grad()
-    def _update_ema(self) -> None:
+    def _update_averages(self) -> None:
         # A young average forgets faster, or it would still remember the random start.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         weights = self._weights()
-        slow = [self.ema[name] for name in weights]
+        slow = [self.averages[name] for name in weights]
         torch._foreach_lerp_(slow, [w.detach() for w in weights.values()], 1 - decay)
 
     def _log(self, metrics: dict[str, float]) -> None:
+        metrics = parallel.mean_over_workers(metrics)
         row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **metrics}
         self.history.append(row)
         if self.rank == 0:
             self.run.output.mkdir(parents=True, exist_ok=True)
             with (self.run.output / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        if self.run.report:
+            self.run.report(row)
 
     def save(self) -> None:
-        """Writes the checkpoint (averaged weights), the state to resume from, curves and a contact sheet."""
+        """Writes the checkpoint (averaged weights), curves and a contact sheet, and begins to write the state."""
+        self.states.save(self.step, self._state())
+        self._save_checkpoint()
         if self.rank == 0:
-            self._save_checkpoint()
-            state = {
-                "step": self.step,
-                "elapsed_s": self.elapsed_s,
-                "history": self.history,
-                "weights": {name: weight.detach() for name, weight in self._weights().items()},
-                "ema": self.ema,
-                "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-                "objective": self.objective.state(),
-            }
-            partial = self.run.output / f"{STATE_FILE}.partial"
-            torch.save(state, partial)
-            partial.replace(self.run.output / STATE_FILE)
+            self._archive_surplus()
             if self.history:
                 save_curves(self.history, self.run.output / "curves.png")
-            save_sheet(self._averaged_sheet(), self.run.output / "sheets" / f"{self.step:06d}.png")
-        if self.run.report:
-            latest: dict[str, float] = self.history[-1] if self.history else {"step": self.step}
-            self.run.report(latest, self.run.output if self.rank == 0 else None)
+            if not parallel.is_sharded(self.config.parallel):
+                save_sheet(self._averaged_sheet(), self.run.output / "sheets" / f"{self.step:06d}.png")
+
+    def finish_writing(self) -> None:
+        """Returns when all that was begun is on disk."""
+        self.states.wait()
+        if self._archiving is not None:
+            self._archiving.result()
+
+    def _state(self) -> dict[str, Any]:
+        """Everything a resumed run needs; also the shape into which one is loaded."""
+        return {
+            "weights": {name: weight.detach() for name, weight in self._weights().items()},
+            "averages": self.averages,
+            "optimisers": get_optimizer_state_dict(self._container, self.optimisers, options=FLAT),
+            "objective": self.objective.state(),
+            "random": torch.get_rng_state(),
+            "progress": json.dumps(
+                {
+                    "step": self.step,
+                    "elapsed_s": self.elapsed_s,
+                    "positions": self.positions,
+                    "history": self.history,
+                }
+            ),
+        }
+
+    def resume(self) -> None:
+        """Continues a stopped run of the same output folder, if there is one, with any number of workers."""
+        steps = self.states.steps()
+        if not steps:
+            return
+        state = self.states.load(steps[-1], self._state())
+        with torch.no_grad():
+            for name, weight in self._weights().items():
+                weight.copy_(state["weights"][name])
+        set_optimizer_state_dict(self._container, self.optimisers, state["optimisers"], options=FLAT)
+        self.objective.restore(state["objective"])
+        torch.set_rng_state(state["random"])
+        progress = json.loads(state["progress"])
+        self.step, self.elapsed_s, self.history = (progress[k] for k in ("step", "elapsed_s", "history"))
+        self.positions = {name: progress["positions"].get(name, 0) for name in self.positions}
 
     def _save_checkpoint(self) -> None:
         model = self.objective.model
-        # What a stage trains beside the model (a discriminator) is only in the state to resume from.
-        weights = {name: self.ema.get(name, tensor) for name, tensor in model.state_dict().items()}
-        card = {
+        averages = {name: parallel.whole(tensor) for name, tensor in self.averages.items()}
+        if self.rank == 0:
+            save_checkpoint(self.run.output, model.config, self._model_weights(averages), self._card())
+
+    def _model_weights(self, averages: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All weights of the model. What a stage trains beside it (a discriminator) is only in the state."""
+        return {
+            name: averages.get(name, tensor) for name, tensor in self.objective.model.state_dict().items()
+        }
+
+    def _card(self) -> dict[str, Any]:
+        return {
             "stage": self.config.stage,
             "steps": self.step,
             "wall_time_s": round(self.elapsed_s, 1),
@@ -182,7 +273,21 @@ class Trainer:
             "metrics": self.history[-1] if self.history else {},
             "training": to_dict(self.config),
         }
-        save_checkpoint(self.run.output, model.config, weights, card)
+
+    def _archive_surplus(self) -> None:
+        """Archives the states beyond the number to keep, beside the training."""
+        if self._archiving is not None:
+            self._archiving.result()
+        self._archiving = self._archivist.submit(self._archive_steps, self.states.surplus(), self._card())
+
+    def _archive_steps(self, steps: list[int], card: dict[str, Any]) -> None:
+        for step in steps:
+            weights = self._model_weights(self.states.averages(step))
+            with scratch_folder() as folder:
+                config = self.objective.model.config
+                save_checkpoint(Path(folder), config, weights, card | {"steps": step}, torch.bfloat16)
+                upload_checkpoint(Path(folder), self._archive, step)
+            self.states.remove(step)
 
     def _averaged_sheet(self):
         """The sheet of the averaged weights, which are what is served."""
@@ -190,26 +295,11 @@ class Trainer:
         current = {name: weight.detach().clone() for name, weight in weights.items()}
         with torch.no_grad():
             for name, weight in weights.items():
-                weight.copy_(self.ema[name])
-            sheet = self.objective.sheet(self.batch_at(0))
+                weight.copy_(self.averages[name])
+            sheet = self.objective.sheet(self.feed.example())
             for name, weight in weights.items():
                 weight.copy_(current[name])
         return sheet
-
-    def resume(self) -> None:
-        """Continues a stopped run of the same output folder, if there is one."""
-        file = self.run.output / STATE_FILE
-        if not file.is_file():
-            return
-        state = torch.load(file, map_location=self.device, weights_only=False)
-        self.step, self.elapsed_s, self.history = state["step"], state["elapsed_s"], state["history"]
-        with torch.no_grad():
-            for name, weight in self._weights().items():
-                weight.copy_(state["weights"][name])
-                self.ema[name].copy_(state["ema"][name])
-        for optimiser, optimiser_state in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(optimiser_state)
-        self.objective.restore(state["objective"])
 
     def _describe(self, metrics: dict[str, float]) -> str:
         return f"{self.config.stage} step {self.step} loss {metrics['loss']:.4f}"
@@ -256,19 +346,6 @@ def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
     into_decay = max(0.0, progress - (1 - config.decay_fraction)) / max(config.decay_fraction, 1e-9)
     cosine = 0.5 * (1 + math.cos(math.pi * into_decay))
     return config.learning_rate * warm * (config.final_rate + (1 - config.final_rate) * cosine)
-
-
-def average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Averages gradients over the process group, if there is one."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    start = 0
-    for p in parameters:
-        p.grad = flat[start : start + p.numel()].view_as(p).clone()
-        start += p.numel()
 
 
 def start_model(config: StageConfig, init: Path | str | None) -> tuple[ModelConfig, dict[str, Tensor]]:

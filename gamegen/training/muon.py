@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
 
 # Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -48,10 +49,25 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)
-        updates = orthogonalise(torch.stack(list(ahead)))
+        updates = orthogonalise(torch.stack([whole_matrix(matrix) for matrix in ahead]))
         size = 0.2 * max(updates.shape[-2:]) ** 0.5
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        torch._foreach_add_(weights, list(updates), alpha=-lr * size)
+        shares = [share_like(weight, update) for weight, update in zip(weights, updates, strict=True)]
+        torch._foreach_add_(weights, shares, alpha=-lr * size)
+
+
+def whole_matrix(matrix: Tensor) -> Tensor:
+    """A matrix with all its shards: to orthogonalise one takes all of it."""
+    return matrix.full_tensor() if isinstance(matrix, DTensor) else matrix
+
+
+def share_like(weight: Tensor, update: Tensor) -> Tensor:
+    """The part of a whole update that this process's shard of a weight takes."""
+    if not isinstance(weight, DTensor):
+        return update
+    mesh = weight.device_mesh
+    everywhere = DTensor.from_local(update, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(placements=weight.placements)
 
 
 def orthogonalise(matrices_NRC: Tensor) -> Tensor:

@@ -5,7 +5,9 @@ Shape suffixes as in `gamegen/flow.py`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,7 +19,8 @@ from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Previous, Text
 from gamegen.models.vae import CausalVideoVAE, to_pixels
 from gamegen.training.config import FlowLossConfig, StageConfig, VAELossConfig
-from gamegen.training.data import LatentBatch
+from gamegen.training.latents import LatentBatch
+from gamegen.training.parallel import SharedTime
 
 Metrics = dict[str, float]
 
@@ -26,10 +29,15 @@ class Objective(ABC):
     """A model, the parameters a stage trains, its loss, and a picture of how well it does."""
 
     model: Model
+    shared_time: SharedTime | None = None
 
     @abstractmethod
     def trained_modules(self) -> dict[str, nn.Module]:
         """The modules to optimise, by their name in the checkpoint."""
+
+    def sharded_modules(self) -> list[nn.Module]:
+        """What a run with sharded states splits among its processes: what is trained, and slow copies of it."""
+        return list(self.trained_modules().values())
 
     @abstractmethod
     def loss(self, batch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
@@ -126,9 +134,7 @@ class FlowObjective(Objective):
         noise = self._noise_like(batch.previous, generator)
         levels = amount.clone()
         levels[:, 0] = torch.where(batch.starts | chance(c.text_to_video), -1.0, levels[:, 0])
-        words = ~chance(c.uncontrolled) if self.instructnet is not None else torch.zeros_like(batch.starts)
-        keys = words & ~chance(c.words_only)
-        words = words & ~chance(c.keys_only)
+        words, keys, video = (use.to(device) for use in self._draw_controls(B, generator))
         controls = batch.controls
         said = controls.instruction_active.sum(1) > 0
         # A change that nothing explains would teach worlds to change by themselves.
@@ -139,6 +145,8 @@ class FlowObjective(Objective):
             controls.has_operations & keys[:, None],
             controls.instruction,
             controls.instruction_active * words[:, None],
+            controls.video,
+            None if controls.has_video is None else controls.has_video & video,
         )
         # A player's prompt names the scene before the change; who does not hear the instruction needs the new one.
         follows = words & said
@@ -147,8 +155,44 @@ class FlowObjective(Objective):
         previous = Previous(batch.previous, add_noise(batch.previous, noise, amount), levels)
         return FlowInputs(previous, prompt, heard)
 
+    def _draw_controls(self, num_windows: int, generator: torch.Generator) -> Tensor:
+        """Which windows hear words, which feel keys, which see a video prompt: bool `(3, B)`."""
+        if self.instructnet is None:
+            return torch.zeros(3, num_windows, dtype=torch.bool)
+        mix = self.config.controls
+        shares = {
+            (0, 0, 0): mix.nothing,
+            (0, 1, 0): mix.keys,
+            (1, 0, 0): mix.words,
+            (1, 1, 0): mix.words_and_keys,
+            (1, 0, 1): mix.words_and_video,
+            (1, 1, 1): mix.everything,
+        }
+        drawn = torch.multinomial(
+            torch.tensor(list(shares.values()), dtype=torch.double),
+            num_windows,
+            replacement=True,
+            generator=generator,
+        )
+        return torch.tensor(list(shares), dtype=torch.bool)[drawn].T
+
     def velocity(self, foundation, instructnet, xt: Tensor, levels: Tensor, inputs: FlowInputs) -> Tensor:
         """The velocity a (foundation, InstructNet) pair predicts for the drawn inputs."""
+        shared = self.shared_time
+        if shared is None or not shared.divides(xt.shape[1]):
+            return self._velocity(foundation, instructnet, xt, levels, inputs)
+        parts = [module for module in (foundation, instructnet) if module is not None]
+        with shared.joined(*parts):
+            stretch = self._velocity(
+                foundation,
+                instructnet,
+                shared.stretch(xt),
+                shared.stretch(levels),
+                inputs.times(shared.stretch),
+            )
+        return shared.together(stretch)
+
+    def _velocity(self, foundation, instructnet, xt: Tensor, levels: Tensor, inputs: FlowInputs) -> Tensor:
         return foundation(
             xt,
             levels,
@@ -163,7 +207,8 @@ class FlowObjective(Objective):
     ) -> tuple[FlowInputs, Tensor, Tensor]:
         """The inputs, latents and loss weights of a step; later in a run some windows' past is the model's own."""
         weight = change_weight(batch, self.config.still_weight)
-        if batch.latents.shape[1] == 1 or progress < self.config.own_start:
+        is_image = batch.latents.shape[1] == 1
+        if is_image or progress < self.config.own_start or not self.config.own_predictions:
             return inputs, batch.latents, weight
         inputs, latents, is_target = self._with_own_predictions(inputs, batch, generator)
         return inputs, latents, weight * is_target
@@ -182,10 +227,9 @@ class FlowObjective(Objective):
         latents = batch.latents
         B, T = latents.shape[:2]
         is_target = torch.ones(B, T, 1, 1, 1, device=latents.device)
-        chosen = torch.rand(B, generator=generator) < self.config.own_predictions
-        if not chosen.any():
-            return inputs, latents, is_target
-        rows = chosen.nonzero().squeeze(1).to(latents.device)
+        # As many on every worker: passes of a sharded model are taken together.
+        num_rows = math.ceil(self.config.own_predictions * B)
+        rows = torch.randperm(B, generator=generator)[:num_rows].to(latents.device)
         some = inputs.rows(rows)
         level = 0.6 + 0.4 * torch.rand((len(rows), T), generator=generator).to(latents.device)
         xt = add_noise(latents[rows], self._noise_like(latents[rows], generator), level)
@@ -221,7 +265,7 @@ class FlowObjective(Objective):
         previous = Previous(batch.previous, batch.previous, context)
         inputs = FlowInputs(previous, batch.first_prompt, batch.controls)
         guess = predict_x0(
-            xt, self.velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
+            xt, self._velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level
         )
         rows = []
         for i in range(min(4, len(guess))):
@@ -240,6 +284,19 @@ class FlowInputs:
     def rows(self, index: Tensor) -> FlowInputs:
         """Those of some windows of the batch."""
         return FlowInputs(self.previous.rows(index), self.prompt.rows(index), self.controls.rows(index))
+
+    def times(self, take: Callable[[Tensor], Tensor]) -> FlowInputs:
+        """With `take` of every tensor that has a time axis."""
+        p, c = self.previous, self.controls
+        controls = Controls(
+            take(c.operations),
+            take(c.has_operations),
+            c.instruction,
+            take(c.instruction_active),
+            None if c.video is None else take(c.video),
+            c.has_video,
+        )
+        return FlowInputs(Previous(take(p.latent), take(p.noisy), take(p.level)), self.prompt, controls)
 
 
 def choose(condition_B: Tensor, yes: Text, no: Text) -> Text:

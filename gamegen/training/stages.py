@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from gamegen.config import load_yaml
-from gamegen.curation.encoded import EncodedClip
 from gamegen.device import default_device, keep_freed_memory
 from gamegen.models.checkpoint import Model, ModelConfig
+from gamegen.training import parallel
 from gamegen.training.config import StageConfig
-from gamegen.training.data import ClipBuffer, Row, pixel_batch, prepare_pixels, read_rows, training_batch
+from gamegen.training.data import Feed, WindowKind, WindowSource
+from gamegen.training.latents import LatentWindows
 from gamegen.training.loop import Run, Trainer, start_model
 from gamegen.training.objectives import VAEObjective, build_objective
+from gamegen.training.pixels import PixelWindows
+from gamegen.training.plan import Plan, index_clips
 
 STATISTICS_FILE = "statistics.json"
+INITIAL_FILE = "initial.safetensors"
 CONFIGS = Path(__file__).parents[2] / "configs" / "stages"
 
 
@@ -42,13 +48,12 @@ def run_stage(
     data: Path,
     run: Run,
     init: Path | str | None = None,
-    rows: Iterator[Row] | None = None,
-    rank: int = 0,
+    source: Callable[[WindowKind], WindowSource] | None = None,
 ) -> Path:
     """Trains one stage and returns its checkpoint folder.
 
-    `data` is a folder of shards, curated (vae, decoder) or encoded (other stages); `rows` replaces reading its
-    train split.
+    `data` is a folder of shards, curated (vae, decoder) or encoded (other stages); `source` replaces reading its
+    windows in this process.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)
@@ -56,44 +61,62 @@ def run_stage(
     if config.stage == "foundation":
         model_config = _with_statistics(model_config, data)
     if config.stage == "turbo":
-        turbo = config.turbo
-        sampling = replace(
-            model_config.sampling,
-            solver="consistency",
-            num_steps=turbo.num_steps,
-            first_steps=turbo.first_steps,
-            shift=turbo.shift,
-            guidance_scale=1.0,
-        )
-        model_config = replace(model_config, sampling=sampling)
-    model = Model(model_config)
-    # Parts this stage creates have no weights yet.
-    model.load_state_dict(weights, strict=False)
-    model.to(default_device())
+        model_config = _few_steps(model_config, config)
+    kind = window_kind(config, model_config)
+    plan = Plan(config, index_clips(data, "train", kind.length_column))
+    feed = Feed(plan, kind, source and source(kind), *parallel.data_worker(config.parallel))
+    model = first_model(model_config, weights, config, run.output)
     objective = build_objective(model, config)
-    rows = rows if rows is not None else read_rows(data, "train")
-    on_pixels = config.stage in ("vae", "decoder")
-    batch_at = _pixels(config, rows, rank) if on_pixels else _latents(config, rows, model, rank)
     if isinstance(objective, VAEObjective) and not weights:
-        objective.vae.initialise_from_patches(torch.cat([batch_at(i) for i in range(8)]))
-    trainer = Trainer(objective, config, run, batch_at)
-    return trainer.train()
+        objective.vae.initialise_from_patches(feed.example(8))
+    return Trainer(objective, config, run, feed).train()
 
 
-def _pixels(config: StageConfig, rows: Iterator[Row], rank: int) -> Any:
-    buffer = ClipBuffer(rows, prepare_pixels, config.buffer_clips, config.seed)
-    crop = config.vae_loss.crop if config.stage == "vae" else config.decoder_loss.crop
-    return lambda step: pixel_batch(buffer, step, config.batch_size, config.window, crop, rank)
+def first_model(
+    model_config: ModelConfig, weights: dict[str, Tensor], config: StageConfig, output: Path
+) -> Model:
+    """The model a stage begins with, on this process's device; parts that the stage creates have random weights.
+
+    Where states are sharded, the first process writes those weights once and all map the file: none of them holds
+    the whole model in memory while it is cut up.
+    """
+    file = output / INITIAL_FILE
+    if not parallel.is_sharded(config.parallel) or parallel.rank() == 0:
+        model = Model(model_config)
+        model.load_state_dict(weights, strict=False)
+        if not parallel.is_sharded(config.parallel):
+            return model.to(default_device())
+        output.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+        del model
+    dist.barrier()
+    with torch.device("meta"):
+        model = Model(model_config)
+    model.load_state_dict(load_file(file), assign=True)
+    model.set_statistics()
+    return model
 
 
-def _latents(config: StageConfig, rows: Iterator[Row], model: Model, rank: int) -> Any:
-    buffer = ClipBuffer(rows, EncodedClip.from_row, config.buffer_clips, config.seed)
-    cpu = Model(
-        ModelConfig(
-            model.config.vae, latent_mean=model.config.latent_mean, latent_std=model.config.latent_std
-        )
+def window_kind(config: StageConfig, model: ModelConfig) -> WindowKind:
+    """What a stage's windows are made of."""
+    if config.stage == "vae":
+        return PixelWindows(config.vae_loss.crop)
+    if config.stage == "decoder":
+        return PixelWindows(config.decoder_loss.crop)
+    return LatentWindows(config.flow, model)
+
+
+def _few_steps(model: ModelConfig, config: StageConfig) -> ModelConfig:
+    turbo = config.turbo
+    sampling = replace(
+        model.sampling,
+        solver="consistency",
+        num_steps=turbo.num_steps,
+        first_steps=turbo.first_steps,
+        shift=turbo.shift,
+        guidance_scale=1.0,
     )
-    return lambda step: training_batch(buffer, step, config, cpu.normalise, rank)
+    return replace(model, sampling=sampling)
 
 
 def _with_statistics(config: ModelConfig, data: Path) -> ModelConfig:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gamegen.flow import add_noise, expand_levels, predict_x0, schedule
 from gamegen.models.checkpoint import Model
 from gamegen.training.config import FlowLossConfig, TurboConfig
-from gamegen.training.data import LatentBatch
+from gamegen.training.latents import LatentBatch
 from gamegen.training.objectives import FlowInputs, FlowObjective, Metrics, is_still
 
 
@@ -34,18 +34,21 @@ class TurboObjective(FlowObjective):
         self.teacher.requires_grad_(False)
         self.target.requires_grad_(False)
         self.foundation.requires_grad_(True)
-        self.levels = torch.tensor(schedule(config.num_levels, config.shift), device=model.device)
+        self.levels = torch.tensor(schedule(config.num_levels, config.shift))
 
     def trained_modules(self) -> dict[str, nn.Module]:
         assert self.instructnet is not None
         return {"instructnet": self.instructnet, "foundation": self.foundation}
+
+    def sharded_modules(self) -> list[nn.Module]:
+        return [*super().sharded_modules(), *self.teacher, *self.target]
 
     def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
         inputs, x0, weight = self.as_in_play(inputs, batch, progress, generator)
         index = torch.randint(self.turbo.num_levels, x0.shape[:2], generator=generator)
-        level, following = self.levels[index], self.levels[index + 1]
+        level, following = self.levels[index].to(x0.device), self.levels[index + 1].to(x0.device)
         xt = add_noise(x0, self._noise_like(x0, generator), level)
         with torch.no_grad():
             step = self._guided_velocity(xt, level, inputs)

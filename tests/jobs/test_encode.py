@@ -70,6 +70,21 @@ def test_only_what_is_new_or_of_another_vae_is_encoded(folders, tmp_path) -> Non
     assert encode.Encoder(str(tmp_path / "other"), "cpu").vae_sha256 != sha256
 
 
+def test_video_prompts_are_encoded_beside_the_video_and_added_later(folders, tmp_path) -> None:
+    _, curated, _, vae = folders
+    run(curated, tmp_path, str(vae))
+    sha256 = encode.Encoder(str(vae), "cpu").vae_sha256
+    kinds = ("canny", "motion")
+    assert len(encode.plan(curated, tmp_path, sha256, kinds)) == len(shards.part_files(curated))
+    run(curated, tmp_path, str(vae), video_prompts=kinds)
+    assert encode.plan(curated, tmp_path, sha256, kinds) == []
+    clip = EncodedClip.from_row(next(shards.read_rows(tmp_path)))
+    assert [prompt.shape for prompt in clip.video_prompts] == [clip.latents.shape] * 2
+    assert not clip.video_prompts[0].equal(clip.video_prompts[1])
+    with pytest.raises(ValueError, match="no video prompt 'pose': use some of canny, motion"):
+        run(curated, tmp_path, str(vae), video_prompts=["pose"])
+
+
 def test_wrong_input_says_what_to_do(folders, tmp_path) -> None:
     _, curated, _, vae = folders
     with pytest.raises(CheckpointError, match="no checkpoint at"):

@@ -11,7 +11,7 @@ from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.instructnet import InstructNetConfig
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.vae import VAEConfig
-from gamegen.training.config import DecoderLossConfig, StageConfig, VAELossConfig
+from gamegen.training.config import DecoderLossConfig, StageConfig, TrainingBucket, VAELossConfig
 from gamegen.world import World
 from jobs import curate, encode, train
 from tests.footage_samples import make_clip, panning_frames, write_footage
@@ -24,7 +24,8 @@ def stage_file(folder: Path, name: str, steps: int) -> str:
         name,  # type: ignore[arg-type]
         steps=steps,
         batch_size=2,
-        window=3,
+        micro_batches=2,
+        buckets=(TrainingBucket("80x48", 12),),
         log_every=1,
         save_every=2,
         vae=VAEConfig.tiny(),

@@ -3,24 +3,28 @@
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
-from gamegen.training.config import DecoderLossConfig, OptimiserConfig, StageConfig
-from gamegen.training.data import ClipBuffer, pixel_batch
+from gamegen.training.config import DecoderLossConfig, OptimiserConfig, StageConfig, TrainingBucket
+from gamegen.training.data import Feed
 from gamegen.training.decoder import texture_distance
 from gamegen.training.discriminator import DiscriminatorConfig, PatchDiscriminator, hinge_loss
-from gamegen.training.loop import STATE_FILE, Run, Trainer
+from gamegen.training.loop import Run, Trainer
 from gamegen.training.objectives import build_objective
+from gamegen.training.pixels import PixelWindows
+from gamegen.training.plan import Plan, index_clips
+from tests.training.samples import curated_folder
 
 STAGE = StageConfig(
     "decoder",
     steps=4,
     batch_size=2,
-    window=2,
+    buckets=(TrainingBucket("32x32", 8),),
     save_every=2,
     log_every=1,
-    optimiser=OptimiserConfig(1e-3, warmup_steps=1),
+    optimiser=OptimiserConfig(1e-3, warmup_steps=1, decay_fraction=0.0),
     decoder_loss=DecoderLossConfig(crop=32, discriminator=DiscriminatorConfig.tiny()),
 )
 
@@ -32,29 +36,33 @@ def checkerboard(seed: int) -> np.ndarray:
     return np.stack([np.roll(np.tile(tile, (4, 4, 1)), i, 1) for i in range(16)])
 
 
-def trainer(folder, config: StageConfig = STAGE) -> Trainer:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return curated_folder(tmp_path_factory.mktemp("curated"), [checkerboard(seed) for seed in range(3)])
+
+
+def trainer(folder, data, config: StageConfig = STAGE) -> Trainer:
     torch.manual_seed(0)
     objective = build_objective(Model(ModelConfig.tiny()), config)
-    buffer = ClipBuffer(iter(range(3)), checkerboard, 10, config.seed)
-    batch_at = lambda step: pixel_batch(buffer, step, 2, 2, config.decoder_loss.crop)  # noqa: E731
-    return Trainer(objective, config, Run(folder, show_progress=False), batch_at)
+    kind = PixelWindows(config.decoder_loss.crop)
+    feed = Feed(Plan(config, index_clips(data, "train", kind.length_column)), kind)
+    return Trainer(objective, config, Run(folder, show_progress=False), feed)
 
 
-def test_resumed_run_equals_uninterrupted_run(tmp_path):
-    trainer(tmp_path / "whole").train()
-    first = trainer(tmp_path / "parts")
-    while first.step < 2:
-        first.train_step()
-    first.save()
-    trainer(tmp_path / "parts").train()
-    states = [torch.load(tmp_path / name / STATE_FILE, weights_only=False) for name in ("whole", "parts")]
-    assert any(name.startswith("discriminator.") for name in states[0]["weights"])
-    for name, weight in states[0]["weights"].items():
-        assert torch.equal(weight, states[1]["weights"][name]), name
+def test_resumed_run_equals_uninterrupted_run(data, tmp_path):
+    whole = trainer(tmp_path / "whole", data)
+    whole.train()
+    first = trainer(tmp_path / "parts", data, dataclasses.replace(STAGE, steps=2))
+    first.train()
+    parts = trainer(tmp_path / "parts", data)
+    parts.train()
+    assert any(name.startswith("discriminator.") for name in whole.averages)
+    for name, weight in whole.averages.items():
+        assert torch.equal(weight, parts.averages[name]), name
 
 
-def test_only_decoders_change_and_only_the_model_ships(tmp_path):
-    run = trainer(tmp_path)
+def test_only_decoders_change_and_only_the_model_ships(data, tmp_path):
+    run = trainer(tmp_path, data)
     before = {name: tensor.clone() for name, tensor in run.objective.model.state_dict().items()}
     run.train()
     after = load_checkpoint(tmp_path, "cpu").model.state_dict()
@@ -65,9 +73,9 @@ def test_only_decoders_change_and_only_the_model_ships(tmp_path):
     assert changed == {"decoder", "streaming"}
 
 
-def test_the_adversarial_score_moves_decoders_and_not_the_discriminator(tmp_path):
+def test_the_adversarial_score_moves_decoders_and_not_the_discriminator(data, tmp_path):
     loss = dataclasses.replace(STAGE.decoder_loss, adversarial_weight=1.0, feature_weight=1.0)
-    objective = trainer(tmp_path, dataclasses.replace(STAGE, decoder_loss=loss)).objective
+    objective = trainer(tmp_path, data, dataclasses.replace(STAGE, decoder_loss=loss)).objective
     video = torch.rand(1, 8, 3, 32, 32)
     fake = objective.vae.decode(objective.vae.encode(video))
     real_features = objective.discriminator(video)[1]
@@ -76,9 +84,9 @@ def test_the_adversarial_score_moves_decoders_and_not_the_discriminator(tmp_path
     assert any(p.grad is not None and p.grad.any() for p in objective.vae.decoder.parameters())
 
 
-def test_held_windows_repeat_a_latent_and_show_its_last_frame(tmp_path):
+def test_held_windows_repeat_a_latent_and_show_its_last_frame(data, tmp_path):
     loss = dataclasses.replace(STAGE.decoder_loss, held_windows=1.0, held_noise=0.0)
-    objective = trainer(tmp_path, dataclasses.replace(STAGE, decoder_loss=loss)).objective
+    objective = trainer(tmp_path, data, dataclasses.replace(STAGE, decoder_loss=loss)).objective
     latent = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(8, 3, 4, 4, 4)
     video = torch.arange(12.0).view(1, 12, 1, 1, 1).expand(8, 12, 3, 32, 32)
     held, shown = objective._held(latent, video, torch.Generator().manual_seed(0))
@@ -91,7 +99,7 @@ def test_held_windows_repeat_a_latent_and_show_its_last_frame(tmp_path):
         (0, 1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7),
     }
     loss = dataclasses.replace(loss, held_windows=0.0)
-    objective = trainer(tmp_path, dataclasses.replace(STAGE, decoder_loss=loss)).objective
+    objective = trainer(tmp_path, data, dataclasses.replace(STAGE, decoder_loss=loss)).objective
     held, shown = objective._held(latent, video, torch.Generator().manual_seed(0))
     assert torch.equal(held, latent) and torch.equal(shown, video)
 

@@ -5,170 +5,153 @@ import dataclasses
 import pytest
 import torch
 
-from gamegen.curation.encoded import EncodedClip, EncodedInstruction, Segment
-from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
-from gamegen.models.text import TextStates
-from gamegen.training.config import FlowLossConfig, OptimiserConfig, StageConfig, TurboConfig
-from gamegen.training.data import ClipBuffer, LatentBatch, latent_batch, training_batch
-from gamegen.training.loop import Run, Trainer, learning_rate, start_model
-from gamegen.training.objectives import as_drawn, build_objective, change_weight, is_still
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.training.config import OptimiserConfig, TrainingBucket
+from gamegen.training.loop import Trainer, learning_rate, start_model
+from gamegen.training.objectives import as_drawn, change_weight, is_still
 from gamegen.training.stages import load_stage, stage_file
+from tests.training.samples import (
+    SIZE,
+    encoded_folder,
+    encoded_row,
+    latent_feed,
+    plain_flow,
+    stage,
+    trainer,
+    write_rows,
+)
 
 
-def states(seed: int) -> TextStates:
-    tokens = torch.randn(3 + seed % 3, 384, generator=torch.Generator().manual_seed(seed))
-    return TextStates(tokens, tokens.mean(0))
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return encoded_folder(tmp_path_factory.mktemp("encoded"))
 
 
-def clip(seed: int) -> EncodedClip:
-    generator = torch.Generator().manual_seed(seed)
-    truth = ["x"] * 20
-    return EncodedClip(
-        str(seed),
-        torch.randn(20, 4, 4, 4, generator=generator).half(),
-        torch.randn(20, 4, 9, generator=generator).half(),
-        [Segment(0, [states(seed), states(seed + 1)]), Segment(10, [states(seed + 2)])],
-        [EncodedInstruction(10, "time", states(seed + 3))],
-        truth,
-        truth,
-        truth,
-        truth,
-    )
-
-
-def stage(name: str, **changes) -> StageConfig:
-    config = StageConfig(
-        name,
-        steps=6,
-        batch_size=2,
-        window=3,
-        save_every=3,
-        log_every=1,
-        optimiser=OptimiserConfig(warmup_steps=1),
-        turbo=TurboConfig(num_levels=4),
-    )
-    return dataclasses.replace(config, **changes)
-
-
-def batch_at(config: StageConfig):
-    buffer = ClipBuffer(iter(range(3)), clip, 10, config.seed)
-    return lambda step: training_batch(buffer, step, config, lambda x: x)
-
-
-def trainer(config: StageConfig, folder) -> Trainer:
-    torch.manual_seed(0)
-    model_config = ModelConfig.tiny()
-    if config.stage == "foundation":
-        model_config = dataclasses.replace(model_config, instructnet=None)
-    objective = build_objective(Model(model_config), config)
-    return Trainer(objective, config, Run(folder, show_progress=False), batch_at(config))
+def take(run: Trainer, num_steps: int) -> None:
+    steps = run.steps()
+    for _ in range(num_steps):
+        next(steps)
+    steps.close()
 
 
 @pytest.mark.parametrize("name", ["foundation", "instructnet", "turbo"])
-def test_resumed_run_equals_uninterrupted_run(name, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(name, data, tmp_path):
     config = stage(name)
-    trainer(config, tmp_path / "whole").train()
-    trainer(dataclasses.replace(config, steps=3), tmp_path / "parts")
-    first = trainer(config, tmp_path / "parts")
-    while first.step < 3:
-        first.train_step()
-    first.save()
-    trainer(config, tmp_path / "parts").train()
+    trainer(config, tmp_path / "whole", data).train()
+    first = trainer(config, tmp_path / "parts", data)
+    take(first, 4)
+    first.finish_writing()
+    # The fourth step was not saved: it is done again.
+    second = trainer(config, tmp_path / "parts", data)
+    second.train()
     whole, parts = load_checkpoint(tmp_path / "whole", "cpu"), load_checkpoint(tmp_path / "parts", "cpu")
     for (key, a), b in zip(whole.model.state_dict().items(), parts.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
     assert whole.card["steps"] == parts.card["steps"] == 6
+    assert [row["step"] for row in second.history] == [1, 2, 3, 4, 5, 6]
     assert (tmp_path / "parts" / "curves.png").is_file()
     assert len(list((tmp_path / "parts" / "sheets").glob("*.png"))) == 2
 
 
-def test_a_run_stopped_by_hand_saves_first(tmp_path):
-    config = stage("foundation", save_every=1000)
-    run = trainer(config, tmp_path)
-    batches = run.batch_at
+def test_accumulated_micro_batches_equal_nobody_sharing(data, tmp_path):
+    """Who computes a micro-batch does not matter: gradients of the parts add up to that of the whole step."""
+    config = stage("instructnet", batch_size=4, micro_batches=2)
+    run = trainer(config, tmp_path, data)
+    torch.nn.init.normal_(run.objective.model.foundation.patch_out.weight)
+    batches = next(run.feed.batches(0, run.feed.start()))
+    assert [index for index, _ in batches.micro_batches] == [0, 1]
+    for index, batch in batches.micro_batches:
+        run._backward(index, batch, 0.0)
+    together = [p.grad.clone() for p in run.parameters if p.grad is not None]
+    parts = []
+    for worker in range(2):
+        run.objective.model.zero_grad(set_to_none=True)
+        share = next(latent_feed(config, data, worker, 2).batches(0, run.feed.start()))
+        [(index, batch)] = share.micro_batches
+        assert index == worker
+        run._backward(index, batch, 0.0)
+        parts.append([p.grad.clone() for p in run.parameters if p.grad is not None])
+    for whole, one, other in zip(together, *parts, strict=True):
+        torch.testing.assert_close(whole, one + other)
 
-    def stop_at_two(step: int):
-        if step == 2:
+
+def test_a_run_stopped_by_hand_saves_first(data, tmp_path, monkeypatch):
+    run = trainer(stage("foundation", save_every=1000), tmp_path, data)
+    train_step = run.train_step
+
+    def stop_at_two(batches):
+        if run.step == 2:
             raise KeyboardInterrupt
-        return batches(step)
+        return train_step(batches)
 
-    run.batch_at = stop_at_two
+    monkeypatch.setattr(run, "train_step", stop_at_two)
     with pytest.raises(KeyboardInterrupt):
         run.train()
-    again = trainer(config, tmp_path)
+    again = trainer(run.config, tmp_path, data)
     again.resume()
     assert again.step == 2
 
 
+def test_the_newest_states_are_kept_and_the_weights_of_older_ones_archived(data, tmp_path):
+    config = stage("foundation", save_every=1, keep_states=2)
+    run = trainer(config, tmp_path, data)
+    averages = []
+    for _ in run.steps():
+        averages.append({name: tensor.clone() for name, tensor in run.averages.items()})
+    run.finish_writing()
+    assert run.states.steps()[-2:] == [5, 6] and len(run.states.steps()) <= 3
+    archived = load_checkpoint(tmp_path / "archive" / "000002", "cpu")
+    assert archived.card["steps"] == 2
+    weights = archived.model.state_dict()
+    for name, average in averages[1].items():
+        assert torch.equal(weights[name], average.bfloat16().float()), name
+
+
+def test_a_state_cut_off_while_it_was_written_is_passed_over(data, tmp_path):
+    config = stage("foundation")
+    trainer(config, tmp_path, data).train()
+    (tmp_path / "states" / "000009").mkdir()
+    (tmp_path / "states" / "000009" / "__0_0.distcp").write_bytes(b"half")
+    again = trainer(config, tmp_path, data)
+    again.resume()
+    assert again.step == 6
+
+
 def test_the_model_learns_that_a_still_clip_stays_still(tmp_path):
-    config = stage("foundation", steps=60, save_every=1000, optimiser=OptimiserConfig(1e-2, warmup_steps=1))
-    config = dataclasses.replace(config, flow=dataclasses.replace(config.flow, text_to_video=0.0))
-    still = clip(0)
-    still = dataclasses.replace(still, latents=still.latents[:1].expand(20, -1, -1, -1))
-    buffer = ClipBuffer(iter([still]), lambda ready: ready, 1, 0)
-    run = trainer(config, tmp_path)
-    run.batch_at = lambda step: latent_batch(buffer, step, 2, 3, config.flow, lambda x: x)
+    row = encoded_row(0)
+    row["latents"] = row["latents"][: len(row["latents"]) // 20] * 20
+    data = write_rows(tmp_path / "data", [row])
+    config = stage(
+        "foundation",
+        steps=60,
+        save_every=1000,
+        buckets=(TrainingBucket(SIZE, 12),),
+        optimiser=OptimiserConfig(1e-2, warmup_steps=1),
+        flow=plain_flow(text_to_video=0.0),
+    )
+    run = trainer(config, tmp_path, data)
 
     def measured() -> float:
         generator = torch.Generator().manual_seed(7)
-        return run.objective.loss(run.batch_at(0), generator, 0.0)[0].item()
+        return run.objective.loss(run.feed.example(), generator, 0.0)[0].item()
 
     before = measured()
-    for _ in range(60):
-        run.train_step()
+    take(run, 60)
     assert measured() < 0.7 * before
 
 
-def test_a_frozen_foundation_stays_as_it_is(tmp_path):
-    run = trainer(stage("instructnet"), tmp_path)
+def test_a_frozen_foundation_stays_as_it_is(data, tmp_path):
+    run = trainer(stage("instructnet"), tmp_path, data)
     # An untrained foundation's last layer is zero and would pass no gradient on.
     torch.nn.init.normal_(run.objective.model.foundation.patch_out.weight)
     before = {k: v.clone() for k, v in run.objective.model.foundation.state_dict().items()}
-    for _ in range(3):
-        run.train_step()
+    take(run, 3)
     assert all(torch.equal(before[k], v) for k, v in run.objective.model.foundation.state_dict().items())
     assert any(p.grad is not None and p.grad.any() for p in run.objective.model.instructnet.parameters())
 
 
-def test_image_steps_hold_as_many_latents_with_nothing_before_them():
-    config = stage("instructnet", flow=FlowLossConfig(image_share=0.5))
-    batches = [batch_at(config)(step) for step in range(20)]
-    images = [batch for batch in batches if batch.latents.shape[1] == 1]
-    assert 0 < len(images) < 20
-    for batch in batches:
-        assert batch.latents.shape[:2].numel() == config.batch_size * config.window
-    for batch in images:
-        assert batch.starts.all()
-        objective = build_objective(Model(ModelConfig.tiny()), config)
-        inputs = objective.draw_inputs(batch, torch.Generator().manual_seed(0))
-        assert (inputs.previous.level == -1).all()
-
-
-def test_windows_align_words_with_the_scene():
-    config = stage("instructnet", batch_size=64, flow=FlowLossConfig(image_share=0.0))
-    batch: LatentBatch = batch_at(config)(0)
-    assert batch.latents.shape == (64, 3, 4, 4, 4)
-    torch.testing.assert_close(batch.previous[:, 1:], batch.latents[:, :-1])
-    active = batch.controls.instruction_active
-    # An instruction, once in force, stays in force; some windows have it from their start, some not at all.
-    assert (active[:, 1:] >= active[:, :-1]).all()
-    assert active.min() == 0 and active.max() == 1
-
-
-def test_windows_are_drawn_where_nobody_touches_a_key():
-    moving = clip(0)
-    operations = torch.ones_like(moving.operations)
-    operations[15] = 0
-    moving = dataclasses.replace(moving, operations=operations, instructions=[])
-    buffer = ClipBuffer(iter([moving]), lambda ready: ready, 1, 0)
-    flow = FlowLossConfig(transition_windows=0.0, still_windows=1.0)
-    batch = latent_batch(buffer, 0, 16, 3, flow, lambda x: x)
-    assert (batch.controls.operations == 0).flatten(2).all(2).any(1).all()
-
-
-def test_still_latents_count_more_and_keep_what_was_drawn():
-    config = stage("instructnet", flow=FlowLossConfig(image_share=0.0))
-    batch = batch_at(config)(0)
+def test_still_latents_count_more_and_keep_what_was_drawn(data):
+    batch = latent_feed(stage("instructnet"), data).example()
     latents = batch.latents.clone()
     latents[0, 1] = latents[0, 0]
     previous = torch.cat([batch.previous[:, :1], latents[:, :-1]], 1)
