@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gamegen.models.instructnet import InstructNetConfig
-from gamegen.models.msdit import MSDiTConfig
-from gamegen.models.vae import VAEConfig
 from gamegen.training.discriminator import DiscriminatorConfig
 
 StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder"]
@@ -117,10 +114,11 @@ class TurboConfig:
 class StageConfig:
     """One stage. `window` is in latent frames; `buffer_clips` clips are held in memory and windows drawn from them.
 
-    `vae`, `foundation_model` and `instructnet_model` are the sizes of parts this stage creates.
+    Parts that this stage creates have the sizes of `model`: a name in `configs/models/`, or a YAML file.
     """
 
     stage: StageName
+    model: str = "nano"
     steps: int = 2000
     batch_size: int = 8
     window: int = 6
@@ -130,9 +128,6 @@ class StageConfig:
     log_every: int = 20
     save_every: int = 200
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    foundation_model: MSDiTConfig = field(default_factory=MSDiTConfig)
-    instructnet_model: InstructNetConfig = field(default_factory=InstructNetConfig)
     vae_loss: VAELossConfig = field(default_factory=VAELossConfig)
     decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from gamegen.config import to_dict
 from gamegen.device import autocast
-from gamegen.models.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
+from gamegen.models.checkpoint import ModelConfig, SamplingConfig, load_checkpoint, save_checkpoint
+from gamegen.models.configs import named_config
 from gamegen.training.config import OptimiserConfig, StageConfig
 from gamegen.training.muon import Muon
 from gamegen.training.objectives import Objective
@@ -275,14 +276,16 @@ def start_model(config: StageConfig, init: Path | str | None) -> tuple[ModelConf
     """The config and weights a stage starts from: those of `init` with the parts the stage creates added."""
     from dataclasses import replace
 
+    sizes = named_config(config.model)
     if init is None:
         if config.stage != "vae":
             raise ValueError(f"the {config.stage} stage builds on another: pass its checkpoint with --init")
-        return ModelConfig(vae=config.vae), {}
+        # How a finished model is sampled is for the turbo stage to say.
+        return replace(sizes, foundation=None, instructnet=None, sampling=SamplingConfig()), {}
     checkpoint = load_checkpoint(init, "cpu")
     model_config = checkpoint.config
     if config.stage in ("foundation", "instructnet") and model_config.foundation is None:
-        model_config = replace(model_config, foundation=config.foundation_model)
+        model_config = replace(model_config, foundation=sizes.foundation)
     if config.stage == "instructnet" and model_config.instructnet is None:
-        model_config = replace(model_config, instructnet=config.instructnet_model)
+        model_config = replace(model_config, instructnet=sizes.instructnet)
     return model_config, checkpoint.model.state_dict()

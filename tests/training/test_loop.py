@@ -1,12 +1,15 @@
 """The shared loop: learning, resuming to the same bits, averaging, clear errors."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
+from gamegen.config import to_dict
 from gamegen.curation.encoded import EncodedClip, EncodedInstruction, Segment
-from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
+from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint, save_random
+from gamegen.models.configs import named_config
 from gamegen.models.text import TextStates
 from gamegen.training.config import FlowLossConfig, OptimiserConfig, StageConfig, TurboConfig
 from gamegen.training.data import ClipBuffer, LatentBatch, latent_batch, training_batch
@@ -202,3 +205,16 @@ def test_shipped_stages_load_and_wrong_ones_are_named(tmp_path):
         load_stage(wrong)
     with pytest.raises(ValueError, match="builds on another"):
         start_model(stage("foundation"), None)
+
+
+def test_a_stage_creates_its_parts_in_the_sizes_of_the_named_model(tmp_path):
+    sizes = named_config("base")
+    vae, weights = start_model(stage("vae", model="base"), None)
+    assert weights == {} and vae == ModelConfig(sizes.vae, width=sizes.width, height=sizes.height)
+    save_random(tmp_path / "vae", dataclasses.replace(ModelConfig.tiny(), foundation=None, instructnet=None))
+    with pytest.raises(ValueError, match=r"latent_channels = 16, but the VAE has 4"):
+        start_model(stage("foundation", model="base"), tmp_path / "vae")
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text(json.dumps(to_dict(ModelConfig.tiny())))
+    grown, _ = start_model(stage("instructnet", model=str(tiny)), tmp_path / "vae")
+    assert grown == ModelConfig.tiny()
