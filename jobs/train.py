@@ -6,6 +6,7 @@ python -m jobs.train foundation --data encoded/ --init runs/vae --output runs/fo
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from ray.train.torch import TorchTrainer
 from gamegen.training.loop import Run
 from gamegen.training.stages import load_stage, run_stage, stage_file
 from jobs.cluster import connect
+from jobs.metrics import TrainingGauges
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,6 +53,8 @@ def run(
             "output": str(output.resolve()),
             "init": str(Path(init).resolve()) if init and Path(init).exists() else init,
             "minutes": minutes,
+            # A worker's own command line says nothing about who began the run.
+            "command": shlex.join(sys.orig_argv),
         },
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpu, resources_per_worker=worker_resources(workers, gpu)
@@ -77,13 +81,16 @@ def _train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     stage = load_stage(Path(config["stage"]))
     fits = config["clips_per_worker"] <= stage.buffer_clips
+    output = Path(config["output"])
     run_config = Run(
-        Path(config["output"]),
+        output,
         config["minutes"],
         config["data"],
         config["init"] or "",
         report=lambda metrics, _: ray.train.report(metrics),
         show_progress=context.get_world_rank() == 0,
+        command=config["command"],
+        on_log=TrainingGauges(stage.stage, output.name),
     )
     run_stage(
         stage,

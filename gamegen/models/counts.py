@@ -173,12 +173,14 @@ def _full_caches(model: Model, latents: Latents) -> Caches:
 
 
 def _over_layers(config: ModelConfig, count: Callable[[Model], PartFlops]) -> PartFlops:
-    """The count of a model with all its layers from those with few, since every second layer is alike."""
+    """The count of a deep model from those of shallow ones, since every second layer is alike."""
     if config.foundation is None:
         raise ValueError(
             "this model config has no foundation: name its sizes, as configs/models/nano.yaml does"
         )
     num_layers = config.foundation.num_layers
+    if num_layers <= 4:
+        return count(meta_model(config))
     few = 2 - num_layers % 2
     start, further = (
         count(meta_model(replace(config, foundation=replace(config.foundation, num_layers=n))))

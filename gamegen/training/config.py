@@ -114,6 +114,7 @@ class TurboConfig:
 class StageConfig:
     """One stage. `window` is in latent frames; `buffer_clips` clips are held in memory and windows drawn from them.
 
+    At each save the averaged weights are tried on `validation_batches` batches that training never sees; 0 is none.
     Parts that this stage creates have the sizes of `model`: a name in `configs/models/`, or a YAML file.
     """
 
@@ -127,6 +128,7 @@ class StageConfig:
     seed: int = 0
     log_every: int = 20
     save_every: int = 200
+    validation_batches: int = 4
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     vae_loss: VAELossConfig = field(default_factory=VAELossConfig)
     decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)

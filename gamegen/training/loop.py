@@ -28,14 +28,18 @@ from gamegen.models.configs import named_config
 from gamegen.training.config import OptimiserConfig, StageConfig
 from gamegen.training.muon import Muon
 from gamegen.training.objectives import Objective
-from gamegen.training.pictures import save_curves, save_sheet
+from gamegen.training.observe import Observer, Place
+from gamegen.training.validation import HeldOut, named_weights
 
 STATE_FILE = "training.pt"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a stage writes and how long it may take (`minutes` None: all its steps)."""
+    """Where a stage writes and how long it may take (`minutes` None: all its steps).
+
+    `command` is the command line that began it (this process's own if empty); `on_log` gets each row of the log.
+    """
 
     output: Path
     minutes: float | None = None
@@ -43,13 +47,20 @@ class Run:
     init: str = ""
     report: Callable[[dict[str, float], Path | None], None] | None = None
     show_progress: bool = True
+    command: str = ""
+    on_log: Callable[[dict[str, float]], None] | None = None
 
 
 class Trainer:
     """Optimises an objective from batches that are a function of the step; saves, resumes, shows."""
 
     def __init__(
-        self, objective: Objective, config: StageConfig, run: Run, batch_at: Callable[[int], Any]
+        self,
+        objective: Objective,
+        config: StageConfig,
+        run: Run,
+        batch_at: Callable[[int], Any],
+        held_out: HeldOut | None = None,
     ) -> None:
         self.objective, self.config, self.run, self.batch_at = objective, config, run, batch_at
         self.modules = objective.trained_modules()
@@ -60,13 +71,12 @@ class Trainer:
         self.ema = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
         self.step, self.elapsed_s = 0, 0.0
         self.history: list[dict[str, float]] = []
+        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        place = Place(run.output, run.command, run.data, run.init, run.on_log)
+        self.observer = Observer(objective, config, place, held_out, world_size, writes=self.rank == 0)
 
     def _weights(self) -> dict[str, Tensor]:
-        return {
-            f"{prefix}.{name}": parameter
-            for prefix, module in self.modules.items()
-            for name, parameter in module.state_dict(keep_vars=True).items()
-        }
+        return named_weights(self.modules)
 
     def train(self) -> Path:
         """Runs to the last step or the time limit, resuming from the output folder; returns the checkpoint folder."""
@@ -80,6 +90,8 @@ class Trainer:
                 # Stopped by hand: nothing done so far is lost, the same command goes on from here.
                 self.save()
                 raise
+            finally:
+                self.observer.close()
         return self.run.output
 
     def _steps(self) -> Iterator[dict[str, float]]:
@@ -115,7 +127,8 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         generator = torch.Generator().manual_seed(hash((self.config.seed, self.rank, self.step)) % 2**63)
         with autocast(self.device):
-            loss, metrics = self.objective.loss(self.batch_at(self.step), generator, progress)
+            batch = self.observer.throughput.fetch(self.batch_at, self.step)
+            loss, metrics = self.objective.loss(batch, generator, progress)
         if not math.isfinite(loss.item()):
             raise FloatingPointError(
                 f"the loss became {loss.item()} at step {self.step}: lower the learning rate and resume"
@@ -128,6 +141,7 @@ class Trainer:
         self.objective.after_step()
         self.step += 1
         self._update_ema()
+        self.observer.throughput.finish_step()
         return {"loss": loss.item(), **metrics, "gradient_norm": float(norm)}
 
     @torch.no_grad()
@@ -139,15 +153,17 @@ class Trainer:
         torch._foreach_lerp_(slow, [w.detach() for w in weights.values()], 1 - decay)
 
     def _log(self, metrics: dict[str, float]) -> None:
-        row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **metrics}
+        rates = self.observer.throughput.summary()
+        row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **metrics, **rates}
         self.history.append(row)
         if self.rank == 0:
             self.run.output.mkdir(parents=True, exist_ok=True)
             with (self.run.output / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        self.observer.log(self.history)
 
     def save(self) -> None:
-        """Writes the checkpoint (averaged weights), the state to resume from, curves and a contact sheet."""
+        """Writes the checkpoint (averaged weights), the state to resume from, and has the averages validated."""
         if self.rank == 0:
             self._save_checkpoint()
             state = {
@@ -162,9 +178,7 @@ class Trainer:
             partial = self.run.output / f"{STATE_FILE}.partial"
             torch.save(state, partial)
             partial.replace(self.run.output / STATE_FILE)
-            if self.history:
-                save_curves(self.history, self.run.output / "curves.png")
-            save_sheet(self._averaged_sheet(), self.run.output / "sheets" / f"{self.step:06d}.png")
+        self.observer.save(self.step, self.ema, last=self.progress >= 1)
         if self.run.report:
             latest: dict[str, float] = self.history[-1] if self.history else {"step": self.step}
             self.run.report(latest, self.run.output if self.rank == 0 else None)
@@ -185,18 +199,6 @@ class Trainer:
         }
         save_checkpoint(self.run.output, model.config, weights, card)
 
-    def _averaged_sheet(self):
-        """The sheet of the averaged weights, which are what is served."""
-        weights = self._weights()
-        current = {name: weight.detach().clone() for name, weight in weights.items()}
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(self.ema[name])
-            sheet = self.objective.sheet(self.batch_at(0))
-            for name, weight in weights.items():
-                weight.copy_(current[name])
-        return sheet
-
     def resume(self) -> None:
         """Continues a stopped run of the same output folder, if there is one."""
         file = self.run.output / STATE_FILE
@@ -213,12 +215,13 @@ class Trainer:
         self.objective.restore(state["objective"])
 
     def _describe(self, metrics: dict[str, float]) -> str:
-        return f"{self.config.stage} step {self.step} loss {metrics['loss']:.4f}"
+        rates = self.observer.describe()
+        return f"{self.config.stage} step {self.step} loss {metrics['loss']:.4f}" + (rates and f", {rates}")
 
     def _progress(self) -> Progress:
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:.0f} %"),
             TimeElapsedColumn(),
             TextColumn("left"),

@@ -18,6 +18,7 @@ from gamegen.training.config import StageConfig
 from gamegen.training.data import ClipBuffer, Row, pixel_batch, prepare_pixels, read_rows, training_batch
 from gamegen.training.loop import Run, Trainer, start_model
 from gamegen.training.objectives import VAEObjective, build_objective
+from gamegen.training.validation import held_out
 
 STATISTICS_FILE = "statistics.json"
 CONFIGS = Path(__file__).parents[2] / "configs" / "stages"
@@ -76,7 +77,7 @@ def run_stage(
     batch_at = _pixels(config, rows, rank) if on_pixels else _latents(config, rows, model, rank)
     if isinstance(objective, VAEObjective) and not weights:
         objective.vae.initialise_from_patches(torch.cat([batch_at(i) for i in range(8)]))
-    trainer = Trainer(objective, config, run, batch_at)
+    trainer = Trainer(objective, config, run, batch_at, held_out(config, data, model))
     return trainer.train()
 
 

@@ -60,7 +60,7 @@ def test_every_stage_from_shards_to_a_world(curated, tmp_path):
         init = train.run(file, tmp_path / "encoded", tmp_path / name, str(init), workers=workers)
         card = load_checkpoint(init, "cpu").card
         assert (card["stage"], card["steps"]) == (name, 2)
-        assert (init / "curves.png").is_file() and list((init / "sheets").glob("*.png"))
+        assert "Curves" in (init / "run.html").read_text() and list((init / "sheets").glob("*.png"))
     decoders = train.run(stage_file(tmp_path, "decoder", 2), curated, tmp_path / "decoder", str(init))
     world = World.load(decoders)
     world.reset("a desert")

@@ -47,7 +47,7 @@ def passing(model: Model, latents: Latents, batch: int, caches: Caches | None = 
     )
 
 
-@pytest.mark.parametrize("num_layers", [1, 2, 5, 6])
+@pytest.mark.parametrize("num_layers", [2, 5, 6])
 @pytest.mark.parametrize("latents", [Latents(3, 4, 6, 7), Latents(5, 4, 4, 1)], ids=["short", "windowed"])
 def test_forward_flops_equal_those_of_a_real_pass(num_layers, latents):
     config = deep(num_layers)
