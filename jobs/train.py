@@ -6,6 +6,7 @@ python -m jobs.train foundation --data encoded/ --init runs/vae --output runs/fo
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import ray
 import ray.data
 import ray.train
+import torch
 import typer
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -79,6 +81,8 @@ def worker_resources(workers: int, gpu: bool) -> dict[str, float]:
 
 def _train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
+    # Ray gives a worker as many threads as it counts CPUs for it, which on a small machine leaves most of them idle.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     stage = load_stage(Path(config["stage"]))
     fits = config["clips_per_worker"] <= stage.buffer_clips
     output = Path(config["output"])
