@@ -22,6 +22,8 @@ app = typer.Typer(
     help="Trains and serves playable game worlds.",
 )
 app.add_typer(models, name="models")
+bench = typer.Typer(no_args_is_help=True, help="Measures how fast this machine trains.")
+app.add_typer(bench, name="bench")
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[str, typer.Option("--model", help="a shipped model or a checkpoint folder")]
@@ -166,6 +168,30 @@ def encode(context: typer.Context) -> None:
 def train(context: typer.Context) -> None:
     """Trains one stage as a Ray job (gamegen train --help)."""
     _run_job("train", context.args)
+
+
+@bench.command("train")
+def bench_train(
+    model: Annotated[str, typer.Option(help="nano, base, gamegen-x, xl, or a YAML file")] = "nano",
+    frames: Annotated[int, typer.Option(help="video frames a window")] = 32,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, by default the model's own")] = None,
+    batch: Annotated[int, typer.Option(help="windows a step")] = 2,
+    steps: Annotated[int, typer.Option(help="steps to measure, after two of warm-up")] = 10,
+) -> None:
+    """Times training steps of a model size on synthetic windows, on a GPU if there is one.
+
+    Example: gamegen bench train --model base --frames 64 --batch 8 --steps 50
+    """
+    from gamegen.training.bench import BenchConfig, bench_table, bench_training
+
+    config = BenchConfig(model, frames, parse_size(size) if size else None, batch, steps)
+    Console().print(bench_table(config, bench_training(config)))
+
+
+@bench.command("ray", context_settings=_FORWARD)
+def bench_ray(context: typer.Context) -> None:
+    """Compares training on Ray with the bare loop (gamegen bench ray --help)."""
+    _run_job("bench", context.args)
 
 
 @app.command(context_settings=_FORWARD)

@@ -5,7 +5,9 @@ python -m jobs.train foundation --data encoded/ --init runs/vae --output runs/fo
 
 from __future__ import annotations
 
+import os
 import pickle
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.train
+import torch
 import typer
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -25,6 +28,7 @@ from gamegen.training.loop import Run
 from gamegen.training.plan import BucketPlan
 from gamegen.training.stages import load_stage, run_stage, stage_file
 from jobs.cluster import connect
+from jobs.metrics import TrainingGauges
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -71,6 +75,8 @@ def run(
             "init": str(Path(init).resolve()) if init and Path(init).exists() else init,
             "minutes": minutes,
             "archive": archive,
+            # A worker's own command line says nothing about who began the run.
+            "command": shlex.join(sys.orig_argv),
         },
         scaling_config=ScalingConfig(
             num_workers=(min_workers, workers) if min_workers else workers,  # type: ignore[arg-type]
@@ -95,17 +101,30 @@ def worker_resources(workers: int, gpu: bool) -> dict[str, float]:
 
 
 def _train_worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    # Ray gives a worker as many threads as it counts CPUs for it, which on a small machine leaves most of them idle.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    stage, output = load_stage(Path(config["stage"])), Path(config["output"])
+    is_first = context.get_world_rank() == 0
+    gauges = TrainingGauges(stage.stage, output.name) if is_first else None
+
+    def on_log(row: dict[str, float]) -> None:
+        if gauges:
+            gauges(row)
+        ray.train.report(row)
+
     run_config = Run(
-        Path(config["output"]),
+        output,
         config["minutes"],
         config["data"],
         config["init"] or "",
-        report=ray.train.report,
-        show_progress=ray.train.get_context().get_world_rank() == 0,
+        show_progress=is_first,
         archive=open_sealed_store(config["archive"]) if config["archive"] else None,
+        command=config["command"],
+        on_log=on_log,
     )
     run_stage(
-        load_stage(Path(config["stage"])),
+        stage,
         Path(config["data"]),
         run_config,
         config["init"],

@@ -72,6 +72,13 @@ class ModelConfig:
     latent_std: tuple[float, ...] = ()
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
+    def __post_init__(self) -> None:
+        if self.foundation and self.foundation.latent_channels != self.vae.latent_channels:
+            raise ValueError(
+                f"foundation.latent_channels = {self.foundation.latent_channels}, but the VAE has "
+                f"{self.vae.latent_channels}: make them equal"
+            )
+
     @classmethod
     def tiny(cls) -> ModelConfig:
         """For tests: every part at its smallest, 32x32 pixels."""

@@ -44,6 +44,13 @@ class MSDiTConfig:
     window: int = 8
     anchors: int = 0
 
+    def __post_init__(self) -> None:
+        if self.width % (4 * self.num_heads):
+            raise ValueError(
+                f"width = {self.width} with num_heads = {self.num_heads}: a head must have a multiple of 4 channels "
+                "for its rotary positions, so make width a multiple of 4 * num_heads"
+            )
+
     @classmethod
     def tiny(cls) -> MSDiTConfig:
         """For tests: two layers of width 32."""

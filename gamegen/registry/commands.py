@@ -139,6 +139,17 @@ def fetch(
     print(f"{name} version {fetched.number} is in {target}")
 
 
+@models.command()
+def sizes() -> None:
+    """Prints how large the named configs are and how much they compute.
+
+    Example: gamegen models sizes
+    """
+    from gamegen.models.sizes import sizes_table
+
+    Console().print(sizes_table())
+
+
 def _open(url: str | None) -> Registry:
     # Here and not above: PyTorch and boto3 take seconds to import, and `gamegen --help` needs neither.
     from gamegen.registry.registry import Registry

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gamegen.controls import FRAMES_PER_CHUNK
-from gamegen.models.instructnet import InstructNetConfig
-from gamegen.models.msdit import MSDiTConfig
-from gamegen.models.vae import VAEConfig
 from gamegen.training.discriminator import DiscriminatorConfig
 from gamegen.training.parallel import ParallelConfig
 
@@ -173,10 +170,12 @@ class StageConfig:
     changes nothing about what is learned. A reader mixes the windows of `pool_clips` clips at a time.
     `keep_states` states to resume from are kept; of older ones the averaged weights go to the archive.
 
-    `vae`, `foundation_model` and `instructnet_model` are the sizes of parts this stage creates.
+    At each save the averaged weights are tried on `validation_batches` batches that training never sees; 0 is none.
+    Parts that this stage creates have the sizes of `model`: a name in `configs/models/`, or a YAML file.
     """
 
     stage: StageName
+    model: str = "nano"
     steps: int = 2000
     batch_size: int = 8
     micro_batches: int = 1
@@ -188,10 +187,8 @@ class StageConfig:
     seed: int = 0
     log_every: int = 20
     save_every: int = 200
+    validation_batches: int = 4
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    foundation_model: MSDiTConfig = field(default_factory=MSDiTConfig)
-    instructnet_model: InstructNetConfig = field(default_factory=InstructNetConfig)
     vae_loss: VAELossConfig = field(default_factory=VAELossConfig)
     decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)

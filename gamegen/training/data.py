@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
@@ -82,6 +82,19 @@ class StepBatches:
     step: int
     bucket: str
     micro_batches: list[tuple[int, Batch]]
+
+
+class BatchFeed(Protocol):
+    """What a training loop needs of its data: batches from any step on, and the place in the data after each."""
+
+    def start(self) -> dict[str, int]:
+        """The positions of a new run."""
+
+    def advance(self, positions: dict[str, int], bucket: str) -> dict[str, int]:
+        """The positions after a step of `bucket`."""
+
+    def batches(self, step: int, positions: dict[str, int]) -> Iterator[StepBatches]:
+        """The batches of step after step, from `step` on, for ever."""
 
 
 class Feed:

@@ -28,15 +28,16 @@ from torch.distributed.checkpoint.state_dict import (
 
 from gamegen.config import to_dict
 from gamegen.device import autocast, default_device
-from gamegen.models.checkpoint import ModelConfig, load_checkpoint, save_checkpoint
+from gamegen.models.checkpoint import save_checkpoint
 from gamegen.storage.objects import LocalStore, ObjectStore
 from gamegen.training import parallel
-from gamegen.training.config import OptimiserConfig, StageConfig
-from gamegen.training.data import Feed, StepBatches, ahead
-from gamegen.training.muon import Muon
+from gamegen.training.config import StageConfig
+from gamegen.training.data import BatchFeed, StepBatches, ahead
 from gamegen.training.objectives import Objective
-from gamegen.training.pictures import save_curves, save_sheet
+from gamegen.training.observe import Observer, Place
+from gamegen.training.optimisers import build_optimisers, learning_rate
 from gamegen.training.states import States, scratch_folder, upload_checkpoint
+from gamegen.training.validation import HeldOut, named_weights
 
 STATES_FOLDER = "states"
 ARCHIVE_FOLDER = "archive"
@@ -47,22 +48,31 @@ FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 class Run:
     """Where a stage writes and how long it may take (`minutes` None: all its steps).
 
-    `archive` takes the averaged weights of states that are no longer kept; None is a folder of `output`.
+    `archive` takes the averaged weights of states that are no longer kept; None is a folder of `output`. `command`
+    is the command line that began it (this process's own if empty); every process's `on_log` gets each row of the log.
     """
 
     output: Path
     minutes: float | None = None
     data: str = ""
     init: str = ""
-    report: Callable[[dict[str, float]], None] | None = None
     show_progress: bool = True
     archive: ObjectStore | None = None
+    command: str = ""
+    on_log: Callable[[dict[str, float]], None] | None = None
 
 
 class Trainer:
     """Optimises an objective over the steps of a feed; saves, resumes, shows."""
 
-    def __init__(self, objective: Objective, config: StageConfig, run: Run, feed: Feed) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        config: StageConfig,
+        run: Run,
+        feed: BatchFeed,
+        held_out: HeldOut | None = None,
+    ) -> None:
         self.objective, self.config, self.run, self.feed = objective, config, run, feed
         self.device = default_device()
         parallel.prepare(objective.sharded_modules(), config.parallel, self.device)
@@ -81,16 +91,15 @@ class Trainer:
         self.step, self.elapsed_s = 0, 0.0
         self.positions = feed.start()
         self.history: list[dict[str, float]] = []
+        place = Place(run.output, run.command, run.data, run.init)
+        workers = parallel.num_workers() // config.parallel.sequence
+        self.observer = Observer(objective, config, place, held_out, workers, writes=self.rank == 0)
         self._archive = run.archive or LocalStore(run.output / ARCHIVE_FOLDER)
         self._archivist = ThreadPoolExecutor(1, "archive")
         self._archiving: Future[None] | None = None
 
     def _weights(self) -> dict[str, Tensor]:
-        return {
-            f"{prefix}.{name}": parameter
-            for prefix, module in self.modules.items()
-            for name, parameter in module.state_dict(keep_vars=True).items()
-        }
+        return named_weights(self.modules)
 
     def train(self) -> Path:
         """Runs to the last step or the time limit, resuming from the output folder; returns the checkpoint folder."""
@@ -106,6 +115,7 @@ class Trainer:
                 raise
             finally:
                 self.finish_writing()
+                self.observer.close()
         return self.run.output
 
     def steps(self) -> Iterator[dict[str, float]]:
@@ -114,8 +124,10 @@ class Trainer:
             return
         began = time.monotonic() - self.elapsed_s
         totals: dict[str, float] = {}
-        for batches in ahead(self.feed.batches(self.step, self.positions)):
-            metrics = self.train_step(batches)
+        stream = ahead(self.feed.batches(self.step, self.positions))
+        while True:
+            metrics = self.train_step(self.observer.throughput.fetch(stream))
+            self.observer.throughput.finish_step()
             self.elapsed_s = time.monotonic() - began
             totals = {name: totals.get(name, 0.0) + value for name, value in metrics.items()}
             if self.step % self.config.log_every == 0:
@@ -189,26 +201,25 @@ class Trainer:
         torch._foreach_lerp_(slow, [w.detach() for w in weights.values()], 1 - decay)
 
     def _log(self, metrics: dict[str, float]) -> None:
+        rates = self.observer.throughput.summary()
         metrics = parallel.mean_over_workers(metrics)
-        row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **metrics}
+        row = {"step": self.step, "elapsed_s": round(self.elapsed_s, 1), **metrics, **rates}
         self.history.append(row)
         if self.rank == 0:
             self.run.output.mkdir(parents=True, exist_ok=True)
             with (self.run.output / "log.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        if self.run.report:
-            self.run.report(row)
+        self.observer.log(self.history)
+        if self.run.on_log:
+            self.run.on_log(row)
 
     def save(self) -> None:
-        """Writes the checkpoint (averaged weights), curves and a contact sheet, and begins to write the state."""
+        """Writes the checkpoint (averaged weights), begins to write the state, and has the averages validated."""
         self.states.save(self.step, self._state())
         self._save_checkpoint()
         if self.rank == 0:
             self._archive_surplus()
-            if self.history:
-                save_curves(self.history, self.run.output / "curves.png")
-            if not parallel.is_sharded(self.config.parallel):
-                save_sheet(self._averaged_sheet(), self.run.output / "sheets" / f"{self.step:06d}.png")
+        self.observer.save(self.step, self.averages, last=self.progress >= 1)
 
     def finish_writing(self) -> None:
         """Returns when all that was begun is on disk."""
@@ -289,77 +300,17 @@ class Trainer:
                 upload_checkpoint(Path(folder), self._archive, step)
             self.states.remove(step)
 
-    def _averaged_sheet(self):
-        """The sheet of the averaged weights, which are what is served."""
-        weights = self._weights()
-        current = {name: weight.detach().clone() for name, weight in weights.items()}
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(self.averages[name])
-            sheet = self.objective.sheet(self.feed.example())
-            for name, weight in weights.items():
-                weight.copy_(current[name])
-        return sheet
-
     def _describe(self, metrics: dict[str, float]) -> str:
-        return f"{self.config.stage} step {self.step} loss {metrics['loss']:.4f}"
+        rates = self.observer.describe()
+        return f"{self.config.stage} step {self.step} loss {metrics['loss']:.4f}" + (rates and f", {rates}")
 
     def _progress(self) -> Progress:
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:.0f} %"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
         )
         return Progress(*columns, disable=not self.run.show_progress or self.rank > 0)
-
-
-def build_optimisers(modules: dict[str, nn.Module], config: OptimiserConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside transformer blocks, AdamW for everything else.
-
-    AdamW decays no vectors (norms, biases, tables).
-    """
-    hidden = [p for module in modules.values() for p in hidden_matrices(module)]
-    taken = {id(p) for p in hidden}
-    rest = [p for module in modules.values() for p in module.parameters() if id(p) not in taken]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, foreach=True)
-    if not hidden:
-        return [adamw]
-    return [Muon(hidden, config.learning_rate, weight_decay=config.weight_decay), adamw]
-
-
-def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Weights of the linear layers inside a transformer's `blocks`; none for a network without."""
-    blocks = dict(module.named_children()).get("blocks", nn.Module())
-    return [p for name, p in blocks.named_parameters() if p.ndim == 2 and name.endswith(".weight")]
-
-
-def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
-    """The rate at a step; `progress` runs from 0 to 1."""
-    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
-    into_decay = max(0.0, progress - (1 - config.decay_fraction)) / max(config.decay_fraction, 1e-9)
-    cosine = 0.5 * (1 + math.cos(math.pi * into_decay))
-    return config.learning_rate * warm * (config.final_rate + (1 - config.final_rate) * cosine)
-
-
-def start_model(config: StageConfig, init: Path | str | None) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The config and weights a stage starts from: those of `init` with the parts the stage creates added."""
-    from dataclasses import replace
-
-    if init is None:
-        if config.stage != "vae":
-            raise ValueError(f"the {config.stage} stage builds on another: pass its checkpoint with --init")
-        return ModelConfig(vae=config.vae), {}
-    checkpoint = load_checkpoint(init, "cpu")
-    model_config = checkpoint.config
-    if config.stage in ("foundation", "instructnet") and model_config.foundation is None:
-        model_config = replace(model_config, foundation=config.foundation_model)
-    if config.stage == "instructnet" and model_config.instructnet is None:
-        model_config = replace(model_config, instructnet=config.instructnet_model)
-    return model_config, checkpoint.model.state_dict()

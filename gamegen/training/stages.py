@@ -14,15 +14,17 @@ from torch import Tensor
 
 from gamegen.config import load_yaml
 from gamegen.device import default_device, keep_freed_memory
-from gamegen.models.checkpoint import Model, ModelConfig
+from gamegen.models.checkpoint import Model, ModelConfig, SamplingConfig, load_checkpoint
+from gamegen.models.configs import named_config
 from gamegen.training import parallel
 from gamegen.training.config import StageConfig
 from gamegen.training.data import Feed, WindowKind, WindowSource
 from gamegen.training.latents import LatentWindows
-from gamegen.training.loop import Run, Trainer, start_model
+from gamegen.training.loop import Run, Trainer
 from gamegen.training.objectives import VAEObjective, build_objective
 from gamegen.training.pixels import PixelWindows
 from gamegen.training.plan import Plan, index_clips
+from gamegen.training.validation import held_out
 
 STATISTICS_FILE = "statistics.json"
 INITIAL_FILE = "initial.safetensors"
@@ -69,7 +71,24 @@ def run_stage(
     objective = build_objective(model, config)
     if isinstance(objective, VAEObjective) and not weights:
         objective.vae.initialise_from_patches(feed.example(8))
-    return Trainer(objective, config, run, feed).train()
+    return Trainer(objective, config, run, feed, held_out(config, data, kind)).train()
+
+
+def start_model(config: StageConfig, init: Path | str | None) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """The config and weights a stage starts from: those of `init` with the parts the stage creates added."""
+    sizes = named_config(config.model)
+    if init is None:
+        if config.stage != "vae":
+            raise ValueError(f"the {config.stage} stage builds on another: pass its checkpoint with --init")
+        # How a finished model is sampled is for the turbo stage to say.
+        return replace(sizes, foundation=None, instructnet=None, sampling=SamplingConfig()), {}
+    checkpoint = load_checkpoint(init, "cpu")
+    model_config = checkpoint.config
+    if config.stage in ("foundation", "instructnet") and model_config.foundation is None:
+        model_config = replace(model_config, foundation=sizes.foundation)
+    if config.stage == "instructnet" and model_config.instructnet is None:
+        model_config = replace(model_config, instructnet=sizes.instructnet)
+    return model_config, checkpoint.model.state_dict()
 
 
 def first_model(

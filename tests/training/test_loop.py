@@ -1,15 +1,19 @@
 """The shared loop: learning, resuming to the same bits, averaging, clear errors."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
-from gamegen.models.checkpoint import load_checkpoint
+from gamegen.config import to_dict
+from gamegen.models.checkpoint import ModelConfig, load_checkpoint, save_random
+from gamegen.models.configs import named_config
 from gamegen.training.config import OptimiserConfig, TrainingBucket
-from gamegen.training.loop import Trainer, learning_rate, start_model
+from gamegen.training.loop import Trainer
 from gamegen.training.objectives import as_drawn, change_weight, is_still
-from gamegen.training.stages import load_stage, stage_file
+from gamegen.training.optimisers import learning_rate
+from gamegen.training.stages import load_stage, stage_file, start_model
 from tests.training.samples import (
     SIZE,
     encoded_folder,
@@ -49,8 +53,6 @@ def test_resumed_run_equals_uninterrupted_run(name, data, tmp_path):
         assert torch.equal(a, b), key
     assert whole.card["steps"] == parts.card["steps"] == 6
     assert [row["step"] for row in second.history] == [1, 2, 3, 4, 5, 6]
-    assert (tmp_path / "parts" / "curves.png").is_file()
-    assert len(list((tmp_path / "parts" / "sheets").glob("*.png"))) == 2
 
 
 def test_accumulated_micro_batches_equal_nobody_sharing(data, tmp_path):
@@ -185,3 +187,16 @@ def test_shipped_stages_load_and_wrong_ones_are_named(tmp_path):
         load_stage(wrong)
     with pytest.raises(ValueError, match="builds on another"):
         start_model(stage("foundation"), None)
+
+
+def test_a_stage_creates_its_parts_in_the_sizes_of_the_named_model(tmp_path):
+    sizes = named_config("base")
+    vae, weights = start_model(stage("vae", model="base"), None)
+    assert weights == {} and vae == ModelConfig(sizes.vae, width=sizes.width, height=sizes.height)
+    save_random(tmp_path / "vae", dataclasses.replace(ModelConfig.tiny(), foundation=None, instructnet=None))
+    with pytest.raises(ValueError, match=r"latent_channels = 16, but the VAE has 4"):
+        start_model(stage("foundation", model="base"), tmp_path / "vae")
+    tiny = tmp_path / "tiny.yaml"
+    tiny.write_text(json.dumps(to_dict(ModelConfig.tiny())))
+    grown, _ = start_model(stage("instructnet", model=str(tiny)), tmp_path / "vae")
+    assert grown == ModelConfig.tiny()

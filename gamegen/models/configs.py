@@ -1,0 +1,32 @@
+"""Model sizes by name: each file of `configs/models/` is one whole `ModelConfig`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gamegen.config import load_yaml
+from gamegen.models.checkpoint import ModelConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "models"
+
+
+def model_names() -> list[str]:
+    """The named configs, smallest foundation first."""
+    return sorted((file.stem for file in CONFIGS.glob("*.yaml")), key=lambda name: _size(named_config(name)))
+
+
+def named_config(name: str) -> ModelConfig:
+    """The config of a name or of a YAML file's path; raises ValueError naming the choices or what is wrong in it."""
+    file = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        raise ValueError(f"no model config {name!r}: use one of {known}, or a YAML file")
+    config = load_yaml(ModelConfig, file)
+    for part in ("foundation", "instructnet"):
+        if getattr(config, part) is None:
+            raise ValueError(f"{file}: missing key {part!r}: a model config gives the sizes of every part")
+    return config
+
+
+def _size(config: ModelConfig) -> int:
+    return config.foundation.width**2 * config.foundation.num_layers if config.foundation else 0

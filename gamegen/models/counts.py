@@ -1,0 +1,193 @@
+"""How large a model is and how much it computes, from its config alone: nothing is allocated.
+
+Parts are built on PyTorch's meta device, where a forward pass only follows shapes, and PyTorch's own counter adds
+up matrix products, convolutions and attention (a multiplication and its addition are two operations). What is
+left out (norms, activations, modulation) is well under a hundredth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
+from gamegen.models.attention import RingCache, TemporalAttention
+from gamegen.models.checkpoint import Model, ModelConfig
+from gamegen.models.instructnet import Controls
+from gamegen.models.msdit import PATCH, Caches, Previous, Text
+from gamegen.models.text import MAX_TOKENS
+from gamegen.models.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Shape of latents that a model is given: `frames` of them, `rows` by `columns`, with a text of `text_tokens`."""
+
+    frames: int
+    rows: int
+    columns: int
+    text_tokens: int = MAX_TOKENS
+
+    @classmethod
+    def of_clip(cls, config: ModelConfig, num_frames: int, text_tokens: int = MAX_TOKENS) -> Latents:
+        """Those of a clip of `num_frames` video frames at the config's default size."""
+        _, rows, columns = config.latent_shape
+        return cls(-(-num_frames // TEMPORAL_FACTOR), rows, columns, text_tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the transformer makes of them."""
+        return self.frames * (self.rows // PATCH) * (self.columns // PATCH)
+
+
+@dataclass(frozen=True)
+class PartFlops:
+    """Floating-point operations of one pass, by part."""
+
+    foundation: int
+    instructnet: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.foundation + self.instructnet
+
+
+@dataclass(frozen=True)
+class VAEFlops:
+    """Floating-point operations of the autoencoder's three ways, for the same latents."""
+
+    encode: int
+    decode: int
+    stream: int
+
+
+@lru_cache(maxsize=8)
+def meta_model(config: ModelConfig) -> Model:
+    """The model without memory: every weight has a shape and no values."""
+    with torch.device("meta"):
+        return Model(config)
+
+
+def parameter_counts(config: ModelConfig) -> dict[str, int]:
+    """Weights by part; absent parts are left out."""
+    parts = meta_model(config).named_children()
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in parts}
+
+
+@lru_cache(maxsize=256)
+def forward_flops(config: ModelConfig, latents: Latents, batch: int = 1) -> PartFlops:
+    """One pass over whole windows, as in training. Raises ValueError for a config without a foundation."""
+    return _over_layers(config, lambda model: _part_flops(model, latents, batch, None))
+
+
+@lru_cache(maxsize=64)
+def chunk_pass_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> PartFlops:
+    """One denoising pass over one latent frame against full key-value caches, as in play."""
+    _, rows, columns = config.latent_shape
+    latents = Latents(1, rows, columns, text_tokens)
+    return _over_layers(config, lambda model: _part_flops(model, latents, 1, _full_caches(model, latents)))
+
+
+def chunk_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> int:
+    """Everything one streamed chunk costs: its denoising passes, the pass that commits it, the streaming decoder."""
+    passes = config.sampling.num_steps * (1 if config.sampling.guidance_scale == 1 else 2) + 1
+    _, rows, columns = config.latent_shape
+    return (
+        passes * chunk_pass_flops(config, text_tokens).total
+        + vae_flops(config, Latents(1, rows, columns)).stream
+    )
+
+
+@lru_cache(maxsize=64)
+def vae_flops(config: ModelConfig, latents: Latents, batch: int = 1) -> VAEFlops:
+    """Encoding and decoding the video of `latents`."""
+    vae = meta_model(config).vae
+    shape = (batch, latents.frames, config.vae.latent_channels, latents.rows, latents.columns)
+    latent = torch.empty(shape, device="meta")
+    size = (latents.rows * SPATIAL_FACTOR, latents.columns * SPATIAL_FACTOR)
+    video = torch.empty(batch, latents.frames * TEMPORAL_FACTOR, 3, *size, device="meta")
+    return VAEFlops(
+        measured_flops(lambda: vae.encode(video)),
+        measured_flops(lambda: vae.decode(latent)),
+        measured_flops(lambda: vae.decode_streaming(latent)),
+    )
+
+
+def measured_flops(compute: Callable[[], object]) -> int:
+    """What PyTorch's counter sees while `compute` runs, without gradients."""
+    # Fused attention on a CPU is unknown to the counter; the plain form computes the same products.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        compute()
+    return counter.get_total_flops()
+
+
+def _part_flops(model: Model, latents: Latents, batch: int, caches: Caches | None) -> PartFlops:
+    assert model.foundation is not None
+    foundation, instructnet = model.foundation, model.instructnet
+    with torch.device("meta"):
+        x = torch.empty(
+            batch, latents.frames, foundation.config.latent_channels, latents.rows, latents.columns
+        )
+        level = torch.empty(batch, latents.frames)
+        text = Text(
+            torch.empty(batch, latents.text_tokens, foundation.config.text_width),
+            torch.empty(batch, latents.text_tokens, dtype=torch.bool),
+            torch.empty(batch, foundation.config.text_width),
+        )
+        controls = Controls(
+            torch.empty(batch, latents.frames, FRAMES_PER_CHUNK, OPERATION_SIZE),
+            torch.empty(batch, latents.frames, dtype=torch.bool),
+            text,
+            torch.empty(batch, latents.frames),
+        )
+    previous = Previous(x, x, level)
+
+    def passing(controlled: bool) -> int:
+        return measured_flops(
+            lambda: foundation(
+                x,
+                level,
+                previous,
+                text,
+                model.video_format,
+                instructnet.bind(controls) if instructnet is not None and controlled else None,
+                caches,
+            )
+        )
+
+    alone = passing(False)
+    return PartFlops(alone, passing(True) - alone)
+
+
+def _full_caches(model: Model, latents: Latents) -> Caches:
+    # A ring has a place for each frame from the start, so reading it costs the same full or not.
+    attentions = [module for module in model.modules() if isinstance(module, TemporalAttention)]
+    with torch.device("meta"):
+        return Caches([RingCache(module, 1, latents.tokens, torch.float32) for module in attentions])
+
+
+def _over_layers(config: ModelConfig, count: Callable[[Model], PartFlops]) -> PartFlops:
+    """The count of a deep model from those of shallow ones, since every second layer is alike."""
+    if config.foundation is None:
+        raise ValueError(
+            "this model config has no foundation: name its sizes, as configs/models/nano.yaml does"
+        )
+    num_layers = config.foundation.num_layers
+    if num_layers <= 4:
+        return count(meta_model(config))
+    few = 2 - num_layers % 2
+    start, further = (
+        count(meta_model(replace(config, foundation=replace(config.foundation, num_layers=n))))
+        for n in (few, few + 2)
+    )
+    more = (num_layers - few) // 2
+    return PartFlops(
+        start.foundation + more * (further.foundation - start.foundation),
+        start.instructnet + more * (further.instructnet - start.instructnet),
+    )

@@ -1,0 +1,51 @@
+"""The table of model sizes that `gamegen models sizes` prints."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from gamegen.models.configs import model_names, named_config
+from gamegen.models.counts import Latents, chunk_flops, forward_flops, parameter_counts
+from gamegen.models.text import MAX_TOKENS
+
+CLIP_FRAMES = 102
+PAPER = {"width": "1152", "layers": "28", "heads": "16", "picture": "1280x720"}
+"""What is known of the GameGen-X paper's MSDiT: no count of weights or of operations among it."""
+
+
+def sizes_table() -> Table:
+    """One column a named config, and one for the GameGen-X paper."""
+    table = Table(
+        title="Model sizes",
+        caption=f"A chunk is 4 frames of play: its denoising passes, the commit and the small decoder. A clip is "
+        f"{CLIP_FRAMES} frames forward and back. Both at the size above with {MAX_TOKENS} text tokens; a "
+        "multiplication and an addition are two operations.",
+    )
+    columns = {name: _figures(name) for name in model_names()} | {"the paper": PAPER}
+    table.add_column("config")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for figure in next(iter(columns.values())):
+        table.add_row(figure, *(column.get(figure, "-") for column in columns.values()))
+    return table
+
+
+def _figures(name: str) -> dict[str, str]:
+    config = named_config(name)
+    foundation = config.foundation
+    assert foundation is not None
+    counts = parameter_counts(config)
+    # The gradient of a product is two more of its size.
+    clip = 3 * forward_flops(config, Latents.of_clip(config, CLIP_FRAMES)).total
+    return {
+        "width": str(foundation.width),
+        "layers": str(foundation.num_layers),
+        "heads": str(foundation.num_heads),
+        "picture": f"{config.width}x{config.height}",
+        "VAE, M weights": f"{counts['vae'] / 1e6:,.1f}",
+        "MSDiT, M weights": f"{counts['foundation'] / 1e6:,.1f}",
+        "InstructNet, M weights": f"{counts['instructnet'] / 1e6:,.1f}",
+        "all, M weights": f"{sum(counts.values()) / 1e6:,.1f}",
+        "GFLOP a streamed chunk": f"{chunk_flops(config) / 1e9:,.1f}",
+        "TFLOP a training clip": f"{clip / 1e12:,.2f}",
+    }

@@ -1,0 +1,78 @@
+"""Small line charts as inline SVG, coloured by the page's own variables."""
+
+from __future__ import annotations
+
+import html
+import math
+
+import numpy as np
+
+WIDTH, HEIGHT = 340, 150
+_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 10, 18
+_MAX_POINTS = 300
+
+Series = list[tuple[float, float]]
+
+
+def chart(title: str, series: dict[str, Series]) -> str:
+    """One chart of up to three named series of (step, value); the scale leaves out the outermost hundredth.
+
+    Empty without a finite value.
+    """
+    series = {name: points for name, raw in series.items() if (points := _thinned(raw))}
+    if not series:
+        return ""
+    values = np.array([y for points in series.values() for _, y in points])
+    steps = [x for points in series.values() for x, _ in points]
+    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    if math.isclose(low, high):
+        low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
+    first, last = min(steps), max(steps)
+
+    def place(x: float, y: float) -> str:
+        across = (x - first) / (last - first) if last > first else 0.5
+        up = min(max((y - low) / (high - low), 0.0), 1.0)
+        return (
+            f"{_LEFT + across * (WIDTH - _LEFT - _RIGHT):.1f},"
+            f"{_TOP + (1 - up) * (HEIGHT - _TOP - _BOTTOM):.1f}"
+        )
+
+    lines = "".join(
+        f'<polyline class="s{i}" points="{" ".join(place(x, y) for x, y in points)}"/>'
+        + (f'<circle class="s{i}" r="2.5" {_centre(place(*points[0]))}/>' if len(points) == 1 else "")
+        for i, points in enumerate(series.values())
+    )
+    keys = " ".join(
+        f'<span class="key s{i}">{html.escape(name)} <b>{number(points[-1][1])}</b></span>'
+        for i, (name, points) in enumerate(series.items())
+    )
+    base = HEIGHT - _BOTTOM
+    return f"""<figure><figcaption><span class="name">{html.escape(title)}</span> {keys}</figcaption>
+<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)} over steps">
+<path class="grid" d="M{_LEFT} {_TOP}H{WIDTH - _RIGHT}M{_LEFT} {base}H{WIDTH - _RIGHT}"/>{lines}
+<text x="{_LEFT}" y="{_TOP + 10}">{number(high)}</text><text x="{_LEFT}" y="{base - 4}">{number(low)}</text>
+<text x="{_LEFT}" y="{HEIGHT - 4}">{first:,.0f}</text>
+<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step {last:,.0f}</text></svg></figure>"""
+
+
+def number(value: float) -> str:
+    """A number as people read it: about three figures, thousands apart."""
+    if not math.isfinite(value):
+        return "-"
+    if value == 0 or 0.001 <= abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.2e}"
+
+
+def _thinned(points: Series) -> Series:
+    """At most `_MAX_POINTS` points, each the mean of its neighbours."""
+    points = [(x, y) for x, y in points if math.isfinite(y)]
+    if len(points) <= _MAX_POINTS:
+        return points
+    pieces = np.array_split(np.array(points), _MAX_POINTS)
+    return [(float(piece[-1, 0]), float(piece[:, 1].mean())) for piece in pieces]
+
+
+def _centre(place: str) -> str:
+    x, y = place.split(",")
+    return f'cx="{x}" cy="{y}"'

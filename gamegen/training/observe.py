@@ -1,0 +1,229 @@
+"""Everything that watches a training run: rates, event files, validation in the background, the run's page."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from gamegen.config import to_dict
+from gamegen.training.config import StageConfig
+from gamegen.training.objectives import Objective
+from gamegen.training.page import RunFacts, Sheet, render, write_atomically
+from gamegen.training.parallel import is_sharded
+from gamegen.training.peak import Peak, device_peak
+from gamegen.training.pictures import save_sheet
+from gamegen.training.throughput import Throughput
+from gamegen.training.validation import HeldOut, Validation, Validator
+from gamegen.training.work import work_counter
+
+PAGE_FILE = "run.html"
+VALIDATION_FILE = "validation.jsonl"
+EVENTS_FOLDER = "tensorboard"
+SHEETS_FOLDER = "sheets"
+_SHEETS_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an observer writes and what it says about the run."""
+
+    output: Path
+    command: str = ""
+    data: str = ""
+    init: str = ""
+
+
+class Observer:
+    """Measures every process's steps; with `writes` (rank 0) it also shows them.
+
+    The trainer calls `throughput.fetch` and `throughput.finish_step` each step, `log` with each row of its log,
+    `save` with the averaged weights, and `close` at the end.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        config: StageConfig,
+        place: Place,
+        held_out: HeldOut | None = None,
+        world_size: int = 1,
+        writes: bool = True,
+    ) -> None:
+        self.objective, self.config, self.place, self.writes = objective, config, place, writes
+        self.peak = device_peak(objective.model.device)
+        self.throughput = Throughput(
+            work_counter(objective.model.config, config),
+            # Who shares a window with others does a part of the work that is counted for it.
+            config.parallel.sequence * self.peak.flops_per_s,
+            world_size,
+        )
+        self.rows: list[dict[str, float]] = []
+        self.validations: list[dict[str, float]] = []
+        self.sheets: list[Sheet] = []
+        self.notes: list[str] = []
+        # The validation thread reports while training logs.
+        self._lock = threading.Lock()
+        self._events: SummaryWriter | None = None
+        self._facts: RunFacts | None = None
+        self._validator = self._make_validator(held_out) if writes else None
+
+    def log(self, rows: list[dict[str, float]]) -> None:
+        """Shows the log, of which the last row is new."""
+        if not self.writes:
+            return
+        row = rows[-1]
+        with self._lock:
+            self.rows = rows
+            self._begin(int(row["step"]))
+            self._add_scalars(row, "training")
+            self._write_page(alive=True)
+
+    def save(self, step: int, averaged: dict[str, Tensor], last: bool = False) -> None:
+        """Starts to validate the averaged weights; only the `last` waits for the validation before it."""
+        if not self.writes:
+            return
+        with self._lock:
+            self._begin(step)
+        if self._validator is not None:
+            if last:
+                self._validator.finish()
+            if not self._validator.start(step, averaged):
+                self._note(f"no validation at step {step}: the one before it was still running")
+        with self._lock:
+            self._write_page(alive=not last)
+
+    def close(self) -> None:
+        """Waits for the validation that runs and writes the page for the last time."""
+        if self._validator is not None:
+            self._validator.finish()
+        if self._events is None:
+            return
+        with self._lock:
+            self._write_page(alive=False)
+            self._events.close()
+            self._events = None
+
+    def describe(self) -> str:
+        """The latest rates, for a progress bar."""
+        return self.throughput.describe()
+
+    def _make_validator(self, held_out: HeldOut | None) -> Validator | None:
+        if held_out is None:
+            return None
+        if is_sharded(self.config.parallel) or self.objective.shared_time is not None:
+            self.notes.append(
+                "no validation: weights or windows are shared by processes, so one cannot run the model alone"
+            )
+            return None
+        if held_out.split != "validation":
+            self.notes.append(f"there is no validation split; its stand-in is the {held_out.split} split")
+        return Validator(self.objective, held_out.batches, self._validated, self._note)
+
+    def _begin(self, step: int) -> None:
+        """Opens what is written to, once there is something to write; a resumed run adds to what it finds."""
+        if self._events is not None:
+            return
+        folder = self.place.output
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two files begun in the same second would have the same name.
+        self._events = SummaryWriter(
+            str(folder / EVENTS_FOLDER), purge_step=step, filename_suffix=f".{step}.{os.getpid()}"
+        )
+        self._facts = run_facts(self.objective, self.config, self.place, self.peak)
+        self._recall(step)
+
+    def _recall(self, step: int) -> None:
+        """Takes up validations and sheets of an earlier part of this run."""
+        file = self.place.output / VALIDATION_FILE
+        if file.is_file():
+            found = [json.loads(line) for line in file.read_text().splitlines()]
+            self.validations = [row for row in found if row["step"] < step]
+            file.write_text("".join(json.dumps(row) + "\n" for row in self.validations))
+        pictures = sorted((self.place.output / SHEETS_FOLDER).glob("*.png"))
+        earlier = [picture for picture in pictures if int(picture.stem) < step][-_SHEETS_SHOWN:]
+        self.sheets = [Sheet.of(int(p.stem), np.asarray(Image.open(p).convert("RGB"))) for p in earlier]
+
+    def _validated(self, result: Validation) -> None:
+        row = {"step": result.step, **result.metrics}
+        save_sheet(result.sheet, self.place.output / SHEETS_FOLDER / f"{result.step:06d}.png")
+        with self._lock:
+            assert self._events is not None
+            self.validations.append(row)
+            self.sheets = [*self.sheets, Sheet.of(result.step, result.sheet)][-_SHEETS_SHOWN:]
+            with (self.place.output / VALIDATION_FILE).open("a") as file:
+                file.write(json.dumps({**row, "took_s": round(result.took_s, 2)}) + "\n")
+            self._add_scalars(row, "validation")
+            self._events.add_image("sheet", result.sheet, result.step, dataformats="HWC")
+            self._write_page(alive=True)
+
+    def _note(self, sentence: str) -> None:
+        with self._lock:
+            self.notes.append(sentence)
+
+    def _add_scalars(self, row: dict[str, float], kind: str) -> None:
+        assert self._events is not None
+        for name, value in row.items():
+            if name != "step":
+                self._events.add_scalar(f"{name}/{kind}", value, int(row["step"]))
+
+    def _write_page(self, alive: bool) -> None:
+        assert self._facts is not None
+        step = int(self.rows[-1]["step"]) if self.rows else 0
+        elapsed_s = self.rows[-1]["elapsed_s"] if self.rows else 0.0
+        status = f"step {step:,} of at most {self.config.steps:,}, {elapsed_s / 60:.1f} minutes of training"
+        write_atomically(
+            self.place.output / PAGE_FILE,
+            render(self._facts, status, self.rows, self.validations, self.sheets, self.notes, alive),
+        )
+
+
+def run_facts(objective: Objective, config: StageConfig, place: Place, peak: Peak) -> RunFacts:
+    """The command line, the configuration and the machine of a run."""
+    device = objective.model.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    machine = {
+        "host": platform.node(),
+        "device": f"{device.type}, {name}",
+        "CPU cores": str(os.cpu_count()),
+        "peak": f"{peak.flops_per_s / 1e12:.3g} TFLOP/s ({peak.source})",
+        "Python, PyTorch": f"{platform.python_version()}, {torch.__version__}",
+        "data": place.data or "-",
+        "initialised from": place.init or "-",
+    }
+    if revision := git_revision(Path(__file__).parent):
+        machine["git revision"] = revision
+    parts = {"stage": to_dict(config), "model": to_dict(objective.model.config)}
+    return RunFacts(
+        f"{config.stage}: {place.output.name}",
+        place.command or shlex.join(sys.orig_argv),
+        yaml.safe_dump(json.loads(json.dumps(parts)), sort_keys=False, default_flow_style=None, width=100),
+        machine,
+    )
+
+
+def git_revision(folder: Path) -> str | None:
+    """The commit that `folder` is checked out from, marked if files differ from it; None outside of git."""
+    if shutil.which("git") is None:
+        return None
+    described = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None

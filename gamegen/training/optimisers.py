@@ -1,0 +1,43 @@
+"""Which optimiser takes which weights, and the learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from gamegen.training.config import OptimiserConfig
+from gamegen.training.muon import Muon
+
+
+def build_optimisers(modules: dict[str, nn.Module], config: OptimiserConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside transformer blocks, AdamW for everything else.
+
+    AdamW decays no vectors (norms, biases, tables).
+    """
+    hidden = [p for module in modules.values() for p in hidden_matrices(module)]
+    taken = {id(p) for p in hidden}
+    rest = [p for module in modules.values() for p in module.parameters() if id(p) not in taken]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, foreach=True)
+    if not hidden:
+        return [adamw]
+    return [Muon(hidden, config.learning_rate, weight_decay=config.weight_decay), adamw]
+
+
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Weights of the linear layers inside a transformer's `blocks`; none for a network without."""
+    blocks = dict(module.named_children()).get("blocks", nn.Module())
+    return [p for name, p in blocks.named_parameters() if p.ndim == 2 and name.endswith(".weight")]
+
+
+def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
+    """The rate at a step; `progress` runs from 0 to 1."""
+    warm = min(1.0, (step + 1) / max(config.warmup_steps, 1))
+    into_decay = max(0.0, progress - (1 - config.decay_fraction)) / max(config.decay_fraction, 1e-9)
+    cosine = 0.5 * (1 + math.cos(math.pi * into_decay))
+    return config.learning_rate * warm * (config.final_rate + (1 - config.final_rate) * cosine)

@@ -1,0 +1,163 @@
+"""Validation beside training: loss and sample sheet of the averaged weights on clips that training never sees.
+
+It runs in a thread, not in a process. A thread reads the weights it was handed where they lie, on a GPU too, and
+PyTorch lets go of the interpreter while it computes. What it would take from training on a CPU the scheduler
+gives back: the thread, and the compute threads it starts, have a lower priority than the step's.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gamegen.device import autocast
+from gamegen.training.config import StageConfig
+from gamegen.training.data import Feed, WindowKind
+from gamegen.training.objectives import Objective
+from gamegen.training.plan import Plan, index_clips
+
+NICENESS = 10
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Where fixed validation batches come from: `split` says which, `batches` reads them."""
+
+    split: str
+    batches: Callable[[], list[Any]]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What one validation found: mean metrics over the batches, a sheet uint8 `(H, W, 3)`, and how long it took."""
+
+    step: int
+    metrics: dict[str, float]
+    sheet: np.ndarray
+    took_s: float
+
+
+def held_out(config: StageConfig, data: Path, kind: WindowKind) -> HeldOut | None:
+    """The validation batches of a folder of shards, the same ones for every run with the same seed.
+
+    Little footage may have no validation split; then the training split stands in, and `split` says so. None if
+    the stage asks for no batches.
+    """
+    if not config.validation_batches:
+        return None
+    # One micro-batch of the first bucket at a time, as training has it in memory.
+    alone = replace(
+        config,
+        batch_size=config.batch_size // config.micro_batches,
+        micro_batches=1,
+        buckets=config.buckets[:1],
+    )
+    split = "validation" if any((data / "split=validation").rglob("*.parquet")) else "train"
+    return HeldOut(split, lambda: _read_batches(alone, data, split, kind))
+
+
+def _read_batches(config: StageConfig, data: Path, split: str, kind: WindowKind) -> list[Any]:
+    feed = Feed(Plan(config, index_clips(data, split, kind.length_column)), kind)
+    steps = itertools.islice(feed.batches(0, feed.start()), config.validation_batches)
+    return [batch for step in steps for _, batch in step.micro_batches]
+
+
+class Validator:
+    """Validates snapshots of an objective in the background, at most one at a time.
+
+    `start` copies the averaged weights, which takes as long as copying them does, and comes back; `done` is called
+    with the result from the thread, `failed` with a sentence if there is none.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        batches: Callable[[], list[Any]],
+        done: Callable[[Validation], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        self._objective, self._read_batches = objective, batches
+        self._done, self._failed = done, failed
+        self._copy: Objective | None = None
+        self._batches: list[Any] | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, step: int, averaged: dict[str, Tensor]) -> bool:
+        """Begins to validate `averaged` (named as the trained modules' weights); false if the last still runs."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        snapshot = self._snapshot(averaged)
+        self._thread = threading.Thread(
+            target=self._run, args=(snapshot, step), name="validation", daemon=True
+        )
+        self._thread.start()
+        return True
+
+    def finish(self) -> None:
+        """Waits for the validation that runs, if one does."""
+        if self._thread is not None:
+            self._thread.join()
+
+    @torch.no_grad()
+    def _snapshot(self, averaged: dict[str, Tensor]) -> Objective:
+        if self._copy is None:
+            self._copy = copy.deepcopy(self._objective)
+        for name, weight in named_weights(self._copy.trained_modules()).items():
+            weight.copy_(averaged[name])
+        self._copy.restore(self._objective.state())
+        return self._copy
+
+    def _run(self, objective: Objective, step: int) -> None:
+        _yield_to_training()
+        began = time.perf_counter()
+        try:
+            if self._batches is None:
+                self._batches = self._read_batches()
+            metrics = measure(objective, self._batches)
+            sheet = objective.sheet(self._batches[0])
+        except Exception as error:
+            # Whatever it was (memory, a broken shard), training can do without this validation.
+            self._failed(f"validation at step {step} failed: {error!r}")
+            return
+        self._done(Validation(step, metrics, sheet, time.perf_counter() - began))
+
+
+def named_weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters and buffers of several modules, each name led by its module's."""
+    return {
+        f"{prefix}.{name}": weight
+        for prefix, module in modules.items()
+        for name, weight in module.state_dict(keep_vars=True).items()
+    }
+
+
+@torch.no_grad()
+def measure(objective: Objective, batches: list[Any]) -> dict[str, float]:
+    """Means over the batches; the same noise every time, from generators of its own."""
+    device = objective.model.device
+    totals: dict[str, float] = {}
+    for i, batch in enumerate(batches):
+        with autocast(device):
+            # Progress 0 is the plain objective: what changes over a run would hide what the model learns.
+            loss, metrics = objective.loss(batch, torch.Generator().manual_seed(i), 0.0)
+        for name, value in {"loss": loss.item(), **metrics}.items():
+            totals[name] = totals.get(name, 0.0) + value / len(batches)
+    return totals
+
+
+def _yield_to_training() -> None:
+    # Linux has a priority for each thread, which those started from it inherit; elsewhere it is the process's.
+    if sys.platform.startswith("linux"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,0 +1,141 @@
+"""What Ray Train costs: the same stage on the same data with Ray and without, in one run on one machine.
+
+python -m jobs.bench --data encoded/ --rounds 2
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from gamegen.config import to_dict
+from gamegen.training.config import StageConfig
+from gamegen.training.stages import load_stage, stage_file
+from jobs import train
+from jobs.cluster import connect
+
+LOGS = 10
+"""Rows in the log of one run; the first is warm-up."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One way to run, over all rounds: steps and seconds after warm-up, windows a step over all processes."""
+
+    name: str
+    samples_per_step: int
+    steps: int
+    seconds: float
+    input_wait_share: float
+
+    @property
+    def samples_per_s(self) -> float:
+        """Windows a second, start-up left out."""
+        return self.samples_per_step * self.steps / self.seconds
+
+    def plus(self, other: Measured) -> Measured:
+        """Both rounds as one."""
+        steps = self.steps + other.steps
+        wait = (self.input_wait_share * self.steps + other.input_wait_share * other.steps) / steps
+        return replace(self, steps=steps, seconds=self.seconds + other.seconds, input_wait_share=wait)
+
+
+def run(stage: StageConfig, data: Path, init: str, steps: int, rounds: int) -> list[Measured]:
+    """The bare loop, Ray Train with one worker, and with two; needs a running Ray.
+
+    Rounds take turns, so that what else a machine does meets all of them. Each run trains `steps` steps in a folder
+    that is deleted afterwards. Raises ValueError for fewer steps than log rows.
+    """
+    if steps < LOGS:
+        raise ValueError(f"steps = {steps}: take at least {LOGS}, the first tenth is warm-up")
+    every = steps // LOGS
+    stage = replace(
+        stage,
+        steps=every * LOGS,
+        log_every=every,
+        save_every=10 * steps,
+        validation_batches=0,
+        # Steps of one kind, in two parts for everyone: who shares them with another does the same work.
+        buckets=stage.buckets[:1],
+        batch_size=2 * -(-stage.batch_size // 2),
+        micro_batches=2,
+    )
+    totals: dict[str, Measured] = {}
+    with tempfile.TemporaryDirectory(prefix="gamegen-bench-") as name:
+        folder = Path(name)
+        file = folder / "stage.yaml"
+        file.write_text(yaml.safe_dump(json.loads(json.dumps(to_dict(stage)))))
+        for i in range(rounds):
+            for way, workers in (("bare loop", 0), ("Ray Train, 1 worker", 1), ("Ray Train, 2 workers", 2)):
+                output = folder / f"{i}-{workers}"
+                if workers:
+                    train.run(str(file), data, output, init, workers=workers)
+                else:
+                    _run_bare(file, data, output, init)
+                measured = _measured(way, output, stage.batch_size)
+                totals[way] = totals[way].plus(measured) if way in totals else measured
+    return list(totals.values())
+
+
+def table(results: list[Measured]) -> Table:
+    """The results with the share of the bare loop's speed, which comes first."""
+    table = Table("", "steps", "samples/s", "waiting for input", "of the bare loop", title="Training steps")
+    for result in results:
+        table.add_row(
+            result.name,
+            str(result.steps),
+            f"{result.samples_per_s:.2f}",
+            f"{result.input_wait_share:.1%}",
+            f"{result.samples_per_s / results[0].samples_per_s:.1%}",
+        )
+    return table
+
+
+def _run_bare(file: Path, data: Path, output: Path, init: str) -> None:
+    # A process of its own, as Ray's worker is.
+    command = [sys.executable, "-m", "gamegen.training", str(file), "--data", str(data), "--init", init]
+    subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
+
+
+def _measured(name: str, output: Path, samples_per_step: int) -> Measured:
+    first, *rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    steps, seconds = rows[-1]["step"] - first["step"], rows[-1]["elapsed_s"] - first["elapsed_s"]
+    wait = sum(row["input_wait_share"] for row in rows) / len(rows)
+    return Measured(name, samples_per_step, steps, seconds, wait)
+
+
+@app.command()
+def main(
+    data: Annotated[Path, typer.Option(help="encoded shards (curated ones for vae and decoder)")],
+    stage: Annotated[str, typer.Option(help="a stage's name, or a YAML file")] = "instructnet",
+    init: Annotated[str, typer.Option(help="checkpoint the stage builds on")] = "nano",
+    steps: Annotated[int, typer.Option(help="steps of each run")] = 50,
+    rounds: Annotated[int, typer.Option(help="how often each is run")] = 1,
+) -> None:
+    """Compares training on Ray with the bare loop.
+
+    Example: gamegen bench ray --data data/encoded --steps 50 --rounds 2
+    """
+    connect()
+    try:
+        results = run(load_stage(stage_file(stage)), data.resolve(), init, steps, rounds)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"gamegen: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    Console().print(table(results))
+
+
+if __name__ == "__main__":
+    app()

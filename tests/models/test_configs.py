@@ -1,0 +1,43 @@
+"""Named model configs: each is whole, nano is what ships, mistakes are named."""
+
+import dataclasses
+
+import pytest
+
+from gamegen.models.checkpoint import ModelConfig, read_config
+from gamegen.models.configs import model_names, named_config
+from gamegen.models.msdit import MSDiTConfig
+
+
+def test_nano_is_the_shipped_model_without_its_statistics():
+    shipped = dataclasses.replace(read_config("nano"), latent_mean=(), latent_std=())
+    assert named_config("nano") == shipped
+
+
+def test_widths_layers_and_heads_of_the_named_configs():
+    sizes = {}
+    for name in model_names():
+        foundation = named_config(name).foundation
+        sizes[name] = (foundation.width, foundation.num_layers, foundation.num_heads)
+    assert sizes == {
+        "nano": (256, 4, 4),
+        "base": (768, 16, 12),
+        "gamegen-x": (1152, 28, 16),
+        "xl": (4096, 28, 32),
+    }
+    assert list(sizes) == ["nano", "base", "gamegen-x", "xl"]
+    large = named_config("gamegen-x")
+    assert (large.width, large.height, large.foundation.window) == (1280, 720, 26)
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no model config 'huge': use one of base, gamegen-x, nano, xl"):
+        named_config("huge")
+    half = tmp_path / "half.yaml"
+    half.write_text("foundation: {width: 32, num_heads: 2}\n")
+    with pytest.raises(ValueError, match=r"half.yaml: missing key 'instructnet'"):
+        named_config(str(half))
+    with pytest.raises(ValueError, match="multiple of 4 channels"):
+        MSDiTConfig(width=40, num_heads=4)
+    with pytest.raises(ValueError, match="latent_channels"):
+        ModelConfig(foundation=MSDiTConfig.tiny())
