@@ -1,16 +1,15 @@
 """Validation beside training: loss and sample sheet of the averaged weights on clips that training never sees.
 
-It runs in a thread, not in a process. A thread reads the weights it was handed where they lie, on a GPU too, and
-PyTorch lets go of the interpreter while it computes. What it would take from training on a CPU the scheduler
-gives back: the thread, and the compute threads it starts, have a lower priority than the step's.
+It runs in a thread, not in a process: a thread reads the weights it was handed where they lie, on a GPU too, where
+a process would need a second context and a copy across, and PyTorch lets go of the interpreter while it computes.
+On a CPU it takes a share of the cores for as long as it runs, as a process would. A lower priority would be worse: a
+thread that waits its turn while it holds the interpreter makes training wait as well.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,8 +26,6 @@ from gamegen.training.config import StageConfig
 from gamegen.training.data import Feed, WindowKind
 from gamegen.training.objectives import Objective
 from gamegen.training.plan import Plan, index_clips
-
-NICENESS = 10
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,6 @@ class Validator:
         return self._copy
 
     def _run(self, objective: Objective, step: int) -> None:
-        _yield_to_training()
         began = time.perf_counter()
         try:
             if self._batches is None:
@@ -155,9 +151,3 @@ def measure(objective: Objective, batches: list[Any]) -> dict[str, float]:
         for name, value in {"loss": loss.item(), **metrics}.items():
             totals[name] = totals.get(name, 0.0) + value / len(batches)
     return totals
-
-
-def _yield_to_training() -> None:
-    # Linux has a priority for each thread, which those started from it inherit; elsewhere it is the process's.
-    if sys.platform.startswith("linux"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
