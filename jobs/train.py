@@ -23,6 +23,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from gamegen.storage.encryption import open_sealed_store
+from gamegen.training.config import StageConfig
 from gamegen.training.data import WindowKind, WindowSource, interleaved_pools, read_pool
 from gamegen.training.loop import Run
 from gamegen.training.plan import BucketPlan
@@ -56,13 +57,7 @@ def run(
     file = stage_file(stage)
     config = load_stage(file)
     for count in range(min_workers or workers, workers + 1):
-        if config.micro_batches % count == 0:
-            break
-    else:
-        raise ValueError(
-            f"{workers} workers cannot share {config.micro_batches} micro-batches a step equally: set micro_batches "
-            f"in {file} to a multiple of {workers}"
-        )
+        check_sharing(config, count)
     if not any((data / "split=train").rglob("*.parquet")):
         raise FileNotFoundError(f"no training shards under {data}: run the curate and encode jobs first")
     output.mkdir(parents=True, exist_ok=True)
@@ -92,6 +87,21 @@ def run(
     )
     trainer.fit()
     return output
+
+
+def check_sharing(config: StageConfig, workers: int) -> None:
+    """Raises ValueError if so many workers cannot share a stage's steps; better now than in each of them."""
+    groups, rest = divmod(workers, config.parallel.sequence)
+    if rest:
+        raise ValueError(
+            f"{workers} workers do not split into groups of {config.parallel.sequence} that share a window: take a "
+            "multiple, or set parallel.sequence in the stage's file"
+        )
+    if config.micro_batches % groups:
+        raise ValueError(
+            f"{workers} workers cannot share {config.micro_batches} micro-batches a step equally: set micro_batches in "
+            "the stage's file to a multiple, or take another number of workers"
+        )
 
 
 def worker_resources(workers: int, gpu: bool) -> dict[str, float]:

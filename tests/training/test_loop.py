@@ -13,7 +13,7 @@ from gamegen.training.config import OptimiserConfig, TrainingBucket
 from gamegen.training.loop import Trainer
 from gamegen.training.objectives import as_drawn, change_weight, is_still
 from gamegen.training.optimisers import learning_rate
-from gamegen.training.stages import load_stage, stage_file, start_model
+from gamegen.training.stages import CONFIGS, load_stage, stage_file, start_model
 from tests.training.samples import (
     SIZE,
     encoded_folder,
@@ -177,8 +177,9 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_shipped_stages_load_and_wrong_ones_are_named(tmp_path):
-    for name in ("vae", "foundation", "instructnet", "turbo", "decoder"):
-        assert load_stage(stage_file(name)).stage == name
+    for file in CONFIGS.glob("*.yaml"):
+        config = load_stage(stage_file(file.stem))
+        assert file.stem.endswith(config.stage) and named_config(config.model).foundation
     with pytest.raises(ValueError, match="no stage 'gan'"):
         stage_file("gan")
     wrong = tmp_path / "wrong.yaml"
