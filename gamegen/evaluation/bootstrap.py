@@ -8,7 +8,7 @@ draw of the same seeds stands behind two reports, so differences of their replic
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -36,11 +36,23 @@ def draws(num_units: int) -> np.ndarray:
 
 
 def estimate(statistic: Statistic, num_units: int) -> Estimate:
-    """A statistic of all units, with its percentile interval."""
+    """A statistic of all units, with its percentile interval.
+
+    Some statistics (distances of distributions) grow where units repeat, so all draws lie to one side: the interval is
+    moved by as much as the draws' mean is off the value.
+    """
     if not num_units:
         raise ValueError("an interval needs at least one seed or clip, got none")
-    replicates = tuple(statistic(indices) for indices in draws(num_units))
-    return Estimate(statistic(np.arange(num_units)), *interval(replicates), replicates)
+    return of_replicates(
+        statistic(np.arange(num_units)), tuple(statistic(indices) for indices in draws(num_units))
+    )
+
+
+def of_replicates(value: float, replicates: tuple[float, ...]) -> Estimate:
+    """A value with the interval that its replicates give."""
+    bias = float(np.mean(replicates)) - value
+    low, high = interval(replicates)
+    return Estimate(value, low - bias, high - bias, replicates)
 
 
 def mean_of(values: np.ndarray) -> Estimate:
@@ -54,8 +66,8 @@ def share_of(obeyed: np.ndarray) -> Estimate:
     Where all agree no draw differs and the interval would have no width: Clopper and Pearson's (1934) is given.
     """
     result = mean_of(obeyed.astype(np.float64))
-    if result.low < result.high:
-        return result
+    if 0 < result.value < 1:
+        return replace(result, low=max(result.low, 0.0), high=min(result.high, 1.0))
     successes, n = int(obeyed.sum()), len(obeyed)
     exact = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, "exact")
     return Estimate(result.value, float(exact.low), float(exact.high), result.replicates)

@@ -34,11 +34,18 @@ def test_a_share_that_all_agree_on_still_has_a_width():
 
 
 def test_any_statistic_of_units_gets_an_interval():
-    values = np.array([1.0, 2.0, 3.0, 10.0])
-    result = bootstrap.estimate(lambda i: float(np.median(values[i])), 4)
-    assert result.value == 2.5 and 1 <= result.low < result.high <= 10
+    values = np.arange(101.0)
+    result = bootstrap.estimate(lambda i: float(np.median(values[i])), 101)
+    assert result.value == 50 and 25 < result.low < 50 < result.high < 75
 
 
 def test_no_unit_is_refused():
     with pytest.raises(ValueError, match="at least one seed"):
         bootstrap.mean_of(np.zeros(0))
+
+
+def test_a_statistic_that_repeats_enlarge_keeps_its_value_inside():
+    values = np.random.default_rng(2).normal(0, 1, 30)
+    lowest = bootstrap.estimate(lambda i: float(values[i].min()), 30)
+    assert np.mean(lowest.replicates) > lowest.value
+    assert lowest.low < lowest.value < lowest.high

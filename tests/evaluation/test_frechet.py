@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gamegen.evaluation.frechet import frechet_distance
+from gamegen.evaluation.frechet import FrechetReference, frechet_distance
 
 
 def gaussian(
@@ -37,6 +37,15 @@ def test_the_same_set_has_distance_0_also_with_fewer_samples_than_dimensions():
     assert frechet_distance(few, few + 2) == pytest.approx(4 * 50)
 
 
+def test_units_may_be_drawn_again_and_their_samples_count_together():
+    units, other = (np.random.default_rng(seed).standard_normal((5, 3, 4)) for seed in (0, 1))
+    reference = other.reshape(-1, 4)
+    drawn = np.array([0, 0, 3, 4, 1])
+    distance = FrechetReference(reference).distance_of(units)(drawn)
+    assert distance == pytest.approx(frechet_distance(units[drawn].reshape(-1, 4), reference), rel=1e-6)
+
+
 def test_one_sample_is_refused():
-    with pytest.raises(ValueError, match="at least 2 samples a side, got 1 and 2"):
-        frechet_distance(np.zeros((1, 3)), np.zeros((2, 3)))
+    for a, b in ((1, 2), (2, 1)):
+        with pytest.raises(ValueError, match="at least 2 samples a side, got 1"):
+            frechet_distance(np.zeros((a, 3)), np.zeros((b, 3)))

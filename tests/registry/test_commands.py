@@ -2,11 +2,10 @@
 
 import pytest
 
-from gamegen.evaluation.report import EvaluationReport, write_report
+from gamegen.evaluation.metrics import TURNS
+from gamegen.evaluation.report import EvaluationReport, Figure, write_report
 from gamegen.models.checkpoint import WEIGHTS_FILE, ModelConfig, read_card, save_random
 from tests.test_cli import gamegen
-
-TURNS = "turns: flow left > 0 > right"
 
 
 @pytest.fixture
@@ -21,11 +20,12 @@ def test_from_a_checkpoint_to_the_served_version_and_back(models, tmp_path):
         folder, report = tmp_path / str(seed), tmp_path / f"{seed}.json"
         save_random(folder, ModelConfig.tiny(), seed)
         sha256 = read_card(folder)["sha256"][WEIGHTS_FILE]
-        write_report(EvaluationReport(sha256, 0, 4, {TURNS: turns}), report)
+        figure = Figure(turns, turns, turns, "4 seeds from 0", (turns,) * 4)
+        write_report(EvaluationReport("mine", sha256, {TURNS: figure}), report)
         assert models("add", "mine", str(folder), "--report", str(report)).returncode == 0
         promoted = models("promote", "mine", str(seed))
         assert promoted.returncode == 0, promoted.stderr
-    assert f"{TURNS}: 0.500 -> 0.900" in promoted.stdout
+    assert f"{TURNS}: 0.500 [0.500, 0.500] -> 0.900" in promoted.stdout
     listed = models("list").stdout
     assert "mine" in listed and "yes" in listed
     assert "0.900" in models("show", "mine").stdout
