@@ -38,9 +38,9 @@ def test_from_a_checkpoint_to_the_served_version_and_back(models, tmp_path):
 
 def test_an_evaluation_is_what_the_registry_takes(models, tiny_model, tmp_path):
     out = tmp_path / "evaluation"
-    done = gamegen("evaluate", str(tiny_model), "--seeds", "1", "--no-long-play", "--output", str(out))
+    done = gamegen("evaluate", str(tiny_model), "--seeds", "2", "--no-long-play", "--output", str(out))
     assert done.returncode == 0, done.stderr
-    assert (out / "sheet.png").is_file()
+    assert (out / "sheet.png").is_file() and (out / "report.html").is_file()
     added = models("add", "mine", str(tiny_model), "--report", str(out / "report.json"))
     assert added.returncode == 0, added.stderr
     assert "turns: flow left > 0 > right" in models("show", "mine", "--version", "1").stdout
