@@ -78,7 +78,7 @@ class SuiteConfig:
     def marks_s(self) -> list[int]:
         """Seconds of long play at which the pictures are compared with real ones."""
         wanted = [PIECE_S, *range(10, 60, 10), *range(60, self.play_s + 1, 60), self.play_s]
-        return sorted({mark for mark in wanted if mark <= self.play_s})
+        return sorted({mark for mark in wanted if 0 < mark <= self.play_s})
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,12 @@ THIRD_PERSON_SHARE = 0.3
 """Of the worlds that are looked at; footage has about as many."""
 ORDERS = (
     ("noon", "make it night", "time_of_day", "night"),
+    ("noon", "switch to third person", "view", "third"),
     ("noon", "make it dusk", "time_of_day", "dusk"),
     ("night", "make it day", "time_of_day", "day"),
     ("noon", "make it rain", "weather", "rain"),
     ("noon", "let it snow", "weather", "snow"),
     ("noon", "bring in fog", "weather", "fog"),
-    ("noon", "switch to third person", "view", "third"),
 )
 """A world's time, what it is then told, and what should be seen after it."""
 PLAY_KEYS: tuple[set[str], ...] = (

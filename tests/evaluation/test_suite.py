@@ -1,6 +1,7 @@
 """The whole evaluation of a tiny model: figures, resuming, adding seeds, and worlds of known behaviour."""
 
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_the_report_is_written_as_json_and_as_a_page_with_pictures(finished):
     assert read_report(output / "report.json") == report
     page = (output / PAGE_FILE).read_text()
     for name in (metrics.TURNS, metrics.IMAGE_DISTANCE, "walking", "long play"):
-        assert name in page
+        assert escape(name) in page
     assert page.count("<svg") == 4 and 'src="data:image/jpeg;base64,' in page
     assert "http" not in page.replace("http-equiv", "")
     assert (output / SHEET_FILE).is_file()
