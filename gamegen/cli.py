@@ -195,9 +195,14 @@ def bench_ray(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_FORWARD)
-def evaluate(context: typer.Context) -> None:
-    """Plays many worlds and prints in how many they obey (gamegen evaluate --help)."""
-    _run_module("gamegen.evaluation", "evaluate", context.args)
+def evaluate(
+    context: typer.Context, ray: Annotated[bool, typer.Option("--ray", help="as a Ray job")] = False
+) -> None:
+    """Plays many worlds and measures them beside real clips; with --ray as a Ray job (gamegen evaluate --help)."""
+    if ray:
+        _run_job("evaluate", context.args)
+    else:
+        _run_module("gamegen.evaluation", "evaluate", context.args)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -1,42 +1,25 @@
-"""Is one checkpoint better than another? Two reports of the same worlds, figure by figure."""
+"""Is one checkpoint better than another? Two reports of the same worlds, figure by figure.
+
+A figure differs if its paired difference is surely not 0: both reports drew the same seeds in the same draws (see
+`bootstrap`), so the 95 % interval is that of the differences of their replicates.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-Goal = Literal["higher", "lower", "one"]
+import numpy as np
 
-
-@dataclass(frozen=True)
-class Metric:
-    """Which way a figure should go, and by how much it must differ to count.
-
-    `one` means as near to 1 as can be, above and below alike. `margin` is absolute; for `one` it is a difference
-    of logarithms.
-    """
-
-    goal: Goal
-    margin: float
-
-
-METRICS: dict[str, Metric] = {
-    "turns: flow left > 0 > right": Metric("higher", 0.05),
-    "forward: flow expands": Metric("higher", 0.05),
-    "still: speed as share of walking": Metric("lower", 0.05),
-    "night darker than noon": Metric("higher", 0.05),
-    "desert warmer than snow": Metric("higher", 0.05),
-    "make it night: darker by a fifth": Metric("higher", 0.05),
-    "long play: detail / real clips": Metric("one", 0.05),
-}
-"""The figures that decide. Others of a report inform and do not decide."""
+from gamegen.evaluation import bootstrap
+from gamegen.evaluation.metrics import METRICS, Goal
+from gamegen.evaluation.report import Figure
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Sentences on every deciding figure that moved: `better`, `worse`; names of those that did not: `equal`."""
+    """Sentences on every deciding figure that surely moved: `better`, `worse`; names of the others: `equal`."""
 
     better: tuple[str, ...]
     worse: tuple[str, ...]
@@ -48,34 +31,47 @@ class Verdict:
         return bool(self.better) and not self.worse
 
 
-def compare(candidate: Mapping[str, float], current: Mapping[str, float]) -> Verdict:
+def compare(candidate: Mapping[str, Figure], current: Mapping[str, Figure]) -> Verdict:
     """Compares the figures of two reports.
 
     A figure that only one of them has counts against the one that lacks it, or a check could be skipped to win.
+    Raises ValueError for a figure that they measured on other seeds or clips.
     """
     better, worse, equal = [], [], []
     for name, metric in METRICS.items():
-        if name not in candidate and name not in current:
-            continue
         new, old = candidate.get(name), current.get(name)
-        gain = _gain(metric, new, old)
+        if not metric.decides or (new is None and old is None):
+            continue
+        low, high = _gain(name, metric.goal, new, old)
         sentence = f"{name}: {_shown(old)} -> {_shown(new)}"
-        if gain > metric.margin:
+        if low > 0:
             better.append(sentence)
-        elif gain < -metric.margin:
+        elif high < 0:
             worse.append(sentence)
         else:
             equal.append(name)
     return Verdict(tuple(better), tuple(worse), tuple(equal))
 
 
-def _gain(metric: Metric, new: float | None, old: float | None) -> float:
+def _gain(name: str, goal: Goal, new: Figure | None, old: Figure | None) -> tuple[float, float]:
+    """The interval of by how much the new figure is better."""
     if new is None or old is None:
-        return math.inf if old is None else -math.inf
-    if metric.goal == "one":
-        return abs(math.log(max(old, 1e-6))) - abs(math.log(max(new, 1e-6)))
-    return new - old if metric.goal == "higher" else old - new
+        return (math.inf, math.inf) if old is None else (-math.inf, -math.inf)
+    if new.units != old.units or len(new.replicates) != len(old.replicates):
+        raise ValueError(
+            f"{name!r} was measured on {new.units} and on {old.units}: evaluate both on the same"
+        )
+    a, b = np.array(new.replicates), np.array(old.replicates)
+    if goal == "one":
+        return bootstrap.interval(_distance_from_one(b) - _distance_from_one(a))
+    return bootstrap.interval(a - b if goal == "higher" else b - a)
 
 
-def _shown(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"
+def _distance_from_one(values: np.ndarray) -> np.ndarray:
+    return np.abs(np.log(values.clip(1e-6)))
+
+
+def _shown(figure: Figure | None) -> str:
+    if figure is None:
+        return "not measured"
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"

@@ -58,3 +58,8 @@ def warmth(frames: np.ndarray) -> float:
     """Mean red minus mean blue as a share of the mean brightness: sand is warm, snow is not."""
     means = frames.reshape(-1, 3).mean(0)
     return float((means[0] - means[2]) / max(means.mean(), 1.0))
+
+
+def colour(frames: np.ndarray) -> float:
+    """Mean distance of each pixel's strongest from its weakest channel, 0 (grey) to 255."""
+    return float((frames.max(-1).astype(np.float32) - frames.min(-1)).mean())

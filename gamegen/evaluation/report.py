@@ -7,29 +7,69 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gamegen.config import build, to_dict
+from gamegen.evaluation.bootstrap import Estimate
 
 REPORT_FILE = "report.json"
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its 95 % interval over its `units` ("64 seeds from 1000000").
+
+    `replicates` is what it was in each draw of those units (see `bootstrap`), `per_unit` what it is made of, where it
+    is made of one value a unit; `real` is the same figure of real clips, None where they were not measured.
+    """
+
+    value: float
+    low: float
+    high: float
+    units: str
+    replicates: tuple[float, ...] = ()
+    per_unit: tuple[float, ...] = ()
+    real: float | None = None
+
+    @classmethod
+    def of(
+        cls, estimate: Estimate, units: str, per_unit: tuple[float, ...] = (), real: float | None = None
+    ) -> Figure:
+        """An estimate as a figure, rounded to what a report keeps."""
+        rounded = tuple(float(f"{x:.{_DIGITS}g}") for x in estimate.replicates)
+        numbers = (float(f"{x:.{_DIGITS}g}") for x in (estimate.value, estimate.low, estimate.high))
+        return cls(*numbers, units, rounded, per_unit, None if real is None else float(f"{real:.{_DIGITS}g}"))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means with intervals over time, `x_s` in seconds; `real` is the level of real clips."""
+
+    x_s: tuple[float, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    real: float | None = None
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Figures by name, and the value of each world behind them.
+    """All figures and curves of one checkpoint.
 
-    The worlds are those of seeds `first_seed` to `first_seed + num_seeds - 1`; `weights_sha256` is the sum of the
-    weights file in the checkpoint's card.
+    `weights_sha256` is the sum of the weights file in the checkpoint's card, `skipped` says what was left out and
+    why, `wall_s` how long the drawing took in all its runs together.
     """
 
+    checkpoint: str
     weights_sha256: str
-    first_seed: int
-    num_seeds: int
-    figures: dict[str, float]
-    per_seed: dict[str, list[float]] = field(default_factory=dict)
+    figures: dict[str, Figure]
+    curves: dict[str, Curve] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    wall_s: float = 0.0
 
 
 def write_report(report: EvaluationReport, file: Path) -> None:
     """Writes a report as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(to_dict(report), indent=2) + "\n")
+    file.write_text(json.dumps(to_dict(report), indent=1) + "\n")
 
 
 def read_report(file: Path) -> EvaluationReport:

@@ -126,7 +126,7 @@ class Registry:
             sum((folder / file).stat().st_size for file in _FILES),
             sha256,
             _stages(card),
-            evaluation.figures if evaluation else {},
+            {name: figure.value for name, figure in evaluation.figures.items()} if evaluation else {},
         )
         self._create(f"{base}/manifest.json", version)
         return version
@@ -141,13 +141,12 @@ class Registry:
         if history and history[-1].version == number:
             raise RegistryError(f"{name} version {number} is current already")
         current = self.report(self.version(name)) if history else None
-        if current and (current.first_seed, current.num_seeds) != (candidate.first_seed, candidate.num_seeds):
+        try:
+            verdict = compare(candidate.figures, current.figures if current else {})
+        except ValueError as error:
             raise RegistryError(
-                f"version {number} was evaluated on {candidate.num_seeds} worlds from seed "
-                f"{candidate.first_seed}, the current one on {current.num_seeds} from {current.first_seed}: "
-                "evaluate both on the same"
-            )
-        verdict = compare(candidate.figures, current.figures if current else {})
+                f"version {number} cannot be compared with the current one: {error}"
+            ) from error
         if not verdict.beats:
             reasons = "; ".join(verdict.worse) or "better on no figure"
             raise RegistryError(f"version {number} does not beat the current one of {name}: {reasons}")

@@ -2,11 +2,10 @@
 
 import pytest
 
-from gamegen.evaluation.report import EvaluationReport, write_report
+from gamegen.evaluation.metrics import TURNS
+from gamegen.evaluation.report import EvaluationReport, Figure, write_report
 from gamegen.models.checkpoint import WEIGHTS_FILE, ModelConfig, read_card, save_random
 from tests.test_cli import gamegen
-
-TURNS = "turns: flow left > 0 > right"
 
 
 @pytest.fixture
@@ -21,11 +20,12 @@ def test_from_a_checkpoint_to_the_served_version_and_back(models, tmp_path):
         folder, report = tmp_path / str(seed), tmp_path / f"{seed}.json"
         save_random(folder, ModelConfig.tiny(), seed)
         sha256 = read_card(folder)["sha256"][WEIGHTS_FILE]
-        write_report(EvaluationReport(sha256, 0, 4, {TURNS: turns}), report)
+        figure = Figure(turns, turns, turns, "4 seeds from 0", (turns,) * 4)
+        write_report(EvaluationReport("mine", sha256, {TURNS: figure}), report)
         assert models("add", "mine", str(folder), "--report", str(report)).returncode == 0
         promoted = models("promote", "mine", str(seed))
         assert promoted.returncode == 0, promoted.stderr
-    assert f"{TURNS}: 0.500 -> 0.900" in promoted.stdout
+    assert f"{TURNS}: 0.500 [0.500, 0.500] -> 0.900" in promoted.stdout
     listed = models("list").stdout
     assert "mine" in listed and "yes" in listed
     assert "0.900" in models("show", "mine").stdout
@@ -38,9 +38,9 @@ def test_from_a_checkpoint_to_the_served_version_and_back(models, tmp_path):
 
 def test_an_evaluation_is_what_the_registry_takes(models, tiny_model, tmp_path):
     out = tmp_path / "evaluation"
-    done = gamegen("evaluate", str(tiny_model), "--seeds", "1", "--no-long-play", "--output", str(out))
+    done = gamegen("evaluate", str(tiny_model), "--seeds", "2", "--no-long-play", "--output", str(out))
     assert done.returncode == 0, done.stderr
-    assert (out / "sheet.png").is_file()
+    assert (out / "sheet.png").is_file() and (out / "report.html").is_file()
     added = models("add", "mine", str(tiny_model), "--report", str(out / "report.json"))
     assert added.returncode == 0, added.stderr
     assert "turns: flow left > 0 > right" in models("show", "mine", "--version", "1").stdout

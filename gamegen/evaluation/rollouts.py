@@ -1,0 +1,72 @@
+"""Plays many worlds in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from gamegen.controls import Control
+from gamegen.models.checkpoint import LatentDecoder, Model
+from gamegen.models.text import TextEncoder
+from gamegen.world import EngineConfig, WorldEngine, WorldSnapshot
+
+Advance = Callable[[int], None]
+"""Told how many chunks have been drawn since the last call, all worlds together."""
+
+
+class Player:
+    """A batch of worlds, one a seed, that are opened, told things and played together."""
+
+    def __init__(
+        self, model: Model, text_encoder: TextEncoder, max_worlds: int, advance: Advance = lambda chunks: None
+    ) -> None:
+        self.engine = WorldEngine(model, EngineConfig(max_sessions=max_worlds))
+        self.decoder = LatentDecoder(model)
+        self.text_encoder = text_encoder
+        self.advance = advance
+        self.names: list[str] = []
+        self.memory: list[torch.Tensor | None] = []
+
+    def open(self, prompts: list[str], seeds: list[int]) -> None:
+        """Closes what was played and begins a world for each prompt and seed."""
+        self._close()
+        self.names, self.memory = [str(seed) for seed in seeds], [None] * len(seeds)
+        states = self.text_encoder.encode(prompts)
+        for name, seed, state in zip(self.names, seeds, states, strict=True):
+            self.engine.open(name, state, seed)
+
+    def continue_from(self, latents: np.ndarray, operations: np.ndarray, prompt: str, seed: int) -> None:
+        """Closes what was played; begins one world whose past is given.
+
+        `latents` float16 `(n, C, h, w)`, normalised, and `operations` float32 `(n, 4, O)` of its n chunks.
+        """
+        self._close()
+        states = self.text_encoder.encode([prompt])[0]
+        no_words = [-1] * (len(latents) + 1)
+        self.names, self.memory = [str(seed)], [torch.from_numpy(latents[-1])]
+        past = WorldSnapshot(seed, len(latents), states, [], latents, operations, no_words, [])
+        self.engine.restore(self.names[0], past)
+
+    def instruct(self, orders: list[str]) -> None:
+        """Tells each world its order, from the next chunk on."""
+        for name, states in zip(self.names, self.text_encoder.encode(orders), strict=True):
+            self.engine.instruct(name, states)
+
+    def play(self, keys: set[str], num_chunks: int) -> np.ndarray:
+        """Every world's frames under held keys, uint8 `(worlds, 4 * num_chunks, H, W, 3)`."""
+        return np.concatenate([self.step(Control(keys).operations()) for _ in range(num_chunks)], 1)
+
+    def step(self, operations: np.ndarray) -> np.ndarray:
+        """Every world's next chunk under the same operations `(4, O)`, uint8 `(worlds, 4, H, W, 3)`."""
+        drawn = self.engine.step(dict.fromkeys(self.names, operations))
+        latents = [torch.from_numpy(drawn[name]) for name in self.names]
+        frames = self.decoder.decode(latents, self.memory).numpy()
+        self.memory = list(latents)
+        self.advance(len(latents))
+        return frames
+
+    def _close(self) -> None:
+        for name in self.names:
+            self.engine.close(name)

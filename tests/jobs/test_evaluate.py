@@ -1,0 +1,35 @@
+"""The evaluation on Ray is the evaluation without."""
+
+from dataclasses import replace
+
+import pytest
+
+from gamegen.evaluation.bench import Options, SuiteConfig, default_clips
+from gamegen.evaluation.command import run
+from gamegen.evaluation.suite import plan, run_here
+from jobs.evaluate import run_on_ray
+
+CONFIG = replace(SuiteConfig.tiny(), num_seeds=2, play_s=2)
+
+
+def test_ray_gives_the_same_report_and_goes_on_with_what_was_begun(ray_cluster, tiny_model, tmp_path):
+    options = Options(str(tiny_model), None, default_clips(), CONFIG)
+    alone = run(options, tmp_path / "alone", run_here)
+    todo = plan(options, tmp_path / "together")
+    run_here(options, todo.tasks[:2], todo.folder, lambda chunks: None)
+    drawn: list[int] = []
+
+    def on_ray(options, tasks, folder, advance):
+        run_on_ray(options, tasks, folder, lambda chunks: drawn.append(chunks))
+
+    together = run(options, tmp_path / "together", on_ray)
+    assert replace(together, wall_s=0) == replace(alone, wall_s=0)
+    assert sum(drawn) == sum(task.chunks for task in todo.tasks[2:])
+
+
+def test_what_a_task_refuses_is_said(ray_cluster, tiny_model, tmp_path):
+    options = Options(str(tiny_model), None, default_clips(), CONFIG)
+    task = plan(options, tmp_path).tasks[0]
+    with pytest.raises(ValueError, match="no TorchScript file"):
+        broken = replace(options, judges=replace(options.judges, fid=__file__))
+        run_on_ray(broken, [task], tmp_path, lambda chunks: None)
