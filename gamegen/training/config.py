@@ -31,11 +31,22 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class VAELossConfig:
-    """Reconstruction is L1 plus `gradient_weight` times L1 of image gradients; KL keeps latents near unit size."""
+    """Reconstruction is L1 plus `gradient_weight` times L1 of image gradients; KL keeps latents near unit size.
+
+    `perceptual_weight` times the distance of EfficientNet features of `perceptual_frames` frames a step is added and,
+    from `adversarial_start` of the run on, `adversarial_weight` times a discriminator's score. The streaming decoder
+    learns the same and, `distillation_weight` times, what the whole decoder makes of the latents.
+    """
 
     gradient_weight: float = 0.25
     kl_weight: float = 3e-4
+    perceptual_weight: float = 0.05
+    perceptual_frames: int = 6
+    adversarial_weight: float = 0.02
+    adversarial_start: float = 0.6
+    distillation_weight: float = 0.5
     crop: int = 96
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gamegen.models.checkpoint import Model
 from gamegen.models.vae import TEMPORAL_FACTOR
 from gamegen.training.config import DecoderLossConfig
-from gamegen.training.discriminator import PatchDiscriminator, feature_distance, hinge_loss
+from gamegen.training.discriminator import PatchDiscriminator, feature_distance, held_scores, hinge_loss
 from gamegen.training.objectives import Metrics, Objective, decoding_sheet, psnr_db, reconstruction_loss
 
 
@@ -75,9 +74,7 @@ class DecoderObjective(Objective):
         return latent, video[rows, frame]
 
     def _decoder_loss(self, video: Tensor, target: Tensor, real_features: list[Tensor]) -> Tensor:
-        # The same discriminator with its weights held: only the decoder is to be moved by this score.
-        held = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
-        score, features = functional_call(self.discriminator, held, (video,))
+        score, features = held_scores(self.discriminator, video)
         motion = (video.diff(dim=1) - target.diff(dim=1)).abs().mean()
         return (
             reconstruction_loss(video, target, self.config.gradient_weight)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,12 @@ class PatchDiscriminator(nn.Module):
             x = layer(x)
             features.append(x)
         return self.score(x), features
+
+
+def held_scores(critic: PatchDiscriminator, video: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Scores and features with the critic's weights held: only who made the video is to be moved by them."""
+    held = {name: weight.detach() for name, weight in critic.named_parameters()}
+    return functional_call(critic, held, (video,))
 
 
 def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from gamegen.models.checkpoint import Model
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Previous, Text
 from gamegen.models.vae import CausalVideoVAE, to_pixels
-from gamegen.training.config import FlowLossConfig, StageConfig, VAELossConfig
+from gamegen.training.config import FlowLossConfig, StageConfig
 from gamegen.training.latents import LatentBatch
 from gamegen.training.parallel import SharedTime
 
@@ -56,36 +56,6 @@ class Objective(ABC):
 
     def restore(self, state: dict[str, Tensor]) -> None:  # noqa: B027
         """Takes `state` back."""
-
-
-class VAEObjective(Objective):
-    """Reconstruction + KL for the autoencoder; the streaming decoder learns on the same latents, detached."""
-
-    def __init__(self, model: Model, config: VAELossConfig) -> None:
-        self.model, self.vae, self.config = model, model.vae, config
-
-    def trained_modules(self) -> dict[str, nn.Module]:
-        return {"vae": self.vae}
-
-    def loss(self, batch: Tensor, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
-        mean, log_variance = self.vae.encode_moments(batch)
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        latent = mean + noise * (0.5 * log_variance).exp()
-        whole = self.vae.decode(latent).float()
-        streamed = self.vae.decode_streaming(latent.detach()).float()
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        weight = self.config.gradient_weight
-        loss = reconstruction_loss(whole, batch, weight) + reconstruction_loss(streamed, batch, weight)
-        return loss + self.config.kl_weight * kl, {
-            "psnr_db": psnr_db(whole, batch),
-            "streaming_psnr_db": psnr_db(streamed, batch),
-            "kl": kl.item(),
-            "latent_std": mean.std().item(),
-        }
-
-    @torch.inference_mode()
-    def sheet(self, batch: Tensor) -> np.ndarray:
-        return decoding_sheet(self.vae, batch)
 
 
 class FlowObjective(Objective):
@@ -375,6 +345,8 @@ def psnr_db(video: Tensor, target: Tensor) -> float:
 def build_objective(model: Model, config: StageConfig) -> Objective:
     """The objective of a stage."""
     if config.stage == "vae":
+        from gamegen.training.autoencoder import VAEObjective
+
         return VAEObjective(model, config.vae_loss)
     if config.stage == "turbo":
         from gamegen.turbo.distillation import TurboObjective

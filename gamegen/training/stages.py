@@ -17,11 +17,12 @@ from gamegen.device import default_device, keep_freed_memory
 from gamegen.models.checkpoint import Model, ModelConfig, SamplingConfig, load_checkpoint
 from gamegen.models.configs import named_config
 from gamegen.training import parallel
+from gamegen.training.autoencoder import VAEObjective
 from gamegen.training.config import StageConfig
 from gamegen.training.data import Feed, WindowKind, WindowSource
 from gamegen.training.latents import LatentWindows
 from gamegen.training.loop import Run, Trainer
-from gamegen.training.objectives import VAEObjective, build_objective
+from gamegen.training.objectives import build_objective
 from gamegen.training.pixels import PixelWindows
 from gamegen.training.plan import Plan, index_clips
 from gamegen.training.validation import held_out

@@ -1,7 +1,8 @@
 """What one training step computes, counted from the batch's shape.
 
 A pass forward counts once, its gradient twice more where weights learn and once more where it only runs through.
-Not counted: optimisers, averaging, and the extra pass in which a model makes the past of some windows itself.
+Not counted: optimisers, averaging, the extra pass in which a model makes the past of some windows itself, and the
+discriminator that joins the autoencoder late in its run.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gamegen.models.checkpoint import ModelConfig
 from gamegen.models.counts import Latents, PartFlops, forward_flops, measured_flops, vae_flops
+from gamegen.models.image_features import image_features
 from gamegen.models.msdit import PATCH
 from gamegen.models.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from gamegen.training.config import DecoderLossConfig, StageConfig
@@ -68,7 +70,9 @@ def _pixel_work(model: ModelConfig, stage: StageConfig, video: Tensor) -> Work:
     latents = Latents(num_frames // TEMPORAL_FACTOR, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
     vae = vae_flops(replace(model, foundation=None, instructnet=None), latents)
     if stage.stage == "vae":
-        flops = LEARNING * (vae.encode + vae.decode + vae.stream)
+        watched = 2 * stage.vae_loss.perceptual_frames * (PASSING_THROUGH + FORWARD)
+        perceptual = watched * _feature_flops(height, width) / B
+        flops = LEARNING * (vae.encode + vae.decode + vae.stream) + perceptual
     else:
         judged = _discriminator_flops(stage.decoder_loss, num_frames, height, width)
         # It learns from the truth and from both decoders, and passes its score on to each of them.
@@ -76,6 +80,12 @@ def _pixel_work(model: ModelConfig, stage: StageConfig, video: Tensor) -> Work:
         flops = FORWARD * vae.encode + LEARNING * (vae.decode + vae.stream) + judging
     places = (height // SPATIAL_FACTOR // PATCH) * (width // SPATIAL_FACTOR // PATCH)
     return Work(B, B * latents.frames * places, float(B * flops))
+
+
+@lru_cache(maxsize=16)
+def _feature_flops(height: int, width: int) -> int:
+    frame = torch.zeros(1, 3, height, width)
+    return measured_flops(lambda: image_features()(frame))
 
 
 @lru_cache(maxsize=16)
