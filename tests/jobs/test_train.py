@@ -9,6 +9,8 @@ from gamegen.controls import Control
 from gamegen.curation.curate import CurationConfig
 from gamegen.models.checkpoint import ModelConfig, load_checkpoint
 from gamegen.training.config import DecoderLossConfig, StageConfig, TrainingBucket, VAELossConfig
+from gamegen.training.loop import Run
+from gamegen.training.stages import load_stage, run_stage
 from gamegen.world import World
 from jobs import curate, encode, train
 from tests.footage_samples import make_clip, panning_frames, write_footage
@@ -53,22 +55,24 @@ def curated(ray_cluster, tmp_path_factory) -> Path:
 
 
 def test_every_stage_from_shards_to_a_world(curated, tmp_path):
+    """Pixels and latents on Ray, with one worker and with two; the other stages in this process, which comes to the
+    same (tests/jobs/test_fault_tolerance.py)."""
     vae = train.run(stage_file(tmp_path, "vae", 2), curated, tmp_path / "vae")
     encode.run(curated, tmp_path / "encoded", str(vae))
-    init = vae
-    for name, workers in (("foundation", 2), ("instructnet", 1), ("turbo", 1)):
-        file = stage_file(tmp_path, name, 2)
-        init = train.run(file, tmp_path / "encoded", tmp_path / name, str(init), workers=workers)
-        card = load_checkpoint(init, "cpu").card
+    file = stage_file(tmp_path, "foundation", 2)
+    init = train.run(file, tmp_path / "encoded", tmp_path / "foundation", str(vae), workers=2)
+    for name, data in (("instructnet", "encoded"), ("turbo", "encoded"), ("decoder", None)):
+        config = load_stage(Path(stage_file(tmp_path, name, 2)))
+        output = Run(tmp_path / name, show_progress=False)
+        init = run_stage(config, tmp_path / data if data else curated, output, str(init))
+    for name in ("vae", "foundation", "instructnet", "turbo", "decoder"):
+        card = load_checkpoint(tmp_path / name, "cpu").card
         assert (card["stage"], card["steps"]) == (name, 2)
-        assert "Curves" in (init / "run.html").read_text() and list((init / "sheets").glob("*.png"))
-    decoders = train.run(stage_file(tmp_path, "decoder", 2), curated, tmp_path / "decoder", str(init))
-    world = World.load(decoders)
+        assert "Curves" in (tmp_path / name / "run.html").read_text()
+        assert list((tmp_path / name / "sheets").glob("*.png"))
+    world = World.load(init)
     world.reset("a desert")
     assert world.step(Control({"w"})).shape == (4, 32, 32, 3)
-    # Run again with more steps, it goes on from where it was.
-    train.run(stage_file(tmp_path, "turbo", 3), tmp_path / "encoded", init, str(tmp_path / "instructnet"))
-    assert load_checkpoint(init, "cpu").card["steps"] == 3
 
 
 def test_missing_shards_are_said(ray_cluster, tmp_path):
