@@ -18,8 +18,8 @@ def sizes_table() -> Table:
     table = Table(
         title="Model sizes",
         caption="M is a million weights. A chunk is 4 streamed frames: its denoising passes against full caches, the "
-        f"pass that commits it, the small decoder. A clip is {CLIP_FRAMES} frames of training, forward and back. Both "
-        f"at the picture size above with {MAX_TOKENS} text tokens; a multiplication and an addition are two operations.",
+        f"pass that commits it, the small decoder. A clip is {CLIP_FRAMES} frames of training, forward and back, both "
+        f"at the picture size with {MAX_TOKENS} text tokens. A multiplication and an addition are two operations.",
     )
     columns = {name: _figures(name) for name in model_names()} | {"the paper": PAPER}
     table.add_column("config")
