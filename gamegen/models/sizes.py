@@ -17,9 +17,9 @@ def sizes_table() -> Table:
     """One column a named config, and one for the GameGen-X paper."""
     table = Table(
         title="Model sizes",
-        caption=f"A chunk is 4 frames of play: its denoising passes, the commit and the small decoder. A clip is "
-        f"{CLIP_FRAMES} frames forward and back. Both at the size above with {MAX_TOKENS} text tokens; a "
-        "multiplication and an addition are two operations.",
+        caption="M is a million weights. A chunk is 4 streamed frames: its denoising passes against full caches, the "
+        f"pass that commits it, the small decoder. A clip is {CLIP_FRAMES} frames of training, forward and back, both "
+        f"at the picture size with {MAX_TOKENS} text tokens. A multiplication and an addition are two operations.",
     )
     columns = {name: _figures(name) for name in model_names()} | {"the paper": PAPER}
     table.add_column("config")
@@ -42,10 +42,10 @@ def _figures(name: str) -> dict[str, str]:
         "layers": str(foundation.num_layers),
         "heads": str(foundation.num_heads),
         "picture": f"{config.width}x{config.height}",
-        "VAE, M weights": f"{counts['vae'] / 1e6:,.1f}",
-        "MSDiT, M weights": f"{counts['foundation'] / 1e6:,.1f}",
-        "InstructNet, M weights": f"{counts['instructnet'] / 1e6:,.1f}",
-        "all, M weights": f"{sum(counts.values()) / 1e6:,.1f}",
-        "GFLOP a streamed chunk": f"{chunk_flops(config) / 1e9:,.1f}",
-        "TFLOP a training clip": f"{clip / 1e12:,.2f}",
+        "VAE, M": f"{counts['vae'] / 1e6:,.1f}",
+        "MSDiT, M": f"{counts['foundation'] / 1e6:,.1f}",
+        "InstructNet, M": f"{counts['instructnet'] / 1e6:,.1f}",
+        "all, M": f"{sum(counts.values()) / 1e6:,.1f}",
+        "GFLOP a chunk": f"{chunk_flops(config) / 1e9:,.1f}",
+        "TFLOP a clip": f"{clip / 1e12:,.2f}",
     }

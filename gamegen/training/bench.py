@@ -77,16 +77,17 @@ def bench_training(config: BenchConfig) -> BenchResult:
     rates = throughput.summary()
     peak = trainer.observer.peak
     counts = parameter_counts(model_config)
+    is_cuda = device.type == "cuda"
     return BenchResult(
         torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads",
+        if is_cuda
+        else f"{device.type}, threads: {torch.get_num_threads()}",
         f"{peak.flops_per_s / 1e12:.3g} TFLOP/s, {peak.source}",
         latents,
         counts["foundation"] + counts["instructnet"],
         rates["mfu"] * peak.flops_per_s * config.batch / rates["samples_per_s"] / 1e12,
         rates,
-        torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        torch.cuda.max_memory_allocated(device) if is_cuda else None,
     )
 
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 WIDTH, HEIGHT = 340, 150
-_LEFT, _RIGHT, _TOP, _BOTTOM = 8, 8, 10, 18
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 18
 _MAX_POINTS = 300
 
 Series = list[tuple[float, float]]
@@ -50,7 +50,8 @@ def chart(title: str, series: dict[str, Series]) -> str:
     return f"""<figure><figcaption><span class="name">{html.escape(title)}</span> {keys}</figcaption>
 <svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)} over steps">
 <path class="grid" d="M{_LEFT} {_TOP}H{WIDTH - _RIGHT}M{_LEFT} {base}H{WIDTH - _RIGHT}"/>{lines}
-<text x="{_LEFT}" y="{_TOP + 10}">{number(high)}</text><text x="{_LEFT}" y="{base - 4}">{number(low)}</text>
+<text x="{_LEFT - 4}" y="{_TOP + 6}" text-anchor="end">{number(high)}</text>
+<text x="{_LEFT - 4}" y="{base}" text-anchor="end">{number(low)}</text>
 <text x="{_LEFT}" y="{HEIGHT - 4}">{first:,.0f}</text>
 <text x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}" text-anchor="end">step {last:,.0f}</text></svg></figure>"""
 

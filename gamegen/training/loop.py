@@ -302,12 +302,12 @@ class Trainer:
 
     def _describe(self, metrics: dict[str, float]) -> str:
         rates = self.observer.describe()
-        return f"{self.config.stage} step {self.step} loss {metrics['loss']:.4f}" + (rates and f", {rates}")
+        return f"{self.config.stage} {self.step}: loss {metrics['loss']:.4f}" + (rates and f", {rates}")
 
     def _progress(self) -> Progress:
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=8),
             TextColumn("{task.percentage:.0f} %"),
             TimeElapsedColumn(),
             TextColumn("left"),

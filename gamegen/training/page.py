@@ -78,7 +78,7 @@ def render(
 <section><h2>Sample sheets</h2>{_sheets(sheets)}</section>
 {_notes(notes)}
 <section><h2>Machine</h2><dl>{machine}</dl></section>
-<section><h2>Command</h2><pre class="command">{html.escape(facts.command)}</pre></section>
+<section><h2>Command</h2><pre>{html.escape(facts.command)}</pre></section>
 <section><h2>Configuration</h2><pre>{html.escape(facts.config)}</pre></section>
 </body></html>
 """

@@ -48,7 +48,7 @@ def _measured(device: torch.device) -> Peak:
     a = torch.full((_SIZE, _SIZE), 0.5, dtype=dtype, device=device)
     torch.mm(a, a)
     seconds = min(_timed_product(a) for _ in range(_REPEATS))
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f", threads: {torch.get_num_threads()}" if device.type == "cpu" else ""
     source = (
         f"measured: best of {_REPEATS} products of {_SIZE}x{_SIZE} in {str(dtype).split('.')[1]}{threads}"
     )
