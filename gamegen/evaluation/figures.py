@@ -71,7 +71,11 @@ class FigureMaker:
         self._mean(metrics.CHARACTER, _of_seed(of_view, orders_view, did))
         real = self._real("told")
         for i, name in enumerate(ATTRIBUTES):
-            self._share(f"{name} as asked", told[:, i] == 1, None if real is None else _mean(real[..., i]))
+            self._share(
+                f"{name.replace('_', ' ')} as asked",
+                told[:, i] == 1,
+                None if real is None else _mean(real[..., i]),
+            )
         self._some_share("environment as ordered", orders_environment)
         self._some_share("view as ordered", orders_view)
         self._mean("actions as asked", did.mean(1))
