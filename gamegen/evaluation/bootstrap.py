@@ -8,13 +8,14 @@ draw of the same seeds stands behind two reports, so differences of their replic
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 REPLICATES = 400
 CONFIDENCE = 0.95
+_NO_UNITS = "an interval needs at least one seed or clip, got none"
 
 Statistic = Callable[[np.ndarray], float]
 """A figure of the units with these indices, which may repeat."""
@@ -42,7 +43,7 @@ def estimate(statistic: Statistic, num_units: int) -> Estimate:
     moved by as much as the draws' mean is off the value.
     """
     if not num_units:
-        raise ValueError("an interval needs at least one seed or clip, got none")
+        raise ValueError(_NO_UNITS)
     return of_replicates(
         statistic(np.arange(num_units)), tuple(statistic(indices) for indices in draws(num_units))
     )
@@ -57,7 +58,11 @@ def of_replicates(value: float, replicates: tuple[float, ...]) -> Estimate:
 
 def mean_of(values: np.ndarray) -> Estimate:
     """The mean of one value a unit, `(N,)`. For shares that all units agree on, see `share_of`."""
-    return estimate(lambda indices: float(values[indices].mean()), len(values))
+    if not len(values):
+        raise ValueError(_NO_UNITS)
+    # Means do not lie to one side, and unmoved intervals of shares stay within 0 and 1.
+    replicates = tuple(values[draws(len(values))].mean(1).tolist())
+    return Estimate(float(values.mean()), *interval(replicates), replicates)
 
 
 def share_of(obeyed: np.ndarray) -> Estimate:
@@ -67,7 +72,7 @@ def share_of(obeyed: np.ndarray) -> Estimate:
     """
     result = mean_of(obeyed.astype(np.float64))
     if 0 < result.value < 1:
-        return replace(result, low=max(result.low, 0.0), high=min(result.high, 1.0))
+        return result
     successes, n = int(obeyed.sum()), len(obeyed)
     exact = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, "exact")
     return Estimate(result.value, float(exact.low), float(exact.high), result.replicates)

@@ -10,7 +10,7 @@ from gamegen.evaluation.bootstrap import Estimate, Statistic
 from gamegen.evaluation.frechet import FrechetReference
 from gamegen.evaluation.looks import Arrays
 from gamegen.evaluation.metrics import METHODS, NEXT_FRAME_MEASURES, next_frame_name
-from gamegen.evaluation.report import Curve, Figure
+from gamegen.evaluation.report import Curve, Figure, rounded
 from gamegen.evaluation.scenes import ATTRIBUTES
 
 DARKER = 0.8
@@ -71,7 +71,11 @@ class FigureMaker:
         self._mean(metrics.CHARACTER, _of_seed(of_view, orders_view, did))
         real = self._real("told")
         for i, name in enumerate(ATTRIBUTES):
-            self._share(f"{name} as asked", told[:, i] == 1, None if real is None else _mean(real[..., i]))
+            self._share(
+                f"{name.replace('_', ' ')} as asked",
+                told[:, i] == 1,
+                None if real is None else _mean(real[..., i]),
+            )
         self._some_share("environment as ordered", orders_environment)
         self._some_share("view as ordered", orders_view)
         self._mean("actions as asked", did.mean(1))
@@ -157,8 +161,8 @@ class FigureMaker:
     def _mean(
         self, name: str, values: np.ndarray, real: float | None = None, units: str | None = None
     ) -> None:
-        per_unit = tuple(float(f"{value:.6g}") for value in values)
-        self._add(name, bootstrap.mean_of(values), units or self._seeds(len(values)), per_unit, real)
+        estimate = bootstrap.mean_of(values)
+        self._add(name, estimate, units or self._seeds(len(values)), tuple(values.tolist()), real)
 
     def _add(
         self,
@@ -205,6 +209,6 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _curve(x_s: tuple[float, ...], over_time: list[Estimate], real: float | None) -> Curve:
     value, low, high = (
-        tuple(float(f"{getattr(e, name):.6g}") for e in over_time) for name in ("value", "low", "high")
+        tuple(rounded(getattr(e, name)) for e in over_time) for name in ("value", "low", "high")
     )
-    return Curve(x_s, value, low, high, None if real is None else float(f"{real:.6g}"))
+    return Curve(x_s, value, low, high, None if real is None else rounded(real))

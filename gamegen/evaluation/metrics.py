@@ -102,7 +102,7 @@ METRICS: dict[str, Metric] = {
     ENVIRONMENT: Metric(SCENES, "higher", None, True),
     "biome as asked": Metric(SCENES, "higher"),
     "weather as asked": Metric(SCENES, "higher"),
-    "time_of_day as asked": Metric(SCENES, "higher"),
+    "time of day as asked": Metric(SCENES, "higher"),
     "environment as ordered": Metric(SCENES, "higher"),
     CHARACTER: Metric(SCENES, "higher", None, True),
     "view as asked": Metric(SCENES, "higher"),

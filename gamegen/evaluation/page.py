@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gamegen.evaluation.metrics import CONTROL, GROUPS, METRICS, SCENES, WORDS
+from gamegen.evaluation.metrics import CONTROL, GROUPS, LIKENESS, METRICS, NEXT, QUALITY, SCENES, WORDS
 from gamegen.evaluation.report import Curve, EvaluationReport, Figure
 from gamegen.video import write_mp4
 
@@ -26,6 +26,11 @@ _NOTES = {
     WORDS: "Shares of seeds whose pictures change as the words say.",
     SCENES: "SR-E and SR-C are each seed's share of what it was asked for that is seen, averaged. The column of real "
     "clips is how often the classifiers are right there: more cannot be reached.",
+    NEXT: "The chunk (four frames) after a stretch of a held-out clip, drawn from its true history and true keys.",
+    LIKENESS: "Distances between the features of drawn and of held-out real frames; the column of real clips is that "
+    "of every other clip to the ones between. On other features and fewer samples than FID and FVD, so other numbers; "
+    "fewer seeds make them larger.",
+    QUALITY: "After VBench, with other networks: compare with real clips and with each other, not with published ones.",
 }
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #667; --line: #d5d8de; --paper: #fff; --curve: #1f6feb;
@@ -37,9 +42,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
 p, li, figcaption { color: var(--soft); } a { color: var(--curve); }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; } td, th { padding: .3rem .8rem .3rem 0; text-align: left;
+table { border-collapse: collapse; width: 100%; min-width: 46rem; table-layout: fixed; }
+td, th { padding: .3rem .8rem .3rem 0; text-align: left;
   border-bottom: 1px solid var(--line); } td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
-th { font-weight: 600; color: var(--soft); } td:first-child { width: 40%; }
+th { font-weight: 600; color: var(--soft); } th:first-child { width: 34%; }
+th:nth-child(2) { width: 21%; } td.units { color: var(--soft); }
 tr.decides td:first-child { font-weight: 600; }
 .reached { color: var(--good); } .missed { color: var(--bad); }
 figure { margin: 1rem 0; } img { max-width: 100%; image-rendering: auto; }
@@ -115,7 +122,9 @@ def _group(group: str, report: EvaluationReport) -> str:
     if not rows:
         return ""
     note = f"<p>{_NOTES[group]}</p>" if group in _NOTES else ""
-    head = "<tr><th></th><th>value [interval]</th><th>real clips</th><th>wanted</th><th></th></tr>"
+    head = (
+        "<tr><th></th><th>value [interval]</th><th>real clips</th><th>wanted</th><th></th><th>over</th></tr>"
+    )
     return f'<h2>{escape(group)}</h2>{note}<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 
@@ -126,7 +135,8 @@ def _row(name: str, figure: Figure) -> str:
     return (
         f'<tr{" class=decides" if metric.decides else ""} title="{escape(figure.units)}"><td>{escape(name)}</td>'
         f'<td class="number">{shown(figure)}</td><td class="number">{real}</td>'
-        f'<td class="number">{metric.wanted()}</td><td class="{verdict.split(",")[0]}">{verdict}</td></tr>'
+        f'<td class="number">{metric.wanted()}</td><td class="{verdict.split(",")[0]}">{verdict}</td>'
+        f'<td class="units">{_count(figure.units)}</td></tr>'
     )
 
 
@@ -154,7 +164,7 @@ def chart(curve: Curve) -> str:
         f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
         f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{_number(value)}</text>'
         f'<text x="{x(right * i / _NUM_TICKS):.1f}" y="{_HEIGHT - 12}" text-anchor="middle">'
-        f"{_number(right * i / _NUM_TICKS)} s</text>"
+        f"{right * i / _NUM_TICKS:g} s</text>"
         for i, value in ((i, top * i / _NUM_TICKS) for i in range(_NUM_TICKS + 1))
     )
     real = (
@@ -173,6 +183,11 @@ def chart(curve: Curve) -> str:
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{ticks}<polygon class="band" points="{band}"/>{real}'
         f'<polyline class="mean" points="{" ".join(points(curve.value))}"/>{dots}</svg>'
     )
+
+
+def _count(units: str) -> str:
+    """Only how many: the seeds and clips themselves are in the row's title."""
+    return " ".join(units.split()[:2])
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from gamegen.controls import FRAMES_PER_CHUNK
-from gamegen.curation.encoded import aligned_operations, encode_frames
+from gamegen.curation.encoded import aligned_operations
 from gamegen.evaluation import actions, external, fidelity, motion
 from gamegen.evaluation.bench import CHUNKS_PER_S, PIECE_S, Bench, SuiteConfig
 from gamegen.evaluation.features import feature_network
@@ -184,23 +184,21 @@ def next_frames(bench: Bench, units: range, advance: Advance) -> Arrays:
     By method, `(clips, predictions)` each: `copy` repeats the last true frame; `drawn` is the model's; `streamed` and
     `reconstructed` are the true chunk through the encoder and the small or large decoder.
     """
-    player = Player(bench.model, bench.text_encoder, 1)
+    config, player = bench.config, Player(bench.model, bench.text_encoder, 1)
     rows = []
     for i in units:
-        frames, latents, operations = _clip(bench, i)
-        places = (
-            np.linspace(0, len(latents) - 1, bench.config.predictions_per_clip + 1).round().astype(int)[1:]
-        )
+        frames, operations = _clip(bench, i)
+        places = np.linspace(config.history_chunks, len(operations) - 1, config.predictions_per_clip + 1)
         looks = []
-        for place in places:
-            start = place - bench.config.history_chunks
+        for place in places.round().astype(int)[1:]:
+            start = place - config.history_chunks
+            window = frames[start * FRAMES_PER_CHUNK : (place + 1) * FRAMES_PER_CHUNK]
+            latents = _encoded(window, bench)
             prompt = bench.clips[i].prompt(place * FRAMES_PER_CHUNK)
-            player.continue_from(
-                latents[start:place], operations[start:place], prompt, bench.config.first_seed + i
-            )
-            drawn = player.step(operations[place])[0]
-            looks.append(_compared(frames, drawn, latents, place, start, bench))
-            advance(bench.config.history_chunks)
+            history = _normalised(latents[:-1], bench)
+            player.continue_from(history, operations[start:place], prompt, config.first_seed + i)
+            looks.append(_compared(window, player.step(operations[place])[0], latents, bench))
+            advance(config.history_chunks)
         rows.append(stack(looks))
     return stack(rows)
 
@@ -211,7 +209,7 @@ def continuations(bench: Bench, units: range, advance: Advance) -> Arrays:
     pairs = []
     for i in units:
         chosen = i * len(bench.clips) // len(units)
-        frames, latents, operations = _clip(bench, chosen)
+        frames, operations = _clip(bench, chosen)
         start = config.history_chunks
         end = min(
             [
@@ -219,8 +217,9 @@ def continuations(bench: Bench, units: range, advance: Advance) -> Arrays:
                 *(c.clip.num_frames // FRAMES_PER_CHUNK for c in bench.clips),
             ]
         )
+        history = _normalised(_encoded(frames[: start * FRAMES_PER_CHUNK], bench), bench)
         player.continue_from(
-            latents[:start], operations[:start], bench.clips[chosen].prompt(0), config.first_seed + i
+            history, operations[:start], bench.clips[chosen].prompt(0), config.first_seed + i
         )
         drawn = np.concatenate([player.step(operations[k])[0] for k in range(start, end)])
         pairs.append(np.stack([frames[start * FRAMES_PER_CHUNK : end * FRAMES_PER_CHUNK], drawn]))
@@ -279,31 +278,34 @@ def _strips(frames: np.ndarray) -> np.ndarray:
     return frames[:_STRIPS, places]
 
 
-def _clip(bench: Bench, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames, normalised latents float16 and operations float32 of a real clip, whole chunks."""
+def _clip(bench: Bench, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and operations (float32) of a real clip, whole chunks."""
     frames = bench.clips[index].frames(bench.size)
-    latents = torch.from_numpy(encode_frames(frames, bench.model.vae)).float()
-    normalised = bench.model.normalise(latents.to(bench.model.device)).half().cpu().numpy()
-    operations = aligned_operations(bench.clips[index].clip, len(latents)).astype(np.float32)
-    return frames[: len(latents) * FRAMES_PER_CHUNK], normalised, operations
+    num_chunks = len(frames) // FRAMES_PER_CHUNK
+    operations = aligned_operations(bench.clips[index].clip, num_chunks).astype(np.float32)
+    return frames[: num_chunks * FRAMES_PER_CHUNK], operations
 
 
 @torch.inference_mode()
-def _compared(
-    frames: np.ndarray, drawn: np.ndarray, latents: np.ndarray, place: int, start: int, bench: Bench
-) -> Arrays:
-    first = place * FRAMES_PER_CHUNK
-    truth = frames[first : first + FRAMES_PER_CHUNK]
-    vae, device = bench.model.vae, bench.model.device
-    window = from_pixels(torch.from_numpy(frames[start * FRAMES_PER_CHUNK : first + FRAMES_PER_CHUNK]))
-    latent = vae.encode(window[None].to(device))
-    streamed = vae.streaming.decode(latent[:, -1], latent[:, -2])[0].cpu().numpy()
-    reconstructed = to_pixels(vae.decode(latent)[0, -FRAMES_PER_CHUNK:]).cpu().numpy()
+def _encoded(frames: np.ndarray, bench: Bench) -> torch.Tensor:
+    """Latents `(chunks, C, h, w)` of whole chunks, as the autoencoder gives them."""
+    return bench.model.vae.encode(from_pixels(torch.from_numpy(frames))[None].to(bench.model.device))[0]
+
+
+def _normalised(latents: torch.Tensor, bench: Bench) -> np.ndarray:
+    return bench.model.normalise(latents).half().cpu().numpy()
+
+
+@torch.inference_mode()
+def _compared(window: np.ndarray, drawn: np.ndarray, latents: torch.Tensor, bench: Bench) -> Arrays:
+    """How near each method comes to the last chunk of a window, whose true latents are given."""
+    vae = bench.model.vae
+    truth, before = window[-FRAMES_PER_CHUNK:], window[-FRAMES_PER_CHUNK - 1]
     candidates = {
-        "copy": np.repeat(frames[first - 1 : first], FRAMES_PER_CHUNK, 0),
+        "copy": np.repeat(before[None], FRAMES_PER_CHUNK, 0),
         "drawn": drawn,
-        "streamed": streamed,
-        "reconstructed": reconstructed,
+        "streamed": vae.streaming.decode(latents[-1:], latents[-2:-1])[0].cpu().numpy(),
+        "reconstructed": to_pixels(vae.decode(latents[None])[0, -FRAMES_PER_CHUNK:]).cpu().numpy(),
     }
     measures = {"psnr": fidelity.psnr_db, "ssim": fidelity.ssim}
     if bench.judges.lpips:

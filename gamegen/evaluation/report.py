@@ -34,9 +34,15 @@ class Figure:
         cls, estimate: Estimate, units: str, per_unit: tuple[float, ...] = (), real: float | None = None
     ) -> Figure:
         """An estimate as a figure, rounded to what a report keeps."""
-        rounded = tuple(float(f"{x:.{_DIGITS}g}") for x in estimate.replicates)
-        numbers = (float(f"{x:.{_DIGITS}g}") for x in (estimate.value, estimate.low, estimate.high))
-        return cls(*numbers, units, rounded, per_unit, None if real is None else float(f"{real:.{_DIGITS}g}"))
+        return cls(
+            rounded(estimate.value),
+            rounded(estimate.low),
+            rounded(estimate.high),
+            units,
+            tuple(map(rounded, estimate.replicates)),
+            tuple(map(rounded, per_unit)),
+            None if real is None else rounded(real),
+        )
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,11 @@ class EvaluationReport:
     curves: dict[str, Curve] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     wall_s: float = 0.0
+
+
+def rounded(value: float) -> float:
+    """To the digits that a report keeps."""
+    return float(f"{value:.{_DIGITS}g}")
 
 
 def write_report(report: EvaluationReport, file: Path) -> None:

@@ -10,12 +10,14 @@ import pytest
 from gamegen.evaluation import metrics
 from gamegen.evaluation.bench import Options, SuiteConfig, default_clips
 from gamegen.evaluation.command import run
+from gamegen.evaluation.external import Judges
 from gamegen.evaluation.figures import FigureMaker
 from gamegen.evaluation.metrics import METRICS
 from gamegen.evaluation.page import PAGE_FILE, SHEET_FILE, VIDEO_FILE, side_by_side
 from gamegen.evaluation.report import EvaluationReport, read_report
 from gamegen.evaluation.suite import plan, run_here
 from gamegen.video import read_mp4
+from tests.evaluation.test_external import MeanColour, MeanDifference, saved
 
 ONLY_FROM_FILES = ("FID", "FVD", "LPIPS", "CLIP")
 
@@ -90,6 +92,20 @@ def test_without_real_clips_or_long_play_it_says_what_is_left_out(options, finis
     # The same seeds give the same figures, whatever else is measured.
     other = finished[1].figures["mean flow left (px)"].per_unit
     assert report.figures["mean flow left (px)"].per_unit == other[:2]
+
+
+def test_judges_from_files_add_their_figures(options, tmp_path):
+    judges = Judges(
+        fid=saved(MeanColour(), tmp_path / "fid.pt"),
+        fvd=saved(MeanColour(), tmp_path / "fvd.pt"),
+        lpips=saved(MeanDifference(), tmp_path / "lpips.pt"),
+    )
+    short = replace(options, config=replace(options.config, play_s=0, num_seeds=2), judges=judges)
+    report = run(short, tmp_path, run_here)
+    assert report.figures["FID"].value > 0 and report.figures["FVD"].value > 0
+    copied, drawn = (metrics.next_frame_name("lpips", method) for method in ("copy", "drawn"))
+    assert report.figures[copied].value < report.figures[drawn].value
+    assert [reason.split(":")[0] for reason in report.skipped] == ["long play", "CLIP"]
 
 
 def test_half_a_file_is_no_result(options, tmp_path):
