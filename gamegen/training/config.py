@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gamegen.models.instructnet import InstructNetConfig
+from gamegen.models.inverse_dynamics import InverseDynamicsConfig
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.vae import VAEConfig
 from gamegen.training.discriminator import DiscriminatorConfig
 
-StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder"]
+StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder", "idm"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,29 @@ class DecoderLossConfig:
     feature_weight: float = 0.1
     crop: int = 96
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+
+
+@dataclass(frozen=True)
+class InverseDynamicsLossConfig:
+    """Inverse dynamics learns on frames as unsteady as drawn ones too, or it would only know recorded ones.
+
+    `redrawn_clips` of the clips pass through the autoencoder of the checkpoint `redrawn_by` with noise of up to
+    `latent_noise` (standard deviations) on their latents. `disturbed_clips` of them are changed by up to this much:
+    `gamma` (natural logarithm of the exponent), `blur_px`, `noise` a pixel and `shimmer` in patches, the last two as
+    shares of the picture's contrast. All motion maps get noise of up to `map_noise`.
+    `rare_windows` of the windows lie around a press of a key drawn evenly, because most of what is recorded is walking.
+    """
+
+    redrawn_by: str = "nano"
+    redrawn_clips: float = 0.1
+    latent_noise: float = 0.2
+    disturbed_clips: float = 0.15
+    gamma: float = 0.4
+    blur_px: float = 1.2
+    noise: float = 0.08
+    shimmer: float = 0.08
+    map_noise: float = 0.05
+    rare_windows: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -117,7 +141,7 @@ class TurboConfig:
 class StageConfig:
     """One stage. `window` is in latent frames; `buffer_clips` clips are held in memory and windows drawn from them.
 
-    `vae`, `foundation_model` and `instructnet_model` are the sizes of parts this stage creates.
+    `vae`, `foundation_model`, `instructnet_model` and `idm_model` are the sizes of parts this stage creates.
     """
 
     stage: StageName
@@ -137,3 +161,5 @@ class StageConfig:
     decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)
     turbo: TurboConfig = field(default_factory=TurboConfig)
+    idm_model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+    idm_loss: InverseDynamicsLossConfig = field(default_factory=InverseDynamicsLossConfig)

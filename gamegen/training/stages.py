@@ -16,6 +16,7 @@ from gamegen.device import default_device, keep_freed_memory
 from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.training.config import StageConfig
 from gamegen.training.data import ClipBuffer, Row, pixel_batch, prepare_pixels, read_rows, training_batch
+from gamegen.training.inverse_dynamics import run_inverse_dynamics
 from gamegen.training.loop import Run, Trainer, start_model
 from gamegen.training.objectives import VAEObjective, build_objective
 
@@ -47,11 +48,14 @@ def run_stage(
 ) -> Path:
     """Trains one stage and returns its checkpoint folder.
 
-    `data` is a folder of shards, curated (vae, decoder) or encoded (other stages); `rows` replaces reading its
+    `data` is a folder of shards, curated (vae, decoder, idm) or encoded (other stages); `rows` replaces reading its
     train split.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)
+    rows = rows if rows is not None else read_rows(data, "train")
+    if config.stage == "idm":
+        return run_inverse_dynamics(config, data, run, init, rows, rank)
     model_config, weights = start_model(config, init)
     if config.stage == "foundation":
         model_config = _with_statistics(model_config, data)
@@ -71,7 +75,6 @@ def run_stage(
     model.load_state_dict(weights, strict=False)
     model.to(default_device())
     objective = build_objective(model, config)
-    rows = rows if rows is not None else read_rows(data, "train")
     on_pixels = config.stage in ("vae", "decoder")
     batch_at = _pixels(config, rows, rank) if on_pixels else _latents(config, rows, model, rank)
     if isinstance(objective, VAEObjective) and not weights:
