@@ -6,7 +6,7 @@ done from what came of it is far easier than foreseeing it, because the future m
 looks much the same in every game and in frames that a model has drawn. The model judges whether a generated world
 follows the keys, and labels footage that has no key log.
 
-Shape suffixes: B batch, T steps between frames, N = B * T, C channels, h and w cells of the coarse flow, D features.
+Shape suffixes: B batch, T steps between frames, C channels, H and W cells of the coarse flow, D features.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from gamegen.video import resize_to
 MAP_CHANNELS = 6
 """Of each cell: flow to the right and down, what the flow leaves unexplained, change, brightness, contrast."""
 CELL_PX = 8
-STEPS_PER_PASS = 1024
-"""Steps that go through the convolutions at once: bounds the memory that a long video takes."""
 FLOW_SCALE_PX = 4.0
 GREY_MEAN, GREY_DEVIATION = 128.0, 48.0
+MAX_MAP = 3.0
+"""Where motion maps are cut off: flow that fails is wild."""
 DARK = 2.5
 """Grey levels of contrast under which a picture is hardly stretched: at night noise is all that would grow."""
 
@@ -43,15 +43,15 @@ DARK = 2.5
 class InverseDynamicsConfig:
     """Size in pixels at which motion is looked at, and the network's widths.
 
-    `channels` are those at full, half and quarter resolution of the coarse flow (cells of `CELL_PX`). The temporal
-    part sees `sum(dilations)` steps to either side. Camera turns are a distribution over `camera_bins_deg` (degrees
-    a frame, rising). A key counts as held from its `key_thresholds` on, one for each of `MOVEMENT_KEYS`, chosen on
-    validation footage.
+    `hidden` units look at the coarse flow (cells of `CELL_PX`) of one step and tell `features` of it; the temporal
+    part then sees `sum(dilations)` steps to either side. Camera turns are a distribution over `camera_bins_deg`
+    (degrees a frame, rising). A key counts as held from its `key_thresholds` on, one for each of `MOVEMENT_KEYS`,
+    chosen on validation footage.
     """
 
     width: int = 160
     height: int = 96
-    channels: tuple[int, int, int] = (32, 48, 64)
+    hidden: int = 256
     features: int = 128
     dilations: tuple[int, ...] = (1, 2, 4, 4)
     camera_bins_deg: tuple[float, ...] = (-6.0, -2.4, -1.2, 0.0, 1.2, 2.4, 6.0)
@@ -60,7 +60,7 @@ class InverseDynamicsConfig:
     @classmethod
     def tiny(cls) -> InverseDynamicsConfig:
         """For tests: a few thousand weights."""
-        return cls(width=64, height=40, channels=(8, 8, 8), features=16, dilations=(1, 2))
+        return cls(width=64, height=40, hidden=16, features=16, dilations=(1, 2))
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -90,20 +90,22 @@ class Actions:
 
 
 class InverseDynamics(nn.Module):
-    """Convolutions over coarse flow, dilated convolutions over time, one head for keys and one for the camera."""
+    """Layers over the coarse flow of a step, then over time; one head for keys and one for the camera.
+
+    The layers over flow are dense: what moves where on the screen is what matters, and cells are few.
+    """
 
     bins_deg: Tensor
 
     def __init__(self, config: InverseDynamicsConfig) -> None:
         super().__init__()
         self.config = config
-        layers: list[nn.Module] = [nn.Conv2d(MAP_CHANNELS, config.channels[0], 3, padding=1)]
-        for wide, narrow in itertools.pairwise(config.channels):
-            layers += [nn.SiLU(), nn.Conv2d(wide, narrow, 3, stride=2, padding=1), SpatialBlock(narrow)]
-        self.spatial = nn.Sequential(*layers)
-        columns, rows = (-(-cells // 4) for cells in config.cells)
-        # Not pooled: a turn moves all of the picture one way, a step forward moves its halves apart.
-        self.join = nn.Linear(columns * rows * config.channels[-1], config.features)
+        columns, rows = config.cells
+        self.spatial = nn.Sequential(
+            nn.Linear(MAP_CHANNELS * rows * columns, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.features),
+        )
         self.temporal = nn.Sequential(*(TemporalBlock(config.features, d) for d in config.dilations))
         self.norm = nn.LayerNorm(config.features)
         self.keys = nn.Linear(config.features, len(MOVEMENT_KEYS))
@@ -117,18 +119,11 @@ class InverseDynamics(nn.Module):
 
     def forward(self, maps_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Motion maps to key logits `(B, T, keys)` and camera logits `(B, T, 2, bins)` (yaw, then pitch)."""
-        B = len(maps_BTCHW)
-        maps_NCHW = rearrange(maps_BTCHW, "b t c h w -> (b t) c h w")
-        features_ND = torch.cat([self._see(piece) for piece in maps_NCHW.split(STEPS_PER_PASS)])
-        mixed_BDT = self.temporal(rearrange(features_ND, "(b t) d -> b d t", b=B))
-        mixed_BTD = self.norm(rearrange(mixed_BDT, "b d t -> b t d"))
+        flat = rearrange(maps_BTCHW.clamp(-MAX_MAP, MAX_MAP), "b t c h w -> b t (c h w)")
+        mixed_BTD = self.norm(self.temporal(self.spatial(flat)))
         return self.keys(mixed_BTD), rearrange(
             self.camera(mixed_BTD), "b t (turn bin) -> b t turn bin", turn=2
         )
-
-    def _see(self, maps_NCHW: Tensor) -> Tensor:
-        seen_NCHW = self.spatial(maps_NCHW.contiguous(memory_format=torch.channels_last))
-        return self.join(F.silu(seen_NCHW).flatten(1))
 
     @torch.inference_mode()
     def predict(self, frames: np.ndarray) -> Actions:
@@ -146,31 +141,21 @@ class InverseDynamics(nn.Module):
         return Actions(probabilities, probabilities >= thresholds, turns_deg[:, 0], turns_deg[:, 1])
 
 
-class SpatialBlock(nn.Module):
-    """GroupNorm and two 3x3 convolutions, added to what came in."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(8, channels)
-        self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        return x_NCHW + self.conv_out(F.silu(self.conv_in(F.silu(self.norm(x_NCHW)))))
-
-
 class TemporalBlock(nn.Module):
     """LayerNorm, a convolution over three steps `dilation` apart and a linear layer, added to what came in."""
 
     def __init__(self, features: int, dilation: int) -> None:
         super().__init__()
+        self.dilation = dilation
         self.norm = nn.LayerNorm(features)
-        self.conv = nn.Conv1d(features, features, 3, padding=dilation, dilation=dilation)
-        self.out = nn.Conv1d(features, features, 1)
+        self.mix = nn.Linear(3 * features, features)
+        self.out = nn.Linear(features, features)
 
-    def forward(self, x_BDT: Tensor) -> Tensor:
-        normed = rearrange(self.norm(rearrange(x_BDT, "b d t -> b t d")), "b t d -> b d t")
-        return x_BDT + self.out(F.silu(self.conv(normed)))
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        T, d = x_BTD.shape[1], self.dilation
+        padded = F.pad(self.norm(x_BTD), (0, 0, d, d))
+        around = torch.cat([padded[:, start : start + T] for start in (0, d, 2 * d)], -1)
+        return x_BTD + self.out(F.silu(self.mix(around)))
 
 
 def motion_maps(frames: np.ndarray, config: InverseDynamicsConfig) -> np.ndarray:

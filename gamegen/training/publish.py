@@ -44,7 +44,7 @@ def publish(run: Path, target: Path, data: dict[str, Any], licence: str) -> None
 
 
 def _load(run: Path) -> Model | InverseDynamics:
-    if read_card(run)["stage"] == "idm":
+    if read_card(run).get("stage") == "idm":
         return load_inverse_dynamics(run, "cpu")
     return load_checkpoint(run, "cpu").model
 

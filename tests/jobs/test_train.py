@@ -7,11 +7,12 @@ import pytest
 from gamegen.config import to_dict
 from gamegen.controls import Control
 from gamegen.curation.curate import CurationConfig
-from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.checkpoint import load_checkpoint, read_card
 from gamegen.models.instructnet import InstructNetConfig
+from gamegen.models.inverse_dynamics import InverseDynamicsConfig, load_inverse_dynamics
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.vae import VAEConfig
-from gamegen.training.config import DecoderLossConfig, StageConfig, VAELossConfig
+from gamegen.training.config import DecoderLossConfig, InverseDynamicsLossConfig, StageConfig, VAELossConfig
 from gamegen.world import World
 from jobs import curate, encode, train
 from tests.footage_samples import make_clip, panning_frames, write_footage
@@ -32,6 +33,8 @@ def stage_file(folder: Path, name: str, steps: int) -> str:
         instructnet_model=InstructNetConfig.tiny(),
         vae_loss=VAELossConfig(crop=32),
         decoder_loss=DecoderLossConfig(crop=32),
+        idm_model=InverseDynamicsConfig.tiny(),
+        idm_loss=InverseDynamicsLossConfig(redrawn_clips=0.0),
     )
     file = folder / f"{name}.yaml"
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in to_dict(config).items()}
@@ -72,6 +75,14 @@ def test_every_stage_from_shards_to_a_world(curated, tmp_path):
     # Run again with more steps, it goes on from where it was.
     train.run(stage_file(tmp_path, "turbo", 3), tmp_path / "encoded", init, str(tmp_path / "instructnet"))
     assert load_checkpoint(init, "cpu").card["steps"] == 3
+
+
+def test_inverse_dynamics_learns_on_the_same_shards(curated, tmp_path):
+    folder = train.run(stage_file(tmp_path, "idm", 2), curated, tmp_path / "idm", workers=2)
+    model = load_inverse_dynamics(folder, "cpu")
+    assert read_card(folder)["steps"] == 2
+    assert model.predict(panning_frames(9)).keys.shape == (8, 7)
+    assert model.config.key_thresholds != InverseDynamicsConfig.tiny().key_thresholds
 
 
 def test_missing_shards_are_said(ray_cluster, tmp_path):
