@@ -153,14 +153,13 @@ def recorded_batch(
 def _draw_window(
     clips: list[RecordedClip], steps: int, rare_windows: float, rng: np.random.Generator, tries: int = 8
 ) -> RecordedClip:
-    key = rng.integers(len(MOVEMENT_KEYS)) if rng.random() < rare_windows else None
-    for _ in range(tries):
-        clip = clips[rng.integers(len(clips))]
-        moments = [] if key is None else clip.keys[:, key].nonzero()[0]
-        if key is None or len(moments):
-            break
-    last = len(clip.maps) - steps
-    if not len(moments):
-        return clip.window(int(rng.integers(last + 1)), steps)
-    middle = moments[rng.integers(len(moments))]
-    return clip.window(int(np.clip(middle - rng.integers(steps), 0, last)), steps)
+    if rng.random() < rare_windows:
+        key = rng.integers(len(MOVEMENT_KEYS))
+        for _ in range(tries):
+            clip = clips[rng.integers(len(clips))]
+            moments = clip.keys[:, key].nonzero()[0]
+            if len(moments):
+                start = moments[rng.integers(len(moments))] - rng.integers(steps)
+                return clip.window(int(np.clip(start, 0, len(clip.maps) - steps)), steps)
+    clip = clips[rng.integers(len(clips))]
+    return clip.window(int(rng.integers(len(clip.maps) - steps + 1)), steps)

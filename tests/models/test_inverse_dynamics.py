@@ -9,8 +9,16 @@ import torch
 
 from gamegen.controls import MOVEMENT_KEYS
 from gamegen.curation.decode import decode_clip
+from gamegen.evaluation.actions import score_actions
 from gamegen.footage.clips import read_table
-from gamegen.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointError, save_checkpoint
+from gamegen.models.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_FOLDER,
+    CheckpointError,
+    read_card,
+    save_checkpoint,
+)
 from gamegen.models.inverse_dynamics import (
     FLOW_SCALE_PX,
     InverseDynamics,
@@ -20,6 +28,7 @@ from gamegen.models.inverse_dynamics import (
     load_inverse_dynamics,
     motion_maps,
 )
+from gamegen.training.recorded import recorded_actions
 from tests.footage_samples import panning_frames
 
 CLIPS = Path(__file__).parent.parent / "data" / "clips"
@@ -123,3 +132,35 @@ def real_clips(shipped):
     return {
         clip.clip_id: (clip, shipped.predict(decode_clip(CLIPS / clip.path))) for clip in read_table(CLIPS)
     }
+
+
+def test_shipped_weights_read_keys_and_turns_off_real_clips(real_clips):
+    """The clips are from the worlds that training saw; the card has the figures for worlds it did not see."""
+    scores = {
+        name: score_actions(guess, *recorded_actions(clip.to_row()))
+        for name, (clip, guess) in real_clips.items()
+    }
+    for name in ("forward", "left", "right"):
+        assert scores[name].micro.f1 >= 0.9 or not sum(k.held for k in scores[name].keys.values())
+        assert scores[name].camera_sign >= 0.95
+        assert scores[name].still_camera >= 0.9
+    assert scores["forward"].keys["w"].recall >= 0.95
+
+
+def test_shipped_weights_know_when(real_clips):
+    """Turns are told for the steps that they show in: moved by one step, they fit less well."""
+
+    def error_deg(shift: int) -> float:
+        errors = []
+        for clip, guess in real_clips.values():
+            truth_deg = recorded_actions(clip.to_row())[1][:, 0]
+            errors.append(np.abs(np.roll(guess.yaw_deg, shift) - truth_deg)[1:-1])
+        return float(np.concatenate(errors).mean())
+
+    assert error_deg(0) < min(error_deg(-1), error_deg(1))
+
+
+def test_shipped_weights_are_small_and_their_figures_are_in_the_card(shipped):
+    assert sum(file.stat().st_size for file in (WEIGHTS_FOLDER / "idm").iterdir()) < 4 * 2**20
+    assert set(read_card("idm")["evaluation"]["test"]) == {"minetest", "vizdoom"}
+    assert shipped.config.key_thresholds != InverseDynamicsConfig().key_thresholds
