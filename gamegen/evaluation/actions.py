@@ -95,7 +95,7 @@ def score_clips(model: InverseDynamics, rows: Iterable[dict[str, Any]]) -> dict[
         truths[row["game"]].append(recorded_actions(row))
     return {
         game: score_actions(_joined(guesses[game]), *map(np.concatenate, zip(*truths[game], strict=True)))
-        for game in guesses
+        for game in sorted(guesses)
     }
 
 

@@ -51,9 +51,9 @@ class InverseDynamicsConfig:
 
     width: int = 160
     height: int = 96
-    hidden: int = 256
-    features: int = 128
-    dilations: tuple[int, ...] = (1, 2, 4, 4)
+    hidden: int = 320
+    features: int = 160
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
     camera_bins_deg: tuple[float, ...] = (-6.0, -2.4, -1.2, 0.0, 1.2, 2.4, 6.0)
     key_thresholds: tuple[float, ...] = (0.5,) * len(MOVEMENT_KEYS)
 

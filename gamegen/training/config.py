@@ -82,7 +82,7 @@ class InverseDynamicsLossConfig:
     noise: float = 0.08
     shimmer: float = 0.08
     map_noise: float = 0.05
-    rare_windows: float = 0.3
+    rare_windows: float = 0.4
 
 
 @dataclass(frozen=True)
