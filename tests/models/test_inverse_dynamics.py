@@ -141,7 +141,7 @@ def test_shipped_weights_read_keys_and_turns_off_real_clips(real_clips):
         for name, (clip, guess) in real_clips.items()
     }
     for name in ("forward", "left", "right"):
-        assert scores[name].micro.f1 >= 0.9 or not sum(k.held for k in scores[name].keys.values())
+        assert scores[name].micro.f1 >= 0.9
         assert scores[name].camera_sign >= 0.95
         assert scores[name].still_camera >= 0.9
     assert scores["forward"].keys["w"].recall >= 0.95

@@ -36,4 +36,4 @@ def test_inverse_dynamics_is_published_with_its_evaluation(tmp_path):
     assert card["evaluation"] == figures and card["stages"][0]["stage"] == "idm"
     run, shipped = (load_inverse_dynamics(tmp_path / name, "cpu") for name in ("run", "shipped"))
     assert shipped.config == config
-    torch.testing.assert_close(shipped.join.weight, run.join.weight, rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(shipped.keys.weight, run.keys.weight, rtol=0.01, atol=1e-3)
