@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gamegen.evaluation.commands import idm
 from gamegen.registry.commands import models
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 bench = typer.Typer(no_args_is_help=True, help="Measures how fast this machine trains.")
 app.add_typer(bench, name="bench")
+app.add_typer(idm, name="idm")
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[str, typer.Option("--model", help="a shipped model or a checkpoint folder")]

@@ -195,10 +195,10 @@ def _table(windows: list[bytes]) -> pa.Table:
 @app.command()
 def main(
     stage: Annotated[
-        str, typer.Argument(help="vae, foundation, instructnet, turbo, decoder, or a YAML file")
+        str, typer.Argument(help="vae, foundation, instructnet, turbo, decoder, idm, or a YAML file")
     ],
     data: Annotated[
-        Path, typer.Option(help="curated shards (vae, decoder) or encoded shards (other stages)")
+        Path, typer.Option(help="curated shards (vae, decoder, idm) or encoded shards (other stages)")
     ],
     output: Annotated[
         Path, typer.Option(help="checkpoint folder, shared by all machines; an interrupted run is resumed")

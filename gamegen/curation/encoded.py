@@ -118,7 +118,12 @@ class EncodedClip:
 
 
 def aligned_operations(clip: Clip, num_chunks: int) -> np.ndarray:
-    """The clip's operations as its chunks show them, float16 `(num_chunks, 4, OPERATION_SIZE)`."""
+    """The clip's operations as its chunks show them, float16 `(num_chunks, 4, OPERATION_SIZE)`.
+
+    Raises ValueError for a clip without keys.
+    """
+    if len(clip.keys) != clip.num_frames:
+        raise ValueError(f"{clip.clip_id} has no keys: label it first (gamegen idm label --help)")
     recorded = operation_array(clip.keys, clip.yaw_deg, clip.pitch_deg)
     shown = np.concatenate([np.zeros_like(recorded[:1]), recorded[:-1]])
     return shown[: num_chunks * FRAMES_PER_CHUNK].reshape(num_chunks, FRAMES_PER_CHUNK, -1).astype(np.float16)

@@ -1,7 +1,8 @@
 """The clip table: one Parquet row for each recorded MP4, with its keys, its truth and its words.
 
 Frame alignment: `keys[i]`, `yaw_deg[i]` and `pitch_deg[i]` are the operation whose effect first shows in
-frame `i + 1`; the truth columns (`biome`, `weather`, ...) describe frame `i` itself.
+frame `i + 1`; the truth columns (`biome`, `weather`, ...) describe frame `i` itself. Footage without a key log
+has empty lists there until `gamegen idm label` fills them.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Clip:
-    """One recorded clip; every per-frame list has `num_frames` entries.
+    """One recorded clip; every per-frame list has `num_frames` entries (keys and turns none before they are known).
 
     `path` is relative to the table's folder. `prompts` are short ways to ask for the clip's first scene
     ("first-person, snowy forest at night"); `caption` holds the five `CAPTION_FIELDS`.

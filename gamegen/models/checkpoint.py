@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,6 +24,9 @@ from gamegen.device import compute_dtype, default_device
 from gamegen.models.instructnet import InstructNet, InstructNetConfig
 from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
 from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 WEIGHTS_FILE = "model.safetensors"
@@ -167,12 +170,12 @@ def resolve(name_or_path: str | Path) -> Path:
 def read_config(name_or_path: str | Path) -> ModelConfig:
     """The config of a checkpoint without loading its weights."""
     file = resolve(name_or_path) / CONFIG_FILE
-    return build(ModelConfig, _read_json(file), str(file))
+    return build(ModelConfig, read_json(file), str(file))
 
 
 def read_card(name_or_path: str | Path) -> dict[str, Any]:
     """The card of a checkpoint."""
-    return _read_json(resolve(name_or_path) / CARD_FILE)
+    return read_json(resolve(name_or_path) / CARD_FILE)
 
 
 def load_checkpoint(name_or_path: str | Path, device: torch.device | str | None = None) -> Checkpoint:
@@ -185,13 +188,18 @@ def load_checkpoint(name_or_path: str | Path, device: torch.device | str | None 
     verify(folder, card)
     config = read_config(folder)
     model = Model(config)
-    weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+    load_weights(model, folder)
     device = torch.device(device) if device else default_device()
     return Checkpoint(model.to(device).eval(), config, card)
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Gives a module the weights of a checkpoint folder; raises CheckpointError if they do not fit."""
+    weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
 
 
 def load_vae(name_or_path: str | Path, device: torch.device | str | None = None) -> CausalVideoVAE:
@@ -216,12 +224,12 @@ def verify(folder: Path, card: dict[str, Any]) -> None:
 
 def save_checkpoint(
     folder: Path,
-    config: ModelConfig,
+    config: DataclassInstance,
     weights: dict[str, Tensor],
     card: dict[str, Any],
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes a checkpoint folder; `weights` are named as in `Model.state_dict`, floats stored as `dtype`."""
+    """Writes a checkpoint folder; `weights` are named as in the model's `state_dict`, floats stored as `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in weights.items()}
     save_file(stored, folder / f"{WEIGHTS_FILE}.partial")
@@ -279,7 +287,8 @@ def _channels(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError if it cannot be read."""
     try:
         return json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:

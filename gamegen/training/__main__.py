@@ -14,10 +14,10 @@ from gamegen.training.stages import load_stage, run_stage, stage_file
 
 def train(
     stage: Annotated[
-        str, typer.Argument(help="vae, foundation, instructnet, turbo, decoder, or a YAML file")
+        str, typer.Argument(help="vae, foundation, instructnet, turbo, decoder, idm, or a YAML file")
     ],
     data: Annotated[
-        Path, typer.Option(help="curated shards (vae, decoder) or encoded shards (other stages)")
+        Path, typer.Option(help="curated shards (vae, decoder, idm) or encoded shards (other stages)")
     ],
     output: Annotated[Path, typer.Option(help="checkpoint folder; an interrupted run there is resumed")],
     init: Annotated[str | None, typer.Option(help="checkpoint the stage builds on")] = None,

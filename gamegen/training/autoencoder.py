@@ -17,6 +17,8 @@ class VAEObjective(Objective):
     """Reconstruction + KL for the autoencoder, features of a network that knows photographs, and late in the run a
     discriminator; the streaming decoder learns on the same latents, detached, from the truth and from the other."""
 
+    model: Model
+
     def __init__(self, model: Model, config: VAELossConfig) -> None:
         self.model, self.vae, self.config = model, model.vae, config
         self.discriminator = PatchDiscriminator(config.discriminator).to(model.device)

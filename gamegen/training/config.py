@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from gamegen.controls import FRAMES_PER_CHUNK
+from gamegen.models.inverse_dynamics import InverseDynamicsConfig
 from gamegen.training.discriminator import DiscriminatorConfig
 from gamegen.training.parallel import ParallelConfig
 
-StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder"]
+StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder", "idm"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,29 @@ class DecoderLossConfig:
     feature_weight: float = 0.1
     crop: int = 96
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+
+
+@dataclass(frozen=True)
+class InverseDynamicsLossConfig:
+    """Inverse dynamics learns on frames as unsteady as drawn ones too, or it would only know recorded ones.
+
+    `redrawn_clips` of the clips pass through the autoencoder of the checkpoint `redrawn_by` with noise of up to
+    `latent_noise` (standard deviations) on their latents. `disturbed_clips` of them are changed by up to this much:
+    `gamma` (natural logarithm of the exponent), `blur_px`, `noise` a pixel and `shimmer` in patches, the last two as
+    shares of the picture's contrast. All motion maps get noise of up to `map_noise`.
+    `rare_windows` of the windows lie around a press of a key drawn evenly, because most of what is recorded is walking.
+    """
+
+    redrawn_by: str = "nano"
+    redrawn_clips: float = 0.1
+    latent_noise: float = 0.2
+    disturbed_clips: float = 0.15
+    gamma: float = 0.4
+    blur_px: float = 1.2
+    noise: float = 0.08
+    shimmer: float = 0.08
+    map_noise: float = 0.05
+    rare_windows: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -178,11 +202,13 @@ class StageConfig:
 
     A step takes `batch_size` windows of the first bucket, or as many of another as hold about the same number of
     tokens, in `micro_batches` equal parts that workers share or take one after the other: the number of workers
-    changes nothing about what is learned. A reader mixes the windows of `pool_clips` clips at a time.
+    changes nothing about what is learned. A reader mixes the windows of `pool_clips` clips at a time and draws each
+    `visits` times, which pays where preparing a clip is dear.
     `keep_states` states to resume from are kept; of older ones the averaged weights go to the archive.
 
     At each save the averaged weights are tried on `validation_batches` batches that training never sees; 0 is none.
-    Parts that this stage creates have the sizes of `model`: a name in `configs/models/`, or a YAML file.
+    Parts that this stage creates have the sizes of `model`: a name in `configs/models/`, or a YAML file; inverse
+    dynamics has those of `idm_model`.
     """
 
     stage: StageName
@@ -192,6 +218,7 @@ class StageConfig:
     micro_batches: int = 1
     buckets: tuple[TrainingBucket, ...] = (TrainingBucket(),)
     pool_clips: int = 32
+    visits: int = 1
     keep_states: int = 5
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     ema_decay: float = 0.998
@@ -204,6 +231,8 @@ class StageConfig:
     decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)
     turbo: TurboConfig = field(default_factory=TurboConfig)
+    idm_model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
+    idm_loss: InverseDynamicsLossConfig = field(default_factory=InverseDynamicsLossConfig)
 
     def __post_init__(self) -> None:
         if not self.buckets:

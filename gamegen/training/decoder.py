@@ -20,6 +20,8 @@ from gamegen.training.objectives import Metrics, Objective, decoding_sheet, psnr
 class DecoderObjective(Objective):
     """Reconstruction with a discriminator for both decoders; all of them learn in the same step."""
 
+    model: Model
+
     def __init__(self, model: Model, config: DecoderLossConfig) -> None:
         self.model, self.vae, self.config = model, model.vae, config
         self.vae.encoder.requires_grad_(False)

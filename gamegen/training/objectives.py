@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gamegen.flow import add_noise, expand_levels, predict_x0, sample_levels
 from gamegen.models.checkpoint import Model
 from gamegen.models.instructnet import Controls
+from gamegen.models.inverse_dynamics import InverseDynamics
 from gamegen.models.msdit import Previous, Text
 from gamegen.models.vae import CausalVideoVAE, to_pixels
 from gamegen.training.config import FlowLossConfig, StageConfig
@@ -28,7 +29,7 @@ Metrics = dict[str, float]
 class Objective(ABC):
     """A model, the parameters a stage trains, its loss, and a picture of how well it does."""
 
-    model: Model
+    model: Model | InverseDynamics
     shared_time: SharedTime | None = None
 
     @abstractmethod
@@ -64,6 +65,8 @@ class FlowObjective(Objective):
     The velocity's squared error counts times the level squared, which makes it that of the x_0 it points to: at low
     levels the picture is plain to see, and what is left to learn there says nothing about motion.
     """
+
+    model: Model
 
     def __init__(self, model: Model, config: FlowLossConfig) -> None:
         assert model.foundation is not None

@@ -1,9 +1,9 @@
 """Which windows of which clips a step trains on: pure arithmetic, the same on every machine.
 
 A step takes `micro_batches` micro-batches of one bucket. Micro-batch m of every step comes from lane m, a fixed
-share of the bucket's windows in an endless order: epoch after epoch, each window once an epoch. How many workers
-share the lanes changes nothing about what a step learns from, and where a run is in its data is one number a
-bucket.
+share of the bucket's windows in an endless order: epoch after epoch, each window once an epoch (or `visits` times).
+How many workers share the lanes changes nothing about what a step learns from, and where a run is in its data is one
+number a bucket.
 """
 
 from __future__ import annotations
@@ -119,7 +119,12 @@ class Plan:
 def plan_bucket(config: StageConfig, bucket: TrainingBucket, clips: list[ClipRow]) -> BucketPlan:
     """Shares a bucket's windows among the lanes; raises ValueError if there are too few."""
     window = bucket.num_latents
-    slots = [(clip, slot) for clip in clips for slot in range(clip.num_latents // window)]
+    slots = [
+        (clip, slot)
+        for clip in clips
+        for _ in range(config.visits)
+        for slot in range(clip.num_latents // window)
+    ]
     num_lanes = config.micro_batches
     if len(slots) < num_lanes:
         raise ValueError(

@@ -12,23 +12,41 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from gamegen.models.checkpoint import CheckpointError, load_checkpoint, read_card, save_checkpoint
+from gamegen.models.checkpoint import (
+    CheckpointError,
+    Model,
+    load_checkpoint,
+    read_card,
+    read_json,
+    save_checkpoint,
+)
+from gamegen.models.inverse_dynamics import InverseDynamics, load_inverse_dynamics
 
+EVALUATION_FILE = "evaluation.json"
+"""Figures that an evaluation left in the run's folder: they go into the card."""
 _STAGE_FACTS = ("stage", "steps", "wall_time_s", "machine", "metrics")
 
 
 def publish(run: Path, target: Path, data: dict[str, Any], licence: str) -> None:
     """Writes `run` to `target` in bfloat16; raises CheckpointError for a damaged run."""
-    checkpoint = load_checkpoint(run, "cpu")
+    model = _load(run)
     card = {
         "name": target.name,
         "licence": licence,
         "data": data,
         "stages": stage_history(run),
-        "weights": sum(p.numel() for p in checkpoint.model.parameters()),
+        "weights": sum(p.numel() for p in model.parameters()),
         "dtype": "bfloat16",
     }
-    save_checkpoint(target, checkpoint.config, checkpoint.model.state_dict(), card, torch.bfloat16)
+    if (run / EVALUATION_FILE).is_file():
+        card["evaluation"] = read_json(run / EVALUATION_FILE)
+    save_checkpoint(target, model.config, model.state_dict(), card, torch.bfloat16)
+
+
+def _load(run: Path) -> Model | InverseDynamics:
+    if read_card(run).get("stage") == "idm":
+        return load_inverse_dynamics(run, "cpu")
+    return load_checkpoint(run, "cpu").model
 
 
 def stage_history(run: Path) -> list[dict[str, Any]]:

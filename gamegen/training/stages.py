@@ -16,19 +16,23 @@ from gamegen.config import load_yaml
 from gamegen.device import default_device, keep_freed_memory
 from gamegen.models.checkpoint import Model, ModelConfig, SamplingConfig, load_checkpoint
 from gamegen.models.configs import named_config
+from gamegen.models.inverse_dynamics import InverseDynamics, load_inverse_dynamics
 from gamegen.training import parallel
 from gamegen.training.autoencoder import VAEObjective
 from gamegen.training.config import StageConfig
 from gamegen.training.data import Feed, WindowKind, WindowSource
+from gamegen.training.inverse_dynamics import InverseDynamicsObjective, set_thresholds
 from gamegen.training.latents import LatentWindows
 from gamegen.training.loop import Run, Trainer
 from gamegen.training.objectives import build_objective
 from gamegen.training.pixels import PixelWindows
 from gamegen.training.plan import Plan, index_clips
+from gamegen.training.recorded import RecordedWindows
 from gamegen.training.validation import held_out
 
 STATISTICS_FILE = "statistics.json"
 INITIAL_FILE = "initial.safetensors"
+SourceOf = Callable[[WindowKind], WindowSource]
 CONFIGS = Path(__file__).parents[2] / "configs" / "stages"
 
 
@@ -51,28 +55,47 @@ def run_stage(
     data: Path,
     run: Run,
     init: Path | str | None = None,
-    source: Callable[[WindowKind], WindowSource] | None = None,
+    source: SourceOf | None = None,
 ) -> Path:
     """Trains one stage and returns its checkpoint folder.
 
-    `data` is a folder of shards, curated (vae, decoder) or encoded (other stages); `source` replaces reading its
+    `data` is a folder of shards, curated (vae, decoder, idm) or encoded (other stages); `source` replaces reading its
     windows in this process.
     """
     keep_freed_memory()
     torch.manual_seed(config.seed)
+    if config.stage == "idm":
+        return _run_inverse_dynamics(config, data, run, init, source)
     model_config, weights = start_model(config, init)
     if config.stage == "foundation":
         model_config = _with_statistics(model_config, data)
     if config.stage == "turbo":
         model_config = _few_steps(model_config, config)
     kind = window_kind(config, model_config)
-    plan = Plan(config, index_clips(data, "train", kind.length_column))
-    feed = Feed(plan, kind, source and source(kind), *parallel.data_worker(config.parallel))
-    model = first_model(model_config, weights, config, run.output)
-    objective = build_objective(model, config)
+    feed = _feed(config, data, kind, source)
+    objective = build_objective(first_model(model_config, weights, config, run.output), config)
     if isinstance(objective, VAEObjective) and not weights:
         objective.vae.initialise_from_patches(feed.example(8))
     return Trainer(objective, config, run, feed, held_out(config, data, kind)).train()
+
+
+def _run_inverse_dynamics(
+    config: StageConfig, data: Path, run: Run, init: Path | str | None, source: SourceOf | None
+) -> Path:
+    """Trains inverse dynamics, from `init` or from nothing, and chooses its thresholds on the validation split."""
+    model = load_inverse_dynamics(init) if init else InverseDynamics(config.idm_model).to(default_device())
+    kind = RecordedWindows(model.config, config.idm_loss)
+    feed = _feed(config, data, kind, source)
+    objective = InverseDynamicsObjective(model.train(), config.idm_loss)
+    folder = Trainer(objective, config, run, feed, held_out(config, data, kind)).train()
+    if parallel.rank() == 0 and (data / "split=validation").is_dir():
+        set_thresholds(folder, data)
+    return folder
+
+
+def _feed(config: StageConfig, data: Path, kind: WindowKind, source: SourceOf | None) -> Feed:
+    plan = Plan(config, index_clips(data, "train", kind.length_column))
+    return Feed(plan, kind, source and source(kind), *parallel.data_worker(config.parallel))
 
 
 def start_model(config: StageConfig, init: Path | str | None) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -17,19 +17,25 @@ from torch import Tensor
 from gamegen.models.checkpoint import ModelConfig
 from gamegen.models.counts import Latents, PartFlops, forward_flops, measured_flops, vae_flops
 from gamegen.models.image_features import image_features
+from gamegen.models.inverse_dynamics import MAP_CHANNELS, InverseDynamics, InverseDynamicsConfig
 from gamegen.models.msdit import PATCH
 from gamegen.models.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from gamegen.training.config import DecoderLossConfig, StageConfig
 from gamegen.training.discriminator import PatchDiscriminator
 from gamegen.training.latents import LatentBatch
+from gamegen.training.recorded import RecordedBatch
 from gamegen.training.throughput import Work
 
 LEARNING, PASSING_THROUGH, FORWARD = 3, 2, 1
 """Passes' worth of computing: forward and both gradients, forward and that of the input, forward alone."""
 
 
-def work_counter(model: ModelConfig, stage: StageConfig) -> Callable[[LatentBatch | Tensor], Work]:
+def work_counter(
+    model: ModelConfig | InverseDynamicsConfig, stage: StageConfig
+) -> Callable[[LatentBatch | RecordedBatch | Tensor], Work]:
     """A function from a stage's batches to the work of a step on them."""
+    if isinstance(model, InverseDynamicsConfig):
+        return lambda batch: _recorded_work(model, batch)  # type: ignore[arg-type]
     if stage.stage in ("vae", "decoder"):
         return lambda video: _pixel_work(model, stage, video)  # type: ignore[arg-type]
     return lambda batch: _latent_work(model, stage, batch)  # type: ignore[arg-type]
@@ -80,6 +86,21 @@ def _pixel_work(model: ModelConfig, stage: StageConfig, video: Tensor) -> Work:
         flops = FORWARD * vae.encode + LEARNING * (vae.decode + vae.stream) + judging
     places = (height // SPATIAL_FACTOR // PATCH) * (width // SPATIAL_FACTOR // PATCH)
     return Work(B, B * latents.frames * places, float(B * flops))
+
+
+def _recorded_work(model: InverseDynamicsConfig, batch: RecordedBatch) -> Work:
+    """Inverse dynamics; its tokens are the steps between frames."""
+    B, T = batch.maps.shape[:2]
+    return Work(B, B * T, float(LEARNING * B * _motion_flops(model, T)))
+
+
+@lru_cache(maxsize=16)
+def _motion_flops(config: InverseDynamicsConfig, steps: int) -> int:
+    columns, rows = config.cells
+    with torch.device("meta"):
+        model = InverseDynamics(config)
+        maps = torch.empty(1, steps, MAP_CHANNELS, rows, columns)
+    return measured_flops(lambda: model(maps))
 
 
 @lru_cache(maxsize=16)

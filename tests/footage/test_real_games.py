@@ -71,6 +71,15 @@ def recorded(request, tmp_path_factory) -> Iterator[Recorded]:
     yield Recorded(folder, plan, clip, video.read_mp4(folder / clip.path))
 
 
+def test_vizdoom_shows_the_view_it_tells_of_after_one_in_another_view() -> None:
+    scene = plan_for("vizdoom").scene
+    with sources.open_recorder("vizdoom", 3) as recorder:
+        views = ("first", "third", "first")
+        first, third, again = (recorder.enter(dataclasses.replace(scene, view=view)).frame for view in views)
+    assert not np.array_equal(first, third)
+    assert np.array_equal(first, again)
+
+
 def test_an_operation_first_shows_in_the_next_frame(recorded: Recorded) -> None:
     before = max(recorded.change_at(i) for i in range(TURN_FRAME - 4, TURN_FRAME))
     assert recorded.change_at(TURN_FRAME) > 4 * before + 1

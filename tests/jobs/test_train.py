@@ -7,8 +7,15 @@ import pytest
 from gamegen.config import to_dict
 from gamegen.controls import Control
 from gamegen.curation.curate import CurationConfig
-from gamegen.models.checkpoint import ModelConfig, load_checkpoint
-from gamegen.training.config import DecoderLossConfig, StageConfig, TrainingBucket, VAELossConfig
+from gamegen.models.checkpoint import ModelConfig, load_checkpoint, read_card
+from gamegen.models.inverse_dynamics import InverseDynamicsConfig, load_inverse_dynamics
+from gamegen.training.config import (
+    DecoderLossConfig,
+    InverseDynamicsLossConfig,
+    StageConfig,
+    TrainingBucket,
+    VAELossConfig,
+)
 from gamegen.training.loop import Run
 from gamegen.training.stages import load_stage, run_stage
 from gamegen.world import World
@@ -32,6 +39,8 @@ def stage_file(folder: Path, name: str, steps: int) -> str:
         save_every=2,
         vae_loss=VAELossConfig(crop=32),
         decoder_loss=DecoderLossConfig(crop=32),
+        idm_model=InverseDynamicsConfig.tiny(),
+        idm_loss=InverseDynamicsLossConfig(redrawn_clips=0.0),
     )
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(_plain(to_dict(config))))
@@ -73,6 +82,14 @@ def test_every_stage_from_shards_to_a_world(curated, tmp_path):
     world = World.load(init)
     world.reset("a desert")
     assert world.step(Control({"w"})).shape == (4, 32, 32, 3)
+
+
+def test_inverse_dynamics_learns_on_the_same_shards(curated, tmp_path):
+    folder = train.run(stage_file(tmp_path, "idm", 2), curated, tmp_path / "idm", workers=2)
+    model = load_inverse_dynamics(folder, "cpu")
+    assert read_card(folder)["steps"] == 2
+    assert model.predict(panning_frames(9)).keys.shape == (8, 7)
+    assert model.config.key_thresholds != InverseDynamicsConfig.tiny().key_thresholds
 
 
 def test_missing_shards_are_said(ray_cluster, tmp_path):

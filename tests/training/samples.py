@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,12 @@ def encoded_folder(folder: Path, num_clips: int = 3) -> Path:
     return write_rows(folder, [encoded_row(seed) for seed in range(num_clips)])
 
 
-def curated_folder(folder: Path, videos: list[np.ndarray]) -> Path:
-    """Videos, uint8 `(T, H, W, 3)`, as curated training shards."""
+def curated_folder(
+    folder: Path, videos: list[np.ndarray], facts: Sequence[dict[str, Any]] | None = None
+) -> Path:
+    """Videos, uint8 `(T, H, W, 3)`, as curated training shards; `facts` are columns of each clip's row."""
     for i, frames in enumerate(videos):
-        clip = make_clip(folder / "videos", f"clip-{i}", frames, world_seed=i)
+        clip = make_clip(folder / "videos", f"clip-{i}", frames, world_seed=i, **(facts[i] if facts else {}))
         bucket = f"{frames.shape[2]}x{frames.shape[1]}x{len(frames)}"
         row = clip.to_row() | {
             "video": (folder / "videos" / clip.path).read_bytes(),

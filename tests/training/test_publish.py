@@ -2,8 +2,11 @@
 
 import json
 
-from gamegen.models.checkpoint import ModelConfig, load_checkpoint, save_random
-from gamegen.training.publish import publish
+import torch
+
+from gamegen.models.checkpoint import ModelConfig, load_checkpoint, read_card, save_checkpoint, save_random
+from gamegen.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig, load_inverse_dynamics
+from gamegen.training.publish import EVALUATION_FILE, publish
 
 
 def test_the_card_tells_every_stage(tmp_path):
@@ -19,3 +22,18 @@ def test_the_card_tells_every_stage(tmp_path):
     assert str(tmp_path) not in json.dumps(shipped.card)
     size = (tmp_path / "shipped" / "model.safetensors").stat().st_size
     assert size < 0.6 * (second / "model.safetensors").stat().st_size
+
+
+def test_inverse_dynamics_is_published_with_its_evaluation(tmp_path):
+    config = InverseDynamicsConfig.tiny()
+    save_checkpoint(
+        tmp_path / "run", config, InverseDynamics(config).state_dict(), {"stage": "idm", "steps": 7}
+    )
+    figures = {"test": {"mygame": {"micro": {"f1": 0.5}}}}
+    (tmp_path / "run" / EVALUATION_FILE).write_text(json.dumps(figures))
+    publish(tmp_path / "run", tmp_path / "shipped", {"footage": "walks", "hours": 1.0}, "CC0")
+    card = read_card(tmp_path / "shipped")
+    assert card["evaluation"] == figures and card["stages"][0]["stage"] == "idm"
+    run, shipped = (load_inverse_dynamics(tmp_path / name, "cpu") for name in ("run", "shipped"))
+    assert shipped.config == config
+    torch.testing.assert_close(shipped.keys.weight, run.keys.weight, rtol=0.01, atol=1e-3)

@@ -117,7 +117,8 @@ class VizdoomRecorder:
         Raises SceneNotFoundError if trees stand on every place that was tried.
         """
         rng = Random(scene.place_seed)
-        self._scene, self._view, self._frame = scene, "first", 0
+        # The view is left as it is: the game keeps it from map to map.
+        self._scene, self._frame = scene, 0
         self._game.set_doom_map(MAPS[scene.biome])
         self._game.set_seed(scene.place_seed % 2**31)
         self._game.new_episode()
