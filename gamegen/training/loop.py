@@ -81,8 +81,11 @@ class Trainer:
         group = parallel.sequence_group(config.parallel)
         objective.shared_time = parallel.SharedTime(group) if group else None
         self.modules = objective.trained_modules()
-        # One module for PyTorch's optimiser states, which go by parameter names; a name must not hold dots.
-        self._container = nn.ModuleDict({name.replace(".", "/"): m for name, m in self.modules.items()})
+        # One module for PyTorch's optimiser states, which go by parameter names. Its own names must hold no dots and
+        # be none of its methods'.
+        self._container = nn.ModuleDict(
+            {"/" + name.replace(".", "/"): module for name, module in self.modules.items()}
+        )
         self.parameters = [p for module in self.modules.values() for p in module.parameters()]
         self.optimisers = build_optimisers(self.modules, config.optimiser)
         self.rank = parallel.rank()
