@@ -15,7 +15,7 @@ def gamegen(*arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "gamegen.cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
