@@ -28,7 +28,7 @@ class SuiteConfig:
     Worlds are opened, stand still for `warm_chunks`, and are measured over the second half of `hold_chunks` under one
     key. They walk for `walk_chunks` to be looked at, for `contrast_chunks` to be compared, for `order_chunks` after an
     instruction. `play_seeds` of them are played for `play_s` seconds (0 leaves that out). Predictions on a real clip
-    are given `history_chunks` of it.
+    are given `history_chunks` of it; it is followed under its own keys for `followed_chunks`.
     """
 
     num_seeds: int = 64
@@ -47,6 +47,7 @@ class SuiteConfig:
     windows_per_clip: int = 3
     continuations: int = 4
     continuation_chunks: int = 24
+    followed_chunks: int = 18
 
     def __post_init__(self) -> None:
         if self.num_seeds < 1:
@@ -73,6 +74,7 @@ class SuiteConfig:
             windows_per_clip=2,
             continuations=1,
             continuation_chunks=2,
+            followed_chunks=2,
         )
 
     def marks_s(self) -> list[int]:
@@ -123,6 +125,7 @@ class Options:
             fingerprint(clips),
             self.judges.sums(),
             load_scenes()[1],
+            read_card("idm")["sha256"][WEIGHTS_FILE],
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from gamegen.evaluation import actions, bootstrap, metrics
+from gamegen.controls import MOVEMENT_KEYS
+from gamegen.evaluation import actions, bootstrap, following, metrics
 from gamegen.evaluation.bench import PIECE_S, SuiteConfig
 from gamegen.evaluation.bootstrap import Estimate, Statistic
 from gamegen.evaluation.frechet import FrechetReference
@@ -32,6 +35,8 @@ class FigureMaker:
     def run(self) -> None:
         """Everything that the results allow."""
         self._keys()
+        if "following" in self.results:
+            self._following()
         self._words()
         self._scenes()
         self._qualities()
@@ -52,6 +57,32 @@ class FigureMaker:
         self._add(metrics.STILL, bootstrap.estimate(share, len(still)), self._seeds(len(still)))
         self._mean("mean flow left (px)", arrays["left flow px"])
         self._mean("mean flow right (px)", arrays["right flow px"])
+
+    def _following(self) -> None:
+        """Counts pooled over clips; beside each figure that of the real frames, read in the same way."""
+        drawn, real = (
+            {name: self.results["following"][f"{name} {method}"] for name in following.COUNTS}
+            for method in ("drawn", "real")
+        )
+        num_clips = len(drawn["held"])
+        everywhere = np.arange(num_clips)
+
+        def add(name: str, statistic: Callable[[Arrays, np.ndarray], float]) -> None:
+            estimate = bootstrap.estimate(lambda clips: statistic(drawn, clips), num_clips)
+            self._add(name, estimate, self._clips(num_clips), real=statistic(real, everywhere))
+
+        share: Statistic = lambda i: following.f1(drawn, i) / max(following.f1(real, i), 1e-6)  # noqa: E731
+        self._add(metrics.ACTION_SHARE, bootstrap.estimate(share, num_clips), self._clips(num_clips))
+        add(metrics.ACTION_F1, following.f1)
+        add(metrics.CAMERA_SIGN, following.camera_sign)
+        for i, key in enumerate(MOVEMENT_KEYS):
+            if drawn["held"][:, i].any():
+                for name in ("precision", "recall", "f1"):
+                    measure = getattr(following, name)
+                    add(
+                        f"key {key}: {'F1' if name == 'f1' else name}",
+                        lambda counts, clips, m=measure, k=i: m(counts, clips, slice(k, k + 1)),  # type: ignore[misc]
+                    )
 
     def _words(self) -> None:
         arrays = self.results["contrasts"]
@@ -104,6 +135,8 @@ class FigureMaker:
                     self._mean(next_frame_name(measure, method), values, units=self._clips(num_clips))
         gain = (arrays["psnr drawn"] - arrays["psnr copy"]).mean(1)
         self._mean(metrics.GAIN, gain, units=self._clips(num_clips))
+        short = (arrays["psnr reconstructed"] - arrays["psnr drawn"]).mean(1)
+        self._mean(metrics.SHORT_OF_CEILING, short, units=self._clips(num_clips))
 
     def _likeness(self) -> None:
         """Distances to all real windows; `real` is the distance of every other real clip to the ones between."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from gamegen.controls import MOVEMENT_KEYS
 from gamegen.evaluation.report import Figure
 
 Goal = Literal["higher", "lower", "one"]
@@ -43,14 +44,18 @@ class Metric:
         return (least is None or value >= least) and (most is None or value <= most)
 
 
+FOLLOWING = "Actions read off the frames by inverse dynamics"
 CONTROL, WORDS, SCENES = "Keys", "Words", "Scenes as asked, told by classifiers"
 NEXT, LIKENESS = "Next frame of a real clip", "Likeness to real clips"
 QUALITY, LONG = "Qualities of the video", "Long play"
-GROUPS = (CONTROL, WORDS, SCENES, NEXT, LIKENESS, QUALITY, LONG)
+GROUPS = (CONTROL, FOLLOWING, WORDS, SCENES, NEXT, LIKENESS, QUALITY, LONG)
 
 TURNS = "turns: flow left > 0 > right"
 FORWARD = "forward: flow expands"
 STILL = "still: speed as share of walking"
+ACTION_SHARE = "keys: micro-F1 / that on the real clips"
+ACTION_F1 = "keys: micro-F1"
+CAMERA_SIGN = "camera turns to the right side"
 NIGHT = "night darker than noon"
 DESERT = "desert warmer than snow"
 MAKE_NIGHT = "make it night: darker by a fifth"
@@ -58,6 +63,7 @@ ENVIRONMENT = "SR-E: environment as asked"
 CHARACTER = "SR-C: character as asked"
 ALIGNMENT = "text-video alignment (probability of what was asked)"
 GAIN = "next frame: PSNR gain over copying (dB)"
+SHORT_OF_CEILING = "next frame: PSNR short of the VAE's (dB)"
 IMAGE_DISTANCE = "Fréchet image distance, EfficientNet-lite0"
 VIDEO_DISTANCE = "Fréchet video distance, EfficientNet-lite0"
 DRIFT = "Fréchet at the last mark / at 2 s"
@@ -96,10 +102,18 @@ METRICS: dict[str, Metric] = {
     STILL: Metric(CONTROL, "lower", (None, 0.25), True),
     "mean flow left (px)": Metric(CONTROL, "higher"),
     "mean flow right (px)": Metric(CONTROL, "lower"),
+    ACTION_SHARE: Metric(FOLLOWING, "higher", (0.9, None), True),
+    ACTION_F1: Metric(FOLLOWING, "higher"),
+    CAMERA_SIGN: Metric(FOLLOWING, "higher", (0.95, None), True),
+    **{
+        f"key {key}: {name}": Metric(FOLLOWING, "higher")
+        for key in MOVEMENT_KEYS
+        for name in ("precision", "recall", "F1")
+    },
     NIGHT: Metric(WORDS, "higher", (0.9, None), True),
     DESERT: Metric(WORDS, "higher", (0.9, None), True),
     MAKE_NIGHT: Metric(WORDS, "higher", (0.8, None), True),
-    ENVIRONMENT: Metric(SCENES, "higher", None, True),
+    ENVIRONMENT: Metric(SCENES, "higher", (0.8, None), True),
     "biome as asked": Metric(SCENES, "higher"),
     "weather as asked": Metric(SCENES, "higher"),
     "time of day as asked": Metric(SCENES, "higher"),
@@ -110,7 +124,8 @@ METRICS: dict[str, Metric] = {
     "actions as asked": Metric(SCENES, "higher"),
     ALIGNMENT: Metric(SCENES, "higher"),
     "CLIP similarity": Metric(SCENES, "higher"),
-    GAIN: Metric(NEXT, "higher", (0.0, None)),
+    GAIN: Metric(NEXT, "higher", (2.0, None)),
+    SHORT_OF_CEILING: Metric(NEXT, "lower", (None, 3.0)),
     **_next_frame_metrics(),
     IMAGE_DISTANCE: Metric(LIKENESS, "lower", None, True),
     VIDEO_DISTANCE: Metric(LIKENESS, "lower", None, True),

@@ -17,7 +17,7 @@ import torch
 
 from gamegen.controls import FRAMES_PER_CHUNK
 from gamegen.curation.encoded import aligned_operations
-from gamegen.evaluation import actions, external, fidelity, motion
+from gamegen.evaluation import actions, external, fidelity, following, motion
 from gamegen.evaluation.bench import CHUNKS_PER_S, PIECE_S, Bench, SuiteConfig
 from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.looks import Arrays, look, recognise, sampled, stack, tones
@@ -226,6 +226,29 @@ def continuations(bench: Bench, units: range, advance: Advance) -> Arrays:
     return {"pictures/continuations": np.concatenate(pairs)}
 
 
+def follow(bench: Bench, units: range, advance: Advance) -> Arrays:
+    """What inverse dynamics reads off real clips that the model goes on with under their keys, and off the truth."""
+    config, player = bench.config, Player(bench.model, bench.text_encoder, 1)
+    rows = []
+    for i in units:
+        frames, operations = _clip(bench, i)
+        start = config.history_chunks
+        end = start + following.num_chunks(len(frames), start, config.followed_chunks)
+        before, truth = np.split(frames[: end * FRAMES_PER_CHUNK], [start * FRAMES_PER_CHUNK])
+        history = _normalised(_encoded(before, bench), bench)
+        player.continue_from(history, operations[:start], bench.clips[i].prompt(0), config.first_seed + i)
+        drawn = np.concatenate([player.step(operations[k])[0] for k in range(start, end)])
+        done = operations[start:end]
+        counts = {
+            f"{name} {method}": count
+            for method, video in (("drawn", drawn), ("real", truth))
+            for name, count in following.followed(before, video, done).items()
+        }
+        rows.append(counts)
+        advance(config.followed_chunks)
+    return stack(rows)
+
+
 PARTS: dict[str, Part] = {
     "walks": Part(walks, "seeds", lambda c: c.walk_chunks),
     "keys": Part(keys, "seeds", lambda c: len(actions.KEYS) * (c.warm_chunks + c.hold_chunks)),
@@ -233,6 +256,7 @@ PARTS: dict[str, Part] = {
     "orders": Part(orders, "seeds", lambda c: 2 * (c.warm_chunks + c.order_chunks)),
     "real": Part(real, "clips", lambda c: _real_chunks(c)),
     "next frames": Part(next_frames, "clips", lambda c: c.predictions_per_clip * c.history_chunks),
+    "following": Part(follow, "clips", lambda c: c.followed_chunks),
     "continuations": Part(continuations, "continued clips", lambda c: c.continuation_chunks),
     "play": Part(play, "played seeds", lambda c: c.play_s * CHUNKS_PER_S),
 }
