@@ -37,7 +37,10 @@ def finished(options: Options, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_every_figure_that_needs_no_weights_of_others_is_there(finished):
     _, report = finished
     expected = {name for name in METRICS if not any(judge in name for judge in ONLY_FROM_FILES)}
-    assert set(report.figures) == expected
+    # Keys that nobody presses in these clips cannot be followed.
+    optional = {name for name in expected if name.startswith("key ")}
+    assert expected - optional <= set(report.figures) <= expected
+    assert {"key w: precision", "key w: recall", "key w: F1"} <= set(report.figures)
     for name, figure in report.figures.items():
         assert figure.low <= figure.value <= figure.high, name
         assert len(figure.replicates) == 400 and all(np.isfinite(figure.replicates)), name
