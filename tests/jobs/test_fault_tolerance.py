@@ -58,7 +58,11 @@ def data(tmp_path_factory) -> Path:
 def untroubled(data, tiny_model, tmp_path_factory) -> dict[str, torch.Tensor]:
     """The averaged weights of the same run without Ray, never stopped."""
     folder = tmp_path_factory.mktemp("untroubled")
+    threads = torch.get_num_threads()
+    # As many as Ray's worker takes: sums over other shares have other last bits.
+    torch.set_num_threads(os.cpu_count() or 1)
     run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
+    torch.set_num_threads(threads)
     return load_checkpoint(folder, "cpu").model.state_dict()
 
 
