@@ -10,6 +10,7 @@ import pickle
 import shlex
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,7 @@ from gamegen.storage.encryption import open_sealed_store
 from gamegen.training.config import StageConfig
 from gamegen.training.data import WindowKind, WindowSource, interleaved_pools, read_pool
 from gamegen.training.loop import Run
-from gamegen.training.plan import BucketPlan
+from gamegen.training.plan import BucketPlan, Sample
 from gamegen.training.stages import load_stage, run_stage, stage_file
 from jobs.cluster import connect
 from jobs.metrics import TrainingGauges
@@ -35,7 +36,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 MAX_RESTARTS = 3
 READER_CPUS = 0.25
-POOLS_A_DATASET = 64
+WINDOWS_A_DATASET = 256
 
 
 def run(
@@ -143,28 +144,48 @@ def _train_worker(config: dict[str, Any]) -> None:
 
 
 def dataset_windows(kind: WindowKind) -> WindowSource:
-    """Windows read by Ray Data: each bucket is a dataset of pools in this worker's order, read by tasks."""
+    """Windows read by Ray Data: each bucket is a row of datasets of pools in this worker's order.
+
+    A dataset is read to its end while the one before it is used. One that waits for its reader would not do: Ray
+    Data's executor polls without a pause then, and takes the interpreter from the training.
+    """
 
     def windows(plan: BucketPlan, lanes: list[int], position: int) -> Iterator[tuple[int, Any]]:
         pools = interleaved_pools({i: plan.lanes[i] for i in lanes}, position)
-        while True:
-            rows = [
-                {"pool": pickle.dumps((lane, pool))}
-                for lane, pool in (next(pools) for _ in range(POOLS_A_DATASET))
-            ]
-            dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-                _ReadPools(kind, plan.bucket.num_latents),
-                batch_size=1,
-                batch_format="pyarrow",
-                num_cpus=READER_CPUS,
-            )
-            for row in dataset.iter_rows():
-                yield pickle.loads(row["window"])
+        reader = ThreadPoolExecutor(1, "dataset")
+        try:
+            following = reader.submit(_read, _some(pools), kind, plan.bucket.num_latents)
+            while True:
+                blocks = following.result()
+                following = reader.submit(_read, _some(pools), kind, plan.bucket.num_latents)
+                while blocks:
+                    for window in ray.get(blocks.pop(0))["window"].to_pylist():
+                        yield pickle.loads(window)
+        finally:
+            reader.shutdown(wait=False, cancel_futures=True)
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     return windows
+
+
+def _some(pools: Iterator[tuple[int, list[Sample]]]) -> list[tuple[int, list[Sample]]]:
+    """Pools of at least `WINDOWS_A_DATASET` windows together."""
+    taken = [next(pools)]
+    while sum(len(pool) for _, pool in taken) < WINDOWS_A_DATASET:
+        taken.append(next(pools))
+    return taken
+
+
+def _read(
+    pools: list[tuple[int, list[Sample]]], kind: WindowKind, num_latents: int
+) -> list[ray.ObjectRef[pa.Table]]:
+    rows = [{"pool": pickle.dumps(pool)} for pool in pools]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _ReadPools(kind, num_latents), batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS
+    )
+    return dataset.to_arrow_refs()
 
 
 class _ReadPools:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gamegen.evaluation.bench import Options, SuiteConfig, default_clips
 from gamegen.evaluation.command import run
@@ -12,7 +13,18 @@ from jobs.evaluate import run_on_ray
 CONFIG = replace(SuiteConfig.tiny(), num_seeds=2, play_s=2)
 
 
-def test_ray_gives_the_same_report_and_goes_on_with_what_was_begun(ray_cluster, tiny_model, tmp_path):
+@pytest.fixture
+def one_thread():
+    """As many as Ray gives a task of one CPU: sums over other shares have other last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_ray_gives_the_same_report_and_goes_on_with_what_was_begun(
+    ray_cluster, one_thread, tiny_model, tmp_path
+):
     options = Options(str(tiny_model), None, default_clips(), CONFIG)
     alone = run(options, tmp_path / "alone", run_here)
     todo = plan(options, tmp_path / "together")
