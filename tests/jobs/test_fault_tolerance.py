@@ -23,7 +23,7 @@ from gamegen.training.stages import run_stage
 from jobs import train
 from tests.training.samples import encoded_folder, plain_flow, stage
 
-STEPS = 60
+STEPS = 40
 CONFIG = stage(
     "instructnet",
     steps=STEPS,
