@@ -52,7 +52,7 @@ def run(
 ) -> Path:
     """Trains one stage on the running Ray; returns its checkpoint folder. Raises ValueError or FileNotFoundError.
 
-    A worker that dies is replaced, up to three times in a row, and all go on from the last state saved. With
+    A worker that dies is replaced, up to three times, and all go on from the last state saved. With
     `min_workers`, training goes on with fewer than `workers` where the cluster has shrunk.
     """
     file = stage_file(stage)
