@@ -132,17 +132,19 @@ def info(model: Model = "nano") -> None:
 
     Example: gamegen info --model nano
     """
-    from gamegen.models.checkpoint import load_checkpoint
+    from gamegen.models.checkpoint import count_weights, read_card, read_settings
 
-    checkpoint = load_checkpoint(model, "cpu")
     table = Table("", "", title=model)
-    for name in ("vae", "foundation", "instructnet"):
-        part = getattr(checkpoint.model, name)
-        size = "-" if part is None else f"{sum(p.numel() for p in part.parameters()) / 1e6:.2f} M weights"
-        table.add_row(name, size)
-    table.add_row("picture", f"{checkpoint.config.width}x{checkpoint.config.height}")
-    table.add_row("sampling", str(checkpoint.config.sampling))
-    for name, value in checkpoint.card.items():
+    for part, count in count_weights(model).items():
+        table.add_row(part, f"{count:,} weights")
+    settings = read_settings(model)
+    if "width" in settings:
+        table.add_row("picture", f"{settings['width']}x{settings['height']}")
+    if "sampling" in settings:
+        table.add_row(
+            "sampling", ", ".join(f"{name} {value}" for name, value in settings["sampling"].items())
+        )
+    for name, value in read_card(model).items():
         if name != "training":
             table.add_row(name, str(value))
     Console().print(table)

@@ -78,6 +78,8 @@ def test_damaged_checkpoint(model, tmp_path):
 def test_info_and_help(model):
     done = gamegen("info", "--model", model)
     assert done.returncode == 0 and "foundation" in done.stdout
+    other = gamegen("info", "--model", "idm")
+    assert other.returncode == 0 and "weights" in other.stdout
     assert "xample" in gamegen("bench", "train", "--help").stdout
     assert "xample" in gamegen("bench", "ray", "--help").stdout
     for command in ("play", "generate", "rollout", "record", "curate", "encode", "train", "info"):

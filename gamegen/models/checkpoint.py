@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -173,9 +175,29 @@ def read_config(name_or_path: str | Path) -> ModelConfig:
     return build(ModelConfig, read_json(file), str(file))
 
 
+def read_settings(name_or_path: str | Path) -> dict[str, Any]:
+    """The config of any checkpoint as it is written."""
+    return read_json(resolve(name_or_path) / CONFIG_FILE)
+
+
 def read_card(name_or_path: str | Path) -> dict[str, Any]:
     """The card of a checkpoint."""
     return read_json(resolve(name_or_path) / CARD_FILE)
+
+
+def count_weights(name_or_path: str | Path) -> dict[str, int]:
+    """How many numbers each part of any checkpoint holds, whatever kind of model it is.
+
+    Raises CheckpointError if a file is missing or damaged.
+    """
+    folder = resolve(name_or_path)
+    verify(folder, read_card(folder))
+    counts: dict[str, int] = {}
+    with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+        for name in file.keys():  # noqa: SIM118  (no mapping)
+            part = name.partition(".")[0]
+            counts[part] = counts.get(part, 0) + math.prod(file.get_slice(name).get_shape())
+    return counts
 
 
 def load_checkpoint(name_or_path: str | Path, device: torch.device | str | None = None) -> Checkpoint:

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,7 +37,8 @@ from gamegen.training.data import BatchFeed, StepBatches, ahead
 from gamegen.training.objectives import Objective
 from gamegen.training.observe import Observer, Place
 from gamegen.training.optimisers import build_optimisers, learning_rate
-from gamegen.training.states import States, scratch_folder, upload_checkpoint
+from gamegen.training.states import States, upload_checkpoint
+from gamegen.training.stop import stop_signals
 from gamegen.training.validation import HeldOut, named_weights
 
 STATES_FOLDER = "states"
@@ -105,17 +107,19 @@ class Trainer:
         return named_weights(self.modules)
 
     def train(self) -> Path:
-        """Runs to the last step or the time limit, resuming from the output folder; returns the checkpoint folder."""
+        """Runs to the last step or the time limit, resuming from the output folder; returns the checkpoint folder.
+
+        Raises KeyboardInterrupt once a run stopped by hand is saved: the same command goes on from there.
+        """
         self.resume()
-        with self._progress() as bar:
+        with stop_signals() as stopping, self._progress() as bar:
             task = bar.add_task(self.config.stage, total=1.0)
             try:
                 for metrics in self.steps():
                     bar.update(task, completed=self.progress, description=self._describe(metrics))
-            except KeyboardInterrupt:
-                # Stopped by hand: nothing done so far is lost, the same command goes on from here.
-                self.save()
-                raise
+                    if stopping.is_set():
+                        self.save()
+                        raise KeyboardInterrupt
             finally:
                 self.finish_writing()
                 self.observer.close()
@@ -297,7 +301,7 @@ class Trainer:
     def _archive_steps(self, steps: list[int], card: dict[str, Any]) -> None:
         for step in steps:
             weights = self._model_weights(self.states.averages(step))
-            with scratch_folder() as folder:
+            with tempfile.TemporaryDirectory(prefix="gamegen-archive-") as folder:
                 config = self.objective.model.config
                 save_checkpoint(Path(folder), config, weights, card | {"steps": step}, torch.bfloat16)
                 upload_checkpoint(Path(folder), self._archive, step)

@@ -10,7 +10,6 @@ A state counts once its `.metadata` is there, which is written last.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import warnings
 from concurrent.futures import Future
 from pathlib import Path
@@ -91,8 +90,3 @@ def upload_checkpoint(folder: Path, store: ObjectStore, step: int) -> None:
     """Copies a checkpoint folder's files into the archive under its step."""
     for file in sorted(folder.iterdir()):
         store.upload(f"{step:06d}/{file.name}", file)
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """Where an archived checkpoint is put together."""
-    return tempfile.TemporaryDirectory(prefix="gamegen-archive-")

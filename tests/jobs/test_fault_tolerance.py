@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
-import ray
 import torch
-import yaml
 
-from gamegen.config import to_dict
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.training.config import OptimiserConfig, StageConfig
 from gamegen.training.loop import Run
 from gamegen.training.stages import run_stage
 from jobs import train
+from tests.jobs.faults import drive, kill_workers, saved_steps, stage_file, wait_for_step, wait_until_gone
 from tests.training.samples import encoded_folder, plain_flow, stage
 
 STEPS = 40
@@ -36,17 +30,6 @@ CONFIG = stage(
     # Nothing may depend on how far the run is to go: one of them is told to go less far.
     flow=plain_flow(train_foundation=True, own_start=0.0),
 )
-
-
-def stage_file(folder: Path, steps: int = STEPS) -> str:
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(part) for key, part in value.items()}
-        return [plain(part) for part in value] if isinstance(value, list | tuple) else value
-
-    file = folder / f"stage-{steps}.yaml"
-    file.write_text(yaml.safe_dump(plain(to_dict(CONFIG)) | {"steps": steps}))
-    return str(file)
 
 
 @pytest.fixture(scope="module")
@@ -66,43 +49,15 @@ def untroubled(data, tiny_model, tmp_path_factory) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder, "cpu").model.state_dict()
 
 
-def saved_steps(output: Path) -> list[int]:
-    return sorted(int(path.parent.name) for path in (output / "states").glob("*/.metadata"))
-
-
-def wait_for_step(output: Path, step: int, timeout_s: float = 240) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not any(saved >= step for saved in saved_steps(output)):
-        assert time.monotonic() < deadline, f"no state of step {step} after {timeout_s} s"
-        time.sleep(0.05)
-
-
-def training_workers() -> list[int]:
-    """Process numbers of Ray Train's workers on this machine."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if command.startswith(b"ray::") and b"TrainWorker" in command:
-                found.append(int(entry.name))
-    return found
-
-
 def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(
     ray_cluster, data, tiny_model, untroubled, tmp_path
 ):
     output = tmp_path / "run"
-    arguments = (stage_file(tmp_path), data, output, str(tiny_model))
+    arguments = (stage_file(CONFIG, tmp_path), data, output, str(tiny_model))
     running = threading.Thread(target=train.run, args=arguments)
     running.start()
     wait_for_step(output, 10)
-    victims = training_workers()
-    assert victims
-    for victim in victims:
-        os.kill(victim, signal.SIGKILL)
+    kill_workers()
     running.join(400)
     assert not running.is_alive()
     for name, weight in load_checkpoint(output, "cpu").model.state_dict().items():
@@ -112,10 +67,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(
 def test_a_killed_driver_and_other_numbers_of_workers(ray_cluster, data, tiny_model, untroubled, tmp_path):
     """Two workers until the driver is killed, then one, then two again."""
     output = tmp_path / "run"
-    address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "jobs.train", stage_file(tmp_path), "--data", str(data)]
-    command += ["--output", str(output), "--init", str(tiny_model), "--workers", "2"]
-    driver = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address})
+    driver = drive(stage_file(CONFIG, tmp_path), data, output, str(tiny_model), workers=2)
     wait_for_step(output, 10)
     driver.kill()
     driver.wait()
@@ -123,30 +75,22 @@ def test_a_killed_driver_and_other_numbers_of_workers(ray_cluster, data, tiny_mo
     reached = saved_steps(output)[-1]
     assert reached < STEPS
     middle = (reached + STEPS) // 2
-    train.run(stage_file(tmp_path, middle), data, output, str(tiny_model), workers=1)
+    train.run(stage_file(CONFIG, tmp_path, middle), data, output, str(tiny_model), workers=1)
     assert saved_steps(output)[-1] == middle
-    train.run(stage_file(tmp_path), data, output, str(tiny_model), workers=2)
+    train.run(stage_file(CONFIG, tmp_path), data, output, str(tiny_model), workers=2)
     found = load_checkpoint(output, "cpu")
     assert found.card["steps"] == STEPS
     for name, weight in found.model.state_dict().items():
         torch.testing.assert_close(weight, untroubled[name], rtol=1e-3, atol=2e-4)
 
 
-def wait_until_gone(timeout_s: float = 60) -> None:
-    """Ray ends the workers of a driver that died."""
-    deadline = time.monotonic() + timeout_s
-    while training_workers():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_workers_that_cannot_share_are_refused_before_they_start(ray_cluster, data, tmp_path):
     with pytest.raises(ValueError, match="3 workers cannot share 2 micro-batches a step equally"):
-        train.run(stage_file(tmp_path), data, tmp_path / "run", workers=3)
+        train.run(stage_file(CONFIG, tmp_path), data, tmp_path / "run", workers=3)
 
 
 def test_the_stage_of_this_file_is_what_its_yaml_says(tmp_path):
     from gamegen.training.stages import load_stage
 
-    loaded: StageConfig = load_stage(Path(stage_file(tmp_path)))
+    loaded: StageConfig = load_stage(Path(stage_file(CONFIG, tmp_path)))
     assert loaded == CONFIG

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -77,21 +79,22 @@ def test_accumulated_micro_batches_equal_nobody_sharing(data, tmp_path):
         torch.testing.assert_close(whole, one + other)
 
 
-def test_a_run_stopped_by_hand_saves_first(data, tmp_path, monkeypatch):
-    run = trainer(stage("foundation", save_every=1000), tmp_path, data)
-    train_step = run.train_step
-
-    def stop_at_two(batches):
-        if run.step == 2:
-            raise KeyboardInterrupt
-        return train_step(batches)
-
-    monkeypatch.setattr(run, "train_step", stop_at_two)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stopped_by_hand_ends_its_step_and_saves(data, tmp_path, number):
+    config = stage("foundation", save_every=1000)
+    untroubled = trainer(config, tmp_path / "untroubled", data)
+    untroubled.train()
+    run = trainer(config, tmp_path / "run", data)
+    run.run = dataclasses.replace(
+        run.run, on_log=lambda row: row["step"] == 2 and os.kill(os.getpid(), number)
+    )
     with pytest.raises(KeyboardInterrupt):
         run.train()
-    again = trainer(run.config, tmp_path, data)
-    again.resume()
-    assert again.step == 2
+    again = trainer(config, tmp_path / "run", data)
+    again.train()
+    assert run.step == 2 and again.step == 6
+    for name, average in untroubled.averages.items():
+        assert torch.equal(again.averages[name], average), name
 
 
 def test_the_newest_states_are_kept_and_the_weights_of_older_ones_archived(data, tmp_path):
