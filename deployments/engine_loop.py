@@ -8,6 +8,7 @@ draws.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from deployments.messages import Chunk, EncodedText, Missing, Opened, OpenReques
 from gamegen.models.text import TextStates
 from gamegen.video import decode_image, resize_to
 from gamegen.world import WorldEngine, WorldSnapshot, encode_image
+
+logger = logging.getLogger("ray.serve")
 
 ACTIVE_S = 1.0
 """A session stepped this recently is expected to ask again soon."""
@@ -111,6 +114,11 @@ class EngineLoop:
         for (_, future), reply in zip(batch, replies, strict=True):
             if not future.done():
                 future.set_result(reply)
+        try:
+            # The chunk is on its way to the decoder meanwhile.
+            await self._in_thread(self._engine.commit)
+        except Exception:
+            logger.exception("sessions were dropped, their chunk could not be remembered")
 
     # Below: runs in the engine's thread.
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gamegen.bench.commands import bench
 from gamegen.evaluation.commands import idm
 from gamegen.registry.commands import models
 
@@ -23,7 +24,6 @@ app = typer.Typer(
     help="Trains and serves playable game worlds.",
 )
 app.add_typer(models, name="models")
-bench = typer.Typer(no_args_is_help=True, help="Measures how fast this machine trains.")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -64,7 +64,7 @@ def generate(
     Example: gamegen generate "snowy forest at night" -o clip.mp4 --frames 102 --seed 7
     """
     from gamegen.pipeline import VideoPipeline, check_frames, check_size
-    from gamegen.video import check_suffix, write_by_suffix
+    from gamegen.video import check_suffix, parse_size, write_by_suffix
 
     check_frames(frames)
     check_suffix(output)
@@ -174,24 +174,6 @@ def train(context: typer.Context) -> None:
     _run_job("train", context.args)
 
 
-@bench.command("train")
-def bench_train(
-    model: Annotated[str, typer.Option(help="nano, base, gamegen-x, xl, or a YAML file")] = "nano",
-    frames: Annotated[int, typer.Option(help="video frames a window")] = 32,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, by default the model's own")] = None,
-    batch: Annotated[int, typer.Option(help="windows a step")] = 2,
-    steps: Annotated[int, typer.Option(help="steps to measure, after two of warm-up")] = 10,
-) -> None:
-    """Times training steps of a model size on synthetic windows, on a GPU if there is one.
-
-    Example: gamegen bench train --model base --frames 64 --batch 8 --steps 50
-    """
-    from gamegen.training.bench import BenchConfig, bench_table, bench_training
-
-    config = BenchConfig(model, frames, parse_size(size) if size else None, batch, steps)
-    Console().print(bench_table(config, bench_training(config)))
-
-
 @bench.command("ray", context_settings=_FORWARD)
 def bench_ray(context: typer.Context) -> None:
     """Compares training on Ray with the bare loop (gamegen bench ray --help)."""
@@ -207,14 +189,6 @@ def evaluate(
         _run_job("evaluate", context.args)
     else:
         _run_module("gamegen.evaluation", "evaluate", context.args)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`160x96` as (160, 96); raises ValueError."""
-    width, x, height = text.partition("x")
-    if not (x and width.isdigit() and height.isdigit()):
-        raise ValueError(f"size = {text!r}: write WIDTHxHEIGHT, for example 160x96")
-    return int(width), int(height)
 
 
 def _parse_instruction(text: str, num_frames: int) -> tuple[int, str]:

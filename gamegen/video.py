@@ -154,6 +154,14 @@ def resize_to(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.stack([f[top : top + height, left : left + width] for f in resized])
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """`160x96` as (160, 96); raises ValueError."""
+    width, x, height = text.partition("x")
+    if not (x and width.isdigit() and height.isdigit()):
+        raise ValueError(f"size = {text!r}: write WIDTHxHEIGHT, for example 160x96")
+    return int(width), int(height)
+
+
 def check_frames(num_frames: int) -> None:
     """Raises ValueError unless 1 <= num_frames <= `MAX_FRAMES`."""
     if not 1 <= num_frames <= MAX_FRAMES:

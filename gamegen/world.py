@@ -126,6 +126,7 @@ class WorldEngine:
         self.max_sessions = config.max_sessions
         self._free = list(range(config.max_sessions))
         self._sessions: dict[str, _Session] = {}
+        self._uncommitted: list[_Drawn] = []
         self._caches = Caches([self._ring(a) for a in self._temporal_attentions()])
         window = self.foundation.config.window - 1
         # Each temporal attention reaches a window further back; one more latent is the first one's predecessor.
@@ -155,7 +156,7 @@ class WorldEngine:
 
     def _ring(self, attention) -> RingCache:
         _, height, width = self.latent_shape
-        return RingCache(attention, self.max_sessions, height * width // 4, torch.float32)
+        return RingCache(attention, self.max_sessions, height * width // 4, self.foundation.dtype)
 
     def open(
         self,
@@ -190,6 +191,7 @@ class WorldEngine:
 
     def close(self, session_id: str) -> None:
         """Frees the session's slot; unknown sessions are ignored."""
+        self.commit()
         session = self._sessions.pop(session_id, None)
         if session:
             self._caches.clear(session.slot)
@@ -200,8 +202,10 @@ class WorldEngine:
         """Draws the next chunk of each named session.
 
         `operations` maps session ids to float32 `(4, OPERATION_SIZE)`; returns float16 latents `(C, h, w)`,
-        normalised. Raises UnknownSessionError.
+        normalised. They can be shown at once; what the next chunk remembers of them is written by `commit`, or here
+        when it comes to that. Raises UnknownSessionError.
         """
+        self.commit()
         sessions = {sid: self._session(sid) for sid in operations}
         results: dict[str, np.ndarray] = {}
         beginning = [sid for sid, session in sessions.items() if session.version == 0]
@@ -228,7 +232,7 @@ class WorldEngine:
                 x = add_noise(x0, self._noise(sessions, f"step{i}"), torch.full_like(level_BT, following))
         # Rounded to float16, so that a snapshot holds exactly what the run used.
         latents = x[:, 0].half().float()
-        self._write_cache(inputs, sessions, latents)
+        self._uncommitted.append(self._drawn(inputs, sessions, latents))
         for session, latent, operation, word in zip(sessions, latents.cpu(), operations, words, strict=True):
             session.remember(latent, operation, word, self.history, self.anchors)
 
@@ -280,12 +284,29 @@ class WorldEngine:
             self._caches,
         )
 
-    def _write_cache(self, inputs: _StepInputs, sessions: list[_Session], latents: Tensor) -> None:
-        """One pass over the finished latents at the history level leaves their keys and values in the rings."""
+    def _drawn(self, inputs: _StepInputs, sessions: list[_Session], latents: Tensor) -> _Drawn:
+        """Finished latents as temporal attention is to see them: at the history level."""
         level_BT = torch.full((len(sessions), 1), self.sampling.history_level, device=self.model.device)
         x = add_noise(latents[:, None], self._noise(sessions, "commit"), level_BT)
-        self._forward(inputs, x, level_BT)
-        self._caches.commit()
+        return _Drawn(inputs, torch.tensor([s.slot for s in sessions], device=x.device), x, level_BT)
+
+    @torch.inference_mode()
+    def commit(self) -> None:
+        """One pass over the latents last drawn leaves their keys and values in the rings; nothing if it has been done.
+
+        It is a third of the work of a chunk in two steps, and nobody need wait for it.
+        """
+        uncommitted, self._uncommitted = self._uncommitted, []
+        for drawn in uncommitted:
+            self._caches.select(drawn.slots)
+            try:
+                self._forward(drawn.inputs, drawn.x, drawn.level)
+            except Exception:
+                # Their caches lack a chunk from now on: whoever wants them has to restore them.
+                for session_id in [i for i, s in self._sessions.items() if s.slot in drawn.slots.tolist()]:
+                    self.close(session_id)
+                raise
+            self._caches.commit()
 
     def _noise(self, sessions: list[_Session], purpose: str) -> Tensor:
         noise = [counter_noise(s.seed, s.version, purpose, self.latent_shape) for s in sessions]
@@ -335,10 +356,12 @@ class WorldEngine:
 
     def _commit_known(self, session: _Session, latent: Tensor, operations: np.ndarray, words: int) -> None:
         inputs = self._inputs([session], [operations], [words])
-        self._write_cache(inputs, [session], latent[None].to(self.model.device))
+        self._uncommitted.append(self._drawn(inputs, [session], latent[None].to(self.model.device)))
+        self.commit()
         session.remember(latent, operations, words, self.history, self.anchors)
 
     def _take_slot(self, session_id: str, session: _Session) -> _Session:
+        self.commit()
         if not self._free:
             raise RuntimeError(f"all {self.max_sessions} session slots are taken: close one or add a replica")
         session.slot = self._free.pop(0)
@@ -358,6 +381,16 @@ class _StepInputs:
     prompt: Text
     controls: Controls
     previous: Previous
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Chunks that are not yet in the caches of their slots."""
+
+    inputs: _StepInputs
+    slots: Tensor
+    x: Tensor
+    level: Tensor
 
 
 class World:

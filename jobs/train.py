@@ -216,7 +216,7 @@ def _table(windows: list[bytes]) -> pa.Table:
 @app.command()
 def main(
     stage: Annotated[
-        str, typer.Argument(help="vae, foundation, instructnet, turbo, decoder, idm, or a YAML file")
+        str, typer.Argument(help="vae, foundation, instructnet, turbo, sparse, decoder, idm, or a YAML file")
     ],
     data: Annotated[
         Path, typer.Option(help="curated shards (vae, decoder, idm) or encoded shards (other stages)")

@@ -82,8 +82,11 @@ class SelfAttention(nn.Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Softmax attention and the output projection, to `(N, P, D)`; `mask` is true where attended."""
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out(rearrange(x, "n k p e -> n p (k e)"))
+        return self.joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+
+    def joined(self, read_NKPE: Tensor) -> Tensor:
+        """The output projection of what all heads read, `(N, P, D)`."""
+        return self.out(rearrange(read_NKPE, "n k p e -> n p (k e)"))
 
 
 class CrossAttention(nn.Module):
@@ -205,7 +208,7 @@ class RingCache:
     def __init__(
         self, attention: TemporalAttention, num_sessions: int, num_tokens: int, dtype: torch.dtype
     ) -> None:
-        weight = attention.qkv.weight
+        norm = attention.query_norm.weight
         self.window, self.anchors = attention.window - 1, attention.anchors
         self.slots = self.window + self.anchors
         shape = (
@@ -213,12 +216,12 @@ class RingCache:
             num_sessions,
             num_tokens,
             attention.num_heads,
-            weight.shape[1] // attention.num_heads,
+            len(norm),
         )
-        self.keys = torch.zeros(shape, dtype=dtype, device=weight.device)
-        self.values = torch.zeros(shape, dtype=dtype, device=weight.device)
-        self.all_lengths = torch.zeros(num_sessions, dtype=torch.long, device=weight.device)
-        self.active = torch.arange(num_sessions, device=weight.device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=norm.device)
+        self.values = torch.zeros(shape, dtype=dtype, device=norm.device)
+        self.all_lengths = torch.zeros(num_sessions, dtype=torch.long, device=norm.device)
+        self.active = torch.arange(num_sessions, device=norm.device)
         self._pending: tuple[Tensor, Tensor] | None = None
         self._context: Context | None = None
 

@@ -103,7 +103,7 @@ class InstructBlock(nn.Module):
         self.attention: nn.Module = (
             TemporalAttention(width, heads, foundation.window, foundation.anchors)
             if temporal
-            else SpatialSelfAttention(width, heads)
+            else SpatialSelfAttention(foundation)
         )
         self.instruction = CrossAttention(width, heads)
         self.mlp = ConvMLP(width, config.mlp_ratio)
@@ -164,6 +164,11 @@ class InstructNet(nn.Module):
         nn.init.zeros_(self.video_in.weight)
         nn.init.zeros_(self.video_in.bias)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute with."""
+        return self.no_operation.dtype
+
     def bind(self, controls: Controls) -> BoundControls:
         """The control branch of one batch, to pass to `MSDiT.forward`."""
         return BoundControls(self, controls)
@@ -173,18 +178,18 @@ class InstructNet(nn.Module):
         video = None
         if controls.video is not None and controls.has_video is not None:
             patches = rearrange(controls.video, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
-            video = self.video_in(patches) * controls.has_video[:, None, None, None]
-        return EmbeddedControls(
-            self.embed_operations(controls), self.text_in(controls.instruction.tokens), video
-        )
+            video = self.video_in(patches.to(self.dtype)) * controls.has_video[:, None, None, None]
+        tokens = self.text_in(controls.instruction.tokens.to(self.dtype))
+        return EmbeddedControls(self.embed_operations(controls), tokens, video)
 
     def embed_operations(self, controls: Controls) -> Tensor:
         """FiLM condition `(B, T, operation_width)` of keys and the pooled instruction."""
         # Three times the embedding: with less, keys are ignored for most of a short training.
-        held = 3 * self.operation_in(rearrange(controls.operations, "b t k o -> b t (k o)"))
+        operations = rearrange(controls.operations, "b t k o -> b t (k o)").to(self.dtype)
+        held = 3 * self.operation_in(operations)
         keys = torch.where(controls.has_operations[..., None], held, self.no_operation)
-        words = self.pooled_in(controls.instruction.pooled)[:, None]
-        return F.silu(keys + 3 * words * controls.instruction_active[..., None])
+        words = self.pooled_in(controls.instruction.pooled.to(self.dtype))[:, None]
+        return F.silu(keys + 3 * words * controls.instruction_active[..., None].to(self.dtype))
 
 
 class BoundControls(Control):
@@ -192,7 +197,7 @@ class BoundControls(Control):
 
     def __init__(self, net: InstructNet, controls: Controls) -> None:
         self.net = net
-        self.active_BT = controls.instruction_active
+        self.active_BT = controls.instruction_active.to(net.dtype)
         self.embedded = net(controls)
         instruction = controls.instruction
         self.text = Text(self.embedded.instruction, instruction.mask, instruction.pooled)

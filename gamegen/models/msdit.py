@@ -27,13 +27,17 @@ from gamegen.models.attention import (
     rotate,
     rotation_2d,
 )
+from gamegen.models.sparse_attention import SparseAttentionConfig, SparseLinearAttention
 
 PATCH = 2
 
 
 @dataclass(frozen=True)
 class MSDiTConfig:
-    """Sizes of the transformer; `window` and `anchors` are latent frames of temporal attention."""
+    """Sizes of the transformer; `window` and `anchors` are latent frames of temporal attention.
+
+    With `sparse_attention`, attention inside large frames is sparse and linear instead of dense.
+    """
 
     width: int = 256
     num_layers: int = 4
@@ -43,6 +47,7 @@ class MSDiTConfig:
     text_width: int = 384
     window: int = 8
     anchors: int = 0
+    sparse_attention: SparseAttentionConfig | None = None
 
     def __post_init__(self) -> None:
         if self.width % (4 * self.num_heads):
@@ -208,11 +213,22 @@ class ConvMLP(nn.Module):
 class SpatialSelfAttention(SelfAttention):
     """Attention among the tokens of one latent frame, with 2-D rotary positions."""
 
+    def __init__(self, config: MSDiTConfig) -> None:
+        super().__init__(config.width, config.num_heads)
+        head_width = config.width // config.num_heads
+        sparse = config.sparse_attention
+        self.sparse = SparseLinearAttention(config.num_heads, head_width, sparse) if sparse else None
+
     def forward(self, x_BTSD: Tensor, rows: int) -> Tensor:
         B, T, S, D = x_BTSD.shape
         q, k, v = self.project(x_BTSD.flatten(0, 1))
         rotation = rotation_2d(rows, S // rows, D // self.num_heads, x_BTSD.device)
-        return self.attend(rotate(q, rotation), rotate(k, rotation), v).view(B, T, S, D)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if self.sparse is not None and self.sparse.config.min_tokens <= S:
+            x = self.joined(self.sparse(q, k, v))
+        else:
+            x = self.attend(q, k, v)
+        return x.view(B, T, S, D)
 
 
 class Block(nn.Module):
@@ -225,7 +241,7 @@ class Block(nn.Module):
         self.attention: nn.Module = (
             TemporalAttention(width, heads, config.window, config.anchors)
             if temporal
-            else SpatialSelfAttention(width, heads)
+            else SpatialSelfAttention(config)
         )
         self.cross = CrossAttention(width, heads)
         self.mlp = ConvMLP(width, config.mlp_ratio)
@@ -290,6 +306,11 @@ class MSDiT(nn.Module):
         # Almost nothing is kept at first.
         nn.init.constant_(self.keep_out.bias, -1.0)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the layers compute with. Latents, noise levels and the velocity are float32 whatever it is."""
+        return self.patch_in.weight.dtype
+
     def embed(self, x_BTCHW: Tensor, previous: Previous) -> Tensor:
         """Tokens `(B, T, S, D)` of noisy latents beside the latents before them."""
         B, T, _, H, W = x_BTCHW.shape
@@ -297,7 +318,8 @@ class MSDiT(nn.Module):
         masked = (level < 0).to(x_BTCHW.dtype)
         planes = torch.cat([x_BTCHW, previous.noisy * (1 - masked), masked, level.clamp_min(0)], 2)
         patches = rearrange(planes, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
-        return self.patch_in(patches) + self.place_in(self._places(H // PATCH, W // PATCH, x_BTCHW))
+        places = self._places(H // PATCH, W // PATCH, x_BTCHW)
+        return self.patch_in(patches.to(self.dtype)) + self.place_in(places.to(self.dtype))
 
     @staticmethod
     def _places(rows: int, columns: int, like: Tensor) -> Tensor:
@@ -319,11 +341,11 @@ class MSDiT(nn.Module):
             [video_format.fps / 60, video_format.num_frames / 128, video_format.aspect_ratio / 4],
             device=level_BT.device,
         )
-        clip = self.format_in(sinusoid(facts, 32, 100.0).flatten())
-        levels = self.level_in(sinusoid(level_BT, 128)) + self.previous_level_in(
-            sinusoid(previous_level_BT, 128)
+        clip = self.format_in(sinusoid(facts, 32, 100.0).flatten().to(self.dtype))
+        levels = self.level_in(sinusoid(level_BT, 128).to(self.dtype)) + self.previous_level_in(
+            sinusoid(previous_level_BT, 128).to(self.dtype)
         )
-        return levels + (clip + self.pooled_in(text.pooled))[:, None]
+        return levels + (clip + self.pooled_in(text.pooled.to(self.dtype)))[:, None]
 
     def forward(
         self,
@@ -344,7 +366,7 @@ class MSDiT(nn.Module):
         x = self.embed(x_BTCHW, previous)
         condition = F.silu(self.condition(level_BT, previous.level, text, video_format))
         spatial, temporal = (rearrange(m(condition), "b t (m d) -> b t m d", m=6) for m in self.modulation)
-        text_BLD = self.text_in(text.tokens)
+        text_BLD = self.text_in(text.tokens.to(self.dtype))
         rings = iter(caches.rings) if caches else None
         if control is not None:
             control.start(x, rows)
@@ -358,12 +380,12 @@ class MSDiT(nn.Module):
         output = rearrange(
             self.patch_out(x), "b t (y x) (c p q) -> b t c (y p) (x q)", y=rows, p=PATCH, q=PATCH
         )
-        of_noisy, of_previous = self.skip(condition)[..., None, None].chunk(2, 2)
+        of_noisy, of_previous = self.skip(condition).float()[..., None, None].chunk(2, 2)
         visible = (previous.level >= 0)[:, :, None, None, None]
-        output = output + of_noisy * x_BTCHW + of_previous * previous.noisy * visible
+        output = output.float() + of_noisy * x_BTCHW + of_previous * previous.noisy * visible
         keep = rearrange(self.keep_out(x), "b t (y x) (p q) -> b t (y p) (x q)", y=rows, p=PATCH, q=PATCH)
         velocity = velocity_of_output(output, x_BTCHW, level_BT)
-        return keep_previous(velocity, (4 * keep).sigmoid(), x_BTCHW, level_BT, previous)
+        return keep_previous(velocity, (4 * keep.float()).sigmoid(), x_BTCHW, level_BT, previous)
 
 
 class Control(ABC):

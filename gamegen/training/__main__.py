@@ -14,7 +14,7 @@ from gamegen.training.stages import load_stage, run_stage, stage_file
 
 def train(
     stage: Annotated[
-        str, typer.Argument(help="vae, foundation, instructnet, turbo, decoder, idm, or a YAML file")
+        str, typer.Argument(help="vae, foundation, instructnet, turbo, sparse, decoder, idm, or a YAML file")
     ],
     data: Annotated[
         Path, typer.Option(help="curated shards (vae, decoder, idm) or encoded shards (other stages)")

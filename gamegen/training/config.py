@@ -8,10 +8,11 @@ from typing import Literal
 
 from gamegen.controls import FRAMES_PER_CHUNK
 from gamegen.models.inverse_dynamics import InverseDynamicsConfig
+from gamegen.models.sparse_attention import SparseAttentionConfig
 from gamegen.training.discriminator import DiscriminatorConfig
 from gamegen.training.parallel import ParallelConfig
 
-StageName = Literal["vae", "foundation", "instructnet", "turbo", "decoder", "idm"]
+StageName = Literal["vae", "foundation", "instructnet", "turbo", "sparse", "decoder", "idm"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,14 @@ class TurboConfig:
 
 
 @dataclass(frozen=True)
+class SparseConfig:
+    """What attention becomes, and how much each layer's distance from dense attention counts beside the velocity's."""
+
+    attention: SparseAttentionConfig = field(default_factory=SparseAttentionConfig)
+    layer_weight: float = 0.1
+
+
+@dataclass(frozen=True)
 class TrainingBucket:
     """Windows of `num_frames` frames (1: single latents, as images) from clips of `size`, in some of the steps.
 
@@ -231,6 +240,7 @@ class StageConfig:
     decoder_loss: DecoderLossConfig = field(default_factory=DecoderLossConfig)
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)
     turbo: TurboConfig = field(default_factory=TurboConfig)
+    sparse: SparseConfig = field(default_factory=SparseConfig)
     idm_model: InverseDynamicsConfig = field(default_factory=InverseDynamicsConfig)
     idm_loss: InverseDynamicsLossConfig = field(default_factory=InverseDynamicsLossConfig)
 

@@ -355,6 +355,10 @@ def build_objective(model: Model, config: StageConfig) -> Objective:
         from gamegen.turbo.distillation import TurboObjective
 
         return TurboObjective(model, config.flow, config.turbo)
+    if config.stage == "sparse":
+        from gamegen.turbo.sparse import SparseObjective
+
+        return SparseObjective(model, config.flow, config.sparse)
     if config.stage == "decoder":
         from gamegen.training.decoder import DecoderObjective
 

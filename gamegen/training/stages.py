@@ -112,6 +112,8 @@ def start_model(config: StageConfig, init: Path | str | None) -> tuple[ModelConf
         model_config = replace(model_config, foundation=sizes.foundation)
     if config.stage == "instructnet" and model_config.instructnet is None:
         model_config = replace(model_config, instructnet=sizes.instructnet)
+    if config.stage == "sparse":
+        model_config = _with_sparse_attention(model_config, config)
     return model_config, checkpoint.model.state_dict()
 
 
@@ -147,6 +149,12 @@ def window_kind(config: StageConfig, model: ModelConfig) -> WindowKind:
     if config.stage == "decoder":
         return PixelWindows(config.decoder_loss.crop)
     return LatentWindows(config.flow, model)
+
+
+def _with_sparse_attention(model: ModelConfig, config: StageConfig) -> ModelConfig:
+    if model.foundation is None:
+        raise ValueError("the sparse stage changes a foundation's attention: --init has no foundation")
+    return replace(model, foundation=replace(model.foundation, sparse_attention=config.sparse.attention))
 
 
 def _few_steps(model: ModelConfig, config: StageConfig) -> ModelConfig:

@@ -1,0 +1,115 @@
+"""`gamegen bench world|clip|vae|train`: how fast this machine draws, decodes and trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+bench = typer.Typer(no_args_is_help=True, help="Measures how fast this machine draws, decodes and trains.")
+
+Model = Annotated[
+    str, typer.Argument(help="a model, a size of configs/models, or either with changes: nano:num_steps=4")
+]
+Compare = Annotated[
+    list[str] | None, typer.Option("--compare", help="another to measure in turns with it; may be repeated")
+]
+Rounds = Annotated[int, typer.Option(help="rounds to measure, after two of warm-up")]
+Json = Annotated[Path | None, typer.Option("--json", help="file for the same figures")]
+
+
+@bench.command()
+def world(
+    model: Model = "nano", compare: Compare = None, rounds: Rounds = 48, json_file: Json = None
+) -> None:
+    """Times chunks of play (four frames each): denoising, committing, decoding, JPEG.
+
+    Example: gamegen bench world nano --compare nano:precision=int8 --compare nano:size=256x144
+    """
+    from gamegen.bench.workloads import WorldWorkload
+
+    encoder = _text_encoder()
+    _run("A chunk of play", [model, *(compare or [])], lambda v: WorldWorkload(v, encoder), rounds, json_file)
+
+
+@bench.command()
+def clip(
+    model: Model = "nano",
+    compare: Compare = None,
+    frames: Annotated[int, typer.Option(help="1 to 102, at 24 a second")] = 102,
+    rounds: Rounds = 3,
+    json_file: Json = None,
+) -> None:
+    """Times whole clips: text encoding, drawing, decoding with the large decoder.
+
+    Example: gamegen bench clip nano --compare "nano:solver=euler,num_steps=50,first_steps=50,guidance_scale=2"
+    """
+    from gamegen.bench.workloads import ClipWorkload
+    from gamegen.video import check_frames
+
+    check_frames(frames)
+    encoder = _text_encoder()
+    _run(
+        f"A clip of {frames} frames",
+        [model, *(compare or [])],
+        lambda v: ClipWorkload(v, encoder, frames),
+        rounds,
+        json_file,
+    )
+
+
+@bench.command()
+def vae(model: Model = "nano", compare: Compare = None, rounds: Rounds = 24, json_file: Json = None) -> None:
+    """Times the autoencoder over chunks of four frames.
+
+    Example: gamegen bench vae nano:size=1280x720
+    """
+    from gamegen.bench.workloads import AutoencoderWorkload
+
+    _run("A chunk through the autoencoder", [model, *(compare or [])], AutoencoderWorkload, rounds, json_file)
+
+
+@bench.command()
+def train(
+    model: Annotated[str, typer.Option(help="nano, base, gamegen-x, xl, or a YAML file")] = "nano",
+    frames: Annotated[int, typer.Option(help="video frames a window")] = 32,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, by default the model's own")] = None,
+    batch: Annotated[int, typer.Option(help="windows a step")] = 2,
+    steps: Annotated[int, typer.Option(help="steps to measure, after two of warm-up")] = 10,
+) -> None:
+    """Times training steps of a model size on synthetic windows, on a GPU if there is one.
+
+    Example: gamegen bench train --model base --frames 64 --batch 8 --steps 50
+    """
+    from gamegen.training.bench import BenchConfig, bench_table, bench_training
+    from gamegen.video import parse_size
+
+    config = BenchConfig(model, frames, parse_size(size) if size else None, batch, steps)
+    Console().print(bench_table(config, bench_training(config)))
+
+
+def _text_encoder():
+    from gamegen.models.text import load_text_encoder
+
+    return load_text_encoder("minilm")
+
+
+def _run(title: str, names: Sequence[str], build: Callable, rounds: int, json_file: Path | None) -> None:
+    from gamegen.bench.paired import WARMUP_ROUNDS, measure
+    from gamegen.bench.tables import report
+    from gamegen.bench.variants import Variant
+    from gamegen.device import keep_freed_memory
+
+    keep_freed_memory()
+    variants = [Variant.parse(name) for name in names]
+    if len({variant.text for variant in variants}) < len(variants):
+        raise ValueError(f"{', '.join(names)}: give each variant once")
+    with Progress(transient=True) as bar:
+        task = bar.add_task("measuring", total=(WARMUP_ROUNDS + rounds) * len(variants))
+        workloads = {variant.text: build(variant) for variant in variants}
+        results = measure(workloads, rounds, lambda: bar.advance(task))
+    report(title, results, json_file)
