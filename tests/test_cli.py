@@ -2,22 +2,40 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from gamegen import cli
 from gamegen.curation.decode import decode_clip
 from gamegen.models.checkpoint import ModelConfig, save_random
 
 
-def gamegen(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gamegen.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def gamegen(monkeypatch, capsys) -> Callable[..., Done]:
+    """Runs the command line in this process, which has loaded PyTorch and Ray already."""
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["gamegen", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +47,15 @@ def model(tmp_path_factory) -> str:
 
 def test_generate_writes_the_frames_asked_for(model, tmp_path):
     clip = tmp_path / "clip.mp4"
-    done = gamegen("generate", "a desert", "-o", str(clip), "--frames", "10", "--model", model)
+    command = [sys.executable, "-m", "gamegen.cli", "generate", "a desert", "-o", str(clip), "--model", model]
+    done = subprocess.run(
+        [*command, "--frames", "10"], capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert decode_clip(clip).shape == (10, 32, 32, 3)
 
 
-def test_rollout_follows_a_script(model, tmp_path):
+def test_rollout_follows_a_script(gamegen, model, tmp_path):
     clip = tmp_path / "out.mp4"
     done = gamegen(
         *("rollout", "--prompt", "a desert", "--keys", "w*6,left+w*4,none*3", "--instruct", "4:make it rain"),
@@ -57,14 +78,13 @@ def test_rollout_follows_a_script(model, tmp_path):
         (["rollout", "--prompt", "x", "--keys", "w*4", "--instruct", "9:rain"], "after the last"),
     ],
 )
-def test_wrong_input_is_one_sentence_and_exit_code_2(arguments, sentence, model, tmp_path):
+def test_wrong_input_is_one_sentence_and_exit_code_2(gamegen, arguments, sentence, model, tmp_path):
     done = gamegen(*arguments, "-o", str(tmp_path / "x.mp4"), "--model", model)
     assert done.returncode == 2
     assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
 
 
-def test_damaged_checkpoint(model, tmp_path):
+def test_damaged_checkpoint(gamegen, model, tmp_path):
     broken = tmp_path / "broken"
     broken.mkdir()
     for file in Path(model).iterdir():
@@ -75,13 +95,13 @@ def test_damaged_checkpoint(model, tmp_path):
     assert "damaged" in done.stderr
 
 
-def test_info_and_help(model):
+def test_info_and_help(gamegen, model):
     done = gamegen("info", "--model", model)
     assert done.returncode == 0 and "foundation" in done.stdout
     other = gamegen("info", "--model", "idm")
     assert other.returncode == 0 and "weights" in other.stdout
-    assert "xample" in gamegen("bench", "train", "--help").stdout
-    assert "xample" in gamegen("bench", "ray", "--help").stdout
+    for command in ("world", "clip", "vae", "train", "ray"):
+        assert "xample" in gamegen("bench", command, "--help").stdout, command
     for command in ("play", "generate", "rollout", "record", "curate", "encode", "train", "info"):
         shown = gamegen(command, "--help").stdout
         assert "xample" in shown, command
