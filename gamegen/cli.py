@@ -180,6 +180,12 @@ def bench_ray(context: typer.Context) -> None:
     _run_job("bench", context.args)
 
 
+@bench.command("serve", context_settings=_FORWARD)
+def bench_serve(context: typer.Context) -> None:
+    """Plays on a running server and measures what players get (gamegen bench serve --help)."""
+    _run_module("deployments.bench", "bench serve", context.args)
+
+
 @app.command(context_settings=_FORWARD)
 def evaluate(
     context: typer.Context, ray: Annotated[bool, typer.Option("--ray", help="as a Ray job")] = False

@@ -100,7 +100,7 @@ def test_info_and_help(gamegen, model):
     assert done.returncode == 0 and "foundation" in done.stdout
     other = gamegen("info", "--model", "idm")
     assert other.returncode == 0 and "weights" in other.stdout
-    for command in ("world", "clip", "vae", "train", "ray"):
+    for command in ("world", "clip", "vae", "train", "ray", "serve"):
         assert "xample" in gamegen("bench", command, "--help").stdout, command
     for command in ("play", "generate", "rollout", "record", "curate", "encode", "train", "info"):
         shown = gamegen(command, "--help").stdout

@@ -1,0 +1,51 @@
+"""What `gamegen bench serve` measures of a real server."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from deployments.bench import Played, app, figures
+from deployments.wire import FrameHeader
+
+
+def test_players_of_a_running_server_are_measured(address, tmp_path):
+    file = tmp_path / "serve.json"
+    result = CliRunner().invoke(
+        app, [address, "--sessions", "2", "--seconds", "4", "--json", str(file)], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 0, result.output
+    assert "from key to its first frame" in result.output
+    found = json.loads(file.read_text())
+    assert found["sessions"] == 2 and found["frames_per_s"] > 0
+    assert found["stages_ms"]["step"] > 0 and found["key_to_frame_ms"]["p50"] > 0
+
+
+def test_a_server_that_is_not_there_is_named():
+    result = CliRunner().invoke(app, ["http://127.0.0.1:9"])
+    assert result.exit_code == 2
+
+
+def frame(at: float, sequence: int, stamp: float | None = None) -> tuple[float, FrameHeader]:
+    return at, FrameHeader(0, sequence, 0, stamp, 30.0, 10.0)
+
+
+def test_gaps_drops_and_answers_are_counted():
+    frames = [frame(0.0, 0), frame(0.1, 1), frame(0.5, 4, 1.0), frame(0.6, 5, 1.0), frame(0.7, 6, 2.0)]
+    result = figures([Played(frames, {1.0: 0.25, 2.0: 0.55, 3.0: 0.69})], 1.0)
+    assert result.underruns == 1 and result.longest_gap_ms == pytest.approx(400)
+    assert result.dropped == 2
+    assert result.frames_per_s == pytest.approx(4 / 0.7)
+    assert result.key_to_frame_ms["p50"] == pytest.approx(200)
+    assert sum(result.stages_ms.values()) == pytest.approx(200)
+
+
+def test_the_first_moments_do_not_count():
+    played = Played([frame(0.0, 0), frame(3.0, 1), frame(3.1, 2)], {1.0: 0.5, 2.0: 3.0})
+    settled = played.settled(3.0)
+    assert len(settled.frames) == 2 and list(settled.pressed) == [2.0]
+
+
+def test_a_player_who_saw_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no frames"):
+        figures([Played()], 1.0)
