@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gamegen.controls import FRAMES_PER_CHUNK, Control
-from gamegen.models.text import TextEncoder, load_text_encoder
+from gamegen.models.text import EncodesText, load_text_encoder
 from gamegen.models.vae import from_pixels, to_pixels
 from gamegen.video import MAX_FRAMES, check_frames, check_size
 from gamegen.world import EngineConfig, WorldEngine, check_image, compose_prompt, encode_image
@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 class VideoPipeline:
     """Renders clips of up to `MAX_FRAMES` frames."""
 
-    def __init__(self, engine: WorldEngine, text_encoder: TextEncoder) -> None:
+    def __init__(self, engine: WorldEngine, text_encoder: EncodesText) -> None:
         self.engine = engine
         self.text_encoder = text_encoder
 

@@ -13,7 +13,7 @@ from gamegen.bench.variants import Variant
 from gamegen.controls import FRAMES_PER_CHUNK, Control
 from gamegen.models.checkpoint import LatentDecoder
 from gamegen.models.counts import Latents, chunk_pass_flops, vae_flops
-from gamegen.models.text import TextEncoder
+from gamegen.models.text import TextEncoder, TextStates
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels, to_pixels
 from gamegen.pipeline import VideoPipeline
 from gamegen.video import encode_jpegs
@@ -95,9 +95,8 @@ class ClipWorkload:
     def __init__(self, variant: Variant, text_encoder: TextEncoder, num_frames: int) -> None:
         model = variant.load()
         self.frames_per_round = num_frames
-        self.pipeline = VideoPipeline(
-            WorldEngine(model, EngineConfig(max_sessions=1)), TimedEncoder(text_encoder)
-        )
+        self._encoder = TimedEncoder(text_encoder)
+        self.pipeline = VideoPipeline(WorldEngine(model, EngineConfig(max_sessions=1)), self._encoder)
         self.passes = PassTimer(self.pipeline.engine.foundation)
         config = model.config
         chunks = -(-num_frames // FRAMES_PER_CHUNK)
@@ -107,6 +106,7 @@ class ClipWorkload:
         _, rows, columns = config.latent_shape
         decode = vae_flops(config, Latents(1, rows, columns)).decode * chunks
         self.flop_per_round = (steps * guided + chunks) * chunk_pass_flops(config).total + decode
+        self._clips = 0
         self._per_chunk = [sampling.first_steps * guided + 1] + [sampling.num_steps * guided + 1] * (
             chunks - 1
         )
@@ -115,15 +115,16 @@ class ClipWorkload:
         """One clip."""
         self.passes.seconds.clear()
         began = time.perf_counter()
-        self.pipeline.generate(PROMPT, self.frames_per_round)
+        # Encoders remember texts: each clip has one of its own.
+        self._clips += 1
+        self.pipeline.generate(f"{PROMPT}, take {self._clips}", self.frames_per_round)
         whole = time.perf_counter() - began
         commits = np.cumsum(self._per_chunk) - 1
         passes = np.array(self.passes.seconds)
         commit = float(passes[commits].sum())
         denoise = float(passes.sum()) - commit
-        encoder = self.pipeline.text_encoder
-        assert isinstance(encoder, TimedEncoder)
-        return encoder.seconds, denoise, commit, whole - encoder.seconds - denoise - commit
+        text = self._encoder.seconds
+        return text, denoise, commit, whole - text - denoise - commit
 
 
 class TimedEncoder:
@@ -133,7 +134,7 @@ class TimedEncoder:
         self._encoder = encoder
         self.seconds = 0.0
 
-    def encode(self, texts: list[str]):
+    def encode(self, texts: list[str]) -> list[TextStates]:
         """As the encoder inside."""
         began = time.perf_counter()
         states = self._encoder.encode(texts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,13 @@ class TextStates:
 
     tokens: Tensor
     pooled: Tensor
+
+
+class EncodesText(Protocol):
+    """Whatever turns texts into states."""
+
+    def encode(self, texts: list[str]) -> list[TextStates]:
+        """Encodes each text; raises ValueError for a text of more than `MAX_TOKENS` tokens."""
 
 
 class TextEncoder:

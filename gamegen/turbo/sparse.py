@@ -54,7 +54,8 @@ class SparseObjective(FlowObjective):
     def _compare_with_dense(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Notes how far an attention is from the dense one over the same queries, keys and values."""
         with torch.no_grad():
-            dense = F.scaled_dot_product_attention(*inputs[:3])
+            q, k, v = inputs
+            dense = F.scaled_dot_product_attention(q, k, v)
         self._errors.append((output - dense).square().mean() / dense.square().mean().clamp_min(1e-6))
 
     def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
