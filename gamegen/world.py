@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from gamegen.models.msdit import Caches, Previous, Text, VideoFormat
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels
 
+_KEPT_TEXTS = 4
+"""Batches of prompts or instructions of which an engine keeps what it has computed."""
 PERSPECTIVES = {"first": "first-person", "third": "third-person"}
 
 
@@ -127,6 +131,7 @@ class WorldEngine:
         self._free = list(range(config.max_sessions))
         self._sessions: dict[str, _Session] = {}
         self._uncommitted: list[_Drawn] = []
+        self._texts: OrderedDict[tuple[int, ...], tuple[Sequence[TextStates | None], Text]] = OrderedDict()
         self._caches = Caches([self._ring(a) for a in self._temporal_attentions()])
         window = self.foundation.config.window - 1
         # Each temporal attention reaches a window further back; one more latent is the first one's predecessor.
@@ -239,17 +244,16 @@ class WorldEngine:
     def _inputs(
         self, sessions: list[_Session], operations: list[np.ndarray], words: list[int]
     ) -> _StepInputs:
-        device, width = self.model.device, self.foundation.config.text_width
+        device = self.model.device
         said = [None if w < 0 else s.instructions[w] for s, w in zip(sessions, words, strict=True)]
-        instruction = Text.stack([None if t is None else (t.tokens, t.pooled) for t in said], width)
         B = len(sessions)
         controls = Controls(
-            torch.from_numpy(np.stack(operations)).float()[:, None],
-            torch.ones(B, 1, dtype=torch.bool),
-            instruction,
-            torch.tensor([[float(t is not None)] for t in said]),
-        ).to(device)
-        prompt = Text.stack([(s.prompt.tokens, s.prompt.pooled) for s in sessions], width).to(device)
+            torch.from_numpy(np.stack(operations)).float()[:, None].to(device),
+            torch.ones(B, 1, dtype=torch.bool, device=device),
+            self._text(said),
+            torch.tensor([[float(t is not None)] for t in said], device=device),
+        )
+        prompt = self._text([s.prompt for s in sessions])
         level = self.sampling.context_level
         has_previous = torch.tensor([[bool(s.latents)] for s in sessions], device=device)
         zero = torch.zeros(self.latent_shape)
@@ -260,6 +264,19 @@ class WorldEngine:
         self._caches.select(torch.tensor([s.slot for s in sessions], device=device))
         before = Previous(previous, noisy, torch.where(has_previous, level, -1.0))
         return _StepInputs(prompt, controls, before)
+
+    def _text(self, states: Sequence[TextStates | None]) -> Text:
+        """Texts of a batch. The same ones come with every chunk: what is known of them is kept."""
+        key = tuple(id(text) for text in states)
+        if key not in self._texts:
+            width = self.foundation.config.text_width
+            pairs = [None if text is None else (text.tokens, text.pooled) for text in states]
+            # The states are kept as well, so that no other object takes their identity.
+            self._texts[key] = (states, Text.stack(pairs, width).to(self.model.device))
+        self._texts.move_to_end(key)
+        while len(self._texts) > _KEPT_TEXTS:
+            self._texts.popitem(last=False)
+        return self._texts[key][1]
 
     def _velocity(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
         guidance = self.sampling.guidance_scale

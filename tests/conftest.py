@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ from deployments.environment import set_environment
 if TYPE_CHECKING:
     from gamegen.storage.objects import ObjectStore
 
-# Ray reads these when it is first imported, and this file is imported before any test.
+# Models of a few thousand weights compute quicker in one thread than in several that wait for each other at every
+# operation. PyTorch reads this, and Ray what follows, when it is first imported: this file comes before any test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 set_environment()
 
 

@@ -7,7 +7,9 @@ E head width, N any merged batch, P positions.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -89,6 +91,24 @@ class SelfAttention(nn.Module):
         return self.out(rearrange(read_NKPE, "n k p e -> n p (k e)"))
 
 
+class Memory:
+    """What networks have computed of one text alone: in inference it is computed once for all chunks and steps.
+
+    Training computes it every time, because gradients flow through it.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Any, Any] = {}
+
+    def get(self, owner: Any, compute: Callable[[], Any]) -> Any:
+        """The result of `compute` for its owner."""
+        if not torch.is_inference_mode_enabled():
+            return compute()
+        if owner not in self._kept:
+            self._kept[owner] = compute()
+        return self._kept[owner]
+
+
 class CrossAttention(nn.Module):
     """Attention from video tokens to text tokens, with a learned token that is always there.
 
@@ -105,13 +125,17 @@ class CrossAttention(nn.Module):
         self.key_norm = nn.RMSNorm(width // num_heads)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_BPD: Tensor, text_BLD: Tensor, text_mask_BL: Tensor) -> Tensor:
+    def forward(self, x_BPD: Tensor, text_BLD: Tensor, text_mask_BL: Tensor, memory: Memory) -> Tensor:
+        k, v, mask = memory.get(self, lambda: self._read(text_BLD, text_mask_BL))
+        q = self.query_norm(rearrange(self.query(x_BPD), "b p (k e) -> b k p e", k=self.num_heads))
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(rearrange(x, "b k p e -> b p (k e)"))
+
+    def _read(self, text_BLD: Tensor, text_mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         text = torch.cat([self.null_token.expand(len(text_BLD), -1, -1).to(text_BLD.dtype), text_BLD], 1)
         mask = F.pad(text_mask_BL, (1, 0), value=True)[:, None, None, :]
-        q = self.query_norm(rearrange(self.query(x_BPD), "b p (k e) -> b k p e", k=self.num_heads))
         k, v = rearrange(self.key_value(text), "b l (two k e) -> two b k l e", two=2, k=self.num_heads)
-        x = F.scaled_dot_product_attention(q, self.key_norm(k), v, attn_mask=mask)
-        return self.out(rearrange(x, "b k p e -> b p (k e)"))
+        return self.key_norm(k), v, mask
 
 
 class TemporalAttention(SelfAttention):

@@ -120,9 +120,10 @@ class InstructBlock(nn.Module):
         """The branch's tokens, and what they add to the foundation's."""
         scale_1, shift_1, scale_2, shift_2 = self.film(operation_BTO).unsqueeze(2).chunk(4, -1)
         x = x_BTSD + self.attention(modulate(x_BTSD, scale_1, shift_1), cache if self.temporal else rows)
-        h = F.layer_norm(x, x.shape[-1:])
-        heard = self.instruction(h.flatten(1, 2), text.tokens, text.mask).view_as(x)
-        x = x + heard * active_BT[:, :, None, None]
+        if not text.is_silent:
+            h = F.layer_norm(x, x.shape[-1:])
+            heard = self.instruction(h.flatten(1, 2), text.tokens, text.mask, text.memory).view_as(x)
+            x = x + heard * active_BT[:, :, None, None]
         x = x + self.mlp(modulate(x, scale_2, shift_2), rows)
         return x, self.out(x)
 
@@ -179,7 +180,8 @@ class InstructNet(nn.Module):
         if controls.video is not None and controls.has_video is not None:
             patches = rearrange(controls.video, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
             video = self.video_in(patches.to(self.dtype)) * controls.has_video[:, None, None, None]
-        tokens = self.text_in(controls.instruction.tokens.to(self.dtype))
+        said = controls.instruction
+        tokens = said.memory.get(self, lambda: self.text_in(said.tokens.to(self.dtype)))
         return EmbeddedControls(self.embed_operations(controls), tokens, video)
 
     def embed_operations(self, controls: Controls) -> Tensor:
@@ -200,7 +202,7 @@ class BoundControls(Control):
         self.active_BT = controls.instruction_active.to(net.dtype)
         self.embedded = net(controls)
         instruction = controls.instruction
-        self.text = Text(self.embedded.instruction, instruction.mask, instruction.pooled)
+        self.text = Text(self.embedded.instruction, instruction.mask, instruction.pooled, instruction.memory)
 
     def start(self, x_BTSD: Tensor, rows: int) -> None:
         self.rows = rows

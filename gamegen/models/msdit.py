@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gamegen.models.attention import (
     CrossAttention,
+    Memory,
     RingCache,
     SelfAttention,
     TemporalAttention,
@@ -66,12 +67,20 @@ class MSDiTConfig:
 class Text:
     """A batch of encoded texts: token states `(B, L, D)`, which of them exist `(B, L)`, pooled `(B, D)`.
 
-    A dropped text has no existing tokens and a zero pooled state.
+    A dropped text has no existing tokens and a zero pooled state. `memory` keeps what networks have read of it.
     """
 
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+    memory: Memory = field(default_factory=Memory, repr=False, compare=False)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether inference can leave it out, because no row of the batch has a token."""
+        return torch.is_inference_mode_enabled() and self.memory.get(
+            "silent", lambda: not self.mask.any().item()
+        )
 
     def to(self, device: torch.device) -> Text:
         """The same on another device."""
@@ -253,8 +262,7 @@ class Block(nn.Module):
         self,
         x_BTSD: Tensor,
         modulation_BTMD: Tensor,
-        text_BLD: Tensor,
-        text_mask_BL: Tensor,
+        text: Text,
         rows: int,
         cache: RingCache | None,
     ) -> Tensor:
@@ -264,7 +272,7 @@ class Block(nn.Module):
         h = modulate(x_BTSD, scale_1, shift_1)
         x = x_BTSD + gate_1 * self.attention(h, cache if self.temporal else rows)
         h = F.layer_norm(x, x.shape[-1:])
-        x = x + self.cross(h.flatten(1, 2), text_BLD, text_mask_BL).view_as(x)
+        x = x + self.cross(h.flatten(1, 2), text.tokens, text.mask, text.memory).view_as(x)
         return x + gate_2 * self.mlp(modulate(x, scale_2, shift_2), rows)
 
 
@@ -366,13 +374,14 @@ class MSDiT(nn.Module):
         x = self.embed(x_BTCHW, previous)
         condition = F.silu(self.condition(level_BT, previous.level, text, video_format))
         spatial, temporal = (rearrange(m(condition), "b t (m d) -> b t m d", m=6) for m in self.modulation)
-        text_BLD = self.text_in(text.tokens.to(self.dtype))
+        tokens = text.memory.get(self, lambda: self.text_in(text.tokens.to(self.dtype)))
+        read = Text(tokens, text.mask, text.pooled, text.memory)
         rings = iter(caches.rings) if caches else None
         if control is not None:
             control.start(x, rows)
         for i, block in enumerate(self.blocks):
             ring = next(rings) if rings and block.temporal else None
-            x = block(x, temporal if block.temporal else spatial, text_BLD, text.mask, rows, ring)
+            x = block(x, temporal if block.temporal else spatial, read, rows, ring)
             if control is not None and block.temporal:
                 x = x + control.after_layer(i // 2, x, rings)
         scale, shift = self.final_modulation(condition).unsqueeze(2).chunk(2, -1)
