@@ -20,17 +20,18 @@ class DecoderDeployment:
         import numpy as np
         import torch
 
-        from gamegen.models.checkpoint import LatentDecoder, load_checkpoint
+        from gamegen.models.checkpoint import LatentDecoder
+        from gamegen.models.variants import Variant
 
-        checkpoint = load_checkpoint(model)
-        self._decoder = LatentDecoder(checkpoint.model)
+        loaded = Variant.parse(model).load()
+        self._decoder = LatentDecoder(loaded)
         self._jpeg_quality = settings.jpeg_quality
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
         self._decode_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
-        size = (checkpoint.config.width, checkpoint.config.height)
-        blank = np.zeros(checkpoint.config.latent_shape, np.float16)
+        size = (loaded.config.width, loaded.config.height)
+        blank = np.zeros(loaded.config.latent_shape, np.float16)
         self._thread.submit(self._decode, [DecodeRequest(blank, None, size)]).result()
 
     async def decode(self, request: DecodeRequest) -> DecodedChunk:

@@ -74,8 +74,11 @@ def _check_port(host: str, port: int) -> None:
 
 def _check_model(model: str) -> None:
     from gamegen.models.checkpoint import read_card, resolve, verify
+    from gamegen.models.variants import Variant
 
-    verify(resolve(model), read_card(model))
+    variant = Variant.parse(model)
+    variant.config()
+    verify(resolve(variant.model), read_card(variant.model))
 
 
 def _start(host: str, port: int, model: str, say: Callable[[str], None]) -> None:

@@ -18,11 +18,11 @@ class TextEncoderDeployment:
     def __init__(self, model: str, settings: TextEncoderSettings) -> None:
         import torch
 
-        from gamegen.models.checkpoint import read_config
         from gamegen.models.text import load_text_encoder
+        from gamegen.models.variants import Variant
 
         torch.set_num_threads(settings.threads)
-        self._encoder = load_text_encoder(read_config(model).text_encoder)
+        self._encoder = load_text_encoder(Variant.parse(model).config().text_encoder)
         self._encoder.encode(["first-person, warm up"])
         self._max_cached = settings.cached_texts
         self._cache: OrderedDict[str, EncodedText | Refusal] = OrderedDict()

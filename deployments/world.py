@@ -21,21 +21,23 @@ class WorldDeployment:
 
     def __init__(self, model: str, settings: WorldSettings) -> None:
         from deployments.engine_loop import EngineLoop
-        from gamegen.models.checkpoint import load_checkpoint
+        from gamegen.models.checkpoint import count_weights, read_card
+        from gamegen.models.variants import Variant
         from gamegen.world import EngineConfig, WorldEngine
 
-        checkpoint = load_checkpoint(model)
-        config = checkpoint.config
+        variant = Variant.parse(model)
+        loaded = variant.load()
+        config = loaded.config
         self._facts = {
             "model": model,
             "width": config.width,
             "height": config.height,
-            "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
+            "parameters": sum(count_weights(variant.model).values()),
             "steps_per_chunk": config.sampling.num_steps,
-            "device": str(checkpoint.model.device),
-            "card": {name: value for name, value in checkpoint.card.items() if name != "sha256"},
+            "device": str(loaded.device),
+            "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
-        engine = WorldEngine(checkpoint.model, EngineConfig(settings.slots))
+        engine = WorldEngine(loaded, EngineConfig(settings.slots))
         self._loop = EngineLoop(engine, settings.gather_s, settings.engine_threads)
 
     async def open(self, request: OpenRequest) -> Opened | Refusal:

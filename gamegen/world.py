@@ -29,11 +29,12 @@ from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.controls import Control as PlayerControl
 from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
 from gamegen.models.attention import RingCache
-from gamegen.models.checkpoint import LatentDecoder, Model, load_checkpoint
+from gamegen.models.checkpoint import LatentDecoder, Model
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Caches, Previous, Text, VideoFormat
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels
+from gamegen.models.variants import Variant
 
 _KEPT_TEXTS = 4
 """Batches of prompts or instructions of which an engine keeps what it has computed."""
@@ -142,8 +143,8 @@ class WorldEngine:
     def load(
         cls, name_or_path: str | Path = "nano", device: str | None = None, config: EngineConfig | None = None
     ) -> WorldEngine:
-        """An engine for a checkpoint; raises CheckpointError for a missing or damaged one."""
-        return cls(load_checkpoint(name_or_path, device).model, config or EngineConfig())
+        """An engine for a checkpoint or a variant of one; raises CheckpointError for a missing or damaged one."""
+        return cls(Variant.parse(str(name_or_path)).load(device), config or EngineConfig())
 
     def sized(self, width: int, height: int) -> WorldEngine:
         """This engine if it draws that size (pixels), else another over the same weights."""

@@ -18,7 +18,7 @@ from gamegen.evaluation.bench import Options
 from gamegen.evaluation.command import command
 from gamegen.evaluation.rollouts import Advance
 from gamegen.evaluation.suite import Task, run_task
-from gamegen.models.checkpoint import resolve
+from gamegen.models.variants import Variant
 from jobs.cluster import connect
 
 
@@ -45,7 +45,7 @@ def _with_whole_paths(options: Options) -> Options:
     """Workers may stand in another folder."""
     return replace(
         options,
-        checkpoint=str(resolve(options.checkpoint).resolve()),
+        checkpoint=Variant.parse(options.checkpoint).resolved,
         data=options.data and str(Path(options.data).resolve()),
         clips=options.clips and str(Path(options.clips).resolve()),
         judges=replace(

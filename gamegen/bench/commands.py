@@ -101,8 +101,8 @@ def _text_encoder():
 def _run(title: str, names: Sequence[str], build: Callable, rounds: int, json_file: Path | None) -> None:
     from gamegen.bench.paired import WARMUP_ROUNDS, measure
     from gamegen.bench.tables import report
-    from gamegen.bench.variants import Variant
     from gamegen.device import keep_freed_memory
+    from gamegen.models.variants import Variant
 
     keep_freed_memory()
     variants = [Variant.parse(name) for name in names]

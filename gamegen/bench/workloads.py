@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from gamegen.bench.variants import Variant
 from gamegen.controls import FRAMES_PER_CHUNK, Control
 from gamegen.models.checkpoint import LatentDecoder
 from gamegen.models.counts import Latents, chunk_pass_flops, vae_flops
 from gamegen.models.text import TextEncoder, TextStates
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels, to_pixels
+from gamegen.models.variants import Variant
 from gamegen.pipeline import VideoPipeline
 from gamegen.video import encode_jpegs
 from gamegen.world import EngineConfig, WorldEngine
@@ -28,7 +28,7 @@ class WorldWorkload:
     stages = ("denoise", "engine, besides", "decode", "jpeg", "commit")
 
     def __init__(self, variant: Variant, text_encoder: TextEncoder) -> None:
-        model = variant.load()
+        model = variant.load_or_draw()
         self.sessions = [str(i) for i in range(variant.sessions)]
         self.engine = WorldEngine(model, EngineConfig(max_sessions=variant.sessions))
         self.decoder = LatentDecoder(model)
@@ -93,7 +93,7 @@ class ClipWorkload:
     stages = ("text", "denoise", "commit", "decode and the rest")
 
     def __init__(self, variant: Variant, text_encoder: TextEncoder, num_frames: int) -> None:
-        model = variant.load()
+        model = variant.load_or_draw()
         self.frames_per_round = num_frames
         self._encoder = TimedEncoder(text_encoder)
         self.pipeline = VideoPipeline(WorldEngine(model, EngineConfig(max_sessions=1)), self._encoder)
@@ -149,7 +149,7 @@ class AutoencoderWorkload:
     frames_per_round = FRAMES_PER_CHUNK
 
     def __init__(self, variant: Variant) -> None:
-        model = variant.load()
+        model = variant.load_or_draw()
         self.vae, self.decoder, self.model = model.vae, LatentDecoder(model), model
         config = model.config
         rows, columns = config.height // SPATIAL_FACTOR, config.width // SPATIAL_FACTOR

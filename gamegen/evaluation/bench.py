@@ -13,8 +13,9 @@ from gamegen.controls import FPS, FRAMES_PER_CHUNK
 from gamegen.evaluation.external import Judges
 from gamegen.evaluation.real import SHIPPED_CLIPS, RealClip, clips_in, fingerprint, held_out_clips
 from gamegen.evaluation.scenes import SceneHeads, load_scenes
-from gamegen.models.checkpoint import WEIGHTS_FILE, Model, load_checkpoint, read_card, read_config
+from gamegen.models.checkpoint import WEIGHTS_FILE, Model, read_card
 from gamegen.models.text import TextEncoder, load_text_encoder
+from gamegen.models.variants import Variant
 
 CHUNKS_PER_S = FPS // FRAMES_PER_CHUNK
 PIECE_S = 2
@@ -85,7 +86,8 @@ class SuiteConfig:
 
 @dataclass(frozen=True)
 class Options:
-    """All that decides the figures of an evaluation: the checkpoint, real clips, lengths and judges.
+    """All that decides the figures of an evaluation: the checkpoint (or a variant of one), real clips, lengths and
+    judges.
 
     Real clips are the held-out ones of the curated shards under `data`, else those of the folder `clips`, else there
     are none and what needs them is left out.
@@ -112,15 +114,16 @@ class Options:
 
     def weights_sha256(self) -> str:
         """The sum of the weights under test."""
-        return read_card(self.checkpoint)["sha256"][WEIGHTS_FILE]
+        return read_card(Variant.parse(self.checkpoint).model)["sha256"][WEIGHTS_FILE]
 
     def fingerprint(self, clips: list[RealClip]) -> str:
         """Short name of everything that decides a task's outcome; the number of seeds does not."""
         lengths = {k: v for k, v in to_dict(self.config).items() if k not in ("num_seeds", "play_seeds")}
-        sampling = to_dict(read_config(self.checkpoint))
+        variant = Variant.parse(self.checkpoint)
         parts = [
             self.weights_sha256(),
-            sampling,
+            to_dict(variant.config()),
+            *([] if variant.precision == "native" else [variant.precision]),
             lengths,
             fingerprint(clips),
             self.judges.sums(),
@@ -150,11 +153,11 @@ class Bench:
 @functools.lru_cache(maxsize=1)
 def open_bench(options: Options) -> Bench:
     """Loads what the options name, once a process for the same options."""
-    loaded = load_checkpoint(options.checkpoint)
+    model = Variant.parse(options.checkpoint).load()
     return Bench(
         options.config,
-        loaded.model,
-        load_text_encoder(loaded.config.text_encoder),
+        model,
+        load_text_encoder(model.config.text_encoder),
         load_scenes()[0],
         options.real_clips(),
         options.judges,

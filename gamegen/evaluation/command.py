@@ -25,7 +25,9 @@ def command(run_tasks: Runner) -> Callable[..., None]:
     """The command as a function for typer, its tasks run by `run_tasks`."""
 
     def evaluate(
-        checkpoint: Annotated[str, typer.Argument(help="a shipped model or a checkpoint folder")],
+        checkpoint: Annotated[
+            str, typer.Argument(help="a shipped model or a checkpoint folder, with changes: nano:num_steps=1")
+        ],
         seeds: Annotated[int, typer.Option(help="worlds to play")] = SuiteConfig.num_seeds,
         output: Annotated[Path, typer.Option(help="where the report goes; what is there is taken up")] = Path(
             "evaluation"

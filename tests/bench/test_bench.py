@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from gamegen.bench.paired import Measured, measure, ratio
-from gamegen.bench.variants import Variant
 from gamegen.cli import app
+from gamegen.models.variants import Variant
 
 
 def bench(*arguments: str) -> str:
@@ -66,8 +66,8 @@ def test_the_autoencoder_at_another_size(tiny_model):
 
 
 def test_a_size_of_the_configs_is_measured_with_random_weights():
-    model = Variant.parse("nano:num_steps=3").load()
-    assert model.config.sampling.num_steps == 3
+    model = Variant.parse("base:num_steps=3").load_or_draw()
+    assert model.config.sampling.num_steps == 3 and model.config.foundation.width == 768
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_size_of_the_configs_is_measured_with_random_weights():
 )
 def test_a_variant_that_cannot_be_read_is_named(text, words):
     with pytest.raises(ValueError, match=words):
-        Variant.parse(text).load()
+        Variant.parse(text).load_or_draw()
 
 
 class Fixed:

@@ -6,8 +6,8 @@ from torch import nn
 
 from gamegen.controls import Control
 from gamegen.models.checkpoint import Model, load_checkpoint
+from gamegen.models.precision import MIN_SQNR_DB, convert, layer_errors, quantised_layers
 from gamegen.models.text import TextStates
-from gamegen.turbo.precision import MIN_SQNR_DB, convert, layer_errors, quantised_layers
 from gamegen.world import EngineConfig, WorldEngine
 
 
