@@ -114,7 +114,8 @@ class GeneratorSettings:
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """The whole application; `model` is a shipped model's name or a checkpoint folder, with changes: nano:num_steps=4."""
+    """The whole application; `model` is a shipped model's name or a checkpoint folder, with changes if any:
+    nano:num_steps=4."""
 
     model: str = "nano"
     ingress: IngressSettings = field(default_factory=IngressSettings)

@@ -29,7 +29,8 @@ app.add_typer(idm, name="idm")
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[
-    str, typer.Option("--model", help="a shipped model or a checkpoint folder, with changes: nano:num_steps=4")
+    str,
+    typer.Option("--model", help="a shipped model or a checkpoint folder, with changes: nano:num_steps=4"),
 ]
 Output = Annotated[
     Path, typer.Option("--output", "-o", help="what to write: .mp4 a video, .png a contact sheet")

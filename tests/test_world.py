@@ -1,6 +1,7 @@
 """The world engine's equalities: cached = full attention, restored = uninterrupted, batched = lone."""
 
 import dataclasses
+import gc
 
 import numpy as np
 import pytest
@@ -157,3 +158,68 @@ def test_slots_and_unknown_sessions():
     engine.close("a")
     engine.open("b", words(1), 0)
     assert engine.version("a") is None
+
+
+def test_a_chunk_is_committed_once_whoever_asks_for_it():
+    model = random_model()
+    eager, late = WorldEngine(model), WorldEngine(model)
+    passes = []
+    model.foundation.register_forward_hook(lambda *_: passes.append(1))
+    eager.open("a", words(1), seed=3)
+    late.open("a", words(1), seed=3)
+    for i in range(5):
+        operations = Control({"w"}).operations()
+        first = eager.step({"a": operations})["a"]
+        eager.commit()
+        eager.commit()
+        count = len(passes)
+        np.testing.assert_array_equal(late.step({"a": operations})["a"], first)
+        # The late one commits the chunk before with the next: as many passes, but for its last chunk.
+        assert len(passes) - count == (
+            model.config.sampling.num_steps + 1 if i else model.config.sampling.first_steps
+        )
+
+
+def test_silence_is_left_out_and_changes_nothing():
+    engine, model = WorldEngine(random_model()), random_model()
+    calls = []
+    for block in engine.instructnet.blocks:
+        block.instruction.register_forward_hook(lambda *_: calls.append(1))
+    engine.open("a", words(1), seed=3)
+    alone = np.stack([engine.step({"a": Control({"w"}).operations()})["a"] for _ in range(3)])
+    assert not calls
+    both = WorldEngine(model)
+    both.open("a", words(1), seed=3)
+    both.open("b", words(2), seed=4)
+    both.instruct("b", words(9))
+    together = []
+    for _ in range(3):
+        operations = Control({"w"}).operations()
+        together.append(both.step({"a": operations, "b": operations})["a"])
+    np.testing.assert_allclose(np.stack(together), alone, atol=2e-3)
+
+
+def test_words_are_read_once():
+    engine = WorldEngine(random_model())
+    reads = []
+    for block in (*engine.foundation.blocks, *engine.instructnet.blocks):
+        attention = block.cross if hasattr(block, "cross") else block.instruction
+        attention.key_value.register_forward_hook(lambda *_: reads.append(1))
+    engine.open("a", words(1), seed=3)
+    play(engine, "a", 0, 3)
+    assert len(reads) == len(engine.foundation.blocks)
+    play(engine, "a", 3, 9)
+    assert len(reads) == len(engine.foundation.blocks) + len(engine.instructnet.blocks)
+
+
+def test_play_takes_no_more_memory_as_it_goes_on():
+    engine = WorldEngine(random_model())
+    engine.open("a", words(1), seed=3)
+    engine.instruct("a", words(9))
+    counts = []
+    for _ in range(3):
+        for _ in range(engine.history + 4):
+            engine.step({"a": Control({"w"}).operations()})
+        gc.collect()
+        counts.append(sum(x.numel() for x in gc.get_objects() if issubclass(type(x), torch.Tensor)))
+    assert counts[2] == counts[1]
