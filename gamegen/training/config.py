@@ -118,7 +118,9 @@ class ControlMix:
 class FlowLossConfig:
     """The rectified-flow objective with diffusion forcing.
 
-    Levels are logit-normal with mean `level_shift`, or `start_level_shift` where no latent comes before. The latent
+    Levels are logit-normal with mean `level_shift`, or `start_level_shift` where no latent comes before: light and
+    layout are decided at the highest levels there, but with a mean of 2 the low ones are so rare that first pictures
+    stay noisy. The latent
     before each one is given with noise uniform up to `previous_noise`; it is masked with probability
     `text_to_video` (then the window begins a world), the text is dropped with probability `text_drop`. The loss is
     weighted by how much a latent changed.
@@ -131,7 +133,7 @@ class FlowLossConfig:
     """
 
     level_shift: float = 0.7
-    start_level_shift: float = 2.0
+    start_level_shift: float = 1.2
     previous_noise: float = 0.35
     text_to_video: float = 0.25
     text_drop: float = 0.25
