@@ -21,15 +21,18 @@ from gamegen.models.checkpoint import (
     save_checkpoint,
 )
 from gamegen.models.inverse_dynamics import InverseDynamics, load_inverse_dynamics
+from gamegen.models.variants import Variant
 
 EVALUATION_FILE = "evaluation.json"
 """Figures that an evaluation left in the run's folder: they go into the card."""
 _STAGE_FACTS = ("stage", "steps", "wall_time_s", "machine", "metrics")
 
 
-def publish(run: Path, target: Path, data: dict[str, Any], licence: str) -> None:
-    """Writes `run` to `target` in bfloat16; raises CheckpointError for a damaged run."""
-    model = _load(run)
+def publish(run: Path | str, target: Path, data: dict[str, Any], licence: str) -> None:
+    """Writes a run, or a variant of one, to `target` in bfloat16; raises CheckpointError for a damaged run."""
+    variant = Variant.parse(str(run))
+    run = Path(variant.model)
+    model = _load(variant)
     card = {
         "name": target.name,
         "licence": licence,
@@ -43,10 +46,12 @@ def publish(run: Path, target: Path, data: dict[str, Any], licence: str) -> None
     save_checkpoint(target, model.config, model.state_dict(), card, torch.bfloat16)
 
 
-def _load(run: Path) -> Model | InverseDynamics:
-    if read_card(run).get("stage") == "idm":
-        return load_inverse_dynamics(run, "cpu")
-    return load_checkpoint(run, "cpu").model
+def _load(variant: Variant) -> Model | InverseDynamics:
+    if read_card(variant.model).get("stage") == "idm":
+        return load_inverse_dynamics(variant.model, "cpu")
+    model = load_checkpoint(variant.model, "cpu").model
+    model.config = variant.config()
+    return model
 
 
 def stage_history(run: Path) -> list[dict[str, Any]]:
@@ -58,7 +63,9 @@ def stage_history(run: Path) -> list[dict[str, Any]]:
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="checkpoint folder of a finished stage")],
+    run: Annotated[
+        str, typer.Argument(help="checkpoint folder of a finished stage, with changes: RUN:num_steps=2")
+    ],
     target: Annotated[Path, typer.Argument(help="folder to write, its name is the model's name")],
     footage: Annotated[str, typer.Option(help="what it was trained on, in words")],
     hours: Annotated[float, typer.Option(help="hours of training footage")],
