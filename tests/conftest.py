@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,3 +96,30 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "folder":
         return LocalStore(tmp_path / "store")
     return S3Store(request.getfixturevalue("s3_bucket"), "gamegen")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def gamegen(monkeypatch, capsys) -> Callable[..., Done]:
+    """Runs the command line in this process, which has loaded PyTorch and Ray already."""
+
+    from gamegen import cli
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["gamegen", *arguments])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Done(code, *capsys.readouterr())
+
+    return run

@@ -2,40 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from gamegen import cli
 from gamegen.curation.decode import decode_clip
 from gamegen.models.checkpoint import ModelConfig, save_random
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def gamegen(monkeypatch, capsys) -> Callable[..., Done]:
-    """Runs the command line in this process, which has loaded PyTorch and Ray already."""
-
-    def run(*arguments: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["gamegen", *arguments])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -150,17 +150,26 @@ class FlowLossConfig:
 class TurboConfig:
     """Discrete consistency distillation: `num_levels` on the schedule of `shift`, teacher guidance, target EMA.
 
+    The run begins with `first_levels` and doubles them at even intervals: what the teacher knows at low noise has to
+    travel to the highest level by level, which takes long where they are many.
     `huber_width` is where the pseudo-Huber metric turns linear, in standard deviations of a latent.
     `num_steps` is what the distilled model is then sampled with.
     """
 
     num_levels: int = 24
+    first_levels: int = 3
     shift: float = 3.0
     guidance_scale: float = 2.0
     huber_width: float = 0.1
     target_ema: float = 0.95
     num_steps: int = 2
     first_steps: int = 6
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.first_levels <= self.num_levels:
+            raise ValueError(
+                f"first_levels = {self.first_levels}: must be between 1 and num_levels = {self.num_levels}"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ needs one pass a step.
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,6 @@ class TurboObjective(FlowObjective):
         self.teacher.requires_grad_(False)
         self.target.requires_grad_(False)
         self.foundation.requires_grad_(True)
-        self.levels = torch.tensor(schedule(config.num_levels, config.shift))
 
     def trained_modules(self) -> dict[str, nn.Module]:
         assert self.instructnet is not None
@@ -47,8 +47,10 @@ class TurboObjective(FlowObjective):
         batch = batch.to(self.model.device)
         inputs = self.draw_inputs(batch, generator)
         inputs, x0, weight = self.as_in_play(inputs, batch, progress, generator)
-        index = torch.randint(self.turbo.num_levels, x0.shape[:2], generator=generator)
-        level, following = self.levels[index].to(x0.device), self.levels[index + 1].to(x0.device)
+        count = num_levels(self.turbo, progress)
+        levels = torch.tensor(schedule(count, self.turbo.shift))
+        index = torch.randint(count, x0.shape[:2], generator=generator)
+        level, following = levels[index].to(x0.device), levels[index + 1].to(x0.device)
         xt = add_noise(x0, self._noise_like(x0, generator), level)
         with torch.no_grad():
             step = self._guided_velocity(xt, level, inputs)
@@ -91,6 +93,13 @@ class TurboObjective(FlowObjective):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         self.target.load_state_dict(state)
+
+
+def num_levels(config: TurboConfig, progress: float) -> int:
+    """Levels at a point of the run: doubled at even intervals (Song and Dhariwal 2023, section 3.4)."""
+    doublings = math.ceil(math.log2(config.num_levels / config.first_levels))
+    done = min(doublings, int(progress * (doublings + 1)))
+    return min(config.num_levels, config.first_levels * 2**done)
 
 
 def pseudo_huber(error_BTCHW: Tensor, width: float) -> Tensor:

@@ -5,11 +5,10 @@ import pytest
 from gamegen.evaluation.metrics import TURNS
 from gamegen.evaluation.report import EvaluationReport, Figure, write_report
 from gamegen.models.checkpoint import WEIGHTS_FILE, ModelConfig, read_card, save_random
-from tests.test_cli import gamegen
 
 
 @pytest.fixture
-def models(tmp_path, monkeypatch):
+def models(gamegen, tmp_path, monkeypatch):
     monkeypatch.setenv("OBJECT_STORE_URL", str(tmp_path / "store"))
     return lambda *arguments: gamegen("models", *arguments)
 
@@ -36,7 +35,7 @@ def test_from_a_checkpoint_to_the_served_version_and_back(models, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_an_evaluation_is_what_the_registry_takes(models, tiny_model, tmp_path):
+def test_an_evaluation_is_what_the_registry_takes(gamegen, models, tiny_model, tmp_path):
     out = tmp_path / "evaluation"
     done = gamegen("evaluate", str(tiny_model), "--seeds", "2", "--no-long-play", "--output", str(out))
     assert done.returncode == 0, done.stderr
