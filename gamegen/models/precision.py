@@ -142,7 +142,7 @@ def _quantise_with_torchao(
         from torchao import quantization
     except ImportError as error:
         raise ValueError(
-            f"precision {precision} on {device.type} needs torchao: pip install 'gamegen[gpu]'"
+            f"precision {precision} on {device.type} needs torchao: pip install torchao"
         ) from error
     config = (
         quantization.Int8DynamicActivationInt8WeightConfig()
