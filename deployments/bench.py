@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.wire import FrameHeader, unpack_frame
+from gamegen.bench.paired import summary_ms
 
 UNDERRUN_S = 0.25
 """A gap between frames from which on a player notices that the picture stops."""
@@ -133,11 +134,11 @@ def figures(players: list[Played], seconds: float) -> Figures:
         len(players),
         seconds,
         float(np.mean([1 / p.gaps_s().mean() for p in players])),
-        _percentiles_ms(gaps),
+        summary_ms(gaps),
         int((gaps > UNDERRUN_S).sum()),
         float(gaps.max() * 1e3),
         sum(s[-1] - s[0] + 1 - len(s) for s in sequences),
-        _percentiles_ms(waits),
+        summary_ms(waits),
         {
             "step": float(step),
             "decode": float(decode),
@@ -146,10 +147,6 @@ def figures(players: list[Played], seconds: float) -> Figures:
             ),
         },
     )
-
-
-def _percentiles_ms(seconds: np.ndarray) -> dict[str, float]:
-    return {f"p{p}": float(np.percentile(seconds, p) * 1e3) for p in (50, 95, 99)}
 
 
 def table(result: Figures) -> Table:

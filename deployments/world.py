@@ -21,7 +21,8 @@ class WorldDeployment:
 
     def __init__(self, model: str, settings: WorldSettings) -> None:
         from deployments.engine_loop import EngineLoop
-        from gamegen.models.checkpoint import count_weights, read_card
+        from gamegen.models.checkpoint import read_card
+        from gamegen.models.counts import parameter_counts
         from gamegen.models.variants import Variant
         from gamegen.world import EngineConfig, WorldEngine
 
@@ -32,7 +33,7 @@ class WorldDeployment:
             "model": model,
             "width": config.width,
             "height": config.height,
-            "parameters": sum(count_weights(variant.model).values()),
+            "parameters": sum(parameter_counts(config).values()),
             "steps_per_chunk": config.sampling.num_steps,
             "device": str(loaded.device),
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},

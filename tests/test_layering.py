@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "turbo": ENGINE | {"training"},
     "training": ENGINE | {"footage", "curation", "turbo", "storage"},
     "evaluation": ENGINE | {"pipeline", "footage", "curation", "training"},
-    "bench": ENGINE | {"pipeline", "training", "turbo"},
+    "bench": ENGINE | {"pipeline", "training"},
     "storage": BASE,
     "registry": BASE | {"models", "storage", "evaluation"},
 }
