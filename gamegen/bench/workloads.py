@@ -11,7 +11,7 @@ from torch import nn
 
 from gamegen.controls import FRAMES_PER_CHUNK, Control
 from gamegen.models.checkpoint import LatentDecoder
-from gamegen.models.counts import Latents, chunk_pass_flops, vae_flops
+from gamegen.models.counts import Latents, chunk_flops, chunk_pass_flops, vae_flops
 from gamegen.models.text import TextEncoder, TextStates
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels, to_pixels
 from gamegen.models.variants import Variant
@@ -38,12 +38,7 @@ class WorldWorkload:
         states = text_encoder.encode([PROMPT])[0]
         for i, session in enumerate(self.sessions):
             self.engine.open(session, states, seed=i)
-        config = model.config
-        guided = 1 if config.sampling.guidance_scale == 1 else 2
-        passes = config.sampling.num_steps * guided + 1
-        _, rows, columns = config.latent_shape
-        stream = vae_flops(config, Latents(1, rows, columns)).stream
-        self.flop_per_round = variant.sessions * (passes * chunk_pass_flops(config).total + stream)
+        self.flop_per_round = variant.sessions * chunk_flops(model.config, len(states.tokens))
         self._operations = Control({"w"}).operations()
         # The first chunk takes more steps, and the cache fills up.
         for _ in range(self.engine.history + 1):
@@ -105,7 +100,8 @@ class ClipWorkload:
         steps = sampling.first_steps + sampling.num_steps * (chunks - 1)
         _, rows, columns = config.latent_shape
         decode = vae_flops(config, Latents(1, rows, columns)).decode * chunks
-        self.flop_per_round = (steps * guided + chunks) * chunk_pass_flops(config).total + decode
+        one_pass = chunk_pass_flops(config, len(text_encoder.encode([PROMPT])[0].tokens)).total
+        self.flop_per_round = (steps * guided + chunks) * one_pass + decode
         self._clips = 0
         self._per_chunk = [sampling.first_steps * guided + 1] + [sampling.num_steps * guided + 1] * (
             chunks - 1

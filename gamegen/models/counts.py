@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
-from gamegen.models.attention import RingCache, TemporalAttention
+from gamegen.models.attention import Memory, RingCache, TemporalAttention
 from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import PATCH, Caches, Previous, Text
@@ -88,7 +88,8 @@ def forward_flops(config: ModelConfig, latents: Latents, batch: int = 1) -> Part
 
 @lru_cache(maxsize=64)
 def chunk_pass_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> PartFlops:
-    """One denoising pass over one latent frame against full key-value caches, as in play."""
+    """One denoising pass over one latent frame against full key-value caches, as in play: the prompt was read with an
+    earlier one, and there is no instruction."""
     _, rows, columns = config.latent_shape
     latents = Latents(1, rows, columns, text_tokens)
     return _over_layers(config, lambda model: _part_flops(model, latents, 1, _full_caches(model, latents)))
@@ -143,26 +144,22 @@ def _part_flops(model: Model, latents: Latents, batch: int, caches: Caches | Non
         controls = Controls(
             torch.empty(batch, latents.frames, FRAMES_PER_CHUNK, OPERATION_SIZE),
             torch.empty(batch, latents.frames, dtype=torch.bool),
-            text,
+            replace(text, memory=Memory()),
             torch.empty(batch, latents.frames),
         )
     previous = Previous(x, x, level)
 
-    def passing(controlled: bool) -> int:
-        return measured_flops(
-            lambda: foundation(
-                x,
-                level,
-                previous,
-                text,
-                model.video_format,
-                instructnet.bind(controls) if instructnet is not None and controlled else None,
-                caches,
-            )
-        )
+    def run(controlled: bool) -> None:
+        control = instructnet.bind(controls) if instructnet is not None and controlled else None
+        foundation(x, level, previous, text, model.video_format, control, caches)
 
-    alone = passing(False)
-    return PartFlops(alone, passing(True) - alone)
+    with torch.inference_mode(caches is not None):
+        if caches is not None:
+            # Shapes alone do not say that nobody gives an instruction.
+            controls.instruction.memory.get("silent", lambda: True)
+            run(controlled=True)
+        alone = measured_flops(lambda: run(controlled=False))
+        return PartFlops(alone, measured_flops(lambda: run(controlled=True)) - alone)
 
 
 def _full_caches(model: Model, latents: Latents) -> Caches:

@@ -7,7 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from gamegen.bench.paired import Measured, measure, ratio
+from gamegen.bench.workloads import PROMPT
 from gamegen.cli import app
+from gamegen.models.checkpoint import read_config
+from gamegen.models.counts import chunk_pass_flops
+from gamegen.models.text import load_text_encoder
 from gamegen.models.variants import Variant
 
 
@@ -38,7 +42,9 @@ def test_chunks_of_play_side_by_side(tiny_model, tmp_path):
     one, six, _ = report["results"]
     assert [r["variant"] for r in report["results"]] == variants
     # Six passes and the one that commits, for two worlds, beside one pass and that one.
-    assert six["flop_per_round"] > 5 * one["flop_per_round"]
+    config, prompt = read_config(name), load_text_encoder("minilm").encode([PROMPT])[0]
+    one_pass = chunk_pass_flops(config, len(prompt.tokens)).total
+    assert six["flop_per_round"] == 2 * one["flop_per_round"] + 10 * one_pass
     for result in report["results"]:
         stages = dict(result["stages_ms"])
         total = stages.pop("total")
