@@ -23,6 +23,7 @@ class DecoderDeployment:
         from gamegen.models.checkpoint import LatentDecoder
         from gamegen.models.variants import Variant
 
+        torch.set_num_threads(settings.threads)
         loaded = Variant.parse(model).load()
         self._decoder = LatentDecoder(loaded)
         self._jpeg_quality = settings.jpeg_quality

@@ -20,12 +20,15 @@ class WorldDeployment:
     """
 
     def __init__(self, model: str, settings: WorldSettings) -> None:
+        import torch
+
         from deployments.engine_loop import EngineLoop
         from gamegen.models.checkpoint import read_card
         from gamegen.models.counts import parameter_counts
         from gamegen.models.variants import Variant
         from gamegen.world import EngineConfig, WorldEngine
 
+        torch.set_num_threads(settings.engine_threads)
         variant = Variant.parse(model)
         loaded = variant.load()
         config = loaded.config

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -30,8 +30,9 @@ from gamegen.controls import Control as PlayerControl
 from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
 from gamegen.models.attention import RingCache
 from gamegen.models.checkpoint import LatentDecoder, Model
+from gamegen.models.frame_pass import build_frame_pass, temporal_attentions
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Caches, Previous, Text, VideoFormat
+from gamegen.models.msdit import Caches, Previous, Text
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels
 from gamegen.models.variants import Variant
@@ -133,7 +134,11 @@ class WorldEngine:
         self._sessions: dict[str, _Session] = {}
         self._uncommitted: list[_Drawn] = []
         self._texts: OrderedDict[tuple[int, ...], tuple[Sequence[TextStates | None], Text]] = OrderedDict()
-        self._caches = Caches([self._ring(a) for a in self._temporal_attentions()])
+        attentions = temporal_attentions(self.foundation, self.instructnet)
+        self._caches = Caches([self._ring(attention) for attention in attentions])
+        self.frame_pass: Callable[..., Tensor] = build_frame_pass(
+            self.foundation, self.instructnet, self.size, model.may_compile
+        )
         window = self.foundation.config.window - 1
         # Each temporal attention reaches a window further back; one more latent is the first one's predecessor.
         self.history = len(self._caches.rings) * window + 1
@@ -151,14 +156,6 @@ class WorldEngine:
         if (width, height) == self.size:
             return self
         return WorldEngine(self.model, EngineConfig(max_sessions=1), (width, height))
-
-    def _temporal_attentions(self):
-        for i, block in enumerate(self.foundation.blocks):
-            if block.temporal:
-                yield block.attention
-                control = self.instructnet.blocks[i // 2]
-                if control.temporal:
-                    yield control.attention
 
     def _ring(self, attention) -> RingCache:
         _, height, width = self.latent_shape
@@ -292,15 +289,7 @@ class WorldEngine:
         return without + guidance * (velocity - without)
 
     def _forward(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
-        return self.foundation(
-            x,
-            level_BT,
-            inputs.previous,
-            inputs.prompt,
-            VideoFormat(aspect_ratio=self.size[0] / self.size[1]),
-            self.instructnet.bind(inputs.controls),
-            self._caches,
-        )
+        return self.frame_pass(x, level_BT, inputs.previous, inputs.prompt, inputs.controls, self._caches)
 
     def _drawn(self, inputs: _StepInputs, sessions: list[_Session], latents: Tensor) -> _Drawn:
         """Finished latents as temporal attention is to see them: at the history level."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Models of a few thousand weights compute quicker in one thread than in several that wait for each other at every
 # operation. PyTorch reads this, and Ray what follows, when it is first imported: this file comes before any test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Graphs of the tiny model are kept with the tests, those of the person who runs them are left alone.
+os.environ["GAMEGEN_CACHE"] = str(Path(__file__).parent / "data" / "graphs")
 set_environment()
 
 

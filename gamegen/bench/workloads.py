@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from gamegen.controls import FRAMES_PER_CHUNK, Control
 from gamegen.models.checkpoint import LatentDecoder
@@ -34,7 +34,7 @@ class WorldWorkload:
         self.decoder = LatentDecoder(model)
         self.memory: list[torch.Tensor | None] = [None] * variant.sessions
         self.frames_per_round = FRAMES_PER_CHUNK * variant.sessions
-        self.passes = PassTimer(self.engine.foundation)
+        self.passes = self.engine.frame_pass = TimedPass(self.engine)
         states = text_encoder.encode([PROMPT])[0]
         for i, session in enumerate(self.sessions):
             self.engine.open(session, states, seed=i)
@@ -64,22 +64,21 @@ class WorldWorkload:
         return denoise, stepped - began - denoise, decoded - stepped, shown - decoded, committed - shown
 
 
-class PassTimer:
-    """Notes the seconds of every pass of a module."""
+class TimedPass:
+    """An engine's pass that notes the seconds of every call."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, engine: WorldEngine) -> None:
         self.seconds: list[float] = []
-        self._began = 0.0
-        module.register_forward_pre_hook(self._begin)
-        module.register_forward_hook(self._end)
+        self._pass, self._device = engine.frame_pass, engine.model.device
 
-    def _begin(self, module: nn.Module, inputs: tuple) -> None:
-        synchronise(next(module.parameters()).device)
-        self._began = time.perf_counter()
-
-    def _end(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        synchronise(output.device)
-        self.seconds.append(time.perf_counter() - self._began)
+    def __call__(self, *inputs: Any) -> torch.Tensor:
+        """What the pass returns."""
+        synchronise(self._device)
+        began = time.perf_counter()
+        velocity = self._pass(*inputs)
+        synchronise(self._device)
+        self.seconds.append(time.perf_counter() - began)
+        return velocity
 
 
 class ClipWorkload:
@@ -92,7 +91,7 @@ class ClipWorkload:
         self.frames_per_round = num_frames
         self._encoder = TimedEncoder(text_encoder)
         self.pipeline = VideoPipeline(WorldEngine(model, EngineConfig(max_sessions=1)), self._encoder)
-        self.passes = PassTimer(self.pipeline.engine.foundation)
+        self.passes = self.pipeline.engine.frame_pass = TimedPass(self.pipeline.engine)
         config = model.config
         chunks = -(-num_frames // FRAMES_PER_CHUNK)
         sampling = config.sampling

@@ -24,7 +24,7 @@ from gamegen.evaluation.looks import Arrays, look, recognise, sampled, stack, to
 from gamegen.evaluation.rollouts import Advance, Player
 from gamegen.evaluation.scenes import ATTRIBUTES, WINDOW_FRAMES
 from gamegen.footage import captions
-from gamegen.models.vae import from_pixels, to_pixels
+from gamegen.models.vae import chunk_pixels, from_pixels, to_pixels
 from gamegen.world import compose_prompt
 
 PLACES = (
@@ -328,7 +328,7 @@ def _compared(window: np.ndarray, drawn: np.ndarray, latents: torch.Tensor, benc
     candidates = {
         "copy": np.repeat(before[None], FRAMES_PER_CHUNK, 0),
         "drawn": drawn,
-        "streamed": vae.streaming.decode(latents[-1:], latents[-2:-1])[0].cpu().numpy(),
+        "streamed": chunk_pixels(vae.streaming(latents[-1:], latents[-2:-1]))[0].cpu().numpy(),
         "reconstructed": to_pixels(vae.decode(latents[None])[0, -FRAMES_PER_CHUNK:]).cpu().numpy(),
     }
     measures = {"psnr": fidelity.psnr_db, "ssim": fidelity.ssim}

@@ -126,12 +126,13 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x_BPD: Tensor, text_BLD: Tensor, text_mask_BL: Tensor, memory: Memory) -> Tensor:
-        k, v, mask = memory.get(self, lambda: self._read(text_BLD, text_mask_BL))
+        k, v, mask = memory.get(self, lambda: self.read(text_BLD, text_mask_BL))
         q = self.query_norm(rearrange(self.query(x_BPD), "b p (k e) -> b k p e", k=self.num_heads))
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(rearrange(x, "b k p e -> b p (k e)"))
 
-    def _read(self, text_BLD: Tensor, text_mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, text_BLD: Tensor, text_mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values `(B, K, L + 1, E)` of a text and the learned token, and their mask `(B, 1, 1, L + 1)`."""
         text = torch.cat([self.null_token.expand(len(text_BLD), -1, -1).to(text_BLD.dtype), text_BLD], 1)
         mask = F.pad(text_mask_BL, (1, 0), value=True)[:, None, None, :]
         k, v = rearrange(self.key_value(text), "b l (two k e) -> two b k l e", two=2, k=self.num_heads)
@@ -162,7 +163,7 @@ class TemporalAttention(SelfAttention):
         return swap_shards(self._all_times(x, None), gathered=2, split=1, group=self.sequence_group)
 
     def _all_times(self, x_BTSD: Tensor, cache: RingCache | None) -> Tensor:
-        B = len(x_BTSD)
+        B = x_BTSD.shape[0]
         q, k, v = self.project(rearrange(x_BTSD, "b t s d -> (b s) t d"))
         x = self._whole(q, k, v) if cache is None else self._step(q, k, v, cache, B)
         return rearrange(x, "(b s) t d -> b t s d", b=B)
@@ -193,10 +194,9 @@ class TemporalAttention(SelfAttention):
     def _step(self, q: Tensor, k: Tensor, v: Tensor, cache: RingCache, B: int) -> Tensor:
         context = cache.read(k, v)
         q_BSKPE = rearrange(q, "(b s) k p e -> b s k p e", b=B)
-        x = F.scaled_dot_product_attention(
-            rotate(q_BSKPE, context.rotation.last()), context.keys, context.values, attn_mask=context.mask
-        )
-        return self.out(rearrange(x, "b s k p e -> (b s) p (k e)"))
+        q = rotate(q_BSKPE, context.rotation.last()).flatten(0, 1)
+        mask = context.mask.expand(-1, q_BSKPE.shape[1], -1, -1, -1).flatten(0, 1)
+        return self.attend(q, context.keys.flatten(0, 1), context.values.flatten(0, 1), mask)
 
 
 def swap_shards(x: Tensor, gathered: int, split: int, group: dist.ProcessGroup) -> Tensor:
@@ -271,16 +271,24 @@ class RingCache:
     @torch.no_grad()
     def read(self, k: Tensor, v: Tensor) -> Context:
         """The cached frames and the new one, whose unrotated keys and values are `(B * S, K, 1, E)`."""
-        self._pending = (k, v)
+        self.offer(k, v)
         B = len(self.active)
-        if self._context is None:
-            self._context = self._gather(k.shape[-1])
-        context = self._context
+        context = self.context()
         context.keys[..., -1:, :] = rotate(
             rearrange(k, "(b s) k p e -> b s k p e", b=B), context.rotation.last()
         )
         context.values[..., -1:, :] = rearrange(v, "(b s) k p e -> b s k p e", b=B)
         return context
+
+    def offer(self, k: Tensor, v: Tensor) -> None:
+        """Takes the new frame's unrotated keys and values, `(B * S, K, 1, E)`, for `commit`."""
+        self._pending = (k, v)
+
+    def context(self) -> Context:
+        """The cached frames; in the last place, the new one's, is whatever was read last."""
+        if self._context is None:
+            self._context = self._gather(self.keys.shape[-1])
+        return self._context
 
     def _gather(self, width: int) -> Context:
         slot = torch.arange(self.slots, device=self.keys.device)[None]

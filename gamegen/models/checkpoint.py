@@ -25,7 +25,8 @@ from gamegen.config import build, to_dict
 from gamegen.device import compute_dtype, default_device
 from gamegen.models.instructnet import InstructNet, InstructNetConfig
 from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
-from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig
+from gamegen.models.onnx import CompiledModule, compiled
+from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig, chunk_pixels
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -111,6 +112,8 @@ class Model(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.may_compile: bool | None = False
+        """Whether those who play it compile it first (`gamegen.models.onnx`); None does if its graph is kept."""
         self.vae = CausalVideoVAE(config.vae)
         self.foundation = MSDiT(config.foundation) if config.foundation else None
         self.instructnet = (
@@ -284,6 +287,17 @@ class LatentDecoder:
         self._decoder = CausalVideoVAE(model.config.vae).streaming
         self._decoder.load_state_dict(model.vae.streaming.state_dict())
         self._decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._compiled = self._compile() if model.may_compile is not False else None
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether ONNX Runtime decodes."""
+        return self._compiled is not None
+
+    def _compile(self) -> CompiledModule | None:
+        latent = torch.zeros(2, *self._model.config.latent_shape)
+        may_export = bool(self._model.may_compile)
+        return compiled("decoder", self._decoder, [latent, latent], [(0,), (0,)], may_export)
 
     @torch.inference_mode()
     def decode(self, latents: list[Tensor], memories: list[Tensor | None]) -> Tensor:
@@ -297,7 +311,8 @@ class LatentDecoder:
             torch.zeros_like(now[0]) if m is None else self._model.denormalise(m.float().to(device))
             for m in memories
         ]
-        return self._decoder.decode(now.to(self.dtype), torch.stack(before).to(self.dtype)).cpu()
+        pair = now.to(self.dtype), torch.stack(before).to(self.dtype)
+        return chunk_pixels(self._compiled(*pair)[0] if self._compiled else self._decoder(*pair)).cpu()
 
 
 def load_decoder(name_or_path: str | Path, device: torch.device | str | None = None) -> LatentDecoder:

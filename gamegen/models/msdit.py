@@ -148,9 +148,12 @@ class Caches:
     """One ring cache for each temporal attention, in the order the network meets them."""
 
     rings: list[RingCache] = field(default_factory=list)
+    past: Memory = field(default_factory=Memory)
+    """What has been made of all rings' contexts together since the last `select`."""
 
     def select(self, sessions: Tensor) -> None:
         """Chooses the session slots of the next batch."""
+        self.past = Memory()
         for ring in self.rings:
             ring.select(sessions)
 

@@ -171,11 +171,6 @@ class StreamingDecoder(nn.Module):
         detail = rearrange(frames, "(n k) c h w -> n (k c) h w", k=TEMPORAL_FACTOR)
         return hold_still(detail + unfold_patches(self.patch(latent_NCHW)), latent_NCHW, memory_NCHW)
 
-    @torch.inference_mode()
-    def decode(self, latent_BCHW: Tensor, memory_BCHW: Tensor) -> Tensor:
-        """One chunk a session: latents `(B, 16, h, w)` to pixels, uint8 `(B, 4, H, W, 3)`."""
-        return to_pixels(rearrange(self(latent_BCHW, memory_BCHW), "b (k c) h w -> b k c h w", c=3))
-
 
 class CausalVideoVAE(nn.Module):
     """Encoder, decoder and streaming decoder over one latent space."""
@@ -286,6 +281,11 @@ def to_pixels(video: Tensor) -> Tensor:
     """Float frames `(..., C, H, W)` in [-1, 1] to uint8 `(..., H, W, C)`."""
     scaled = ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return rearrange(scaled, "... c h w -> ... h w c")
+
+
+def chunk_pixels(folded_BCHW: Tensor) -> Tensor:
+    """Folded frames of one chunk a session, `(B, 12, H, W)`, to uint8 `(B, 4, H, W, 3)`."""
+    return to_pixels(rearrange(folded_BCHW, "b (k c) h w -> b k c h w", c=3))
 
 
 def from_pixels(frames: Tensor) -> Tensor:

@@ -31,14 +31,15 @@ from gamegen.models.configs import named_config
 from gamegen.models.precision import PRECISIONS, Precision, convert
 from gamegen.video import check_size, parse_size
 
-_OWN_KEYS = ("size", "sessions", "precision")
+_OWN_KEYS = ("size", "sessions", "precision", "compiled")
 
 
 @dataclass(frozen=True)
 class Variant:
     """A model with changes to its sampling; `size` is (width, height) in pixels, None the model's own.
 
-    `sessions` is how many worlds a benchmark draws together.
+    `sessions` is how many worlds a benchmark draws together. `compiled` says whether ONNX Runtime draws them; None
+    takes it where a graph is kept (`gamegen compile`) and device and precision allow it.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Variant:
     size: tuple[int, int] | None = None
     sessions: int = 1
     precision: Precision = "native"
+    compiled: bool | None = None
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -68,10 +70,13 @@ class Variant:
             raise ValueError(f"{text!r}: sessions = {sessions!r} must be a number of at least 1")
         if precision not in PRECISIONS:
             raise ValueError(f"{text!r}: precision = {precision!r} must be one of {', '.join(PRECISIONS)}")
+        compiled = own.get("compiled")
+        if compiled not in (None, True, False):
+            raise ValueError(f"{text!r}: compiled = {compiled!r} must be true or false")
         size = parse_size(str(own["size"])) if "size" in own else None
         if size:
             check_size(*size)
-        return cls(text, model, values, size, sessions, precision)
+        return cls(text, model, values, size, sessions, precision, compiled)
 
     @property
     def resolved(self) -> str:
@@ -91,7 +96,15 @@ class Variant:
         """The model in its precision: a checkpoint's weights. Raises CheckpointError or ValueError."""
         checkpoint = load_checkpoint(self.model, device)
         checkpoint.model.config = self._changed(checkpoint.config)
-        return convert(checkpoint.model, self.precision)
+        return self._prepared(checkpoint.model)
+
+    def _prepared(self, model: Model) -> Model:
+        convert(model, self.precision)
+        obstacle = obstacle_to_compiling(model, self.precision)
+        if self.compiled and obstacle:
+            raise ValueError(f"{self.text!r}: compiled models need {obstacle}")
+        model.may_compile = False if obstacle else self.compiled
+        return model
 
     def load_or_draw(self) -> Model:
         """As `load`, or a size of `configs/models` with random weights: as fast, and its pictures are noise.
@@ -104,5 +117,20 @@ class Variant:
             config = self._changed(named_config(self.model))
             torch.manual_seed(0)
             with default_device():
-                return convert(Model(config).eval(), self.precision)
+                return self._prepared(Model(config).eval())
         return self.load()
+
+
+def obstacle_to_compiling(model: Model, precision: Precision) -> str | None:
+    """What a model would need for ONNX Runtime to play it on this machine, or None if nothing is in the way."""
+    if model.foundation is None or model.instructnet is None:
+        return "a foundation and an InstructNet"
+    if model.foundation.config.sparse_attention:
+        return "dense attention"
+    if (
+        model.device.type != "cpu"
+        or precision not in ("native", "float32")
+        or model.foundation.dtype != torch.float32
+    ):
+        return "float32 on a CPU"
+    return None

@@ -1,0 +1,296 @@
+"""One pass over one new latent frame of every session, as a function of tensors alone.
+
+The networks keep what they know of texts and of the past in objects; here all of that comes in and what is new goes
+out as tensors, so that the whole pass can be compiled (`gamegen.models.onnx`). It calls the same networks, and the
+result is theirs.
+
+Shape suffixes as in `msdit.py`, and N layers with a text, R ring caches, K heads, P cached frames, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
+from gamegen.models.attention import Context, CrossAttention, Memory, Rotation, TemporalAttention, rotate
+from gamegen.models.instructnet import Controls, InstructNet
+from gamegen.models.msdit import PATCH, Caches, MSDiT, Previous, Text, VideoFormat
+from gamegen.models.onnx import CompiledModule, compiled
+from gamegen.models.vae import SPATIAL_FACTOR
+
+
+class ReadText(NamedTuple):
+    """What attention reads of a batch of texts: `keys` and `values` `(N, B, K, L, E)`, `mask` `(B, 1, 1, L)`,
+    `pooled` `(B, D)`."""
+
+    pooled: Tensor
+    mask: Tensor
+    keys: Tensor
+    values: Tensor
+
+    @classmethod
+    def read(cls, text: Text, text_in: nn.Module, layers: list[CrossAttention]) -> ReadText:
+        """Reads a text with every layer that hears it."""
+        dtype = layers[0].query.weight.dtype
+        keys, values, masks = zip(
+            *(layer.read(text_in(text.tokens.to(dtype)), text.mask) for layer in layers), strict=True
+        )
+        return cls(text.pooled, masks[0], torch.stack(keys), torch.stack(values))
+
+    def known_to(self, layers: list[CrossAttention], *embedders: nn.Module) -> Text:
+        """The text as those layers take it."""
+        known: dict[Any, Any] = {
+            layer: (self.keys[i], self.values[i], self.mask) for i, layer in enumerate(layers)
+        }
+        return Text(
+            self.pooled, self.mask, self.pooled, _Known(known | dict.fromkeys(embedders, self.pooled))
+        )
+
+
+def temporal_attentions(foundation: MSDiT, instructnet: InstructNet) -> list[TemporalAttention]:
+    """Temporal attentions of both networks in the order a pass meets them."""
+    found: list[Any] = []
+    for i, block in enumerate(foundation.blocks):
+        if block.temporal:
+            control = instructnet.blocks[i // 2]
+            found += [block.attention, *([control.attention] if control.temporal else [])]
+    return found
+
+
+class Past(NamedTuple):
+    """What temporal attention reads: rotated `keys` and `values` `(R, B, S, K, P, E)`; the new frame's rotation `cos`,
+    `sin` `(B, 1, 1, 1, E / 2)`; `mask` `(B, 1, 1, 1, P + 1)`, true where a frame stands."""
+
+    keys: Tensor
+    values: Tensor
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, contexts: list[Context]) -> Past:
+        """From the contexts of all ring caches, for one chunk."""
+        rotation = contexts[0].rotation.last()
+        return cls(
+            torch.stack([context.keys[..., :-1, :] for context in contexts]),
+            torch.stack([context.values[..., :-1, :] for context in contexts]),
+            rotation.cos,
+            rotation.sin,
+            contexts[0].mask,
+        )
+
+
+class Frame(NamedTuple):
+    """The noisy latent frame, its level, and the latent before it: see `MSDiT.forward` and `Previous`."""
+
+    x_BTCHW: Tensor
+    level_BT: Tensor
+    previous: Tensor
+    noisy_previous: Tensor
+    previous_level_BT: Tensor
+
+
+class Keys(NamedTuple):
+    """Operations `(B, 1, 4, O)`, whether there are any and whether an instruction is in force: see `Controls`."""
+
+    operations: Tensor
+    has_operations: Tensor
+    instruction_active: Tensor
+
+
+class _Known(Memory):
+    """Gives what was read before instead of computing it."""
+
+    def __init__(self, known: dict[Any, Any]) -> None:
+        self._known = known
+
+    def get(self, owner: Any, compute: Callable[[], Any]) -> Any:
+        if owner == "silent":
+            return False
+        return self._known[owner]
+
+
+class _KnownRing:
+    """A ring cache whose context is given; keeps the new frame's keys and values `(B, S, K, 1, E)`."""
+
+    def __init__(self, past: Past, index: int) -> None:
+        self._past, self._index = past, index
+        self.new: tuple[Tensor, Tensor] | None = None
+
+    def read(self, k: Tensor, v: Tensor) -> Context:
+        past, rotation = self._past, Rotation(self._past.cos, self._past.sin)
+        B = past.mask.shape[0]
+        keys, values = (rearrange(new, "(b s) k p e -> b s k p e", b=B) for new in (k, v))
+        self.new = keys, values
+        return Context(
+            torch.cat([past.keys[self._index], rotate(keys, rotation)], -2),
+            torch.cat([past.values[self._index], values], -2),
+            rotation,
+            past.mask,
+        )
+
+
+class FramePass(nn.Module):
+    """The networks' pass with everything given: `(frame, prompt, keys, instruction, past)`, flattened.
+
+    Returns the velocity `(B, 1, C, H, W)` and the new frame's unrotated keys and values `(R, B, S, K, E)`.
+    """
+
+    def __init__(self, foundation: MSDiT, instructnet: InstructNet, video_format: VideoFormat) -> None:
+        super().__init__()
+        self.foundation, self.instructnet = foundation, instructnet
+        self.video_format = video_format
+
+    @property
+    def prompt_layers(self) -> list[CrossAttention]:
+        """Layers that hear the prompt."""
+        return [cast(CrossAttention, block.cross) for block in self.foundation.blocks]
+
+    @property
+    def instruction_layers(self) -> list[CrossAttention]:
+        """Layers that hear the instruction."""
+        return [cast(CrossAttention, block.instruction) for block in self.instructnet.blocks]
+
+    @property
+    def rings(self) -> list[TemporalAttention]:
+        """Temporal attentions in the order the networks meet them."""
+        return temporal_attentions(self.foundation, self.instructnet)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        frame, prompt, keys, said, past = _unflatten(tensors)
+        num_rings = past.keys.shape[0]
+        rings = [_KnownRing(past, i) for i in range(num_rings)]
+        instruction = said.known_to(self.instruction_layers, self.instructnet)
+        controls = Controls(keys.operations, keys.has_operations, instruction, keys.instruction_active)
+        velocity = self.foundation(
+            frame.x_BTCHW,
+            frame.level_BT,
+            Previous(frame.previous, frame.noisy_previous, frame.previous_level_BT),
+            prompt.known_to(self.prompt_layers, self.foundation),
+            self.video_format,
+            self.instructnet.bind(controls),
+            Caches(rings),  # type: ignore[arg-type]
+        )
+        new = [ring.new for ring in rings if ring.new is not None]
+        return velocity, *(torch.stack([pair[i].squeeze(3) for pair in new]) for i in (0, 1))  # type: ignore[return-value]
+
+
+_PARTS: tuple[type, ...] = (Frame, ReadText, Keys, ReadText, Past)
+
+
+def _unflatten(tensors: tuple[Tensor, ...]) -> tuple[Frame, ReadText, Keys, ReadText, Past]:
+    parts, rest = [], list(tensors)
+    for part in _PARTS:
+        size = len(part._fields)  # type: ignore[attr-defined]
+        parts.append(part(*rest[:size]))
+        del rest[:size]
+    return tuple(parts)  # type: ignore[return-value]
+
+
+class DirectFramePass:
+    """The networks themselves, for pictures of `size` (width and height in pixels)."""
+
+    def __init__(self, foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int]) -> None:
+        self._foundation, self._instructnet = foundation, instructnet
+        self._video_format = VideoFormat(aspect_ratio=size[0] / size[1])
+
+    def __call__(
+        self,
+        x_BTCHW: Tensor,
+        level_BT: Tensor,
+        previous: Previous,
+        prompt: Text,
+        controls: Controls,
+        caches: Caches,
+    ) -> Tensor:
+        """The velocity; the ring caches are left to commit the new frame."""
+        control = self._instructnet.bind(controls)
+        return self._foundation(x_BTCHW, level_BT, previous, prompt, self._video_format, control, caches)
+
+
+class CompiledFramePass:
+    """A `FramePass` compiled for pictures of one size: called as `DirectFramePass` is, with the same results but for
+    rounding."""
+
+    def __init__(self, frame_pass: FramePass, module: CompiledModule) -> None:
+        self._pass, self._compiled = frame_pass, module
+
+    def __call__(
+        self,
+        x_BTCHW: Tensor,
+        level_BT: Tensor,
+        previous: Previous,
+        prompt: Text,
+        controls: Controls,
+        caches: Caches,
+    ) -> Tensor:
+        """The velocity; the ring caches are left to commit the new frame."""
+        foundation, instructnet = self._pass.foundation, self._pass.instructnet
+        said = controls.instruction
+        parts = (
+            Frame(x_BTCHW, level_BT, previous.latent, previous.noisy, previous.level),
+            prompt.memory.get(
+                self, lambda: ReadText.read(prompt, foundation.text_in, self._pass.prompt_layers)
+            ),
+            Keys(controls.operations, controls.has_operations, controls.instruction_active),
+            said.memory.get(
+                self, lambda: ReadText.read(said, instructnet.text_in, self._pass.instruction_layers)
+            ),
+            caches.past.get(self, lambda: Past.of([ring.context() for ring in caches.rings])),
+        )
+        velocity, keys, values = self._compiled(*(tensor for part in parts for tensor in part))
+        for ring, k, v in zip(caches.rings, keys, values, strict=True):
+            ring.offer(k[..., None, :].flatten(0, 1), v[..., None, :].flatten(0, 1))
+        return velocity
+
+
+def build_frame_pass(
+    foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int], may_compile: bool | None
+) -> CompiledFramePass | DirectFramePass:
+    """The quickest pass there is for pictures of `size` (width and height in pixels).
+
+    `may_compile` None takes a kept graph and exports none; see `gamegen.models.onnx`.
+    """
+    if may_compile is not False:
+        frame_pass = FramePass(foundation, instructnet, VideoFormat(aspect_ratio=size[0] / size[1])).eval()
+        module = compiled("pass", frame_pass, _example(frame_pass, size), _dynamic_axes(), bool(may_compile))
+        if module is not None:
+            return CompiledFramePass(frame_pass, module)
+    return DirectFramePass(foundation, instructnet, size)
+
+
+def _example(frame_pass: FramePass, size: tuple[int, int]) -> list[Tensor]:
+    """Inputs of the right sizes; two sessions, and texts of two lengths, since those may change."""
+    config, B = frame_pass.foundation.config, 2
+    width, height = (length // SPATIAL_FACTOR for length in size)
+    K, E, S = config.num_heads, config.width // config.num_heads, height * width // PATCH**2
+    P, R = config.window - 1 + config.anchors, len(frame_pass.rings)
+
+    def text(length: int, layers: list[CrossAttention]) -> ReadText:
+        keys = torch.zeros(len(layers), B, K, length, E)
+        return ReadText(
+            torch.zeros(B, config.text_width), torch.ones(B, 1, 1, length, dtype=torch.bool), keys, keys
+        )
+
+    latent, level = torch.zeros(B, 1, config.latent_channels, height, width), torch.zeros(B, 1)
+    rotation, cached = torch.zeros(B, 1, 1, 1, E // 2), torch.zeros(R, B, S, K, P, E)
+    operations = torch.zeros(B, 1, FRAMES_PER_CHUNK, OPERATION_SIZE)
+    parts = (
+        Frame(latent, level, latent, latent, level),
+        text(5, frame_pass.prompt_layers),
+        Keys(operations, torch.ones(B, 1, dtype=torch.bool), level),
+        text(3, frame_pass.instruction_layers),
+        Past(cached, cached, rotation, rotation, torch.ones(B, 1, 1, 1, P + 1, dtype=torch.bool)),
+    )
+    return [tensor for part in parts for tensor in part]
+
+
+def _dynamic_axes() -> list[tuple[int, ...]]:
+    """The axes of the batch and of texts' lengths."""
+    text, past = [(0,), (0, 3), (1, 3), (1, 3)], [(1,), (1,), (0,), (0,), (0,)]
+    return [*[(0,)] * len(Frame._fields), *text, *[(0,)] * len(Keys._fields), *text, *past]

@@ -1,0 +1,199 @@
+"""Networks run by ONNX Runtime, which fuses the many small operations of a small network on a CPU.
+
+A graph holds no weights: they are given to it when it is loaded, so one graph serves every checkpoint of its
+structure. Exporting one takes a minute or two: the shipped world's come with the package, `gamegen compile` makes
+others and keeps them in `$GAMEGEN_CACHE`, or the user's cache folder. No graph is trusted: before it is used, it has to
+give what the network itself gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import platformdirs
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+from torch.func import functional_call
+
+logger = logging.getLogger(__name__)
+
+GRAPHS_FOLDER = Path(__file__).parent.parent / "weights" / "graphs"
+"""Graphs that come with the package."""
+KEPT_GRAPHS = 12
+"""Graphs in the cache folder; the ones unused for longest go first."""
+OPSET = 20
+_WEIGHT = "weight "
+"""What the names of a graph's inputs begin with that are weights of the module."""
+DynamicAxes = Sequence[Sequence[int]]
+
+
+class CompiledModule:
+    """A module as ONNX Runtime runs it on the CPU, with as many threads as PyTorch has now.
+
+    `example` are float32 or bool inputs; their axes that are not in `dynamic_axes` (for each input, the axes whose
+    length may change from call to call) keep their length for good. An axis that changes must be longer than 1 in the
+    example. Use `compiled` to make one.
+    """
+
+    def __init__(self, graph: onnx.ModelProto, module: nn.Module) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait take the cores from PyTorch's and from other sessions'.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(
+            _with_weights(graph, module).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = [given.name for given in self._session.get_inputs()]
+
+    def __call__(self, *tensors: Tensor) -> list[Tensor]:
+        """The module's outputs."""
+        feed = {name: tensor.numpy() for name, tensor in zip(self._inputs, tensors, strict=True)}
+        return [torch.from_numpy(array) for array in self._session.run(None, feed)]
+
+
+def compiled(
+    name: str, module: nn.Module, example: Sequence[Tensor], dynamic_axes: DynamicAxes, may_export: bool
+) -> CompiledModule | None:
+    """The module compiled; None if its graph is not kept, or is of other code, and it may not be exported."""
+    random = torch.Generator().manual_seed(0)
+    inputs = [x if x.dtype == torch.bool else torch.rand(x.shape, generator=random) for x in example]
+    # Before anything is exported: what the network keeps for good must not be an exporter's placeholder.
+    expected = _outputs(module, inputs)
+    found = _kept(name, module, inputs, expected)
+    if found is not None or not may_export:
+        return found
+    path = cache_folder() / graph_file(name, module, inputs).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        # Another process may have exported it meanwhile.
+        return _kept(name, module, inputs, expected) or _export(module, inputs, expected, dynamic_axes, path)
+
+
+def _kept(
+    name: str, module: nn.Module, inputs: Sequence[Tensor], expected: Sequence[Tensor]
+) -> CompiledModule | None:
+    """The module by its kept graph, if there is one and it computes what is expected."""
+    path = graph_file(name, module, inputs)
+    if not path.exists():
+        return None
+    found = CompiledModule(onnx.load(path), module)
+    if not all(map(_is_close, found(*inputs), expected)):
+        logger.warning("%s computes something else than this code and is not used: gamegen compile", path)
+        return None
+    if path.parent == cache_folder():
+        path.touch()
+    return found
+
+
+def _export(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    dynamic_axes: DynamicAxes,
+    path: Path,
+) -> CompiledModule:
+    """The module by a new graph, which is kept at `path`."""
+    graph = _graph(module, inputs, dynamic_axes).SerializeToString()
+    found = CompiledModule(onnx.ModelProto.FromString(graph), module)
+    if not all(map(_is_close, found(*inputs), expected)):
+        raise RuntimeError(f"ONNX Runtime computes something else than {path.stem}: use compiled=false")
+    path.with_suffix(".partial").write_bytes(graph)
+    path.with_suffix(".partial").replace(path)
+    graphs = sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)
+    for old in graphs[:-KEPT_GRAPHS]:
+        old.unlink(missing_ok=True)
+    return found
+
+
+@torch.inference_mode()
+def _outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    found = module(*inputs)
+    return (found,) if isinstance(found, Tensor) else found
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two computations differ by rounding at most."""
+    return found.shape == expected.shape and bool((found - expected).norm() <= 1e-4 * expected.norm())
+
+
+def cache_folder() -> Path:
+    """Where graphs are kept that do not come with the package."""
+    folder = os.environ.get("GAMEGEN_CACHE")
+    return Path(folder) if folder else platformdirs.user_cache_path("gamegen")
+
+
+def graph_file(name: str, module: nn.Module, example: Sequence[Tensor]) -> Path:
+    """Where the graph of a module's structure is, or will be: with the package or in the cache."""
+    structure = [(weight_name, tuple(weight.shape)) for weight_name, weight in module.state_dict().items()]
+    inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in example]
+    found = hashlib.sha256(repr((structure, inputs)).encode()).hexdigest()[:20]
+    shipped = GRAPHS_FOLDER / f"{name}-{found}.onnx"
+    return shipped if shipped.exists() else cache_folder() / shipped.name
+
+
+class _Functional(nn.Module):
+    """A module whose weights are its first inputs."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        # Hidden in a list, so that its weights are nobody's constants.
+        self._module = [module]
+
+    def forward(self, weights: dict[str, Tensor], tensors: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        return functional_call(self._module[0], weights, tensors)
+
+
+def _graph(module: nn.Module, example: Sequence[Tensor], dynamic_axes: DynamicAxes) -> onnx.ModelProto:
+    """The graph of a module's structure."""
+    weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
+    tensors = tuple(tensor.clone() for tensor in example)
+    dynamic = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in dynamic_axes)
+    fixed: dict[str, dict] = {name: {} for name in weights}
+    names = [*(_WEIGHT + name for name in weights), *(f"input {i}" for i in range(len(tensors)))]
+    # The exporter tells at length what it does without (torchvision), and what will change in PyTorch one day.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Functional(module).eval(),
+            (weights, tensors),
+            input_names=names,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(fixed, dynamic),
+            verbose=False,
+        )
+    assert program is not None
+    return _bare(program.model_proto)
+
+
+def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without what is only there for people to read: places in the source, shapes in between."""
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.metadata_props[:], model.graph.metadata_props[:]
+    return model
+
+
+def _with_weights(model: onnx.ModelProto, module: nn.Module) -> onnx.ModelProto:
+    """The graph with a module's weights in the place of inputs."""
+    used = {name for node in model.graph.node for name in node.input}
+    inputs = [given for given in model.graph.input if not given.name.startswith(_WEIGHT)]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    for name, weight in module.state_dict().items():
+        if _WEIGHT + name in used:
+            array = np.ascontiguousarray(weight.numpy())
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, _WEIGHT + name))
+    return model

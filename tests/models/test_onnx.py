@@ -1,0 +1,148 @@
+"""Compiled networks: what they draw, which graphs are used, and which are not."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gamegen.controls import Control
+from gamegen.models import onnx
+from gamegen.models.checkpoint import LatentDecoder, Model, ModelConfig, load_checkpoint
+from gamegen.models.frame_pass import CompiledFramePass, DirectFramePass
+from gamegen.models.variants import Variant
+from gamegen.world import WorldEngine
+from tests.test_world import random_model, words
+
+
+def compiled_model() -> Model:
+    model = random_model()
+    model.may_compile = None
+    return model
+
+
+def play(model: Model, seeds: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Chunks of worlds that are played together; the first joins late and is told something."""
+    engine = WorldEngine(model)
+    assert isinstance(engine.frame_pass, DirectFramePass if model.may_compile is False else CompiledFramePass)
+    chunks: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds}
+    for t in range(6):
+        if t == 0:
+            for seed in seeds[1:]:
+                engine.open(str(seed), words(seed, length=seed), seed)
+        if t == 2:
+            engine.open(str(seeds[0]), words(seeds[0]), seeds[0])
+        if t == 4:
+            engine.instruct(str(seeds[0]), words(9))
+        playing = seeds if t >= 2 else seeds[1:]
+        control = Control({"w"} if t % 2 else {"left"})
+        for name, latent in engine.step({str(seed): control.operations() for seed in playing}).items():
+            chunks[int(name)].append(latent)
+    return {seed: np.stack(latents).astype(np.float32) for seed, latents in chunks.items()}
+
+
+def test_compiled_worlds_are_the_same_worlds():
+    expected, found = play(random_model(), (3, 4, 7)), play(compiled_model(), (3, 4, 7))
+    for seed, latents in expected.items():
+        np.testing.assert_allclose(found[seed], latents, atol=5e-3)
+
+
+def test_a_compiled_world_does_not_depend_on_who_is_drawn_with_it():
+    alone, together = play(compiled_model(), (4, 5)), play(compiled_model(), (4, 5, 6))
+    np.testing.assert_allclose(together[5], alone[5], atol=2e-3)
+
+
+def test_a_compiled_decoder_shows_the_same_frames():
+    latents = [torch.randn(4, 4, 4) for _ in range(3)]
+    memories = [None, latents[0], latents[1]]
+    expected = LatentDecoder(random_model()).decode(latents, memories)
+    decoder = LatentDecoder(compiled_model())
+    assert decoder.is_compiled
+    difference = decoder.decode(latents, memories).int() - expected.int()
+    assert difference.abs().max() <= 1
+
+
+def test_the_shipped_world_comes_with_its_graphs(monkeypatch, tmp_path):
+    """If this fails, the networks have changed: gamegen compile nano --output gamegen/weights/graphs"""
+    monkeypatch.setenv("GAMEGEN_CACHE", str(tmp_path))
+    model = Variant.parse("nano").load("cpu")
+    assert isinstance(WorldEngine(model).frame_pass, CompiledFramePass)
+    assert LatentDecoder(model).is_compiled
+
+
+class Doubler(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def doubled(module: nn.Module, may_export: bool) -> onnx.CompiledModule | None:
+    return onnx.compiled("doubler", module, [torch.zeros(2, 3)], [(0,)], may_export)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("GAMEGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_graph_is_exported_once_for_all_weights(cache, monkeypatch):
+    module = Doubler()
+    assert doubled(module, may_export=False) is None
+    assert doubled(module, may_export=True) is not None
+    assert [file.suffix for file in sorted(cache.iterdir())] == [".onnx", ".lock"]
+    monkeypatch.setattr(onnx, "_export", None)
+    with torch.no_grad():
+        module.scale.fill_(5)
+    found = doubled(module, may_export=False)
+    assert found is not None
+    assert found(torch.ones(4, 3))[0].tolist() == [[5.0] * 3] * 4
+
+
+class Adder(Doubler):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.scale
+
+
+def test_a_graph_of_other_code_is_not_used_but_replaced(cache, caplog):
+    doubled(Doubler(), may_export=True)
+    with caplog.at_level("WARNING"):
+        assert doubled(Adder(), may_export=False) is None
+    assert "computes something else" in caplog.text
+    found = doubled(Adder(), may_export=True)
+    assert found is not None and found(torch.ones(1, 3))[0].tolist() == [[3.0] * 3]
+
+
+def test_only_so_many_graphs_are_kept(cache, monkeypatch):
+    doubled(Doubler(), may_export=True)
+    first = next(cache.glob("*.onnx"))
+    monkeypatch.setattr(onnx, "KEPT_GRAPHS", 2)
+    for i in range(3):
+        shutil.copy(first, cache / f"other{i}.onnx")
+    wide = [torch.zeros(2, 5)]
+    assert onnx.compiled("doubler", Doubler(), wide, [(0,)], True) is not None
+    assert len(list(cache.glob("*.onnx"))) == 2
+
+
+def test_what_cannot_be_compiled_is_played_as_it_is(tiny_model):
+    assert Variant.parse(f"{tiny_model}:precision=int8").load("cpu").may_compile is False
+    assert Variant.parse(f"{tiny_model}:compiled=false").load("cpu").may_compile is False
+    assert load_checkpoint(tiny_model, "cpu").model.may_compile is False
+    with pytest.raises(ValueError, match="compiled models need float32 on a CPU"):
+        Variant.parse(f"{tiny_model}:precision=int8,compiled=true").load("cpu")
+    with pytest.raises(ValueError, match="compiled = 'often' must be true or false"):
+        Variant.parse(f"{tiny_model}:compiled=often")
+    model = Model(ModelConfig(vae=ModelConfig.tiny().vae)).eval()
+    assert model.may_compile is False
+
+
+def test_a_model_is_compiled_by_command(gamegen, tiny_model):
+    done = gamegen("compile", str(tiny_model))
+    assert done.returncode == 0
+    assert "graphs" in done.stdout
