@@ -174,6 +174,11 @@ def info(model: Model = "nano") -> None:
             "sampling", ", ".join(f"{name} {value}" for name, value in settings["sampling"].items())
         )
     for name, value in read_card(model).items():
+        if name == "stages":
+            value = "\n".join(
+                f"{stage['stage']}: {stage['steps']:,} steps, {stage['wall_time_s'] / 60:.0f} min, {stage['machine']}"
+                for stage in value
+            )
         if name != "training":
             table.add_row(name, str(value))
     Console().print(table)
