@@ -37,12 +37,7 @@ DynamicAxes = Sequence[Sequence[int]]
 
 
 class CompiledModule:
-    """A module as ONNX Runtime runs it on the CPU, with as many threads as PyTorch has now.
-
-    `example` are float32 or bool inputs; their axes that are not in `dynamic_axes` (for each input, the axes whose
-    length may change from call to call) keep their length for good. An axis that changes must be longer than 1 in the
-    example. Use `compiled` to make one.
-    """
+    """A module as ONNX Runtime runs it on the CPU, with as many threads as PyTorch has when it is made."""
 
     def __init__(self, graph: onnx.ModelProto, module: nn.Module) -> None:
         options = onnxruntime.SessionOptions()
@@ -63,35 +58,44 @@ class CompiledModule:
 def compiled(
     name: str, module: nn.Module, example: Sequence[Tensor], dynamic_axes: DynamicAxes, may_export: bool
 ) -> CompiledModule | None:
-    """The module compiled; None if its graph is not kept, or is of other code, and it may not be exported."""
+    """The module compiled; None if its graph is not kept, or is of other code, and it may not be exported.
+
+    `example` are float32 or bool inputs. Their axes that are not in `dynamic_axes` (for each input, the axes whose
+    length may change from call to call) keep their length for good; one that changes must be longer than 1 here.
+    Raises RuntimeError if ONNX Runtime does not compute what the module does.
+    """
     random = torch.Generator().manual_seed(0)
     inputs = [x if x.dtype == torch.bool else torch.rand(x.shape, generator=random) for x in example]
     # Before anything is exported: what the network keeps for good must not be an exporter's placeholder.
     expected = _outputs(module, inputs)
-    found = _kept(name, module, inputs, expected)
+    file_name = graph_name(name, module, inputs)
+    found = _kept(file_name, module, inputs, expected)
     if found is not None or not may_export:
         return found
-    path = cache_folder() / graph_file(name, module, inputs).name
+    path = cache_folder() / file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         # Another process may have exported it meanwhile.
-        return _kept(name, module, inputs, expected) or _export(module, inputs, expected, dynamic_axes, path)
+        return _kept(file_name, module, inputs, expected) or _export(
+            module, inputs, expected, dynamic_axes, path
+        )
 
 
 def _kept(
-    name: str, module: nn.Module, inputs: Sequence[Tensor], expected: Sequence[Tensor]
+    file_name: str, module: nn.Module, inputs: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> CompiledModule | None:
-    """The module by its kept graph, if there is one and it computes what is expected."""
-    path = graph_file(name, module, inputs)
-    if not path.exists():
-        return None
-    found = CompiledModule(onnx.load(path), module)
-    if not all(map(_is_close, found(*inputs), expected)):
+    """The module by a kept graph, if there is one that computes what is expected."""
+    for folder in (cache_folder(), GRAPHS_FOLDER):
+        path = folder / file_name
+        if not path.exists():
+            continue
+        found = CompiledModule(onnx.load(path), module)
+        if _are_close(found(*inputs), expected):
+            if folder == cache_folder():
+                path.touch()
+            return found
         logger.warning("%s computes something else than this code and is not used: gamegen compile", path)
-        return None
-    if path.parent == cache_folder():
-        path.touch()
-    return found
+    return None
 
 
 def _export(
@@ -104,7 +108,7 @@ def _export(
     """The module by a new graph, which is kept at `path`."""
     graph = _graph(module, inputs, dynamic_axes).SerializeToString()
     found = CompiledModule(onnx.ModelProto.FromString(graph), module)
-    if not all(map(_is_close, found(*inputs), expected)):
+    if not _are_close(found(*inputs), expected):
         raise RuntimeError(f"ONNX Runtime computes something else than {path.stem}: use compiled=false")
     path.with_suffix(".partial").write_bytes(graph)
     path.with_suffix(".partial").replace(path)
@@ -120,9 +124,11 @@ def _outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
     return (found,) if isinstance(found, Tensor) else found
 
 
-def _is_close(found: Tensor, expected: Tensor) -> bool:
+def _are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Whether two computations differ by rounding at most."""
-    return found.shape == expected.shape and bool((found - expected).norm() <= 1e-4 * expected.norm())
+    return [x.shape for x in found] == [x.shape for x in expected] and all(
+        bool((x - y).norm() <= 1e-4 * y.norm()) for x, y in zip(found, expected, strict=True)
+    )
 
 
 def cache_folder() -> Path:
@@ -131,13 +137,11 @@ def cache_folder() -> Path:
     return Path(folder) if folder else platformdirs.user_cache_path("gamegen")
 
 
-def graph_file(name: str, module: nn.Module, example: Sequence[Tensor]) -> Path:
-    """Where the graph of a module's structure is, or will be: with the package or in the cache."""
+def graph_name(name: str, module: nn.Module, example: Sequence[Tensor]) -> str:
+    """The file name of the graph of a module's structure."""
     structure = [(weight_name, tuple(weight.shape)) for weight_name, weight in module.state_dict().items()]
     inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in example]
-    found = hashlib.sha256(repr((structure, inputs)).encode()).hexdigest()[:20]
-    shipped = GRAPHS_FOLDER / f"{name}-{found}.onnx"
-    return shipped if shipped.exists() else cache_folder() / shipped.name
+    return f"{name}-{hashlib.sha256(repr((structure, inputs)).encode()).hexdigest()[:20]}.onnx"
 
 
 class _Functional(nn.Module):

@@ -119,6 +119,15 @@ def test_a_graph_of_other_code_is_not_used_but_replaced(cache, caplog):
     assert found is not None and found(torch.ones(1, 3))[0].tolist() == [[3.0] * 3]
 
 
+def test_a_new_graph_goes_before_a_shipped_one_of_other_code(cache, monkeypatch, tmp_path):
+    doubled(Doubler(), may_export=True)
+    monkeypatch.setattr(onnx, "GRAPHS_FOLDER", cache)
+    monkeypatch.setenv("GAMEGEN_CACHE", str(tmp_path / "other"))
+    assert doubled(Adder(), may_export=True) is not None
+    assert doubled(Adder(), may_export=False) is not None
+    assert doubled(Doubler(), may_export=False) is not None
+
+
 def test_only_so_many_graphs_are_kept(cache, monkeypatch):
     doubled(Doubler(), may_export=True)
     first = next(cache.glob("*.onnx"))
