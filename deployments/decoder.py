@@ -23,6 +23,7 @@ class DecoderDeployment:
         from gamegen.models.checkpoint import LatentDecoder
         from gamegen.models.variants import Variant
 
+        # What is compiled below takes its number from here; the thread that uses it sets its own.
         torch.set_num_threads(settings.threads)
         loaded = Variant.parse(model).load()
         self._decoder = LatentDecoder(loaded)

@@ -28,6 +28,7 @@ class WorldDeployment:
         from gamegen.models.variants import Variant
         from gamegen.world import EngineConfig, WorldEngine
 
+        # What is compiled below takes its number from here; the thread that uses it sets its own.
         torch.set_num_threads(settings.engine_threads)
         variant = Variant.parse(model)
         loaded = variant.load()

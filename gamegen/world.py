@@ -30,7 +30,7 @@ from gamegen.controls import Control as PlayerControl
 from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
 from gamegen.models.attention import RingCache
 from gamegen.models.checkpoint import LatentDecoder, Model
-from gamegen.models.frame_pass import build_frame_pass, temporal_attentions
+from gamegen.models.frame_pass import FrameInputs, build_frame_pass, temporal_attentions
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Caches, Previous, Text
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
@@ -241,7 +241,7 @@ class WorldEngine:
 
     def _inputs(
         self, sessions: list[_Session], operations: list[np.ndarray], words: list[int]
-    ) -> _StepInputs:
+    ) -> FrameInputs:
         device = self.model.device
         said = [None if w < 0 else s.instructions[w] for s, w in zip(sessions, words, strict=True)]
         B = len(sessions)
@@ -261,7 +261,7 @@ class WorldEngine:
         )
         self._caches.select(torch.tensor([s.slot for s in sessions], device=device))
         before = Previous(previous, noisy, torch.where(has_previous, level, -1.0))
-        return _StepInputs(prompt, controls, before)
+        return FrameInputs(prompt, controls, before)
 
     def _text(self, states: Sequence[TextStates | None]) -> Text:
         """Texts of a batch. The same ones come with every chunk: what is known of them is kept."""
@@ -276,7 +276,7 @@ class WorldEngine:
             self._texts.popitem(last=False)
         return self._texts[key][1]
 
-    def _velocity(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
+    def _velocity(self, inputs: FrameInputs, x: Tensor, level_BT: Tensor) -> Tensor:
         guidance = self.sampling.guidance_scale
         velocity = self._forward(inputs, x, level_BT)
         if guidance == 1:
@@ -288,10 +288,10 @@ class WorldEngine:
         without = self._forward(unguided, x, level_BT)
         return without + guidance * (velocity - without)
 
-    def _forward(self, inputs: _StepInputs, x: Tensor, level_BT: Tensor) -> Tensor:
-        return self.frame_pass(x, level_BT, inputs.previous, inputs.prompt, inputs.controls, self._caches)
+    def _forward(self, inputs: FrameInputs, x: Tensor, level_BT: Tensor) -> Tensor:
+        return self.frame_pass(x, level_BT, inputs, self._caches)
 
-    def _drawn(self, inputs: _StepInputs, sessions: list[_Session], latents: Tensor) -> _Drawn:
+    def _drawn(self, inputs: FrameInputs, sessions: list[_Session], latents: Tensor) -> _Drawn:
         """Finished latents as temporal attention is to see them: at the history level."""
         level_BT = torch.full((len(sessions), 1), self.sampling.history_level, device=self.model.device)
         x = add_noise(latents[:, None], self._noise(sessions, "commit"), level_BT)
@@ -384,17 +384,10 @@ class WorldEngine:
 
 
 @dataclass(frozen=True)
-class _StepInputs:
-    prompt: Text
-    controls: Controls
-    previous: Previous
-
-
-@dataclass(frozen=True)
 class _Drawn:
     """Chunks that are not yet in the caches of their slots."""
 
-    inputs: _StepInputs
+    inputs: FrameInputs
     slots: Tensor
     x: Tensor
     level: Tensor

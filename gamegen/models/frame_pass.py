@@ -9,7 +9,9 @@ Shape suffixes as in `msdit.py`, and N layers with a text, R ring caches, K head
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -36,10 +38,8 @@ class ReadText(NamedTuple):
     @classmethod
     def read(cls, text: Text, text_in: nn.Module, layers: list[CrossAttention]) -> ReadText:
         """Reads a text with every layer that hears it."""
-        dtype = layers[0].query.weight.dtype
-        keys, values, masks = zip(
-            *(layer.read(text_in(text.tokens.to(dtype)), text.mask) for layer in layers), strict=True
-        )
+        tokens = text_in(text.tokens.to(layers[0].query.weight.dtype))
+        keys, values, masks = zip(*(layer.read(tokens, text.mask) for layer in layers), strict=True)
         return cls(text.pooled, masks[0], torch.stack(keys), torch.stack(values))
 
     def known_to(self, layers: list[CrossAttention], *embedders: nn.Module) -> Text:
@@ -156,15 +156,9 @@ class FramePass(nn.Module):
         """Layers that hear the instruction."""
         return [cast(CrossAttention, block.instruction) for block in self.instructnet.blocks]
 
-    @property
-    def rings(self) -> list[TemporalAttention]:
-        """Temporal attentions in the order the networks meet them."""
-        return temporal_attentions(self.foundation, self.instructnet)
-
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         frame, prompt, keys, said, past = _unflatten(tensors)
-        num_rings = past.keys.shape[0]
-        rings = [_KnownRing(past, i) for i in range(num_rings)]
+        rings = [_KnownRing(past, i) for i in range(past.keys.shape[0])]
         instruction = said.known_to(self.instruction_layers, self.instructnet)
         controls = Controls(keys.operations, keys.has_operations, instruction, keys.instruction_active)
         velocity = self.foundation(
@@ -180,16 +174,22 @@ class FramePass(nn.Module):
         return velocity, *(torch.stack([pair[i].squeeze(3) for pair in new]) for i in (0, 1))  # type: ignore[return-value]
 
 
-_PARTS: tuple[type, ...] = (Frame, ReadText, Keys, ReadText, Past)
+_PARTS: tuple[Any, ...] = (Frame, ReadText, Keys, ReadText, Past)
 
 
-def _unflatten(tensors: tuple[Tensor, ...]) -> tuple[Frame, ReadText, Keys, ReadText, Past]:
-    parts, rest = [], list(tensors)
-    for part in _PARTS:
-        size = len(part._fields)  # type: ignore[attr-defined]
-        parts.append(part(*rest[:size]))
-        del rest[:size]
-    return tuple(parts)  # type: ignore[return-value]
+def _unflatten(tensors: tuple[Tensor, ...]) -> Iterator[Any]:
+    """The parts of a pass, in their order, of all their tensors."""
+    rest = iter(tensors)
+    return (part(*itertools.islice(rest, len(part._fields))) for part in _PARTS)
+
+
+@dataclass(frozen=True)
+class FrameInputs:
+    """What a frame is drawn from, the same for all of its denoising steps."""
+
+    prompt: Text
+    controls: Controls
+    previous: Previous
 
 
 class DirectFramePass:
@@ -199,18 +199,12 @@ class DirectFramePass:
         self._foundation, self._instructnet = foundation, instructnet
         self._video_format = VideoFormat(aspect_ratio=size[0] / size[1])
 
-    def __call__(
-        self,
-        x_BTCHW: Tensor,
-        level_BT: Tensor,
-        previous: Previous,
-        prompt: Text,
-        controls: Controls,
-        caches: Caches,
-    ) -> Tensor:
+    def __call__(self, x_BTCHW: Tensor, level_BT: Tensor, inputs: FrameInputs, caches: Caches) -> Tensor:
         """The velocity; the ring caches are left to commit the new frame."""
-        control = self._instructnet.bind(controls)
-        return self._foundation(x_BTCHW, level_BT, previous, prompt, self._video_format, control, caches)
+        control = self._instructnet.bind(inputs.controls)
+        return self._foundation(
+            x_BTCHW, level_BT, inputs.previous, inputs.prompt, self._video_format, control, caches
+        )
 
 
 class CompiledFramePass:
@@ -220,33 +214,23 @@ class CompiledFramePass:
     def __init__(self, frame_pass: FramePass, module: CompiledModule) -> None:
         self._pass, self._compiled = frame_pass, module
 
-    def __call__(
-        self,
-        x_BTCHW: Tensor,
-        level_BT: Tensor,
-        previous: Previous,
-        prompt: Text,
-        controls: Controls,
-        caches: Caches,
-    ) -> Tensor:
+    def __call__(self, x_BTCHW: Tensor, level_BT: Tensor, inputs: FrameInputs, caches: Caches) -> Tensor:
         """The velocity; the ring caches are left to commit the new frame."""
-        foundation, instructnet = self._pass.foundation, self._pass.instructnet
-        said = controls.instruction
+        networks, previous, controls = self._pass, inputs.previous, inputs.controls
         parts = (
             Frame(x_BTCHW, level_BT, previous.latent, previous.noisy, previous.level),
-            prompt.memory.get(
-                self, lambda: ReadText.read(prompt, foundation.text_in, self._pass.prompt_layers)
-            ),
+            self._read(inputs.prompt, networks.foundation.text_in, networks.prompt_layers),
             Keys(controls.operations, controls.has_operations, controls.instruction_active),
-            said.memory.get(
-                self, lambda: ReadText.read(said, instructnet.text_in, self._pass.instruction_layers)
-            ),
+            self._read(controls.instruction, networks.instructnet.text_in, networks.instruction_layers),
             caches.past.get(self, lambda: Past.of([ring.context() for ring in caches.rings])),
         )
         velocity, keys, values = self._compiled(*(tensor for part in parts for tensor in part))
         for ring, k, v in zip(caches.rings, keys, values, strict=True):
             ring.offer(k[..., None, :].flatten(0, 1), v[..., None, :].flatten(0, 1))
         return velocity
+
+    def _read(self, text: Text, text_in: nn.Module, layers: list[CrossAttention]) -> ReadText:
+        return text.memory.get(self, lambda: ReadText.read(text, text_in, layers))
 
 
 def build_frame_pass(
@@ -269,7 +253,10 @@ def _example(frame_pass: FramePass, size: tuple[int, int]) -> list[Tensor]:
     config, B = frame_pass.foundation.config, 2
     width, height = (length // SPATIAL_FACTOR for length in size)
     K, E, S = config.num_heads, config.width // config.num_heads, height * width // PATCH**2
-    P, R = config.window - 1 + config.anchors, len(frame_pass.rings)
+    P, R = (
+        config.window - 1 + config.anchors,
+        len(temporal_attentions(frame_pass.foundation, frame_pass.instructnet)),
+    )
 
     def text(length: int, layers: list[CrossAttention]) -> ReadText:
         keys = torch.zeros(len(layers), B, K, length, E)

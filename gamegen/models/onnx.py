@@ -64,11 +64,13 @@ def compiled(
     length may change from call to call) keep their length for good; one that changes must be longer than 1 here.
     Raises RuntimeError if ONNX Runtime does not compute what the module does.
     """
+    file_name = graph_name(name, module, example)
+    if not may_export and not any((folder / file_name).exists() for folder in _folders()):
+        return None
     random = torch.Generator().manual_seed(0)
     inputs = [x if x.dtype == torch.bool else torch.rand(x.shape, generator=random) for x in example]
     # Before anything is exported: what the network keeps for good must not be an exporter's placeholder.
     expected = _outputs(module, inputs)
-    file_name = graph_name(name, module, inputs)
     found = _kept(file_name, module, inputs, expected)
     if found is not None or not may_export:
         return found
@@ -85,7 +87,7 @@ def _kept(
     file_name: str, module: nn.Module, inputs: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> CompiledModule | None:
     """The module by a kept graph, if there is one that computes what is expected."""
-    for folder in (cache_folder(), GRAPHS_FOLDER):
+    for folder in _folders():
         path = folder / file_name
         if not path.exists():
             continue
@@ -135,6 +137,11 @@ def cache_folder() -> Path:
     """Where graphs are kept that do not come with the package."""
     folder = os.environ.get("GAMEGEN_CACHE")
     return Path(folder) if folder else platformdirs.user_cache_path("gamegen")
+
+
+def _folders() -> tuple[Path, Path]:
+    """Where graphs may be, those made here first."""
+    return cache_folder(), GRAPHS_FOLDER
 
 
 def graph_name(name: str, module: nn.Module, example: Sequence[Tensor]) -> str:

@@ -85,8 +85,7 @@ def test_every_stage_from_shards_to_a_world(curated, tmp_path):
 
 
 def test_inverse_dynamics_learns_on_the_same_shards(curated, tmp_path):
-    stage = load_stage(Path(stage_file(tmp_path, "idm", 2)))
-    folder = run_stage(stage, curated, Run(tmp_path / "idm", show_progress=False))
+    folder = train.run(stage_file(tmp_path, "idm", 2), curated, tmp_path / "idm", workers=2)
     model = load_inverse_dynamics(folder, "cpu")
     assert read_card(folder)["steps"] == 2
     assert model.predict(panning_frames(9)).keys.shape == (8, 7)

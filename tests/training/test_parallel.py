@@ -118,14 +118,13 @@ def in_four(rank: int, port: int, results: Path) -> None:
         for parameter in model.parameters():
             parameter.to_local().normal_(0, 0.01)  # type: ignore[operator]
     latent, level = torch.randn(1, 1, 16, 2, 2), torch.rand(1, 1)
-    # Gradients of shards are compared with whole ones above, at sizes that a CPU is quick with.
-    with torch.no_grad():
-        velocity = model(latent, level, Previous(latent, latent, level), Text.none(1, 384))
+    model(latent, level, Previous(latent, latent, level), Text.none(1, 384)).square().mean().backward()
+    gradients = [parameter.grad.to_local() for parameter in model.parameters()]  # type: ignore[union-attr]
     torch.save(
         {
             "elements": sum(parameter.to_local().numel() for parameter in model.parameters()),
             "all": sum(parameter.numel() for parameter in model.parameters()),
-            "velocity": velocity,
+            "finite": all(bool(gradient.isfinite().all()) for gradient in gradients),
         },
         results / f"{rank}.pt",
     )
@@ -136,7 +135,7 @@ def in_four(rank: int, port: int, results: Path) -> None:
 def test_four_processes_hold_a_quarter_each_of_a_layer_of_the_largest_model(tmp_path):
     mp.spawn(in_four, (free_port(), tmp_path), nprocs=4)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(4)]
-    assert all(result["velocity"].isfinite().all() for result in found)
+    assert all(result["finite"] for result in found)
     total = found[0]["all"]
     assert total > 800e6
     assert sum(result["elements"] for result in found) == total
