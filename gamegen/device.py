@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 
 import torch
 
@@ -33,6 +34,21 @@ def autocast(device: torch.device) -> torch.autocast:
     dtype = compute_dtype(device)
     enabled = dtype is not torch.float32
     return torch.autocast(device.type, dtype if enabled else torch.bfloat16, enabled=enabled)
+
+
+def keep_helpers_to_one_thread() -> None:
+    """Threads started from now on compute each by themselves; the calling one keeps its number of threads.
+
+    GNU OpenMP gives every thread that computes in parallel a pool of its own. As soon as all pools together have more
+    threads than the machine has cores, each operation puts its pool to sleep and wakes it, where it would spin: one
+    thread that stacks batches made training on two cores a quarter slower.
+    """
+    # Settles the calling thread's number, which would be what is set last otherwise.
+    torch.get_num_threads()
+    # What one thread sets is where those that begin later start from; those that have begun keep theirs.
+    helper = threading.Thread(target=torch.set_num_threads, args=(1,))
+    helper.start()
+    helper.join()
 
 
 def keep_freed_memory() -> None:

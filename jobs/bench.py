@@ -6,6 +6,7 @@ python -m jobs.bench --data encoded/ --rounds 2
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,10 +32,38 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True)
+class Way:
+    """One way to run a stage: with so many of Ray's workers (0: the bare loop) of so many threads."""
+
+    workers: int
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"Ray Train, {self.workers} worker{'s'[: self.workers - 1]}" if self.workers else "bare loop"
+
+    @property
+    def total_threads(self) -> int:
+        """Threads of all processes."""
+        return max(1, self.workers) * self.threads
+
+
+def ways(cores: int) -> list[Way]:
+    """The bare loop and one worker with one thread, then both with every core, then two workers that share them.
+
+    Of an odd number of cores one is left out, or two workers would have one less than one.
+    """
+    alone = [Way(0, 1), Way(1, 1)]
+    half = cores // 2
+    return alone + [Way(0, 2 * half), Way(1, 2 * half), Way(2, half)] if half else alone
+
+
+@dataclass(frozen=True)
 class Measured:
     """One way to run, over all rounds: steps and seconds after warm-up, windows a step over all processes."""
 
-    name: str
+    way: Way
     samples_per_step: int
     steps: int
     seconds: float
@@ -53,7 +82,7 @@ class Measured:
 
 
 def run(stage: StageConfig, data: Path, init: str, steps: int, rounds: int) -> list[Measured]:
-    """The bare loop, Ray Train with one worker, and with two; needs a running Ray.
+    """The bare loop and Ray Train in each of this machine's `ways`; needs a running Ray.
 
     Rounds take turns, so that what else a machine does meets all of them. Each run trains `steps` steps in a folder
     that is deleted afterwards. Raises ValueError for fewer steps than log rows.
@@ -72,48 +101,56 @@ def run(stage: StageConfig, data: Path, init: str, steps: int, rounds: int) -> l
         batch_size=2 * -(-stage.batch_size // 2),
         micro_batches=2,
     )
-    totals: dict[str, Measured] = {}
+    totals: dict[Way, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="gamegen-bench-") as name:
         folder = Path(name)
         file = folder / "stage.yaml"
         file.write_text(yaml.safe_dump(json.loads(json.dumps(to_dict(stage)))))
         for i in range(rounds):
-            for way, workers in (("bare loop", 0), ("Ray Train, 1 worker", 1), ("Ray Train, 2 workers", 2)):
-                output = folder / f"{i}-{workers}"
-                if workers:
-                    train.run(str(file), data, output, init, workers=workers)
+            for way in ways(os.cpu_count() or 1):
+                output = folder / f"{i}-{way.workers}-{way.threads}"
+                if way.workers:
+                    train.run(str(file), data, output, init, workers=way.workers, threads=way.threads)
                 else:
-                    _run_bare(file, data, output, init)
+                    _run_bare(file, data, output, init, way.threads)
                 measured = _measured(way, output, stage.batch_size)
                 totals[way] = totals[way].plus(measured) if way in totals else measured
     return list(totals.values())
 
 
 def table(results: list[Measured]) -> Table:
-    """The results with the share of the bare loop's speed, which comes first."""
-    table = Table("", "steps", "samples/s", "waiting for input", "of the bare loop", title="Training steps")
+    """The results with the share of the speed of the bare loop that has as many threads."""
+    bare = {result.way.threads: result for result in results if not result.way.workers}
+    columns = ("", "threads each", "steps", "samples/s", "waiting for input", "of the bare loop")
+    table = Table(*columns, title="Training steps")
     for result in results:
         table.add_row(
-            result.name,
+            result.way.name,
+            str(result.way.threads),
             str(result.steps),
             f"{result.samples_per_s:.2f}",
             f"{result.input_wait_share:.1%}",
-            f"{result.samples_per_s / results[0].samples_per_s:.1%}",
+            f"{result.samples_per_s / bare[result.way.total_threads].samples_per_s:.1%}",
         )
     return table
 
 
-def _run_bare(file: Path, data: Path, output: Path, init: str) -> None:
+def _run_bare(file: Path, data: Path, output: Path, init: str, threads: int) -> None:
     # A process of its own, as Ray's worker is.
     command = [sys.executable, "-m", "gamegen.training", str(file), "--data", str(data), "--init", init]
-    subprocess.run([*command, "--output", str(output)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "--output", str(output)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+    )
 
 
-def _measured(name: str, output: Path, samples_per_step: int) -> Measured:
+def _measured(way: Way, output: Path, samples_per_step: int) -> Measured:
     first, *rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     steps, seconds = rows[-1]["step"] - first["step"], rows[-1]["elapsed_s"] - first["elapsed_s"]
     wait = sum(row["input_wait_share"] for row in rows) / len(rows)
-    return Measured(name, samples_per_step, steps, seconds, wait)
+    return Measured(way, samples_per_step, steps, seconds, wait)
 
 
 @app.command()

@@ -49,11 +49,13 @@ def run(
     gpu: bool = False,
     min_workers: int | None = None,
     archive: str | None = None,
+    threads: int | None = None,
 ) -> Path:
     """Trains one stage on the running Ray; returns its checkpoint folder. Raises ValueError or FileNotFoundError.
 
     A worker that dies is replaced, up to three times, and all go on from the last state saved. With
-    `min_workers`, training goes on with fewer than `workers` where the cluster has shrunk.
+    `min_workers`, training goes on with fewer than `workers` where the cluster has shrunk. `threads` None gives each
+    worker an equal share of its machine's cores.
     """
     file = stage_file(stage)
     config = load_stage(file)
@@ -71,6 +73,7 @@ def run(
             "init": str(Path(init).resolve()) if init and Path(init).exists() else init,
             "minutes": minutes,
             "archive": archive,
+            "threads": threads,
             # A worker's own command line says nothing about who began the run.
             "command": shlex.join(sys.orig_argv),
         },
@@ -114,7 +117,8 @@ def worker_resources(workers: int, gpu: bool) -> dict[str, float]:
 def _train_worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     # Ray gives a worker as many threads as it counts CPUs for it, which on a small machine leaves most of them idle.
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    share = max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    torch.set_num_threads(config["threads"] or share)
     stage, output = load_stage(Path(config["stage"])), Path(config["output"])
     is_first = context.get_world_rank() == 0
     gauges = TrainingGauges(stage.stage, output.name) if is_first else None
@@ -234,6 +238,9 @@ def main(
     archive: Annotated[
         str | None, typer.Option(help="folder or s3:// URL for older weights; OUTPUT/archive if unset")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each worker; an equal share of the cores if unset", min=1)
+    ] = None,
 ) -> None:
     """Trains one stage on Ray.
 
@@ -241,7 +248,7 @@ def main(
     """
     connect()
     try:
-        run(stage, data, output, init, minutes, workers, gpu, min_workers, archive)
+        run(stage, data, output, init, minutes, workers, gpu, min_workers, archive, threads)
     except (ValueError, FileNotFoundError) as error:
         print(f"gamegen: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from gamegen.config import to_dict
-from gamegen.device import autocast, default_device
+from gamegen.device import autocast, default_device, keep_helpers_to_one_thread
 from gamegen.models.checkpoint import save_checkpoint
 from gamegen.storage.objects import LocalStore, ObjectStore
 from gamegen.training import parallel
@@ -131,6 +131,7 @@ class Trainer:
             return
         began = time.monotonic() - self.elapsed_s
         totals: dict[str, float] = {}
+        keep_helpers_to_one_thread()
         stream = ahead(self.feed.batches(self.step, self.positions))
         while True:
             metrics = self.train_step(self.observer.throughput.fetch(stream))

@@ -14,14 +14,23 @@ def test_rounds_add_up_and_start_up_does_not_count(tmp_path):
             {"step": 5 * i, "elapsed_s": 100 + seconds * i, "input_wait_share": wait} for i in range(1, 11)
         ]
         (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        return bench._measured("bare loop", tmp_path, 8)
+        return bench._measured(bench.Way(0, 2), tmp_path, 8)
 
     first = logged(seconds=2.0, wait=0.1)
     assert (first.steps, first.seconds, first.samples_per_s) == (45, 18.0, 20.0)
     both = first.plus(logged(seconds=6.0, wait=0.3))
     assert both.samples_per_s == pytest.approx(10.0)
     assert both.input_wait_share == pytest.approx(0.2)
-    assert bench.table([first, both]).row_count == 2
+
+
+def test_each_way_stands_beside_the_bare_loop_of_as_many_threads():
+    assert bench.ways(1) == [bench.Way(0, 1), bench.Way(1, 1)]
+    speeds = {way: float(10 * i) for i, way in enumerate(bench.ways(2), start=1)}
+    results = [bench.Measured(way, 1, 10, 10 / speed, 0.0) for way, speed in speeds.items()]
+    table = bench.table(results)
+    names, shares = (list(table.columns[i].cells) for i in (0, 5))
+    assert names == ["bare loop", "Ray Train, 1 worker", *names[:2], "Ray Train, 2 workers"]
+    assert shares == ["100.0%", "200.0%", "100.0%", "133.3%", "166.7%"]
 
 
 def test_too_few_steps_are_refused(tmp_path):
