@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Graphs of the tiny model are kept with the tests, those of the person who runs them are left alone.
 os.environ["GAMEGEN_CACHE"] = str(Path(__file__).parent / "data" / "graphs")
+# Processes that Ray Train begins on clusters only.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()
 
 

@@ -35,7 +35,7 @@ def drive(stage: str, data: Path, output: Path, init: str, workers: int) -> subp
     """A driver in a process of its own, on the running Ray."""
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-m", "jobs.train", stage, "--data", str(data)]
-    command += ["--output", str(output), "--init", init, "--workers", str(workers)]
+    command += ["--output", str(output), "--init", init, "--workers", str(workers), "--threads", "1"]
     return subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -41,9 +40,9 @@ def data(tmp_path_factory) -> Path:
 def untroubled(data, tiny_model, tmp_path_factory) -> dict[str, torch.Tensor]:
     """The averaged weights of the same run without Ray, never stopped."""
     folder = tmp_path_factory.mktemp("untroubled")
+    # In one thread, as the workers below: sums over other shares have other last bits.
     threads = torch.get_num_threads()
-    # As many as Ray's worker takes: sums over other shares have other last bits.
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
     torch.set_num_threads(threads)
     return load_checkpoint(folder, "cpu").model.state_dict()
@@ -54,7 +53,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(
 ):
     output = tmp_path / "run"
     arguments = (stage_file(CONFIG, tmp_path), data, output, str(tiny_model))
-    running = threading.Thread(target=train.run, args=arguments)
+    running = threading.Thread(target=train.run, args=arguments, kwargs={"threads": 1})
     running.start()
     wait_for_step(output, 10)
     kill_workers()
@@ -75,9 +74,9 @@ def test_a_killed_driver_and_other_numbers_of_workers(ray_cluster, data, tiny_mo
     reached = saved_steps(output)[-1]
     assert reached < STEPS
     middle = (reached + STEPS) // 2
-    train.run(stage_file(CONFIG, tmp_path, middle), data, output, str(tiny_model), workers=1)
+    train.run(stage_file(CONFIG, tmp_path, middle), data, output, str(tiny_model), workers=1, threads=1)
     assert saved_steps(output)[-1] == middle
-    train.run(stage_file(CONFIG, tmp_path), data, output, str(tiny_model), workers=2)
+    train.run(stage_file(CONFIG, tmp_path), data, output, str(tiny_model), workers=2, threads=1)
     found = load_checkpoint(output, "cpu")
     assert found.card["steps"] == STEPS
     for name, weight in found.model.state_dict().items():

@@ -6,7 +6,6 @@ python -m pytest -m long -s tests/jobs/test_long_run.py
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def data(tmp_path_factory) -> Path:
 def untroubled(data, tiny_model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("untroubled")
     threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(1)
     run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
     torch.set_num_threads(threads)
     return folder

@@ -66,7 +66,7 @@ def curated(ray_cluster, tmp_path_factory) -> Path:
 def test_every_stage_from_shards_to_a_world(curated, tmp_path):
     """Pixels and latents on Ray, with one worker and with two; the other stages in this process, which comes to the
     same (tests/jobs/test_fault_tolerance.py)."""
-    vae = train.run(stage_file(tmp_path, "vae", 2), curated, tmp_path / "vae")
+    vae = train.run(stage_file(tmp_path, "vae", 2), curated, tmp_path / "vae", threads=1)
     encode.run(curated, tmp_path / "encoded", str(vae))
     file = stage_file(tmp_path, "foundation", 2)
     init = train.run(file, tmp_path / "encoded", tmp_path / "foundation", str(vae), workers=2)
