@@ -56,7 +56,7 @@ def ways(cores: int) -> list[Way]:
     """
     alone = [Way(0, 1), Way(1, 1)]
     half = cores // 2
-    return alone + [Way(0, 2 * half), Way(1, 2 * half), Way(2, half)] if half else alone
+    return [*alone, Way(0, 2 * half), Way(1, 2 * half), Way(2, half)] if half else alone
 
 
 @dataclass(frozen=True)

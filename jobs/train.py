@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,6 +39,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 MAX_RESTARTS = 3
 READER_CPUS = 0.25
+CPUS_A_READER = 2
 WINDOWS_A_DATASET = 256
 
 
@@ -103,7 +105,7 @@ class _Trainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         if get_dashboard_url():
             return callbacks
         return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
@@ -173,17 +175,19 @@ def dataset_windows(kind: WindowKind) -> WindowSource:
     def windows(plan: BucketPlan, lanes: list[int], position: int) -> Iterator[tuple[int, Any]]:
         pools = interleaved_pools({i: plan.lanes[i] for i in lanes}, position)
         reader = ThreadPoolExecutor(1, "dataset")
+        reading = _Reading(kind, plan.bucket.num_latents, readers)
         try:
-            following = reader.submit(_read, _some(pools), kind, plan.bucket.num_latents)
+            following = reader.submit(reading.run, _some(pools))
             while True:
                 blocks = following.result()
-                following = reader.submit(_read, _some(pools), kind, plan.bucket.num_latents)
+                following = reader.submit(reading.run, _some(pools))
                 while blocks:
                     for window in ray.get(blocks.pop(0))["window"].to_pylist():
                         yield pickle.loads(window)
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
 
+    readers = _readers()
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -198,14 +202,34 @@ def _some(pools: Iterator[tuple[int, list[Sample]]]) -> list[tuple[int, list[Sam
     return taken
 
 
-def _read(
-    pools: list[tuple[int, list[Sample]]], kind: WindowKind, num_latents: int
-) -> list[ray.ObjectRef[pa.Table]]:
-    rows = [{"pool": pickle.dumps(pool)} for pool in pools]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _ReadPools(kind, num_latents), batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS
-    )
-    return dataset.to_arrow_refs()
+def _readers() -> int:
+    """Processes that read for each worker: half as many as its share of the cluster has CPUs, at least one.
+
+    On a small machine more would be slower: each takes seven seconds of a core to start, and reading is cheap.
+    """
+    cpus = ray.cluster_resources().get("CPU", 1)
+    return max(1, int(cpus / ray.train.get_context().get_world_size()) // CPUS_A_READER)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How pools become blocks of windows, by so many readers at once."""
+
+    kind: WindowKind
+    num_latents: int
+    readers: int
+
+    def run(self, pools: list[tuple[int, list[Sample]]]) -> list[ray.ObjectRef[pa.Table]]:
+        """Reads pools, in their order."""
+        rows = [{"pool": pickle.dumps(pool)} for pool in pools]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _ReadPools(self.kind, self.num_latents),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=READER_CPUS,
+            compute=ray.data.TaskPoolStrategy(size=self.readers),
+        )
+        return dataset.to_arrow_refs()
 
 
 class _ReadPools:
@@ -255,7 +279,8 @@ def main(
         str | None, typer.Option(help="folder or s3:// URL for older weights; OUTPUT/archive if unset")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads of each worker; an equal share of the cores if unset", min=1)
+        int | None,
+        typer.Option(help="CPU threads of each worker; an equal share of the cores if unset", min=1),
     ] = None,
 ) -> None:
     """Trains one stage on Ray.

@@ -16,14 +16,14 @@ from jobs import train
 from tests.jobs.faults import drive, kill_workers, saved_steps, stage_file, wait_for_step, wait_until_gone
 from tests.training.samples import encoded_folder, plain_flow, stage
 
-STEPS = 40
+STEPS = 24
 CONFIG = stage(
     "instructnet",
     steps=STEPS,
     batch_size=4,
     micro_batches=2,
-    save_every=5,
-    log_every=5,
+    save_every=4,
+    log_every=4,
     keep_states=2,
     optimiser=OptimiserConfig(1e-3, warmup_steps=1, decay_fraction=0.0),
     # Nothing may depend on how far the run is to go: one of them is told to go less far.
@@ -55,7 +55,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_the_same(
     arguments = (stage_file(CONFIG, tmp_path), data, output, str(tiny_model))
     running = threading.Thread(target=train.run, args=arguments, kwargs={"threads": 1})
     running.start()
-    wait_for_step(output, 10)
+    wait_for_step(output, 8)
     kill_workers()
     running.join(400)
     assert not running.is_alive()
@@ -67,7 +67,7 @@ def test_a_killed_driver_and_other_numbers_of_workers(ray_cluster, data, tiny_mo
     """Two workers until the driver is killed, then one, then two again."""
     output = tmp_path / "run"
     driver = drive(stage_file(CONFIG, tmp_path), data, output, str(tiny_model), workers=2)
-    wait_for_step(output, 10)
+    wait_for_step(output, 8)
     driver.kill()
     driver.wait()
     wait_until_gone()
