@@ -117,8 +117,10 @@ class Options:
         return read_card(Variant.parse(self.checkpoint).model)["sha256"][WEIGHTS_FILE]
 
     def fingerprint(self, clips: list[RealClip]) -> str:
-        """Short name of everything that decides a task's outcome; the number of seeds does not."""
-        lengths = {k: v for k, v in to_dict(self.config).items() if k not in ("num_seeds", "play_seeds")}
+        """Short name of everything that decides a task's outcome, but for the length of long play, which is in the
+        names of its files; the number of seeds does not."""
+        apart = ("num_seeds", "play_seeds", "play_s")
+        lengths = {k: v for k, v in to_dict(self.config).items() if k not in apart}
         variant = Variant.parse(self.checkpoint)
         parts = [
             self.weights_sha256(),

@@ -1,8 +1,8 @@
 """The whole evaluation: what is to be done, doing it, taking it up again, and putting the report together.
 
 Work is cut into tasks, each one part for a few seeds or clips. A finished task is a file under
-OUTPUT/parts-FINGERPRINT/, so a stopped evaluation goes on where it was, one with more seeds adds to what there is,
-and anything else (weights, lengths, clips) has a folder of its own.
+OUTPUT/parts-FINGERPRINT/, so a stopped evaluation goes on where it was, one with more seeds or longer play adds to
+what there is, and anything else (weights, other lengths, clips) has a folder of its own.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ _SECONDS = "seconds"
 
 @dataclass(frozen=True)
 class Task:
-    """Some units of one part; `chunks` says how much there is to draw."""
+    """Some units of one part; `chunks` says how much there is to draw, `length` for how long if that is chosen."""
 
     part: str
     first: int
     count: int
     chunks: int
+    length: str = ""
 
     def file(self, folder: Path) -> Path:
         """Where its arrays are kept."""
-        return folder / f"{self.part.replace(' ', '-')}-{self.first:06d}-{self.count}.npz"
+        name = "-".join([*self.part.split(), *filter(None, [self.length])])
+        return folder / f"{name}-{self.first:06d}-{self.count}.npz"
 
 
 Runner = Callable[[Options, list[Task], Path, Advance], None]
@@ -80,7 +82,8 @@ def _tasks(options: Options, num_clips: int) -> Iterator[Task]:
         total, size = counts[part.units]
         for first in range(0, total, size):
             count = min(size, total - first)
-            yield Task(name, first, count, count * part.chunks(config))
+            length = f"{config.play_s}s" if part.units == "played seeds" else ""
+            yield Task(name, first, count, count * part.chunks(config), length)
 
 
 def run_here(options: Options, tasks: list[Task], folder: Path, advance: Advance) -> None:

@@ -77,11 +77,13 @@ def test_stopped_and_taken_up_equals_uninterrupted(options, finished, tmp_path):
     assert replace(resumed, wall_s=0) == replace(finished[1], wall_s=0)
 
 
-def test_more_seeds_add_to_what_is_there_and_other_settings_do_not_mix(options, finished):
+def test_more_seeds_or_longer_play_add_to_what_is_there_and_other_settings_do_not_mix(options, finished):
     output, _ = finished
     assert plan(options, output).missing() == []
     more = replace(options, config=replace(options.config, num_seeds=4))
     assert {task.first for task in plan(more, output).missing()} == {2}
+    played_longer = replace(options, config=replace(options.config, play_s=6))
+    assert {task.part for task in plan(played_longer, output).missing()} == {"play"}
     longer = replace(options, config=replace(options.config, walk_chunks=4))
     assert len(plan(longer, output).missing()) == len(plan(longer, output).tasks)
 
