@@ -62,8 +62,18 @@ def rotation_2d(rows: int, columns: int, width: int, device: torch.device) -> Ro
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turns the pairs (first half, second half) of the last axis of `x` `(..., P, E)`."""
     cos, sin = rotation.cos.to(x.dtype), rotation.sin.to(x.dtype)
+    if torch.compiler.is_exporting():
+        return _rotate_in_one(x, cos, sin)
     a, b = x.chunk(2, -1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def _rotate_in_one(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` as the one operation that ONNX has for it; `x` is `(N, K, P, E)` or, along time, `(B, S, K, 1, E)`."""
+    if x.ndim == 5:
+        return _rotate_in_one(x.flatten(1, 2), cos[:, 0], sin[:, 0]).unflatten(1, x.shape[1:3])
+    cos, sin = (part.expand(x.shape[0], 1, x.shape[2], -1)[:, 0] for part in (cos, sin))
+    return torch.onnx.ops.rotary_embedding(x, cos, sin)
 
 
 class SelfAttention(nn.Module):
@@ -128,7 +138,8 @@ class CrossAttention(nn.Module):
     def forward(self, x_BPD: Tensor, text_BLD: Tensor, text_mask_BL: Tensor, memory: Memory) -> Tensor:
         k, v, mask = memory.get(self, lambda: self.read(text_BLD, text_mask_BL))
         q = self.query_norm(rearrange(self.query(x_BPD), "b p (k e) -> b k p e", k=self.num_heads))
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # A row for each query, though they are the same: ONNX's attention repeats none.
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(-1, -1, q.shape[2], -1))
         return self.out(rearrange(x, "b k p e -> b p (k e)"))
 
     def read(self, text_BLD: Tensor, text_mask_BL: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -269,9 +269,7 @@ class Block(nn.Module):
         rows: int,
         cache: RingCache | None,
     ) -> Tensor:
-        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (
-            (modulation_BTMD + self.table_MD).unsqueeze(3).unbind(2)
-        )
+        scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (modulation_BTMD + self.table_MD).chunk(6, 2)
         h = modulate(x_BTSD, scale_1, shift_1)
         x = x_BTSD + gate_1 * self.attention(h, cache if self.temporal else rows)
         h = F.layer_norm(x, x.shape[-1:])

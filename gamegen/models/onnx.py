@@ -30,7 +30,8 @@ GRAPHS_FOLDER = Path(__file__).parent.parent / "weights" / "graphs"
 """Graphs that come with the package."""
 KEPT_GRAPHS = 12
 """Graphs in the cache folder; the ones unused for longest go first."""
-OPSET = 20
+OPSET = 23
+"""The first with rotations, RMS norms and attention as single operations."""
 _WEIGHT = "weight "
 """What the names of a graph's inputs begin with that are weights of the module."""
 DynamicAxes = Sequence[Sequence[int]]
@@ -42,8 +43,10 @@ class CompiledModule:
     def __init__(self, graph: onnx.ModelProto, module: nn.Module) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that spin while they wait take the cores from PyTorch's and from other sessions'.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # To wake a sleeping thread takes as long as a small operation. Between runs they must not spin: the cores are
+        # PyTorch's and other sessions' then.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(
             _with_weights(graph, module).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
