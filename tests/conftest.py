@@ -26,6 +26,14 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes share the tests (`make test`), one has all that use Ray, the other takes file after file."""
+    for item in items:
+        folder = item.path.parent.name
+        group = "ray" if folder in ("jobs", "deployments", "e2e") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One small local Ray for the whole session: starting one takes seconds, so tests share it."""
