@@ -14,7 +14,7 @@ play: $(INSTALLED)
 
 test: $(INSTALLED)
 	./cluster/install-system-packages.sh
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

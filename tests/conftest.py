@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from deployments.environment import set_environment
 
@@ -26,12 +27,17 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes share the tests (`make test`), one has all that use Ray, the other takes file after file."""
-    for item in items:
-        folder = item.path.parent.name
-        group = "ray" if folder in ("jobs", "deployments", "e2e") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+class RayInOneProcess(LoadScopeScheduling):
+    """Of the processes that share the tests (`make test`) one has all that use Ray, the other takes file after file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return "ray" if file.startswith(("tests/jobs/", "tests/deployments/", "tests/e2e/")) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> RayInOneProcess:
+    """How tests are shared out; asked for with `-n 2` only."""
+    return RayInOneProcess(config, log)
 
 
 @pytest.fixture(scope="session")
