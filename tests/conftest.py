@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Graphs of the tiny model are kept with the tests, those of the person who runs them are left alone.
 os.environ["GAMEGEN_CACHE"] = str(Path(__file__).parent / "data" / "graphs")
+# Ray's workers would stand behind every other process, and wait as long as other tests compute.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Processes that Ray Train begins on clusters only.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()
