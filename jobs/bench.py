@@ -41,7 +41,9 @@ class Way:
     @property
     def name(self) -> str:
         """For people."""
-        return f"Ray Train, {self.workers} worker{'s'[: self.workers - 1]}" if self.workers else "bare loop"
+        if not self.workers:
+            return "bare loop"
+        return f"Ray Train, {self.workers} " + ("worker" if self.workers == 1 else "workers")
 
     @property
     def total_threads(self) -> int:

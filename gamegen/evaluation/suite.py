@@ -38,7 +38,7 @@ class Task:
 
     def file(self, folder: Path) -> Path:
         """Where its arrays are kept."""
-        name = "-".join([*self.part.split(), *filter(None, [self.length])])
+        name = f"{self.part} {self.length}".strip().replace(" ", "-")
         return folder / f"{name}-{self.first:06d}-{self.count}.npz"
 
 

@@ -3,23 +3,21 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from gamegen.evaluation.bench import Options, SuiteConfig, default_clips
 from gamegen.evaluation.command import run
 from gamegen.evaluation.suite import plan, run_here
 from jobs.evaluate import run_on_ray
+from tests.threads import threads
 
 CONFIG = replace(SuiteConfig.tiny(), num_seeds=2, play_s=2)
 
 
 @pytest.fixture
 def one_thread():
-    """As many as Ray gives a task of one CPU: sums over other shares have other last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    """As many as Ray gives a task of one CPU."""
+    with threads(1):
+        yield
 
 
 def test_ray_gives_the_same_report_and_goes_on_with_what_was_begun(

@@ -14,6 +14,7 @@ from gamegen.training.loop import Run
 from gamegen.training.stages import run_stage
 from jobs import train
 from tests.jobs.faults import drive, kill_workers, saved_steps, stage_file, wait_for_step, wait_until_gone
+from tests.threads import threads
 from tests.training.samples import encoded_folder, plain_flow, stage
 
 STEPS = 24
@@ -40,11 +41,8 @@ def data(tmp_path_factory) -> Path:
 def untroubled(data, tiny_model, tmp_path_factory) -> dict[str, torch.Tensor]:
     """The averaged weights of the same run without Ray, never stopped."""
     folder = tmp_path_factory.mktemp("untroubled")
-    # In one thread, as the workers below: sums over other shares have other last bits.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
-    torch.set_num_threads(threads)
+    with threads(1):
+        run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
     return load_checkpoint(folder, "cpu").model.state_dict()
 
 

@@ -16,6 +16,7 @@ from gamegen.training.config import OptimiserConfig
 from gamegen.training.loop import Run
 from gamegen.training.stages import run_stage
 from tests.jobs.faults import drive, kill_workers, saved_steps, stage_file, wait_for_step, wait_until_gone
+from tests.threads import threads
 from tests.training.samples import encoded_folder, plain_flow, stage
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
@@ -44,10 +45,8 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def untroubled(data, tiny_model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("untroubled")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
-    torch.set_num_threads(threads)
+    with threads(1):
+        run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
     return folder
 
 
