@@ -137,7 +137,7 @@ class WorldEngine:
         attentions = temporal_attentions(self.foundation, self.instructnet)
         self._caches = Caches([self._ring(attention) for attention in attentions])
         self.frame_pass: Callable[..., Tensor] = build_frame_pass(
-            self.foundation, self.instructnet, self.size, model.may_compile
+            self.foundation, self.instructnet, self.size, model.may_compile, model.compiles_to_int8
         )
         window = self.foundation.config.window - 1
         # Each temporal attention reaches a window further back; one more latent is the first one's predecessor.

@@ -114,6 +114,8 @@ class Model(nn.Module):
         self.config = config
         self.may_compile: bool | None = False
         """Whether those who play it compile it first (`gamegen.models.onnx`); None does if its graph is kept."""
+        self.compiles_to_int8 = False
+        """Whether the linear layers over tokens are quantised when it is compiled."""
         self.vae = CausalVideoVAE(config.vae)
         self.foundation = MSDiT(config.foundation) if config.foundation else None
         self.instructnet = (
@@ -282,12 +284,14 @@ class LatentDecoder:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self.dtype = compute_dtype(model.device)
+        # ONNX Runtime computes in float32, which is the slower one where there is a choice.
+        self.dtype = torch.float32 if model.may_compile else compute_dtype(model.device)
+        may_compile = model.may_compile is not False and self.dtype == torch.float32
         # A copy of its own, so that another user of the model keeps float32 weights.
         self._decoder = CausalVideoVAE(model.config.vae).streaming
         self._decoder.load_state_dict(model.vae.streaming.state_dict())
         self._decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._compiled = self._compile() if model.may_compile is not False else None
+        self._compiled = self._compile() if may_compile else None
 
     @property
     def is_compiled(self) -> bool:

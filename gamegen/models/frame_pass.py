@@ -10,6 +10,7 @@ Shape suffixes as in `msdit.py`, and N layers with a text, R ring caches, K head
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -22,8 +23,11 @@ from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.models.attention import Context, CrossAttention, Memory, Rotation, TemporalAttention, rotate
 from gamegen.models.instructnet import Controls, InstructNet
 from gamegen.models.msdit import PATCH, Caches, MSDiT, Previous, Text, VideoFormat
-from gamegen.models.onnx import CompiledModule, compiled
+from gamegen.models.onnx import CompiledModule, compiled, is_kept
+from gamegen.models.precision import quantised_layers
 from gamegen.models.vae import SPATIAL_FACTOR
+
+logger = logging.getLogger(__name__)
 
 
 class ReadText(NamedTuple):
@@ -234,18 +238,40 @@ class CompiledFramePass:
 
 
 def build_frame_pass(
-    foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int], may_compile: bool | None
+    foundation: MSDiT,
+    instructnet: InstructNet,
+    size: tuple[int, int],
+    may_compile: bool | None,
+    in_int8: bool = False,
 ) -> CompiledFramePass | DirectFramePass:
     """The quickest pass there is for pictures of `size` (width and height in pixels).
 
-    `may_compile` None takes a kept graph and exports none; see `gamegen.models.onnx`.
+    `may_compile` None takes a kept graph and exports none; see `gamegen.models.onnx`. `in_int8` is for compiled ones.
     """
     if may_compile is not False:
-        frame_pass = FramePass(foundation, instructnet, VideoFormat(aspect_ratio=size[0] / size[1])).eval()
+        frame_pass = _frame_pass(foundation, instructnet, size)
         module = compiled("pass", frame_pass, _example(frame_pass, size), _dynamic_axes(), bool(may_compile))
         if module is not None:
-            return CompiledFramePass(frame_pass, module)
+            return CompiledFramePass(frame_pass, _in_int8(frame_pass, module) if in_int8 else module)
+        if in_int8:
+            logger.warning("no graph for %dx%d is kept: drawn in float32, not int8 (gamegen compile)", *size)
     return DirectFramePass(foundation, instructnet, size)
+
+
+def _in_int8(frame_pass: FramePass, module: CompiledModule) -> CompiledModule:
+    parts = ("foundation", frame_pass.foundation), ("instructnet", frame_pass.instructnet)
+    layers = [f"{name}.{layer}" for name, part in parts for layer, _ in quantised_layers(part)]
+    return module.in_int8(frame_pass, layers)
+
+
+def is_graph_kept(foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int]) -> bool:
+    """Whether there is a graph for pictures of `size` (width and height in pixels)."""
+    frame_pass = _frame_pass(foundation, instructnet, size)
+    return is_kept("pass", frame_pass, _example(frame_pass, size))
+
+
+def _frame_pass(foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int]) -> FramePass:
+    return FramePass(foundation, instructnet, VideoFormat(aspect_ratio=size[0] / size[1])).eval()
 
 
 def _example(frame_pass: FramePass, size: tuple[int, int]) -> list[Tensor]:

@@ -24,6 +24,8 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gamegen.models.int8_graph import quantise_linears
+
 logger = logging.getLogger(__name__)
 
 GRAPHS_FOLDER = Path(__file__).parent.parent / "weights" / "graphs"
@@ -38,9 +40,16 @@ DynamicAxes = Sequence[Sequence[int]]
 
 
 class CompiledModule:
-    """A module as ONNX Runtime runs it on the CPU, with as many threads as PyTorch has when it is made."""
+    """A module as ONNX Runtime runs it on the CPU, with as many threads as PyTorch has when it is made.
 
-    def __init__(self, graph: onnx.ModelProto, module: nn.Module) -> None:
+    Of the module's linear layers, those named in `quantised` are computed in int8.
+    """
+
+    def __init__(self, graph: onnx.ModelProto, module: nn.Module, quantised: Sequence[str] = ()) -> None:
+        self._graph = graph
+        model = _with_weights(graph, module)
+        if quantised:
+            quantise_linears(model, {f"{_WEIGHT}{name}.weight" for name in quantised})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         # To wake a sleeping thread takes as long as a small operation. Between runs they must not spin: the cores are
@@ -48,7 +57,7 @@ class CompiledModule:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(
-            _with_weights(graph, module).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         self._inputs = [given.name for given in self._session.get_inputs()]
 
@@ -57,9 +66,17 @@ class CompiledModule:
         feed = {name: tensor.numpy() for name, tensor in zip(self._inputs, tensors, strict=True)}
         return [torch.from_numpy(array) for array in self._session.run(None, feed)]
 
+    def in_int8(self, module: nn.Module, layers: Sequence[str]) -> CompiledModule:
+        """The same module with some of its linear layers in int8."""
+        return CompiledModule(self._graph, module, layers)
+
 
 def compiled(
-    name: str, module: nn.Module, example: Sequence[Tensor], dynamic_axes: DynamicAxes, may_export: bool
+    name: str,
+    module: nn.Module,
+    example: Sequence[Tensor],
+    dynamic_axes: DynamicAxes,
+    may_export: bool,
 ) -> CompiledModule | None:
     """The module compiled; None if its graph is not kept, or is of other code, and it may not be exported.
 
@@ -68,7 +85,7 @@ def compiled(
     Raises RuntimeError if ONNX Runtime does not compute what the module does.
     """
     file_name = graph_name(name, module, example)
-    if not may_export and not any((folder / file_name).exists() for folder in _folders()):
+    if not may_export and not is_kept(name, module, example):
         return None
     random = torch.Generator().manual_seed(0)
     inputs = [x if x.dtype == torch.bool else torch.rand(x.shape, generator=random) for x in example]
@@ -84,6 +101,12 @@ def compiled(
         return _kept(file_name, module, inputs, expected) or _export(
             module, inputs, expected, dynamic_axes, path
         )
+
+
+def is_kept(name: str, module: nn.Module, example: Sequence[Tensor]) -> bool:
+    """Whether there is a graph of this structure, right or not."""
+    file_name = graph_name(name, module, example)
+    return any((folder / file_name).exists() for folder in _folders())
 
 
 def _kept(
@@ -200,8 +223,10 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _with_weights(model: onnx.ModelProto, module: nn.Module) -> onnx.ModelProto:
-    """The graph with a module's weights in the place of inputs."""
+def _with_weights(graph: onnx.ModelProto, module: nn.Module) -> onnx.ModelProto:
+    """A copy of the graph with a module's weights in the place of inputs."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
     used = {name for node in model.graph.node for name in node.input}
     inputs = [given for given in model.graph.input if not given.name.startswith(_WEIGHT)]
     del model.graph.input[:]

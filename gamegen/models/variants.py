@@ -28,6 +28,7 @@ from gamegen.models.checkpoint import (
     resolve,
 )
 from gamegen.models.configs import named_config
+from gamegen.models.frame_pass import is_graph_kept
 from gamegen.models.precision import PRECISIONS, Precision, convert
 from gamegen.video import check_size, parse_size
 
@@ -99,11 +100,14 @@ class Variant:
         return self._prepared(checkpoint.model)
 
     def _prepared(self, model: Model) -> Model:
-        convert(model, self.precision)
         obstacle = obstacle_to_compiling(model, self.precision)
         if self.compiled and obstacle:
             raise ValueError(f"{self.text!r}: compiled models need {obstacle}")
-        model.may_compile = False if obstacle else self.compiled
+        if obstacle or self.compiled is False or not (self.compiled or _has_graph(model)):
+            model.may_compile = False
+            return convert(model, self.precision)
+        # A graph's numbers are those of float32, quantised when it is loaded.
+        model.may_compile, model.compiles_to_int8 = self.compiled, self.precision == "int8"
         return model
 
     def load_or_draw(self) -> Model:
@@ -127,10 +131,11 @@ def obstacle_to_compiling(model: Model, precision: Precision) -> str | None:
         return "a foundation and an InstructNet"
     if model.foundation.config.sparse_attention:
         return "dense attention"
-    if (
-        model.device.type != "cpu"
-        or precision not in ("native", "float32")
-        or model.foundation.dtype != torch.float32
-    ):
-        return "float32 on a CPU"
+    if model.device.type != "cpu" or precision not in ("native", "float32", "int8"):
+        return "float32 or int8 on a CPU"
     return None
+
+
+def _has_graph(model: Model) -> bool:
+    assert model.foundation is not None and model.instructnet is not None
+    return is_graph_kept(model.foundation, model.instructnet, (model.config.width, model.config.height))

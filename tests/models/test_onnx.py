@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 
 from gamegen.controls import Control
-from gamegen.models import onnx
+from gamegen.models import checkpoint, onnx
 from gamegen.models.checkpoint import LatentDecoder, Model, ModelConfig, load_checkpoint
 from gamegen.models.frame_pass import CompiledFramePass, DirectFramePass
 from gamegen.models.variants import Variant
@@ -140,15 +141,31 @@ def test_only_so_many_graphs_are_kept(cache, monkeypatch):
 
 
 def test_what_cannot_be_compiled_is_played_as_it_is(tiny_model):
-    assert Variant.parse(f"{tiny_model}:precision=int8").load("cpu").may_compile is False
+    assert Variant.parse(f"{tiny_model}:precision=bfloat16").load("cpu").may_compile is False
     assert Variant.parse(f"{tiny_model}:compiled=false").load("cpu").may_compile is False
     assert load_checkpoint(tiny_model, "cpu").model.may_compile is False
-    with pytest.raises(ValueError, match="compiled models need float32 on a CPU"):
-        Variant.parse(f"{tiny_model}:precision=int8,compiled=true").load("cpu")
+    with pytest.raises(ValueError, match="compiled models need float32 or int8 on a CPU"):
+        Variant.parse(f"{tiny_model}:precision=bfloat16,compiled=true").load("cpu")
     with pytest.raises(ValueError, match="compiled = 'often' must be true or false"):
         Variant.parse(f"{tiny_model}:compiled=often")
     model = Model(ModelConfig(vae=ModelConfig.tiny().vae)).eval()
     assert model.may_compile is False
+
+
+def test_int8_is_compiled_where_a_graph_is_kept(tiny_model, caplog):
+    model = Variant.parse(f"{tiny_model}:precision=int8").load("cpu")
+    assert model.may_compile is None and model.compiles_to_int8
+    model = Variant.parse(f"{tiny_model}:precision=int8,size=64x32").load("cpu")
+    assert model.may_compile is False
+    assert {type(module) for _, module in model.foundation.named_modules()} & {DynamicLinear}
+
+
+def test_decoders_are_not_compiled_where_bfloat16_is_quicker(monkeypatch):
+    monkeypatch.setattr(checkpoint, "compute_dtype", lambda device: torch.bfloat16)
+    decoder = LatentDecoder(compiled_model())
+    assert not decoder.is_compiled
+    frames = decoder.decode([torch.randn(4, 4, 4)], [None])
+    assert frames.dtype == torch.uint8 and frames.float().std() > 0
 
 
 def test_a_model_is_compiled_by_command(gamegen, tiny_model):
