@@ -28,11 +28,11 @@ from torch import Tensor
 from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.controls import Control as PlayerControl
 from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
-from gamegen.models.attention import RingCache
 from gamegen.models.checkpoint import LatentDecoder, Model
 from gamegen.models.frame_pass import FrameInputs, build_frame_pass, temporal_attentions
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Caches, Previous, Text
+from gamegen.models.msdit import Previous, Text
+from gamegen.models.ring_cache import Caches, RingCache
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels
 from gamegen.models.variants import Variant
@@ -259,7 +259,7 @@ class WorldEngine:
         noisy = add_noise(
             previous, self._noise(sessions, "previous"), torch.full((B, 1), level, device=device)
         )
-        self._caches.select(torch.tensor([s.slot for s in sessions], device=device))
+        self._caches.select([s.slot for s in sessions])
         before = Previous(previous, noisy, torch.where(has_previous, level, -1.0))
         return FrameInputs(prompt, controls, before)
 
@@ -295,7 +295,7 @@ class WorldEngine:
         """Finished latents as temporal attention is to see them: at the history level."""
         level_BT = torch.full((len(sessions), 1), self.sampling.history_level, device=self.model.device)
         x = add_noise(latents[:, None], self._noise(sessions, "commit"), level_BT)
-        return _Drawn(inputs, torch.tensor([s.slot for s in sessions], device=x.device), x, level_BT)
+        return _Drawn(inputs, [s.slot for s in sessions], x, level_BT)
 
     @torch.inference_mode()
     def commit(self) -> None:
@@ -310,7 +310,7 @@ class WorldEngine:
                 self._forward(drawn.inputs, drawn.x, drawn.level)
             except Exception:
                 # Their caches lack a chunk from now on: whoever wants them has to restore them.
-                for session_id in [i for i, s in self._sessions.items() if s.slot in drawn.slots.tolist()]:
+                for session_id in [i for i, s in self._sessions.items() if s.slot in drawn.slots]:
                     self.close(session_id)
                 raise
             self._caches.commit()
@@ -352,8 +352,7 @@ class WorldEngine:
             for latent, operations, word in snapshot.anchors[: oldest + 1]:
                 self._commit_known(session, torch.from_numpy(latent).float(), operations, word)
             # The oldest latent is only the predecessor of the next; what came before it no cache entry needs.
-            for ring in self._caches.rings:
-                ring.set_length(session.slot, oldest + 1)
+            self._caches.set_length(session.slot, oldest + 1)
             session.version = oldest + 1
             session.latents, session.operations = [latents[0]], [snapshot.operations[0]]
             session.words = [snapshot.words[0]]
@@ -388,7 +387,7 @@ class _Drawn:
     """Chunks that are not yet in the caches of their slots."""
 
     inputs: FrameInputs
-    slots: Tensor
+    slots: list[int]
     x: Tensor
     level: Tensor
 

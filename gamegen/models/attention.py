@@ -1,4 +1,4 @@
-"""Attention parts: rotary positions, QK-normalised self-attention, text cross-attention, the ring KV cache.
+"""Attention parts: rotary positions, QK-normalised self-attention, text cross-attention.
 
 Shape suffixes: B batch, T latent frames, S tokens of a latent frame, L tokens of text, D width, K heads,
 E head width, N any merged batch, P positions.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -18,11 +18,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_to_all_single
 
+if TYPE_CHECKING:
+    from gamegen.models.ring_cache import RingCache
+
 
 def rotary_angles(position_P: Tensor, width: int, base: float = 1000.0) -> Tensor:
     """Rotation angles `(P, width / 2)` of positions (RoFormer, §3.2)."""
     frequency = base ** (-torch.arange(0, width, 2, device=position_P.device) / width)
-    return position_P.float()[:, None] * frequency
+    # Positions that are integers are small; large ones come in float64, and so do their angles.
+    position = position_P if position_P.is_floating_point() else position_P.float()
+    return position[:, None] * frequency
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,6 @@ class Rotation:
     def by(cls, angles: Tensor) -> Rotation:
         """The rotation by `angles`."""
         return cls(angles.cos(), angles.sin())
-
-    def last(self) -> Rotation:
-        """That of the last position alone."""
-        return Rotation(self.cos[..., -1:, :], self.sin[..., -1:, :])
 
 
 # Asked for by every block of every pass. Made outside of inference mode, because training uses them too.
@@ -203,11 +204,20 @@ class TemporalAttention(SelfAttention):
         return score.masked_fill(~(in_window | is_anchor), float("-inf")).softmax(-1) @ v
 
     def _step(self, q: Tensor, k: Tensor, v: Tensor, cache: RingCache, B: int) -> Tensor:
-        context = cache.read(k, v)
-        q_BSKPE = rearrange(q, "(b s) k p e -> b s k p e", b=B)
-        q = rotate(q_BSKPE, context.rotation.last()).flatten(0, 1)
-        mask = context.mask.expand(-1, q_BSKPE.shape[1], -1, -1, -1).flatten(0, 1)
-        return self.attend(q, context.keys.flatten(0, 1), context.values.flatten(0, 1), mask)
+        """One new frame. What is cached and the frame itself are read apart, so that they need not be joined."""
+        past, E = cache.past(), q.shape[-1]
+        q, k, v = (rearrange(x, "(b s) k 1 e -> b s k 1 e", b=B) for x in (q, k, v))
+        near, k = rotate(q, past.reach.rotation), rotate(k, past.reach.rotation)
+        cache.offer(k, v)
+        score = near @ past.keys
+        if self.anchors:
+            far = rotate(q, past.reach.far) @ past.keys[..., : self.anchors]
+            score = torch.cat([far, score[..., self.anchors :]], -1)
+        own = (near * k).sum(-1, keepdim=True)
+        score = torch.cat([score.masked_fill(~past.reach.mask, float("-inf")), own], -1) * E**-0.5
+        weight = score.float().softmax(-1).to(v.dtype)
+        x = weight[..., :-1] @ past.values + weight[..., -1:] * v
+        return self.out(rearrange(x, "b s k 1 e -> (b s) 1 (k e)"))
 
 
 def swap_shards(x: Tensor, gathered: int, split: int, group: dist.ProcessGroup) -> Tensor:
@@ -216,117 +226,3 @@ def swap_shards(x: Tensor, gathered: int, split: int, group: dist.ProcessGroup) 
     parts = torch.stack(x.chunk(dist.get_world_size(group), split)).contiguous()
     received = all_to_all_single(torch.empty_like(parts), parts, group=group)
     return torch.cat(list(received), gathered)
-
-
-@dataclass(frozen=True)
-class Context:
-    """What one chunk's queries attend to: rotated keys and values `(B, S, K, slots + 1, E)`, the new frame last.
-
-    `mask` `(B, 1, 1, 1, slots + 1)` is true where a frame stands.
-    """
-
-    keys: Tensor
-    values: Tensor
-    rotation: Rotation
-    mask: Tensor
-
-
-class RingCache:
-    """Unrotated keys and values of the last `window - 1` latent frames and the first `anchors`, per session.
-
-    Tensors are allocated once, `(slots, B, S, K, E)` for B session slots; `length_B` counts the committed
-    frames of each. Reading leaves the frames as they are; `commit` writes the frame last read. What is read is
-    gathered and rotated once a chunk, since only the new frame differs between its denoising steps; no gradient
-    flows through it.
-    """
-
-    def __init__(
-        self, attention: TemporalAttention, num_sessions: int, num_tokens: int, dtype: torch.dtype
-    ) -> None:
-        norm = attention.query_norm.weight
-        self.window, self.anchors = attention.window - 1, attention.anchors
-        self.slots = self.window + self.anchors
-        shape = (
-            self.slots,
-            num_sessions,
-            num_tokens,
-            attention.num_heads,
-            len(norm),
-        )
-        self.keys = torch.zeros(shape, dtype=dtype, device=norm.device)
-        self.values = torch.zeros(shape, dtype=dtype, device=norm.device)
-        self.all_lengths = torch.zeros(num_sessions, dtype=torch.long, device=norm.device)
-        self.active = torch.arange(num_sessions, device=norm.device)
-        self._pending: tuple[Tensor, Tensor] | None = None
-        self._context: Context | None = None
-
-    @property
-    def length_B(self) -> Tensor:
-        """Frames committed by each active session."""
-        return self.all_lengths[self.active]
-
-    def select(self, sessions: Tensor) -> None:
-        """Chooses which session slots the next batch holds, in batch order."""
-        self.active = sessions
-        self._context = None
-
-    def clear(self, session: int) -> None:
-        """Forgets one session slot."""
-        self.set_length(session, 0)
-
-    def set_length(self, session: int, length: int) -> None:
-        """Says how many frames a session slot has seen; those of them that are out of reach need not be there."""
-        self.all_lengths[session] = length
-        self._context = None
-
-    @torch.no_grad()
-    def read(self, k: Tensor, v: Tensor) -> Context:
-        """The cached frames and the new one, whose unrotated keys and values are `(B * S, K, 1, E)`."""
-        self.offer(k, v)
-        B = len(self.active)
-        context = self.context()
-        context.keys[..., -1:, :] = rotate(
-            rearrange(k, "(b s) k p e -> b s k p e", b=B), context.rotation.last()
-        )
-        context.values[..., -1:, :] = rearrange(v, "(b s) k p e -> b s k p e", b=B)
-        return context
-
-    def offer(self, k: Tensor, v: Tensor) -> None:
-        """Takes the new frame's unrotated keys and values, `(B * S, K, 1, E)`, for `commit`."""
-        self._pending = (k, v)
-
-    def context(self) -> Context:
-        """The cached frames; in the last place, the new one's, is whatever was read last."""
-        if self._context is None:
-            self._context = self._gather(self.keys.shape[-1])
-        return self._context
-
-    def _gather(self, width: int) -> Context:
-        slot = torch.arange(self.slots, device=self.keys.device)[None]
-        length = self.length_B[:, None]
-        newest = torch.remainder(length - 1 - self.anchors - (slot - self.anchors), max(self.window, 1))
-        ring_place = self.anchors + self.window - 1 - newest
-        # Before the ring is full, frame i simply stands at place i.
-        ring_place = torch.where(length < self.slots, slot, ring_place)
-        place = torch.where(slot < self.anchors, slot, ring_place)
-        position = torch.cat([place, length.clamp_max(self.slots)], 1)
-        angles = rotary_angles(position.flatten(), width)
-        rotation = Rotation.by(rearrange(angles, "(b p) e -> b 1 1 p e", b=len(position)))
-        keys, values = (
-            F.pad(rearrange(store[:, self.active], "p b s k e -> b s k p e"), (0, 0, 0, 1))
-            for store in (self.keys, self.values)
-        )
-        mask = F.pad(slot < length, (0, 1), value=True)[:, None, None, None, :]
-        return Context(rotate(keys, rotation), values, rotation, mask)
-
-    def commit(self) -> None:
-        """Writes the keys and values of the frame last read into the oldest place of each active session."""
-        assert self._pending is not None
-        B = len(self.active)
-        length = self.length_B
-        ring = self.anchors + torch.remainder(length - self.anchors, max(self.window, 1))
-        slot = torch.where(length < self.anchors, length, ring)
-        for store, new in zip((self.keys, self.values), self._pending, strict=True):
-            store[slot, self.active] = rearrange(new, "(b s) k 1 e -> b s k e", b=B).to(store.dtype)
-        self.all_lengths[self.active] += 1
-        self._pending = self._context = None

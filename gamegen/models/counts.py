@@ -16,10 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
-from gamegen.models.attention import Memory, RingCache, TemporalAttention
+from gamegen.models.attention import Memory, TemporalAttention
 from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import PATCH, Caches, Previous, Text
+from gamegen.models.msdit import PATCH, Previous, Text
+from gamegen.models.ring_cache import Caches, RingCache
 from gamegen.models.text import MAX_TOKENS
 from gamegen.models.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR
 

@@ -4,27 +4,27 @@ The networks keep what they know of texts and of the past in objects; here all o
 out as tensors, so that the whole pass can be compiled (`gamegen.models.onnx`). It calls the same networks, and the
 result is theirs.
 
-Shape suffixes as in `msdit.py`, and N layers with a text, R ring caches, K heads, P cached frames, E head width.
+Shape suffixes as in `msdit.py`, and N layers with a text, R ring caches, K heads, W cached frames, E head width.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
-from gamegen.models.attention import Context, CrossAttention, Memory, Rotation, TemporalAttention, rotate
+from gamegen.models.attention import CrossAttention, Memory, Rotation, TemporalAttention
 from gamegen.models.instructnet import Controls, InstructNet
-from gamegen.models.msdit import PATCH, Caches, MSDiT, Previous, Text, VideoFormat
+from gamegen.models.msdit import PATCH, MSDiT, Previous, Text, VideoFormat
 from gamegen.models.onnx import CompiledModule, compiled, is_kept
 from gamegen.models.precision import quantised_layers
+from gamegen.models.ring_cache import Caches, Past, Reach
 from gamegen.models.vae import SPATIAL_FACTOR
 
 logger = logging.getLogger(__name__)
@@ -66,29 +66,6 @@ def temporal_attentions(foundation: MSDiT, instructnet: InstructNet) -> list[Tem
     return found
 
 
-class Past(NamedTuple):
-    """What temporal attention reads: rotated `keys` and `values` `(R, B, S, K, P, E)`; the new frame's rotation `cos`,
-    `sin` `(B, 1, 1, 1, E / 2)`; `mask` `(B, 1, 1, 1, P + 1)`, true where a frame stands."""
-
-    keys: Tensor
-    values: Tensor
-    cos: Tensor
-    sin: Tensor
-    mask: Tensor
-
-    @classmethod
-    def of(cls, contexts: list[Context]) -> Past:
-        """From the contexts of all ring caches, for one chunk."""
-        rotation = contexts[0].rotation.last()
-        return cls(
-            torch.stack([context.keys[..., :-1, :] for context in contexts]),
-            torch.stack([context.values[..., :-1, :] for context in contexts]),
-            rotation.cos,
-            rotation.sin,
-            contexts[0].mask,
-        )
-
-
 class Frame(NamedTuple):
     """The noisy latent frame, its level, and the latent before it: see `MSDiT.forward` and `Previous`."""
 
@@ -120,29 +97,46 @@ class _Known(Memory):
 
 
 class _KnownRing:
-    """A ring cache whose context is given; keeps the new frame's keys and values `(B, S, K, 1, E)`."""
+    """A ring cache whose frames are given; keeps the new one's rotated keys, and values, `(B, S, K, 1, E)`."""
 
-    def __init__(self, past: Past, index: int) -> None:
-        self._past, self._index = past, index
+    def __init__(self, past: Past) -> None:
+        self._past = past
         self.new: tuple[Tensor, Tensor] | None = None
 
-    def read(self, k: Tensor, v: Tensor) -> Context:
-        past, rotation = self._past, Rotation(self._past.cos, self._past.sin)
-        B = past.mask.shape[0]
-        keys, values = (rearrange(new, "(b s) k p e -> b s k p e", b=B) for new in (k, v))
-        self.new = keys, values
-        return Context(
-            torch.cat([past.keys[self._index], rotate(keys, rotation)], -2),
-            torch.cat([past.values[self._index], values], -2),
-            rotation,
-            past.mask,
-        )
+    def past(self) -> Past:
+        return self._past
+
+    def offer(self, k: Tensor, v: Tensor) -> None:
+        self.new = k, v
+
+
+@dataclass
+class _KnownCaches:
+    """Stands for `Caches` in a pass whose cached frames are given: `reach`, then keys, then values of every ring."""
+
+    rings: list[_KnownRing]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> _KnownCaches:
+        (mask, cos, sin, far_cos, far_sin), rest = tensors[:5], tensors[5:]
+        reach = Reach(mask, Rotation(cos, sin), Rotation(far_cos, far_sin))
+        half = len(rest) // 2
+        pairs = zip(rest[:half], rest[half:], strict=True)
+        return cls([_KnownRing(Past(keys, values, reach)) for keys, values in pairs])
+
+
+def _past_tensors(caches: Caches) -> list[Tensor]:
+    """What `_KnownCaches.of` is made from."""
+    pasts = [ring.past() for ring in caches.rings]
+    reach = pasts[0].reach
+    shared = [reach.mask, reach.rotation.cos, reach.rotation.sin, reach.far.cos, reach.far.sin]
+    return [*shared, *(past.keys for past in pasts), *(past.values for past in pasts)]
 
 
 class FramePass(nn.Module):
     """The networks' pass with everything given: `(frame, prompt, keys, instruction, past)`, flattened.
 
-    Returns the velocity `(B, 1, C, H, W)` and the new frame's unrotated keys and values `(R, B, S, K, E)`.
+    Returns the velocity `(B, 1, C, H, W)` and the new frame's rotated keys, and values, `(R, B, S, K, E)`.
     """
 
     def __init__(self, foundation: MSDiT, instructnet: InstructNet, video_format: VideoFormat) -> None:
@@ -161,8 +155,8 @@ class FramePass(nn.Module):
         return [cast(CrossAttention, block.instruction) for block in self.instructnet.blocks]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        frame, prompt, keys, said, past = _unflatten(tensors)
-        rings = [_KnownRing(past, i) for i in range(past.keys.shape[0])]
+        (frame, prompt, keys, said), past = _unflatten(tensors)
+        caches = _KnownCaches.of(past)
         instruction = said.known_to(self.instruction_layers, self.instructnet)
         controls = Controls(keys.operations, keys.has_operations, instruction, keys.instruction_active)
         velocity = self.foundation(
@@ -172,19 +166,20 @@ class FramePass(nn.Module):
             prompt.known_to(self.prompt_layers, self.foundation),
             self.video_format,
             self.instructnet.bind(controls),
-            Caches(rings),  # type: ignore[arg-type]
+            caches,  # type: ignore[arg-type]
         )
-        new = [ring.new for ring in rings if ring.new is not None]
+        new = [ring.new for ring in caches.rings if ring.new is not None]
         return velocity, *(torch.stack([pair[i].squeeze(3) for pair in new]) for i in (0, 1))  # type: ignore[return-value]
 
 
-_PARTS: tuple[Any, ...] = (Frame, ReadText, Keys, ReadText, Past)
+_PARTS: tuple[Any, ...] = (Frame, ReadText, Keys, ReadText)
 
 
-def _unflatten(tensors: tuple[Tensor, ...]) -> Iterator[Any]:
-    """The parts of a pass, in their order, of all their tensors."""
+def _unflatten(tensors: tuple[Tensor, ...]) -> tuple[list[Any], list[Tensor]]:
+    """The parts of a pass, in their order, and the tensors of its past."""
     rest = iter(tensors)
-    return (part(*itertools.islice(rest, len(part._fields))) for part in _PARTS)
+    parts = [part(*itertools.islice(rest, len(part._fields))) for part in _PARTS]
+    return parts, list(rest)
 
 
 @dataclass(frozen=True)
@@ -226,11 +221,11 @@ class CompiledFramePass:
             self._read(inputs.prompt, networks.foundation.text_in, networks.prompt_layers),
             Keys(controls.operations, controls.has_operations, controls.instruction_active),
             self._read(controls.instruction, networks.instructnet.text_in, networks.instruction_layers),
-            caches.past.get(self, lambda: Past.of([ring.context() for ring in caches.rings])),
         )
-        velocity, keys, values = self._compiled(*(tensor for part in parts for tensor in part))
+        tensors = [*(tensor for part in parts for tensor in part), *_past_tensors(caches)]
+        velocity, keys, values = self._compiled(*tensors)
         for ring, k, v in zip(caches.rings, keys, values, strict=True):
-            ring.offer(k[..., None, :].flatten(0, 1), v[..., None, :].flatten(0, 1))
+            ring.offer(k[..., None, :], v[..., None, :])
         return velocity
 
     def _read(self, text: Text, text_in: nn.Module, layers: list[CrossAttention]) -> ReadText:
@@ -250,7 +245,8 @@ def build_frame_pass(
     """
     if may_compile is not False:
         frame_pass = _frame_pass(foundation, instructnet, size)
-        module = compiled("pass", frame_pass, _example(frame_pass, size), _dynamic_axes(), bool(may_compile))
+        example = _example(frame_pass, size)
+        module = compiled("pass", frame_pass, example, _dynamic_axes(len(example)), bool(may_compile))
         if module is not None:
             return CompiledFramePass(frame_pass, _in_int8(frame_pass, module) if in_int8 else module)
         if in_int8:
@@ -279,7 +275,7 @@ def _example(frame_pass: FramePass, size: tuple[int, int]) -> list[Tensor]:
     config, B = frame_pass.foundation.config, 2
     width, height = (length // SPATIAL_FACTOR for length in size)
     K, E, S = config.num_heads, config.width // config.num_heads, height * width // PATCH**2
-    P, R = (
+    W, R = (
         config.window - 1 + config.anchors,
         len(temporal_attentions(frame_pass.foundation, frame_pass.instructnet)),
     )
@@ -291,19 +287,21 @@ def _example(frame_pass: FramePass, size: tuple[int, int]) -> list[Tensor]:
         )
 
     latent, level = torch.zeros(B, 1, config.latent_channels, height, width), torch.zeros(B, 1)
-    rotation, cached = torch.zeros(B, 1, 1, 1, E // 2), torch.zeros(R, B, S, K, P, E)
+    rotation = torch.zeros(B, 1, 1, 1, E // 2)
+    keys, values = torch.zeros(B, S, K, E, W), torch.zeros(B, S, K, W, E)
     operations = torch.zeros(B, 1, FRAMES_PER_CHUNK, OPERATION_SIZE)
     parts = (
         Frame(latent, level, latent, latent, level),
         text(5, frame_pass.prompt_layers),
         Keys(operations, torch.ones(B, 1, dtype=torch.bool), level),
         text(3, frame_pass.instruction_layers),
-        Past(cached, cached, rotation, rotation, torch.ones(B, 1, 1, 1, P + 1, dtype=torch.bool)),
     )
-    return [tensor for part in parts for tensor in part]
+    past = [torch.ones(B, 1, 1, 1, W, dtype=torch.bool), *[rotation] * 4, *[keys] * R, *[values] * R]
+    return [*(tensor for part in parts for tensor in part), *past]
 
 
-def _dynamic_axes() -> list[tuple[int, ...]]:
+def _dynamic_axes(num_tensors: int) -> list[tuple[int, ...]]:
     """The axes of the batch and of texts' lengths."""
-    text, past = [(0,), (0, 3), (1, 3), (1, 3)], [(1,), (1,), (0,), (0,), (0,)]
-    return [*[(0,)] * len(Frame._fields), *text, *[(0,)] * len(Keys._fields), *text, *past]
+    text = [(0,), (0, 3), (1, 3), (1, 3)]
+    axes = [*[(0,)] * len(Frame._fields), *text, *[(0,)] * len(Keys._fields), *text]
+    return axes + [(0,)] * (num_tensors - len(axes))

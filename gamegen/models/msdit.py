@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from gamegen.models.attention import (
     CrossAttention,
     Memory,
-    RingCache,
     SelfAttention,
     TemporalAttention,
     rotate,
     rotation_2d,
 )
+from gamegen.models.ring_cache import Caches, RingCache
 from gamegen.models.sparse_attention import SparseAttentionConfig, SparseLinearAttention
 
 PATCH = 2
@@ -141,31 +141,6 @@ class VideoFormat:
     fps: float = 24.0
     num_frames: int = 102
     aspect_ratio: float = 5 / 3
-
-
-@dataclass
-class Caches:
-    """One ring cache for each temporal attention, in the order the network meets them."""
-
-    rings: list[RingCache] = field(default_factory=list)
-    past: Memory = field(default_factory=Memory)
-    """What has been made of all rings' contexts together since the last `select`."""
-
-    def select(self, sessions: Tensor) -> None:
-        """Chooses the session slots of the next batch."""
-        self.past = Memory()
-        for ring in self.rings:
-            ring.select(sessions)
-
-    def clear(self, session: int) -> None:
-        """Forgets one session slot."""
-        for ring in self.rings:
-            ring.clear(session)
-
-    def commit(self) -> None:
-        """Writes the frame last read into every ring."""
-        for ring in self.rings:
-            ring.commit()
 
 
 def sinusoid(value: Tensor, width: int, scale: float = 1000.0) -> Tensor:

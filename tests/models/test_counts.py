@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gamegen.models.attention import RingCache, TemporalAttention
+from gamegen.models.attention import TemporalAttention
 from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.configs import named_config
 from gamegen.models.counts import (
@@ -19,7 +19,8 @@ from gamegen.models.counts import (
     vae_flops,
 )
 from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Caches, Previous, Text, VideoFormat
+from gamegen.models.msdit import Previous, Text, VideoFormat
+from gamegen.models.ring_cache import Caches, RingCache
 
 TINY = ModelConfig.tiny()
 
