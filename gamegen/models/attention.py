@@ -46,11 +46,17 @@ class Rotation:
 # Asked for by every block of every pass. Made outside of inference mode, because training uses them too.
 @functools.lru_cache(maxsize=16)
 @torch.inference_mode(False)
-def rotation_2d(rows: int, columns: int, width: int, device: torch.device) -> Rotation:
+def rotation_2d(
+    rows: int, columns: int, width: int, device: torch.device, grid: tuple[int, int] | None = None
+) -> Rotation:
     """Rotations of `rows * columns` tokens: the first half of the frequencies turns with the row, the rest with
-    the column."""
+    the column. They stand where the tokens of a `grid` (rows, columns) would that covers the same picture."""
     row, column = torch.meshgrid(
-        torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
+        *(
+            (torch.arange(count, device=device) + 0.5) * (over / count) - 0.5
+            for count, over in zip((rows, columns), grid or (rows, columns), strict=True)
+        ),
+        indexing="ij",
     )
     half = width // 2
     return Rotation.by(

@@ -37,7 +37,10 @@ PATCH = 2
 class MSDiTConfig:
     """Sizes of the transformer; `window` and `anchors` are latent frames of temporal attention.
 
-    With `sparse_attention`, attention inside large frames is sparse and linear instead of dense.
+    With `sparse_attention`, attention inside large frames is sparse and linear instead of dense. `rotary_grid` are the
+    rows and columns of tokens that rotary positions inside a frame count, however many there are (Chen et al. 2023,
+    "Extending Context Window of Large Language Models via Positional Interpolation"): pictures of another size than
+    those trained on keep the distances that the network knows. None counts the tokens themselves.
     """
 
     width: int = 256
@@ -49,6 +52,7 @@ class MSDiTConfig:
     window: int = 8
     anchors: int = 0
     sparse_attention: SparseAttentionConfig | None = None
+    rotary_grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.width % (4 * self.num_heads):
@@ -205,11 +209,12 @@ class SpatialSelfAttention(SelfAttention):
         head_width = config.width // config.num_heads
         sparse = config.sparse_attention
         self.sparse = SparseLinearAttention(config.num_heads, head_width, sparse) if sparse else None
+        self.rotary_grid = config.rotary_grid
 
     def forward(self, x_BTSD: Tensor, rows: int) -> Tensor:
         B, T, S, D = x_BTSD.shape
         q, k, v = self.project(x_BTSD.flatten(0, 1))
-        rotation = rotation_2d(rows, S // rows, D // self.num_heads, x_BTSD.device)
+        rotation = rotation_2d(rows, S // rows, D // self.num_heads, x_BTSD.device, self.rotary_grid)
         q, k = rotate(q, rotation), rotate(k, rotation)
         if self.sparse is not None and self.sparse.config.min_tokens <= S:
             x = self.joined(self.sparse(q, k, v))
