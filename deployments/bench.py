@@ -117,6 +117,7 @@ class Figures:
     longest_gap_ms: float
     dropped: int
     key_to_frame_ms: dict[str, float]
+    beyond_pacing_ms: dict[str, float]
     stages_ms: dict[str, float]
 
 
@@ -128,7 +129,9 @@ def figures(players: list[Played], seconds: float) -> Figures:
     answers = [answer for p in players for answer in p.answers_s()]
     headers = [header for p in players for _, header in p.frames]
     sequences = [[header.sequence for _, header in p.frames] for p in players]
-    waits = np.array([taken for taken, _ in answers]) if answers else np.full(1, np.nan)
+    taken = np.array([at for at, _ in answers]) if answers else np.full(1, np.nan)
+    # A chunk is begun as late as its first frame's turn allows: what a key waits until then is the pace of the game.
+    waited = np.array([h.wait_ms / 1e3 for _, h in answers]) if answers else np.full(1, np.nan)
     step, decode = (np.mean([getattr(h, name) for h in headers]) for name in ("step_ms", "decode_ms"))
     return Figures(
         len(players),
@@ -138,12 +141,14 @@ def figures(players: list[Played], seconds: float) -> Figures:
         int((gaps > UNDERRUN_S).sum()),
         float(gaps.max() * 1e3),
         sum(s[-1] - s[0] + 1 - len(s) for s in sequences),
-        summary_ms(waits),
+        summary_ms(taken),
+        summary_ms(taken - waited),
         {
+            "until the next chunk begins": float(waited.mean() * 1e3),
             "step": float(step),
             "decode": float(decode),
-            "waiting for the chunk, for the frame's turn, and on the way": float(
-                waits.mean() * 1e3 - step - decode
+            "waiting for the frame's turn, and on the way": float(
+                (taken - waited).mean() * 1e3 - step - decode
             ),
         },
     )
@@ -158,6 +163,7 @@ def table(result: Figures) -> Table:
         f"gaps over {UNDERRUN_S * 1e3:.0f} ms": f"{result.underruns}, longest {result.longest_gap_ms:.0f} ms",
         "frames dropped": str(result.dropped),
         "from key to its first frame, p50 / p95 / p99": _three(result.key_to_frame_ms),
+        "the same, once its chunk begins": _three(result.beyond_pacing_ms),
         **{f"  of it: {name}": f"{ms:.0f} ms" for name, ms in result.stages_ms.items()},
     }
     for name, value in rows.items():

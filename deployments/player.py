@@ -42,10 +42,11 @@ class HeldControls:
     yaw_deg: float = 0.0
     pitch_deg: float = 0.0
     timestamp: float | None = None
+    arrived_s: float = 0.0
 
     def apply(self, message: ControlMessage) -> None:
         """Takes a message in."""
-        self.timestamp = message.timestamp
+        self.timestamp, self.arrived_s = message.timestamp, time.monotonic()
         if message.keyboard and message.keyboard.state:
             self.keys |= set(message.keyboard.keys)
             self.tapped |= set(message.keyboard.keys)
@@ -72,6 +73,7 @@ class HeldControls:
 class _Drawn:
     chunk: Chunk
     timestamp: float | None
+    wait_ms: float
     decoding: asyncio.Task[DecodedChunk]
 
 
@@ -162,6 +164,7 @@ class Player:
             # Taken before the await: words that arrive while this chunk is drawn belong to the next.
             instruction, self._instruction = self._instruction, None
             start = time.monotonic()
+            wait_ms = 0.0 if timestamp is None else 1000 * (start - self.controls.arrived_s)
             try:
                 chunk = await self.world.step(control.operations(), instruction)
             except WorldLostError as error:
@@ -172,7 +175,8 @@ class Player:
             is_typical = memory is not None and recoveries == self.world.num_recoveries
             self.clock.stepped(time.monotonic() - start, is_typical)
             request = DecodeRequest(chunk.latent, memory, self._size)
-            await self._drawn.put(_Drawn(chunk, timestamp, asyncio.create_task(self._decode(request))))
+            decoding = asyncio.create_task(self._decode(request))
+            await self._drawn.put(_Drawn(chunk, timestamp, wait_ms, decoding))
 
     async def _wait_for_turn(self) -> None:
         while (delay_s := self.clock.step_delay_s()) > 0:
@@ -211,6 +215,7 @@ class Player:
                     drawn.timestamp,
                     drawn.chunk.step_ms,
                     decoded.decode_ms,
+                    drawn.wait_ms,
                 )
                 self._sequence += 1
                 await self._send(header, jpeg)

@@ -1,17 +1,18 @@
 """The stream's binary side: a fixed header before each JPEG.
 
-Little-endian, 28 bytes:
+Little-endian, 32 bytes:
 
 | offset | type    | field |
 |--------|---------|-------|
 | 0      | 2 bytes | `GG`  |
-| 2      | uint8   | header version, 1 |
+| 2      | uint8   | header version, 2 |
 | 3      | uint8   | frame in its chunk, 0 to 3 |
 | 4      | uint32  | sequence: frames made in this session so far; a gap means that frames were dropped |
 | 8      | uint32  | chunk |
 | 12     | float64 | timestamp of the newest control message in this chunk, as it was sent; NaN if none |
 | 20     | float32 | time of the model's step in milliseconds |
 | 24     | float32 | time of the decoder in milliseconds |
+| 28     | float32 | time from that control message's arrival to the beginning of its step, in milliseconds |
 
 The JPEG file follows.
 """
@@ -23,8 +24,8 @@ import struct
 from dataclasses import dataclass
 
 MAGIC = b"GG"
-VERSION = 1
-_HEADER = struct.Struct("<2sBBIIdff")
+VERSION = 2
+_HEADER = struct.Struct("<2sBBIIdfff")
 HEADER_BYTES = _HEADER.size
 
 
@@ -38,21 +39,21 @@ class FrameHeader:
     control_timestamp: float | None
     step_ms: float
     decode_ms: float
+    wait_ms: float
 
     def pack(self) -> bytes:
         """The header's bytes."""
         timestamp = math.nan if self.control_timestamp is None else self.control_timestamp
-        return _HEADER.pack(
-            MAGIC, VERSION, self.frame, self.sequence, self.chunk, timestamp, self.step_ms, self.decode_ms
-        )
+        place = self.frame, self.sequence, self.chunk
+        return _HEADER.pack(MAGIC, VERSION, *place, timestamp, self.step_ms, self.decode_ms, self.wait_ms)
 
 
 def unpack_frame(message: bytes) -> tuple[FrameHeader, bytes]:
     """A binary message's header and JPEG file; raises ValueError if it is not one."""
     if len(message) < HEADER_BYTES:
         raise ValueError(f"a frame message has at least {HEADER_BYTES} bytes, got {len(message)}")
-    magic, version, frame, sequence, chunk, timestamp, step_ms, decode_ms = _HEADER.unpack_from(message)
+    magic, version, frame, sequence, chunk, timestamp, *times_ms = _HEADER.unpack_from(message)
     if magic != MAGIC or version != VERSION:
         raise ValueError(f"not a frame message of version {VERSION}: it begins with {message[:3]!r}")
     stamp = None if math.isnan(timestamp) else timestamp
-    return FrameHeader(frame, sequence, chunk, stamp, step_ms, decode_ms), message[HEADER_BYTES:]
+    return FrameHeader(frame, sequence, chunk, stamp, *times_ms), message[HEADER_BYTES:]

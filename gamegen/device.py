@@ -7,6 +7,8 @@ import functools
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -55,6 +57,23 @@ def autocast(device: torch.device) -> torch.autocast:
     dtype = compute_dtype(device)
     enabled = dtype is not torch.float32
     return torch.autocast(device.type, dtype if enabled else torch.bfloat16, enabled=enabled)
+
+
+@contextmanager
+def one_thread(enabled: bool = True) -> Iterator[None]:
+    """PyTorch computes in the calling thread alone, where another library has threads of its own beside it.
+
+    PyTorch's would spin for a while after each small operation, on the cores that the others need.
+    """
+    threads = torch.get_num_threads()
+    if not enabled or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_helpers_to_one_thread() -> None:

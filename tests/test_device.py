@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from gamegen import device
-from gamegen.device import compute_dtype, keep_helpers_to_one_thread
+from gamegen.device import compute_dtype, keep_helpers_to_one_thread, one_thread
 from tests.threads import threads
 
 
@@ -38,3 +38,12 @@ def test_bfloat16_is_computed_in_only_where_it_is_quicker(monkeypatch):
         device._cpu_dtype.cache_clear()
         assert compute_dtype(cpu) == expected
     device._cpu_dtype.cache_clear()
+
+
+def test_pytorch_computes_alone_only_as_long_as_it_is_asked_to():
+    with threads(2):
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with one_thread(enabled=False):
+            assert torch.get_num_threads() == 2

@@ -1,7 +1,7 @@
-// The header before each JPEG; its fields are described in the server's wire format, version 1.
+// The header before each JPEG; its fields are described in the server's wire format, version 2.
 
-export const HEADER_BYTES = 28;
-const VERSION = 1;
+export const HEADER_BYTES = 32;
+const VERSION = 2;
 
 /** Reads a binary message: what the header says, and the JPEG after it. */
 export function readFrame(buffer) {
@@ -17,6 +17,7 @@ export function readFrame(buffer) {
     controlTimestamp: Number.isNaN(timestamp) ? null : timestamp,
     stepMs: view.getFloat32(20, true),
     decodeMs: view.getFloat32(24, true),
+    waitMs: view.getFloat32(28, true),
     jpeg: new Blob([new Uint8Array(buffer, HEADER_BYTES)], { type: "image/jpeg" }),
   };
 }

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gamegen.config import build, to_dict
-from gamegen.device import compute_dtype, default_device
+from gamegen.device import compute_dtype, default_device, one_thread
 from gamegen.models.instructnet import InstructNet, InstructNetConfig
 from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
 from gamegen.models.onnx import CompiledModule, compiled
@@ -309,6 +309,10 @@ class LatentDecoder:
 
         `latents` are `(C, h, w)`; `memories` the latents before them in their streams, None at the start.
         """
+        with one_thread(self.is_compiled):
+            return self._decode(latents, memories)
+
+    def _decode(self, latents: list[Tensor], memories: list[Tensor | None]) -> Tensor:
         device = self._model.device
         now = self._model.denormalise(torch.stack(latents).float().to(device))
         before = [

@@ -18,7 +18,8 @@ def test_players_of_a_running_server_are_measured(address, tmp_path):
     assert "from key to its first frame" in result.output
     found = json.loads(file.read_text())
     assert found["sessions"] == 2 and found["frames_per_s"] > 0
-    assert found["stages_ms"]["step"] > 0 and found["key_to_frame_ms"]["p50"] > 0
+    assert found["stages_ms"]["step"] > 0
+    assert found["key_to_frame_ms"]["p50"] > found["beyond_pacing_ms"]["p50"] > 0
 
 
 def test_a_server_that_is_not_there_is_named():
@@ -27,7 +28,7 @@ def test_a_server_that_is_not_there_is_named():
 
 
 def frame(at: float, sequence: int, stamp: float | None = None) -> tuple[float, FrameHeader]:
-    return at, FrameHeader(0, sequence, 0, stamp, 30.0, 10.0)
+    return at, FrameHeader(0, sequence, 0, stamp, 30.0, 10.0, 50.0)
 
 
 def test_gaps_drops_and_answers_are_counted():
@@ -37,6 +38,7 @@ def test_gaps_drops_and_answers_are_counted():
     assert result.dropped == 2
     assert result.frames_per_s == pytest.approx(4 / 0.7)
     assert result.key_to_frame_ms["p50"] == pytest.approx(200)
+    assert result.beyond_pacing_ms["p50"] == pytest.approx(150)
     assert sum(result.stages_ms.values()) == pytest.approx(200)
 
 

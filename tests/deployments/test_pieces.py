@@ -19,15 +19,15 @@ def control(**parts) -> ControlMessage:
 
 @pytest.mark.parametrize("timestamp", [None, 1234567.25])
 def test_frame_header_round_trip(timestamp):
-    header = FrameHeader(3, 99, 24, timestamp, 41.5, 8.25)
-    assert len(header.pack()) == HEADER_BYTES == 28
+    header = FrameHeader(3, 99, 24, timestamp, 41.5, 8.25, 12.5)
+    assert len(header.pack()) == HEADER_BYTES == 32
     assert unpack_frame(header.pack() + b"jpeg") == (header, b"jpeg")
 
 
 def test_foreign_frames_are_refused():
-    with pytest.raises(ValueError, match="at least 28 bytes"):
+    with pytest.raises(ValueError, match="at least 32 bytes"):
         unpack_frame(b"GG")
-    with pytest.raises(ValueError, match="version 1"):
+    with pytest.raises(ValueError, match="version 2"):
         unpack_frame(b"XX\x01" + bytes(30))
 
 
