@@ -1,0 +1,71 @@
+"""After its first chunks an engine allocates nothing that stays and compiles nothing, whoever joins and leaves."""
+
+from __future__ import annotations
+
+import gc
+
+import onnxruntime
+import pytest
+import torch
+
+from gamegen.controls import Control
+from gamegen.models.checkpoint import LatentDecoder, Model
+from gamegen.world import EngineConfig, WorldEngine
+from tests.models.test_onnx import compiled_model
+from tests.test_world import random_model, words
+
+CHUNKS = 24
+
+
+def kept_bytes() -> int:
+    """Bytes of all tensors that somebody still holds."""
+    gc.collect()
+    return sum(thing.nbytes for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+
+
+def play_in_turns(engine: WorldEngine, decoder: LatentDecoder, number: int) -> None:
+    """One player is there throughout, two others join and leave."""
+    operations = Control({"w"}).operations()
+    memory: dict[str, torch.Tensor | None] = {}
+    for t in range(CHUNKS):
+        if t % 8 == 0:
+            for guest in (f"guest {t % 16}", "other"):
+                engine.close(guest)
+            engine.open(f"guest {t % 16}", words(number + t), t)
+        if t % 8 == 4:
+            engine.open("other", words(number + t + 1), t)
+        playing = [
+            name for name in ("host", "guest 0", "guest 8", "other") if engine.version(name) is not None
+        ]
+        drawn = engine.step(dict.fromkeys(playing, operations))
+        latents = [torch.from_numpy(drawn[name]) for name in playing]
+        decoder.decode(latents, [memory.get(name) for name in playing])
+        memory = dict(zip(playing, latents, strict=True))
+        engine.commit()
+    for name in ("guest 0", "guest 8", "other"):
+        engine.close(name)
+
+
+@pytest.mark.parametrize("make", [random_model, compiled_model], ids=["pytorch", "onnx"])
+def test_nothing_accumulates_and_nothing_is_compiled_in_steady_state(make, monkeypatch):
+    model: Model = make()
+    engine, decoder = WorldEngine(model, EngineConfig(max_sessions=4)), LatentDecoder(model)
+    engine.open("host", words(1), 1)
+    rings = [(ring.keys.data_ptr(), ring.values.data_ptr()) for ring in engine._caches.rings]
+    for number in range(2):
+        play_in_turns(engine, decoder, number)
+    compiled: list[object] = []
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda *args, **named: compiled.append(args) or session(*args, **named),
+    )
+    before, compilations = kept_bytes(), torch._dynamo.utils.counters["frames"]["total"]
+    for number in range(2, 5):
+        play_in_turns(engine, decoder, number)
+    # Texts are of several lengths, and the engine keeps a few of them.
+    assert kept_bytes() <= before + 64 * 1024
+    assert not compiled
+    assert torch._dynamo.utils.counters["frames"]["total"] == compilations
+    assert [(ring.keys.data_ptr(), ring.values.data_ptr()) for ring in engine._caches.rings] == rings
