@@ -207,7 +207,8 @@ class Player:
                 continue
             start, interval_s = self.clock.show(), self.clock.frame_interval_s
             for i, jpeg in enumerate(decoded.jpegs):
-                await asyncio.sleep(start + i * interval_s - time.monotonic())
+                due_s = start + i * interval_s
+                await asyncio.sleep(due_s - time.monotonic())
                 header = FrameHeader(
                     i,
                     self._sequence,
@@ -216,6 +217,7 @@ class Player:
                     drawn.chunk.step_ms,
                     decoded.decode_ms,
                     drawn.wait_ms,
+                    1000 * due_s,
                 )
                 self._sequence += 1
                 await self._send(header, jpeg)

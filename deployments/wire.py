@@ -1,6 +1,6 @@
 """The stream's binary side: a fixed header before each JPEG.
 
-Little-endian, 32 bytes:
+Little-endian, 40 bytes:
 
 | offset | type    | field |
 |--------|---------|-------|
@@ -13,8 +13,9 @@ Little-endian, 32 bytes:
 | 20     | float32 | time of the model's step in milliseconds |
 | 24     | float32 | time of the decoder in milliseconds |
 | 28     | float32 | time from that control message's arrival to the beginning of its step, in milliseconds |
+| 32     | float64 | when the frame is due, in milliseconds of the server's clock |
 
-The JPEG file follows.
+The JPEG file follows. Due times are even where arrivals are not: show each frame at its own plus a delay.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 
 MAGIC = b"GG"
 VERSION = 2
-_HEADER = struct.Struct("<2sBBIIdfff")
+_HEADER = struct.Struct("<2sBBIIdfffd")
 HEADER_BYTES = _HEADER.size
 
 
@@ -40,12 +41,14 @@ class FrameHeader:
     step_ms: float
     decode_ms: float
     wait_ms: float
+    due_ms: float
 
     def pack(self) -> bytes:
         """The header's bytes."""
         timestamp = math.nan if self.control_timestamp is None else self.control_timestamp
         place = self.frame, self.sequence, self.chunk
-        return _HEADER.pack(MAGIC, VERSION, *place, timestamp, self.step_ms, self.decode_ms, self.wait_ms)
+        times = timestamp, self.step_ms, self.decode_ms, self.wait_ms, self.due_ms
+        return _HEADER.pack(MAGIC, VERSION, *place, *times)
 
 
 def unpack_frame(message: bytes) -> tuple[FrameHeader, bytes]:

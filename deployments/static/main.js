@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Controls } from "./controls.js";
+import { Playout } from "./playout.js";
 import { Meter, Screen } from "./screen.js";
 import { Stream } from "./stream.js";
 
@@ -22,6 +23,7 @@ const STATES = {
 
 const screen = new Screen($("screen"));
 const meter = new Meter();
+const playout = new Playout(showFrame);
 const controls = new Controls(sendKeys);
 let stream = null;
 let state = "idle";
@@ -37,6 +39,7 @@ window.gamegen = {
   get fps() { return meter.fps; },
   get latencyMs() { return meter.latencyMs; },
   get stepMs() { return meter.stepMs; },
+  get playoutDelayMs() { return playout.delayMs; },
   get state() { return state; },
 };
 
@@ -99,10 +102,11 @@ function play(session) {
   sessionStorage.setItem(STORED_SESSION, session.id);
   screen.setSize(session.width, session.height);
   meter.reset();
+  playout.reset();
   window.gamegen.lastChunk = null;
   showWords(session.instruction);
   $("ack").textContent = "";
-  stream = new Stream(session.stream_url, { onOpen, onFrame, onMessage, onDropped, onEnded });
+  stream = new Stream(session.stream_url, { onOpen, onFrame: (frame) => playout.push(frame), onMessage, onDropped, onEnded });
 }
 
 function onOpen() {
@@ -110,8 +114,8 @@ function onOpen() {
   if (controls.held.length) sendKeys(controls.held, true);
 }
 
-async function onFrame(frame) {
-  meter.arrived(frame);
+async function showFrame(frame) {
+  meter.shown(frame);
   window.gamegen.lastChunk = frame.chunk;
   await screen.show(frame);
   // Frames of the old world still come while another is begun.
@@ -134,6 +138,7 @@ function onMessage(message) {
 function onDropped(attempts) {
   window.gamegen.reconnects += 1;
   meter.reset();
+  playout.reset();
   setState("reconnecting", attempts > 3 ? "The server does not answer, still trying …" : "Connection lost, coming back …");
 }
 

@@ -1,4 +1,4 @@
-// Draws frames on the canvas and measures what arrives.
+// Draws frames on the canvas and measures what is shown.
 
 const SCALE = 4;
 const FPS_WINDOW_MS = 2000;
@@ -32,14 +32,14 @@ export class Screen {
   }
 }
 
-/** Frames a second received, and the time from a key to the first frame that it changed. */
+/** Frames a second shown, and the time from a key to the first frame that it changed. */
 export class Meter {
   constructor() {
     this.reset();
   }
 
   reset() {
-    this.arrivals = [];
+    this.times = [];
     this.pressedAt = null;
     this.latencyMs = null;
     this.stepMs = null;
@@ -49,9 +49,9 @@ export class Meter {
     this.pressedAt ??= timestamp;
   }
 
-  arrived(frame) {
+  shown(frame) {
     const now = performance.now();
-    this.arrivals.push(now);
+    this.times.push(now);
     this.stepMs = frame.stepMs;
     if (this.pressedAt !== null && frame.controlTimestamp !== null && frame.controlTimestamp >= this.pressedAt) {
       this.latencyMs = now - this.pressedAt;
@@ -61,9 +61,9 @@ export class Meter {
 
   get fps() {
     const since = performance.now() - FPS_WINDOW_MS;
-    this.arrivals = this.arrivals.filter((time) => time > since);
-    if (this.arrivals.length < 2) return 0;
-    const span = performance.now() - this.arrivals[0];
-    return (1000 * this.arrivals.length) / span;
+    this.times = this.times.filter((time) => time > since);
+    if (this.times.length < 2) return 0;
+    const span = performance.now() - this.times[0];
+    return (1000 * this.times.length) / span;
   }
 }

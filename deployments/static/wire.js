@@ -1,6 +1,6 @@
 // The header before each JPEG; its fields are described in the server's wire format, version 2.
 
-export const HEADER_BYTES = 32;
+export const HEADER_BYTES = 40;
 const VERSION = 2;
 
 /** Reads a binary message: what the header says, and the JPEG after it. */
@@ -18,6 +18,7 @@ export function readFrame(buffer) {
     stepMs: view.getFloat32(20, true),
     decodeMs: view.getFloat32(24, true),
     waitMs: view.getFloat32(28, true),
+    dueMs: view.getFloat64(32, true),
     jpeg: new Blob([new Uint8Array(buffer, HEADER_BYTES)], { type: "image/jpeg" }),
   };
 }

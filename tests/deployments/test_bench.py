@@ -28,7 +28,7 @@ def test_a_server_that_is_not_there_is_named():
 
 
 def frame(at: float, sequence: int, stamp: float | None = None) -> tuple[float, FrameHeader]:
-    return at, FrameHeader(0, sequence, 0, stamp, 30.0, 10.0, 50.0)
+    return at, FrameHeader(0, sequence, 0, stamp, 30.0, 10.0, 50.0, 1000 * at)
 
 
 def test_gaps_drops_and_answers_are_counted():

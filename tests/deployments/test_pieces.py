@@ -19,16 +19,16 @@ def control(**parts) -> ControlMessage:
 
 @pytest.mark.parametrize("timestamp", [None, 1234567.25])
 def test_frame_header_round_trip(timestamp):
-    header = FrameHeader(3, 99, 24, timestamp, 41.5, 8.25, 12.5)
-    assert len(header.pack()) == HEADER_BYTES == 32
+    header = FrameHeader(3, 99, 24, timestamp, 41.5, 8.25, 12.5, 99.25)
+    assert len(header.pack()) == HEADER_BYTES == 40
     assert unpack_frame(header.pack() + b"jpeg") == (header, b"jpeg")
 
 
 def test_foreign_frames_are_refused():
-    with pytest.raises(ValueError, match="at least 32 bytes"):
+    with pytest.raises(ValueError, match="at least 40 bytes"):
         unpack_frame(b"GG")
     with pytest.raises(ValueError, match="version 2"):
-        unpack_frame(b"XX\x01" + bytes(30))
+        unpack_frame(b"XX\x01" + bytes(40))
 
 
 def test_keys_stay_down_until_released():

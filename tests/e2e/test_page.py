@@ -201,3 +201,25 @@ def test_page_fits_the_window(page, width, height):
         box = page.get_by_test_id(f"key-{key}").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
         assert box["y"] + box["height"] <= height
+
+
+def test_late_frames_are_shown_evenly(page):
+    """Arrivals 0, 30, 10 ... ms late become even steps, a constant delay behind; a gap of the game stays one."""
+    shown = page.evaluate(
+        """async () => {
+          const { Playout } = await import("/static/playout.js");
+          const [playout, late, clock] = [new Playout(() => {}), [0, 30, 10, 25, 5], performance.now];
+          const times = [];
+          for (let i = 0; i < 60; i++) {
+            const due = 1000 + 40 * i + (i >= 50 ? 400 : 0);
+            performance.now = () => 5000 + due + late[i % 5];
+            times.push(playout.timeOf({ dueMs: due }));
+          }
+          performance.now = clock;
+          return { steps: times.slice(20).map((t, i) => t - times[19 + i]), delay: playout.delayMs };
+        }"""
+    )
+    assert shown["delay"] == 30
+    expected = [40.0] * 40
+    expected[30] += 400
+    assert shown["steps"] == expected
