@@ -96,7 +96,9 @@ class SelfAttention(nn.Module):
 
     def project(self, x_NPD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised, unrotated queries and keys, and values, each `(N, K, P, E)`."""
-        q, k, v = rearrange(self.qkv(x_NPD), "n p (three k e) -> three n k p e", three=3, k=self.num_heads)
+        q, k, v = (
+            rearrange(part, "n p (k e) -> n k p e", k=self.num_heads) for part in self.qkv(x_NPD).chunk(3, -1)
+        )
         return self.query_norm(q), self.key_norm(k), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -117,9 +119,14 @@ class Memory:
     def __init__(self) -> None:
         self._kept: dict[Any, Any] = {}
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether anything is kept."""
+        return torch.is_inference_mode_enabled()
+
     def get(self, owner: Any, compute: Callable[[], Any]) -> Any:
         """The result of `compute` for its owner."""
-        if not torch.is_inference_mode_enabled():
+        if not self.is_kept:
             return compute()
         if owner not in self._kept:
             self._kept[owner] = compute()

@@ -285,8 +285,9 @@ class LatentDecoder:
     def __init__(self, model: Model) -> None:
         self._model = model
         # ONNX Runtime computes in float32, which is the slower one where there is a choice.
-        self.dtype = torch.float32 if model.may_compile else compute_dtype(model.device)
-        may_compile = model.may_compile is not False and self.dtype == torch.float32
+        on_cpu = model.device.type == "cpu"
+        self.dtype = torch.float32 if on_cpu and model.may_compile else compute_dtype(model.device)
+        may_compile = on_cpu and model.may_compile is not False and self.dtype == torch.float32
         # A copy of its own, so that another user of the model keeps float32 weights.
         self._decoder = CausalVideoVAE(model.config.vae).streaming
         self._decoder.load_state_dict(model.vae.streaming.state_dict())

@@ -90,6 +90,10 @@ class _Known(Memory):
     def __init__(self, known: dict[Any, Any]) -> None:
         self._known = known
 
+    @property
+    def is_kept(self) -> bool:
+        return True
+
     def get(self, owner: Any, compute: Callable[[], Any]) -> Any:
         if owner == "silent":
             return False
@@ -210,8 +214,13 @@ class CompiledFramePass:
     """A `FramePass` compiled for pictures of one size: called as `DirectFramePass` is, with the same results but for
     rounding."""
 
-    def __init__(self, frame_pass: FramePass, module: CompiledModule) -> None:
+    def __init__(self, frame_pass: FramePass, module: Callable[..., Sequence[Tensor]]) -> None:
         self._pass, self._compiled = frame_pass, module
+
+    @classmethod
+    def by_torch(cls, frame_pass: FramePass, backend: str = "inductor") -> CompiledFramePass:
+        """By `torch.compile`: one graph for a lone session and one for any number of them, with texts of any length."""
+        return cls(frame_pass, torch.compile(frame_pass, fullgraph=True, dynamic=True, backend=backend))
 
     def __call__(self, x_BTCHW: Tensor, level_BT: Tensor, inputs: FrameInputs, caches: Caches) -> Tensor:
         """The velocity; the ring caches are left to commit the new frame."""
@@ -241,8 +250,11 @@ def build_frame_pass(
 ) -> CompiledFramePass | DirectFramePass:
     """The quickest pass there is for pictures of `size` (width and height in pixels).
 
-    `may_compile` None takes a kept graph and exports none; see `gamegen.models.onnx`. `in_int8` is for compiled ones.
+    On a CPU `may_compile` None takes a kept graph and exports none; see `gamegen.models.onnx`. `in_int8` is for those.
+    On other devices `torch.compile` is for them who ask for it: its first chunks take a minute.
     """
+    if may_compile and foundation.device.type != "cpu":
+        return CompiledFramePass.by_torch(_frame_pass(foundation, instructnet, size))
     if may_compile is not False:
         frame_pass = _frame_pass(foundation, instructnet, size)
         example = _example(frame_pass, size)

@@ -82,9 +82,7 @@ class Text:
     @property
     def is_silent(self) -> bool:
         """Whether inference can leave it out, because no row of the batch has a token."""
-        return torch.is_inference_mode_enabled() and self.memory.get(
-            "silent", lambda: not self.mask.any().item()
-        )
+        return self.memory.is_kept and self.memory.get("silent", lambda: not self.mask.any().item())
 
     def to(self, device: torch.device) -> Text:
         """The same on another device."""

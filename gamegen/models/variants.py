@@ -39,8 +39,9 @@ _OWN_KEYS = ("size", "sessions", "precision", "compiled")
 class Variant:
     """A model with changes to its sampling; `size` is (width, height) in pixels, None the model's own.
 
-    `sessions` is how many worlds a benchmark draws together. `compiled` says whether ONNX Runtime draws them; None
-    takes it where a graph is kept (`gamegen compile`) and device and precision allow it.
+    `sessions` is how many worlds a benchmark draws together. `compiled` says whether ONNX Runtime draws them on a CPU;
+    None takes it where a graph is kept (`gamegen compile`) and the precision allows it. On other devices `compiled`
+    is `torch.compile`, for those who ask for it.
     """
 
     text: str
@@ -103,8 +104,12 @@ class Variant:
         obstacle = obstacle_to_compiling(model, self.precision)
         if self.compiled and obstacle:
             raise ValueError(f"{self.text!r}: compiled models need {obstacle}")
-        if obstacle or self.compiled is False or not (self.compiled or _has_graph(model)):
+        is_on_cpu = model.device.type == "cpu"
+        if obstacle or not (self.compiled or (self.compiled is None and is_on_cpu and _has_graph(model))):
             model.may_compile = False
+            return convert(model, self.precision)
+        if not is_on_cpu:
+            model.may_compile = True
             return convert(model, self.precision)
         # A graph's numbers are those of float32, quantised when it is loaded.
         model.may_compile, model.compiles_to_int8 = self.compiled, self.precision == "int8"
@@ -126,12 +131,12 @@ class Variant:
 
 
 def obstacle_to_compiling(model: Model, precision: Precision) -> str | None:
-    """What a model would need for ONNX Runtime to play it on this machine, or None if nothing is in the way."""
+    """What a model would need to be compiled on this machine, or None if nothing is in the way."""
     if model.foundation is None or model.instructnet is None:
         return "a foundation and an InstructNet"
     if model.foundation.config.sparse_attention:
         return "dense attention"
-    if model.device.type != "cpu" or precision not in ("native", "float32", "int8"):
+    if model.device.type == "cpu" and precision not in ("native", "float32", "int8"):
         return "float32 or int8 on a CPU"
     return None
 
