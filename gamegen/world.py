@@ -138,7 +138,7 @@ class WorldEngine:
         attentions = temporal_attentions(self.foundation, self.instructnet)
         self._caches = Caches([self._ring(attention) for attention in attentions])
         self.frame_pass: Callable[..., Tensor] = build_frame_pass(
-            self.foundation, self.instructnet, self.size, model.may_compile, model.compiles_to_int8
+            self.foundation, self.instructnet, self.size, model.may_compile, model.int8_layers
         )
         self._is_compiled = isinstance(self.frame_pass, CompiledFramePass)
         window = self.foundation.config.window - 1

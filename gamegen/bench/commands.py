@@ -1,4 +1,4 @@
-"""`gamegen bench world|clip|vae|train`: how fast this machine draws, decodes and trains."""
+"""`gamegen bench world|clip|vae|layers|train`: how fast this machine draws, decodes and trains, and what int8 costs."""
 
 from __future__ import annotations
 
@@ -71,6 +71,29 @@ def vae(model: Model = "nano", compare: Compare = None, rounds: Rounds = 24, jso
     from gamegen.bench.workloads import AutoencoderWorkload
 
     _run("A chunk through the autoencoder", [model, *(compare or [])], AutoencoderWorkload, rounds, json_file)
+
+
+@bench.command()
+def layers(
+    model: Annotated[
+        str, typer.Argument(help="a model, or one with changes: runs/world:size=256x144")
+    ] = "nano",
+    precision: Annotated[str, typer.Option(help="int8, or float8 on a GPU")] = "int8",
+) -> None:
+    """Plays a world and prints how far off each layer would be if it were quantised.
+
+    Example: gamegen bench layers nano --precision int8
+    """
+    from typing import cast
+
+    from gamegen.bench.layers import layer_table, played_layer_errors
+    from gamegen.models.precision import Precision
+    from gamegen.models.variants import Variant
+
+    if precision not in ("int8", "float8"):
+        raise ValueError(f"--precision {precision}: use int8 or float8")
+    chosen = cast(Precision, precision)
+    Console().print(layer_table(played_layer_errors(Variant.parse(model), chosen, _text_encoder()), chosen))
 
 
 @bench.command()

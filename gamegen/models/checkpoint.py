@@ -114,8 +114,8 @@ class Model(nn.Module):
         self.config = config
         self.may_compile: bool | None = False
         """Whether those who play it compile it first (`gamegen.models.onnx`); None does if its graph is kept."""
-        self.compiles_to_int8 = False
-        """Whether the linear layers over tokens are quantised when it is compiled."""
+        self.int8_layers: tuple[str, ...] = ()
+        """Names of the layers that are quantised when it is compiled."""
         self.vae = CausalVideoVAE(config.vae)
         self.foundation = MSDiT(config.foundation) if config.foundation else None
         self.instructnet = (

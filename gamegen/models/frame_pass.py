@@ -22,8 +22,7 @@ from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.models.attention import CrossAttention, Memory, Rotation, TemporalAttention
 from gamegen.models.instructnet import Controls, InstructNet
 from gamegen.models.msdit import PATCH, MSDiT, Previous, Text, VideoFormat
-from gamegen.models.onnx import CompiledModule, compiled, is_kept
-from gamegen.models.precision import quantised_layers
+from gamegen.models.onnx import compiled, is_kept
 from gamegen.models.ring_cache import Caches, Past, Reach
 from gamegen.models.vae import SPATIAL_FACTOR
 
@@ -246,11 +245,12 @@ def build_frame_pass(
     instructnet: InstructNet,
     size: tuple[int, int],
     may_compile: bool | None,
-    in_int8: bool = False,
+    int8_layers: Sequence[str] = (),
 ) -> CompiledFramePass | DirectFramePass:
     """The quickest pass there is for pictures of `size` (width and height in pixels).
 
-    On a CPU `may_compile` None takes a kept graph and exports none; see `gamegen.models.onnx`. `in_int8` is for those.
+    On a CPU `may_compile` None takes a kept graph and exports none; see `gamegen.models.onnx`. `int8_layers` of
+    those are quantised.
     On other devices `torch.compile` is for them who ask for it: its first chunks take a minute.
     """
     if may_compile and foundation.device.type != "cpu":
@@ -260,22 +260,33 @@ def build_frame_pass(
         example = _example(frame_pass, size)
         module = compiled("pass", frame_pass, example, _dynamic_axes(len(example)), bool(may_compile))
         if module is not None:
-            return CompiledFramePass(frame_pass, _in_int8(frame_pass, module) if in_int8 else module)
-        if in_int8:
+            return CompiledFramePass(
+                frame_pass, module.in_int8(frame_pass, int8_layers) if int8_layers else module
+            )
+        if int8_layers:
             logger.warning("no graph for %dx%d is kept: drawn in float32, not int8 (gamegen compile)", *size)
     return DirectFramePass(foundation, instructnet, size)
-
-
-def _in_int8(frame_pass: FramePass, module: CompiledModule) -> CompiledModule:
-    parts = ("foundation", frame_pass.foundation), ("instructnet", frame_pass.instructnet)
-    layers = [f"{name}.{layer}" for name, part in parts for layer, _ in quantised_layers(part)]
-    return module.in_int8(frame_pass, layers)
 
 
 def is_graph_kept(foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int]) -> bool:
     """Whether there is a graph for pictures of `size` (width and height in pixels)."""
     frame_pass = _frame_pass(foundation, instructnet, size)
     return is_kept("pass", frame_pass, _example(frame_pass, size))
+
+
+def rehearse(foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int]) -> None:
+    """One pass over noise under words of noise: every layer gets inputs of about the size that it meets in play."""
+    frame_pass = _frame_pass(foundation, instructnet, size)
+    random = torch.Generator().manual_seed(0)
+
+    def noise(x: Tensor) -> Tensor:
+        if x.dtype == torch.bool:
+            return x
+        # Levels, one a frame, are between 0 and 1.
+        drawn = torch.rand if x.shape[1:] == (1,) else torch.randn
+        return drawn(x.shape, generator=random)
+
+    frame_pass(*(noise(x).to(foundation.device) for x in _example(frame_pass, size)))
 
 
 def _frame_pass(foundation: MSDiT, instructnet: InstructNet, size: tuple[int, int]) -> FramePass:

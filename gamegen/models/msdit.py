@@ -298,6 +298,11 @@ class MSDiT(nn.Module):
         """What the layers compute with. Latents, noise levels and the velocity are float32 whatever it is."""
         return self.patch_in.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        """Where the layers compute."""
+        return self.patch_in.weight.device
+
     def embed(self, x_BTCHW: Tensor, previous: Previous) -> Tensor:
         """Tokens `(B, T, S, D)` of noisy latents beside the latents before them."""
         B, T, _, H, W = x_BTCHW.shape

@@ -52,17 +52,24 @@ def convert(model: Model, precision: Precision, play: Callable[[], None] | None 
     """
     parts = _parts(model)
     if precision in ("int8", "float8"):
-        kept = (
-            {error.name for error in layer_errors(model, precision, play) if error.is_kept} if play else set()
-        )
+        changed = layers_to_quantise(model, precision, play)
         for part_name, part in parts:
-            names = [name for name, _ in quantised_layers(part) if f"{part_name}.{name}" not in kept]
+            names = [name for name, _ in quantised_layers(part) if f"{part_name}.{name}" in changed]
             _quantise(part, names, precision, model.device)
         return model
     dtype = compute_dtype(model.device) if precision == "native" else getattr(torch, precision)
     for _, part in parts:
         part.to(dtype)
     return model
+
+
+def layers_to_quantise(
+    model: Model, precision: Precision, play: Callable[[], None] | None = None
+) -> tuple[str, ...]:
+    """Names of the layers that int8 or float8 changes: all that may be, but for those found too far off in `play`."""
+    if play:
+        return tuple(error.name for error in layer_errors(model, precision, play) if not error.is_kept)
+    return tuple(f"{name}.{layer}" for name, part in _parts(model) for layer, _ in quantised_layers(part))
 
 
 def quantised_layers(part: nn.Module) -> Iterator[tuple[str, nn.Linear]]:

@@ -10,6 +10,7 @@ gamegen-x:size=848x480,num_steps=4          a size of configs/models with random
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,8 +29,8 @@ from gamegen.models.checkpoint import (
     resolve,
 )
 from gamegen.models.configs import named_config
-from gamegen.models.frame_pass import is_graph_kept
-from gamegen.models.precision import PRECISIONS, Precision, convert
+from gamegen.models.frame_pass import is_graph_kept, rehearse
+from gamegen.models.precision import PRECISIONS, Precision, convert, layers_to_quantise
 from gamegen.video import check_size, parse_size
 
 _OWN_KEYS = ("size", "sessions", "precision", "compiled")
@@ -105,14 +106,15 @@ class Variant:
         if self.compiled and obstacle:
             raise ValueError(f"{self.text!r}: compiled models need {obstacle}")
         is_on_cpu = model.device.type == "cpu"
+        play = _rehearsal(model) if self.precision in ("int8", "float8") else None
+        model.may_compile = self.compiled
         if obstacle or not (self.compiled or (self.compiled is None and is_on_cpu and _has_graph(model))):
             model.may_compile = False
-            return convert(model, self.precision)
-        if not is_on_cpu:
-            model.may_compile = True
-            return convert(model, self.precision)
+        if model.may_compile is False or not is_on_cpu:
+            return convert(model, self.precision, play)
         # A graph's numbers are those of float32, quantised when it is loaded.
-        model.may_compile, model.compiles_to_int8 = self.compiled, self.precision == "int8"
+        if play:
+            model.int8_layers = layers_to_quantise(model, self.precision, play)
         return model
 
     def load_or_draw(self) -> Model:
@@ -144,3 +146,10 @@ def obstacle_to_compiling(model: Model, precision: Precision) -> str | None:
 def _has_graph(model: Model) -> bool:
     assert model.foundation is not None and model.instructnet is not None
     return is_graph_kept(model.foundation, model.instructnet, (model.config.width, model.config.height))
+
+
+def _rehearsal(model: Model) -> Callable[[], None] | None:
+    if model.foundation is None or model.instructnet is None:
+        return None
+    networks, size = (model.foundation, model.instructnet), (model.config.width, model.config.height)
+    return lambda: rehearse(*networks, size)

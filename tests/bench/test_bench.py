@@ -127,3 +127,15 @@ def test_the_interval_of_a_ratio_widens_with_the_noise():
     steady, noisy = ratio(measured(0.001), measured(0.001)), ratio(measured(0.1), measured(0.1))
     assert noisy.high - noisy.low > 10 * (steady.high - steady.low)
     assert steady.low < 1.01 and steady.high > 0.99
+
+
+def test_layers_are_listed_with_their_errors(tiny_model):
+    shown = bench("layers", str(tiny_model))
+    assert "foundation.blocks.0.attention.qkv" in shown and "instructnet.blocks.0.mlp.down" in shown
+    decibels = [float(line.split("│")[2]) for line in shown.splitlines() if "blocks." in line]
+    assert decibels == sorted(decibels) and min(decibels) > 10
+
+
+def test_a_precision_that_is_none_is_refused(tiny_model):
+    result = CliRunner().invoke(app, ["bench", "layers", str(tiny_model), "--precision", "int4"])
+    assert "use int8 or float8" in str(result.exception)

@@ -8,6 +8,7 @@ from torch import nn
 
 from gamegen.models import onnx
 from gamegen.models.frame_pass import CompiledFramePass
+from gamegen.models.precision import layers_to_quantise
 from gamegen.world import WorldEngine
 from tests.models.test_onnx import compiled_model, play
 
@@ -61,7 +62,7 @@ def test_layers_that_are_not_named_stay(layers):
 
 def test_worlds_in_int8_are_nearly_the_same_worlds():
     quantised = compiled_model()
-    quantised.compiles_to_int8 = True
+    quantised.int8_layers = layers_to_quantise(quantised, "int8")
     assert isinstance(WorldEngine(quantised).frame_pass, CompiledFramePass)
     expected, found = play(compiled_model(), (3, 4)), play(quantised, (3, 4))
     for seed, latents in expected.items():
