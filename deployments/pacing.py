@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from gamegen.controls import FPS, FRAMES_PER_CHUNK
 
 _SMOOTHING = 0.2
-_MARGIN_S = 0.02
+_SPREADS = 3.0
+"""Mean deviations of a chunk's time that are waited for; nine of ten chunks are in time then, and the page evens
+out the rest."""
+_LEAST_MARGIN_S, _MOST_MARGIN_S = 0.006, 0.06
 _LONGEST_SAMPLE_S = 2.0
 
 
@@ -18,11 +21,13 @@ class ChunkClock:
 
     Frames are shown at 24 fps. Where drawing a chunk takes longer than showing it, its frames are spread over
     the measured time of a chunk instead, so that motion stays even. A chunk is begun as late as it can be to
-    arrive in time: what the player does until then is still in it.
+    arrive in time: what the player does until then is still in it. `spread_s` is how far the times of chunks are from
+    their means.
     """
 
     step_s: float = 0.0
     decode_s: float = 0.0
+    spread_s: float = 0.02 / _SPREADS
     shown_until_s: float = 0.0
     num_unshown: int = 0
 
@@ -41,16 +46,23 @@ class ChunkClock:
         now = time.monotonic()
         chunk_s = FRAMES_PER_CHUNK * self.frame_interval_s
         needed_at = max(self.shown_until_s, now) + self.num_unshown * chunk_s
-        return max(0.0, needed_at - self.step_s - self.decode_s - _MARGIN_S - now)
+        return max(0.0, needed_at - self.step_s - self.decode_s - self.margin_s - now)
+
+    @property
+    def margin_s(self) -> float:
+        """How much earlier than its mean time asks a chunk is begun."""
+        return min(_MOST_MARGIN_S, max(_LEAST_MARGIN_S, _SPREADS * self.spread_s))
 
     def stepped(self, duration_s: float, is_typical: bool) -> None:
         """A chunk was drawn; the first of a world and one after a loss are not typical."""
         self.num_unshown += 1
         if is_typical:
+            self._deviated(self.step_s, duration_s)
             self.step_s = _smooth(self.step_s, duration_s)
 
     def decoded(self, duration_s: float) -> None:
         """A chunk was decoded."""
+        self._deviated(self.decode_s, duration_s)
         self.decode_s = _smooth(self.decode_s, duration_s)
 
     def show(self) -> float:
@@ -59,6 +71,12 @@ class ChunkClock:
         start = max(time.monotonic(), self.shown_until_s)
         self.shown_until_s = start + FRAMES_PER_CHUNK * self.frame_interval_s
         return start
+
+    def _deviated(self, mean_s: float, duration_s: float) -> None:
+        if mean_s:
+            # Steps and decoders come by in turns: the mean of both, twice, is that of a whole chunk.
+            deviation_s = 2 * min(abs(duration_s - mean_s), _LONGEST_SAMPLE_S)
+            self.spread_s += _SMOOTHING / 4 * (deviation_s - self.spread_s)
 
 
 def _smooth(old: float, new: float) -> float:

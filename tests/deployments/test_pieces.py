@@ -97,6 +97,18 @@ def test_one_slow_chunk_does_not_set_the_pace(clock):
     assert chunk.fps == pytest.approx(24)
 
 
+def test_the_margin_follows_how_much_chunks_differ(clock):
+    steady, jumpy = pacing.ChunkClock(), pacing.ChunkClock()
+    for i in range(200):
+        steady.stepped(0.05, is_typical=True)
+        jumpy.stepped(0.05 + 0.02 * (i % 2), is_typical=True)
+        for chunk in (steady, jumpy):
+            chunk.decoded(0.02)
+    assert steady.margin_s == pytest.approx(0.006)
+    # Each step is about 10 ms off its mean, each decoding 0.
+    assert 0.025 < jumpy.margin_s < 0.04
+
+
 def test_message_over_the_limit_names_both_sizes():
     with pytest.raises(ValueError, match=r"40 bytes and the limit is 20"):
         parse_client_message('{"type":"seen","sequence":1}' + " " * 12, 20)
