@@ -9,6 +9,7 @@ import time
 import av
 import pytest
 
+from deployments.wire import HEADER_BYTES
 from tests.serving import PATIENCE_S, png
 
 
@@ -25,7 +26,9 @@ def test_health_status_and_docs(client):
     assert status["sessions"]["limit"] == 3
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/sessions", "/v1/sessions/{session_id}", "/v1/videos", "/v1/status", "/healthz"} <= set(paths)
-    assert client.get("/docs").status_code == 200
+    manual = client.get("/docs")
+    assert manual.status_code == 200
+    assert f"A header of {HEADER_BYTES} bytes" in manual.text
 
 
 def test_page_and_its_modules_are_served(client):
