@@ -24,12 +24,15 @@ _READY_TIMEOUT_S = 120.0
 _FIRST_WORLD = {"prompt": "desert at noon"}
 
 
-def play(host: str = "127.0.0.1", port: int = 8000, model: str = "nano", open_browser: bool = False) -> None:
-    """Serves a model on `http://host:port/` until Ctrl-C.
+def play(
+    host: str = "127.0.0.1", port: int = 8000, model: str | None = None, open_browser: bool = False
+) -> None:
+    """Serves a model, by default that of the settings, on `http://host:port/` until Ctrl-C.
 
     Raises ValueError when the port is taken, or CheckpointError when the model is missing or damaged.
     """
     _check_port(host, port)
+    model = model or load_settings().model
     _check_model(model)
     console = Console()
     stop = threading.Event()

@@ -44,7 +44,7 @@ Perspective = Annotated[str, typer.Option(help="first or third")]
 def play(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
-    model: Model = "nano",
+    model: Annotated[str | None, typer.Option(help="instead of the shipped one in int8: runs/world")] = None,
 ) -> None:
     """Starts the server and prints the address to open in a browser.
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,12 +14,10 @@ import simplejpeg
 
 from deployments.settings import load_settings
 from deployments.wire import FrameHeader, unpack_frame
-from gamegen.models.checkpoint import CONFIG_FILE, WEIGHTS_FOLDER
-from tests.serving import PATIENCE_S, served, tiny_settings
+from tests.serving import PATIENCE_S, served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_MS = 1000 * PATIENCE_S
-HAS_NANO = (WEIGHTS_FOLDER / "nano" / CONFIG_FILE).is_file()
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
@@ -43,12 +39,9 @@ window.WebSocket = class extends WebSocket {
 
 
 @pytest.fixture(scope="module")
-def address(serve_address: str, tiny_model: Path) -> Iterator[str]:
-    """The application with the shipped weights; with random ones where none are shipped yet."""
-    settings = tiny_settings(tiny_model)
-    if HAS_NANO:
-        settings = dataclasses.replace(load_settings(), model="nano")
-    with served(settings):
+def address(serve_address: str) -> Iterator[str]:
+    """The application as `make play` starts it."""
+    with served(load_settings()):
         yield serve_address
 
 
@@ -132,9 +125,8 @@ def test_held_key_changes_the_motion(page):
     assert np.abs(left[-1].astype(float) - right[-1]).mean() > 0.5
     assert page.evaluate("gamegen.latencyMs") > 0
     assert "ms" in page.get_by_test_id("latency").inner_text()
-    if HAS_NANO:
-        # Turning left moves the picture to the right, and the other way round.
-        assert flow_x(left[len(left) // 2 :]) > flow_x(right[len(right) // 2 :])
+    # Turning left moves the picture to the right, and the other way round.
+    assert flow_x(left[len(left) // 2 :]) > flow_x(right[len(right) // 2 :])
 
 
 def test_on_screen_key_lights_up_and_is_sent(page):
