@@ -188,7 +188,7 @@ class Ingress:
                 "playing": self._sessions.num_playing,
                 "limit": self._settings.ingress.max_sessions,
             },
-            "fps": self._sessions.paces(),
+            "pace": self._sessions.paces(),
             "clips": {"queued": self._clips.num_queued, "running": self._clips.num_running},
             "model": model,
             "versions": {

@@ -88,9 +88,9 @@ class SessionBook:
         """Sessions with a socket."""
         return sum(session.connection is not None for session in self._sessions.values())
 
-    def paces(self) -> list[float]:
-        """Frames a second of each session that is played."""
-        return [round(s.player.clock.fps, 1) for s in self._sessions.values() if s.connection]
+    def paces(self) -> list[dict[str, float]]:
+        """The pace of each session that is played, see `ChunkClock.facts`."""
+        return [s.player.clock.facts() for s in self._sessions.values() if s.connection]
 
     def reserve(self) -> None:
         """Takes a place for a session that is about to begin; raises ApiError (429) when all are taken."""
