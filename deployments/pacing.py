@@ -16,6 +16,8 @@ _WINDOW = 24
 _IN_TIME = 0.9
 """The share of steps, and of decodings, that are waited for; the page evens out the rest."""
 _MARGIN_S = 0.004
+_CAUGHT_UP_S = 0.1
+"""A chunk that is late by less than this is shown quicker; after more the game's clock is set anew."""
 _LONGEST_SAMPLE_S = 2.0
 
 
@@ -71,9 +73,10 @@ class ChunkClock:
         self.decodes_s.append(min(duration_s, _LONGEST_SAMPLE_S))
 
     def show(self) -> float:
-        """A chunk begins to be shown: returns when, by `time.monotonic`."""
+        """A chunk begins to be shown: returns when its first frame is due, by `time.monotonic`."""
         self.num_unshown -= 1
-        start = max(time.monotonic(), self.shown_until_s)
+        now = time.monotonic()
+        start = self.shown_until_s if now - self.shown_until_s < _CAUGHT_UP_S else now
         self.shown_until_s = start + FRAMES_PER_CHUNK * self.frame_interval_s
         return start
 

@@ -109,6 +109,17 @@ def test_a_chunk_is_begun_as_early_as_nine_of_ten_need(clock):
     assert jumpy.facts() == {"fps": 24.0, "step_ms": 60.0, "decode_ms": 20.0, "lead_ms": 94.0}
 
 
+def test_a_late_chunk_delays_none_after_it_but_a_stop_does(clock):
+    chunk = pacing.ChunkClock()
+    began = chunk.show()
+    clock.now += 4 / 24 + 0.05
+    assert chunk.show() == pytest.approx(began + 4 / 24)
+    clock.now += 4 / 24
+    assert chunk.show() == pytest.approx(began + 8 / 24)
+    clock.now += 1
+    assert chunk.show() == clock.now
+
+
 def test_message_over_the_limit_names_both_sizes():
     with pytest.raises(ValueError, match=r"40 bytes and the limit is 20"):
         parse_client_message('{"type":"seen","sequence":1}' + " " * 12, 20)
