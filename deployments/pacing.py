@@ -16,8 +16,10 @@ _WINDOW = 24
 _IN_TIME = 0.9
 """The share of steps, and of decodings, that are waited for; the page evens out the rest."""
 _MARGIN_S = 0.004
-_CAUGHT_UP_S = 0.1
-"""A chunk that is late by less than this is shown quicker; after more the game's clock is set anew."""
+_CATCHING_UP = 0.04
+"""By this much quicker frames are shown after a late chunk, until its delay is made up for: nobody sees that."""
+_FORGOTTEN_S = 0.5
+"""More than this is not made up for: the game stood still."""
 _LONGEST_SAMPLE_S = 2.0
 
 
@@ -37,6 +39,7 @@ class ChunkClock:
     steps_s: deque[float] = field(default_factory=_times)
     decodes_s: deque[float] = field(default_factory=_times)
     shown_until_s: float = 0.0
+    behind_s: float = 0.0
     num_unshown: int = 0
 
     @property
@@ -72,13 +75,17 @@ class ChunkClock:
         """A chunk was decoded."""
         self.decodes_s.append(min(duration_s, _LONGEST_SAMPLE_S))
 
-    def show(self) -> float:
-        """A chunk begins to be shown: returns when its first frame is due, by `time.monotonic`."""
+    def show(self) -> tuple[float, float]:
+        """A chunk begins to be shown: returns when, by `time.monotonic`, and the time between its frames."""
         self.num_unshown -= 1
-        now = time.monotonic()
-        start = self.shown_until_s if now - self.shown_until_s < _CAUGHT_UP_S else now
-        self.shown_until_s = start + FRAMES_PER_CHUNK * self.frame_interval_s
-        return start
+        now, interval_s = time.monotonic(), self.frame_interval_s
+        late_s = max(0.0, now - self.shown_until_s)
+        self.behind_s = self.behind_s + late_s if late_s < _FORGOTTEN_S else 0.0
+        gain_s = min(_CATCHING_UP * interval_s, self.behind_s / FRAMES_PER_CHUNK)
+        self.behind_s -= FRAMES_PER_CHUNK * gain_s
+        start = max(now, self.shown_until_s)
+        self.shown_until_s = start + FRAMES_PER_CHUNK * (interval_s - gain_s)
+        return start, interval_s - gain_s
 
     def facts(self) -> dict[str, float]:
         """For the status page: frames a second, and in milliseconds the median step and decoding and the lead."""

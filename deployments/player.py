@@ -205,7 +205,7 @@ class Player:
                 logger.exception("a chunk could not be decoded and is left out")
                 self.clock.show()
                 continue
-            start, interval_s = self.clock.show(), self.clock.frame_interval_s
+            start, interval_s = self.clock.show()
             for i, jpeg in enumerate(decoded.jpegs):
                 due_s = start + i * interval_s
                 await asyncio.sleep(due_s - time.monotonic())

@@ -77,7 +77,7 @@ def test_quick_model_is_shown_at_24_fps_and_waits_for_its_turn(clock):
     chunk.stepped(0.05, is_typical=True)
     chunk.decoded(0.02)
     assert chunk.fps == pytest.approx(24)
-    assert chunk.show() == clock.now
+    assert chunk.show() == (clock.now, pytest.approx(1 / 24))
     # The next chunk is due when this one has been shown, less the time it takes to make.
     assert chunk.step_delay_s() == pytest.approx(4 / 24 - 0.05 - 0.02 - 0.004)
 
@@ -109,15 +109,19 @@ def test_a_chunk_is_begun_as_early_as_nine_of_ten_need(clock):
     assert jumpy.facts() == {"fps": 24.0, "step_ms": 60.0, "decode_ms": 20.0, "lead_ms": 94.0}
 
 
-def test_a_late_chunk_delays_none_after_it_but_a_stop_does(clock):
+def test_what_a_late_chunk_cost_is_made_up_for_little_by_little(clock):
     chunk = pacing.ChunkClock()
-    began = chunk.show()
-    clock.now += 4 / 24 + 0.05
-    assert chunk.show() == pytest.approx(began + 4 / 24)
-    clock.now += 4 / 24
-    assert chunk.show() == pytest.approx(began + 8 / 24)
-    clock.now += 1
-    assert chunk.show() == clock.now
+    began, _ = chunk.show()
+    clock.now += 4 / 24 + 0.02
+    start, interval_s = chunk.show()
+    assert start == clock.now and interval_s == pytest.approx(0.96 / 24)
+    for _ in range(8):
+        clock.now = chunk.shown_until_s
+        start, interval_s = chunk.show()
+    assert start == pytest.approx(began + 9 * 4 / 24) and interval_s == pytest.approx(1 / 24)
+    # A stop is not made up for.
+    clock.now += 2
+    assert chunk.show() == (clock.now, pytest.approx(1 / 24))
 
 
 def test_message_over_the_limit_names_both_sizes():
