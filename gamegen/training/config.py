@@ -150,15 +150,12 @@ class FlowLossConfig:
 class TurboConfig:
     """Discrete consistency distillation: `num_levels` on the schedule of `shift`, teacher guidance, target EMA.
 
-    The `teacher` is the model that the stage begins with, guided, or the footage itself: then a finished student goes
-    on learning, from other footage or at another size, and can be played all the time.
     The run begins with `first_levels` and doubles them at even intervals: what the teacher knows at low noise has to
     travel to the highest level by level, which takes long where they are many.
     `huber_width` is where the pseudo-Huber metric turns linear, in standard deviations of a latent.
     `num_steps` is what the distilled model is then sampled with.
     """
 
-    teacher: Literal["guided", "footage"] = "guided"
     num_levels: int = 24
     first_levels: int = 3
     shift: float = 3.0

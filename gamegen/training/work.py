@@ -48,8 +48,7 @@ def _latent_work(model: ModelConfig, stage: StageConfig, batch: LatentBatch) -> 
     one = _window_flops(model, T, rows, columns, prompt, instruction)
     if stage.stage == "turbo":
         # The student learns; the guided teacher takes two passes and the student's slow copy one.
-        passes = 3 if stage.turbo.teacher == "guided" else 1
-        flops = float((LEARNING + passes * FORWARD) * one.total)
+        flops = float((LEARNING + 3 * FORWARD) * one.total)
     elif one.instructnet == 0 or stage.flow.train_foundation:
         flops = LEARNING * one.total
     else:

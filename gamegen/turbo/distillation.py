@@ -6,8 +6,6 @@ x_t to x_t'; the student's guess of x_0 from x_t is pulled to its own slow copy'
 pseudo-Huber metric of Song and Dhariwal 2023 ("Improved Techniques for Training Consistency Models", section 3.3),
 which does not let the unpredictable places outvote the still ones. Guidance ends up in the student, so serving
 needs one pass a step.
-
-With footage for a teacher, x_t' is the true x_0 with the same noise (Song et al. 2023, algorithm 3).
 """
 
 from __future__ import annotations
@@ -32,8 +30,8 @@ class TurboObjective(FlowObjective):
         super().__init__(model, flow)
         assert self.instructnet is not None
         self.turbo = config
-        self.target = nn.ModuleList([copy.deepcopy(self.foundation), copy.deepcopy(self.instructnet)])
-        self.teacher = copy.deepcopy(self.target) if config.teacher == "guided" else nn.ModuleList()
+        self.teacher = nn.ModuleList([copy.deepcopy(self.foundation), copy.deepcopy(self.instructnet)])
+        self.target = copy.deepcopy(self.teacher)
         self.teacher.requires_grad_(False)
         self.target.requires_grad_(False)
         self.foundation.requires_grad_(True)
@@ -53,14 +51,10 @@ class TurboObjective(FlowObjective):
         levels = torch.tensor(schedule(count, self.turbo.shift))
         index = torch.randint(count, x0.shape[:2], generator=generator)
         level, following = levels[index].to(x0.device), levels[index + 1].to(x0.device)
-        noise = self._noise_like(x0, generator)
-        xt = add_noise(x0, noise, level)
+        xt = add_noise(x0, self._noise_like(x0, generator), level)
         with torch.no_grad():
-            if self.teacher:
-                step = self._guided_velocity(xt, level, inputs)
-                x_following = xt + expand_levels(following - level) * step
-            else:
-                x_following = add_noise(x0, noise, following)
+            step = self._guided_velocity(xt, level, inputs)
+            x_following = xt + expand_levels(following - level) * step
             goal = predict_x0(
                 x_following,
                 self.velocity(self.target[0], self.target[1], x_following, following, inputs).float(),

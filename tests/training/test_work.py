@@ -22,7 +22,6 @@ STAGES = {
     "instructnet": stage("instructnet", flow=FLOW),
     "instructnet, foundation too": stage("instructnet", flow=TRAINED_ALONG),
     "turbo": stage("turbo", flow=FLOW, turbo=TurboConfig(num_levels=4)),
-    "turbo, on footage": stage("turbo", flow=FLOW, turbo=TurboConfig(num_levels=4, teacher="footage")),
     "vae": stage("vae"),
     "decoder": stage("decoder", decoder_loss=DecoderLossConfig(discriminator=DiscriminatorConfig.tiny())),
 }
