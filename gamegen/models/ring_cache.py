@@ -120,8 +120,9 @@ class Caches:
         anchors, window = self._one.anchors, max(self._one.window, 1)
         lengths = [self.lengths[session] for session in self._active]
         places = [n if n < anchors else anchors + (n - anchors) % window for n in lengths]
+        index, place = torch.tensor(self._active), torch.tensor(places)
         for ring in self.rings:
-            ring.commit(torch.tensor(self._active), torch.tensor(places))
+            ring.commit(index, place)
         for session in self._active:
             self.lengths[session] += 1
 

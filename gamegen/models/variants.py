@@ -107,9 +107,8 @@ class Variant:
             raise ValueError(f"{self.text!r}: compiled models need {obstacle}")
         is_on_cpu = model.device.type == "cpu"
         play = _rehearsal(model) if self.precision in ("int8", "float8") else None
-        model.may_compile = self.compiled
-        if obstacle or not (self.compiled or (self.compiled is None and is_on_cpu and _has_graph(model))):
-            model.may_compile = False
+        takes_kept = self.compiled is None and is_on_cpu and not obstacle and _has_graph(model)
+        model.may_compile = self.compiled if self.compiled or takes_kept else False
         if model.may_compile is False or not is_on_cpu:
             return convert(model, self.precision, play)
         # A graph's numbers are those of float32, quantised when it is loaded.

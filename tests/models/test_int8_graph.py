@@ -37,11 +37,10 @@ def sqnr_db(found: torch.Tensor, expected: torch.Tensor) -> float:
     return 10 * (expected.square().sum() / (found - expected).square().sum()).log10().item()
 
 
-@pytest.mark.parametrize(("has_vnni", "least_db"), [(True, 34), (False, 30)])
-def test_int8_is_near_float32(layers, monkeypatch, has_vnni, least_db):
+# Full weights overflow on a machine without VNNI, which is why it never uses them; seven bits fit everywhere.
+@pytest.mark.parametrize("has_vnni", sorted({False, torch.cpu._is_vnni_supported()}))
+def test_int8_is_near_float32(layers, monkeypatch, has_vnni):
     module, found = layers
-    if has_vnni and not torch.cpu._is_vnni_supported():
-        pytest.skip("full weights overflow on this machine, which is why it never uses them")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
     # Activations of one sign and weights at their largest are what overflows 16 bits.
     with torch.no_grad():
@@ -49,7 +48,7 @@ def test_int8_is_near_float32(layers, monkeypatch, has_vnni, least_db):
     x = torch.rand(7, 5, 32)
     quantised = found.in_int8(module, ["up", "down"])(x)[0]
     assert not torch.equal(quantised, found.in_int8(module, [])(x)[0])
-    assert sqnr_db(quantised, module(x).detach()) > least_db
+    assert sqnr_db(quantised, module(x).detach()) > (34 if has_vnni else 30)
 
 
 def test_layers_that_are_not_named_stay(layers):
