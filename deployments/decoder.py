@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ray import serve
 
-from deployments.messages import DecodedChunk, DecodeRequest
+from deployments.messages import DecodedFrames, DecodeRequest
 from deployments.settings import DecoderSettings
+
+# Its types leave out methods that yield.
+_in_batches: Any = serve.batch(batch_wait_timeout_s=0.001)
 
 
 @serve.deployment(name="Decoder")
@@ -20,7 +25,7 @@ class DecoderDeployment:
         import numpy as np
         import torch
 
-        from gamegen.models.checkpoint import LatentDecoder
+        from gamegen.models.latent_decoder import LatentDecoder
         from gamegen.models.variants import Variant
 
         # What is compiled below takes its number from here; the thread that uses it sets its own.
@@ -31,20 +36,23 @@ class DecoderDeployment:
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
-        self._decode_batch.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
+        self._decode_batch.set_max_batch_size(settings.max_batch)
         size = (loaded.config.width, loaded.config.height)
         blank = np.zeros(loaded.config.latent_shape, np.float16)
-        self._thread.submit(self._decode, [DecodeRequest(blank, None, size)]).result()
+        self._thread.submit(lambda: [*self._decode([DecodeRequest(blank, None, size)])]).result()
 
-    async def decode(self, request: DecodeRequest) -> DecodedChunk:
-        """Four JPEG frames of one chunk."""
-        return await self._decode_batch(request)
+    async def decode(self, request: DecodeRequest) -> AsyncIterator[DecodedFrames]:
+        """Yields a chunk's first frame as soon as it is drawn, then its other three."""
+        async for frames in self._decode_batch(request):
+            yield frames
 
-    @serve.batch(batch_wait_timeout_s=0.001)
-    async def _decode_batch(self, requests: list[DecodeRequest]) -> list[DecodedChunk]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._decode, requests)
+    @_in_batches
+    async def _decode_batch(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
+        loop, parts = asyncio.get_running_loop(), self._decode(requests)
+        while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
+            yield part
 
-    def _decode(self, requests: list[DecodeRequest]) -> list[DecodedChunk]:
+    def _decode(self, requests: list[DecodeRequest]) -> Iterator[list[DecodedFrames]]:
         import torch
 
         from gamegen.video import encode_jpegs, resize_to
@@ -53,10 +61,10 @@ class DecoderDeployment:
         # Copied, because arrays that crossed a handle may be read-only views.
         latents = [torch.from_numpy(r.latent.copy()) for r in requests]
         previous = [None if r.previous is None else torch.from_numpy(r.previous.copy()) for r in requests]
-        chunks = self._decoder.decode(latents, previous).numpy()
-        jpegs = [
-            encode_jpegs(resize_to(frames, request.size), self._jpeg_quality)
-            for frames, request in zip(chunks, requests, strict=True)
-        ]
-        decode_ms = 1000 * (time.perf_counter() - start)
-        return [DecodedChunk(files, decode_ms) for files in jpegs]
+        for part in self._decoder.decode_in_parts(latents, previous):
+            jpegs = [
+                encode_jpegs(resize_to(frames, request.size), self._jpeg_quality)
+                for frames, request in zip(part.numpy(), requests, strict=True)
+            ]
+            decode_ms = 1000 * (time.perf_counter() - start)
+            yield [DecodedFrames(files, decode_ms) for files in jpegs]

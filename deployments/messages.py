@@ -89,8 +89,8 @@ class DecodeRequest:
 
 
 @dataclass(frozen=True)
-class DecodedChunk:
-    """Four JPEG files and how long they took."""
+class DecodedFrames:
+    """The next frames of a chunk as JPEG files, and how long they and those before them took."""
 
     jpegs: list[bytes]
     decode_ms: float

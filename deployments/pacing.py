@@ -38,6 +38,7 @@ class ChunkClock:
 
     steps_s: deque[float] = field(default_factory=_times)
     decodes_s: deque[float] = field(default_factory=_times)
+    decode_leads_s: deque[float] = field(default_factory=_times)
     shown_until_s: float = 0.0
     behind_s: float = 0.0
     num_unshown: int = 0
@@ -56,7 +57,7 @@ class ChunkClock:
     @property
     def lead_s(self) -> float:
         """How long before its first frame is due a chunk is begun."""
-        return _quantile(self.steps_s, _IN_TIME) + _quantile(self.decodes_s, _IN_TIME) + _MARGIN_S
+        return _quantile(self.steps_s, _IN_TIME) + _quantile(self.decode_leads_s, _IN_TIME) + _MARGIN_S
 
     def step_delay_s(self) -> float:
         """How long to wait before the next chunk is begun."""
@@ -71,9 +72,14 @@ class ChunkClock:
         if is_typical:
             self.steps_s.append(min(duration_s, _LONGEST_SAMPLE_S))
 
-    def decoded(self, duration_s: float) -> None:
-        """A chunk was decoded."""
-        self.decodes_s.append(min(duration_s, _LONGEST_SAMPLE_S))
+    def decoded(self, came_s: Sequence[float]) -> None:
+        """A chunk was decoded: how long after the request each of its frames came.
+
+        A later frame may come later by as much as it is shown later.
+        """
+        lead_s = max(at - i / FPS for i, at in enumerate(came_s))
+        self.decodes_s.append(min(came_s[-1], _LONGEST_SAMPLE_S))
+        self.decode_leads_s.append(min(lead_s, _LONGEST_SAMPLE_S))
 
     def show(self) -> tuple[float, float]:
         """A chunk begins to be shown: returns when, by `time.monotonic`, and the time between its frames."""

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ray.serve.handle import DeploymentHandle
 
-from deployments.messages import Chunk, DecodedChunk, DecodeRequest, Instruction
+from deployments.decoding import ChunkDecoding
+from deployments.messages import Chunk, DecodeRequest, Instruction
 from deployments.pacing import ChunkClock
 from deployments.schemas import ControlMessage
 from deployments.wire import FrameHeader
@@ -74,7 +75,7 @@ class _Drawn:
     chunk: Chunk
     timestamp: float | None
     wait_ms: float
-    decoding: asyncio.Task[DecodedChunk]
+    decoding: ChunkDecoding
 
 
 class Player:
@@ -175,52 +176,35 @@ class Player:
             is_typical = memory is not None and recoveries == self.world.num_recoveries
             self.clock.stepped(time.monotonic() - start, is_typical)
             request = DecodeRequest(chunk.latent, memory, self._size)
-            decoding = asyncio.create_task(self._decode(request))
+            decoding = ChunkDecoding(self._decoder, request, self.clock)
             await self._drawn.put(_Drawn(chunk, timestamp, wait_ms, decoding))
 
     async def _wait_for_turn(self) -> None:
         while (delay_s := self.clock.step_delay_s()) > 0:
             await asyncio.sleep(delay_s)
 
-    async def _decode(self, request: DecodeRequest) -> DecodedChunk:
-        start = time.monotonic()
-        # A request holds all that it needs, so that any other decoder can answer it if one dies.
-        for attempt in range(5):
-            try:
-                decoded = await self._decoder.decode.remote(request)
-                break
-            except Exception:
-                if attempt == 4:
-                    raise
-                await asyncio.sleep(0.2 * 2**attempt)
-        self.clock.decoded(time.monotonic() - start)
-        return decoded
-
     async def _show(self) -> None:
         while True:
             drawn = await self._drawn.get()
+            turn: tuple[float, float] | None = None
+            number = 0
             try:
-                decoded = await drawn.decoding
+                async for jpeg, decode_ms in drawn.decoding:
+                    turn = turn or self.clock.show()
+                    due_s = turn[0] + number * turn[1]
+                    await asyncio.sleep(due_s - time.monotonic())
+                    await self._send(self._header(drawn, number, decode_ms, due_s), jpeg)
+                    number += 1
             except Exception:
                 logger.exception("a chunk could not be decoded and is left out")
+            if turn is None:
                 self.clock.show()
-                continue
-            start, interval_s = self.clock.show()
-            for i, jpeg in enumerate(decoded.jpegs):
-                due_s = start + i * interval_s
-                await asyncio.sleep(due_s - time.monotonic())
-                header = FrameHeader(
-                    i,
-                    self._sequence,
-                    drawn.chunk.version - 1,
-                    drawn.timestamp,
-                    drawn.chunk.step_ms,
-                    decoded.decode_ms,
-                    drawn.wait_ms,
-                    1000 * due_s,
-                )
-                self._sequence += 1
-                await self._send(header, jpeg)
+
+    def _header(self, drawn: _Drawn, number: int, decode_ms: float, due_s: float) -> FrameHeader:
+        chunk, sequence = drawn.chunk, self._sequence
+        self._sequence += 1
+        times_ms = chunk.step_ms, decode_ms, drawn.wait_ms, 1000 * due_s
+        return FrameHeader(number, sequence, chunk.version - 1, drawn.timestamp, *times_ms)
 
     async def _send(self, header: FrameHeader, jpeg: bytes) -> None:
         if self._outlet and await self._outlet.send_frame(header, jpeg):

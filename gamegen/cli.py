@@ -101,7 +101,7 @@ def compile_model(
     """
     import os
 
-    from gamegen.models.checkpoint import LatentDecoder
+    from gamegen.models.latent_decoder import LatentDecoder
     from gamegen.models.onnx import cache_folder
     from gamegen.models.variants import Variant
     from gamegen.world import WorldEngine

@@ -29,9 +29,10 @@ from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.controls import Control as PlayerControl
 from gamegen.device import one_thread
 from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
-from gamegen.models.checkpoint import LatentDecoder, Model
+from gamegen.models.checkpoint import Model
 from gamegen.models.frame_pass import CompiledFramePass, FrameInputs, build_frame_pass, temporal_attentions
 from gamegen.models.instructnet import Controls
+from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.msdit import Previous, Text
 from gamegen.models.ring_cache import Caches, RingCache
 from gamegen.models.text import TextEncoder, TextStates, load_text_encoder

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from gamegen.controls import Control
-from gamegen.models.checkpoint import LatentDecoder
 from gamegen.models.frame_pass import CompiledFramePass, FramePass
+from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.msdit import VideoFormat
 from gamegen.world import EngineConfig, WorldEngine
 from tests.models.test_onnx import compiled_model

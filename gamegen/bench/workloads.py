@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from gamegen.controls import FRAMES_PER_CHUNK, Control
-from gamegen.models.checkpoint import LatentDecoder
 from gamegen.models.counts import Latents, chunk_flops, chunk_pass_flops, vae_flops
+from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import TextEncoder, TextStates
 from gamegen.models.vae import SPATIAL_FACTOR, from_pixels, to_pixels
 from gamegen.models.variants import Variant

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from gamegen.controls import Control
-from gamegen.models.checkpoint import LatentDecoder, Model
+from gamegen.models.checkpoint import Model
+from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import TextEncoder
 from gamegen.world import EngineConfig, WorldEngine, WorldSnapshot
 

@@ -22,11 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gamegen.config import build, to_dict
-from gamegen.device import compute_dtype, default_device, one_thread
+from gamegen.device import default_device
 from gamegen.models.instructnet import InstructNet, InstructNetConfig
 from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
-from gamegen.models.onnx import CompiledModule, compiled
-from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig, chunk_pixels
+from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -277,56 +276,6 @@ def save_random(folder: Path, config: ModelConfig, seed: int = 0) -> None:
             if not parameter.any():
                 parameter.normal_(0, 0.02)
     save_checkpoint(folder, config, model.state_dict(), {"stage": "random"})
-
-
-class LatentDecoder:
-    """Normalised latents to pixels by the streaming decoder, in the dtype the device computes best."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        # ONNX Runtime computes in float32, which is the slower one where there is a choice.
-        on_cpu = model.device.type == "cpu"
-        self.dtype = torch.float32 if on_cpu and model.may_compile else compute_dtype(model.device)
-        may_compile = on_cpu and model.may_compile is not False and self.dtype == torch.float32
-        # A copy of its own, so that another user of the model keeps float32 weights.
-        self._decoder = CausalVideoVAE(model.config.vae).streaming
-        self._decoder.load_state_dict(model.vae.streaming.state_dict())
-        self._decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._compiled = self._compile() if may_compile else None
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether ONNX Runtime decodes."""
-        return self._compiled is not None
-
-    def _compile(self) -> CompiledModule | None:
-        latent = torch.zeros(2, *self._model.config.latent_shape)
-        may_export = bool(self._model.may_compile)
-        return compiled("decoder", self._decoder, [latent, latent], [(0,), (0,)], may_export)
-
-    @torch.inference_mode()
-    def decode(self, latents: list[Tensor], memories: list[Tensor | None]) -> Tensor:
-        """One chunk for each of B streams, uint8 `(B, 4, H, W, 3)`.
-
-        `latents` are `(C, h, w)`; `memories` the latents before them in their streams, None at the start.
-        """
-        with one_thread(self.is_compiled):
-            return self._decode(latents, memories)
-
-    def _decode(self, latents: list[Tensor], memories: list[Tensor | None]) -> Tensor:
-        device = self._model.device
-        now = self._model.denormalise(torch.stack(latents).float().to(device))
-        before = [
-            torch.zeros_like(now[0]) if m is None else self._model.denormalise(m.float().to(device))
-            for m in memories
-        ]
-        pair = now.to(self.dtype), torch.stack(before).to(self.dtype)
-        return chunk_pixels(self._compiled(*pair)[0] if self._compiled else self._decoder(*pair)).cpu()
-
-
-def load_decoder(name_or_path: str | Path, device: torch.device | str | None = None) -> LatentDecoder:
-    """The streaming decoder of a checkpoint."""
-    return LatentDecoder(load_checkpoint(name_or_path, device).model)
 
 
 def _channels(values: tuple[float, ...]) -> Tensor:

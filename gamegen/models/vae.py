@@ -12,6 +12,7 @@ height and width (H = 8h), N = B * T.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,15 @@ class Decoder(nn.Module):
         return self.up(x) + unfold_patches(self.patch(latent_NCHW)), memories
 
 
+class Left(NamedTuple):
+    """What is left to draw of a chunk: features `(N, 2c, h, w)` and patches `(N, 384, h, w)` of two frames, and how
+    still the picture stands, `(N, 1, H, W)`."""
+
+    features: Tensor
+    patches: Tensor
+    hold: Tensor
+
+
 class StreamingDecoder(nn.Module):
     """Small decoder for play: 2-D convolutions on each frame and a memory of the last latent.
 
@@ -165,11 +175,30 @@ class StreamingDecoder(nn.Module):
 
     def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
         """Latents and the latents before them (zeros before the first), to folded frames `(N, 12, H, W)`."""
+        first, last, left = self.ends(latent_NCHW, memory_NCHW)
+        return torch.cat([first, self.between(last, left), last], 1)
+
+    def ends(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor, Left]:
+        """The first and the last frame, `(N, 3, H, W)`, and what `between` needs to draw those between them.
+
+        The first can be shown while they are drawn; the last is what all others are where the world stands still.
+        """
         pair = torch.cat([latent_NCHW, memory_NCHW], 1).contiguous(memory_format=torch.channels_last)
-        features = self.to_frames(F.silu(self.stem(pair)))
-        frames = self.frame(rearrange(features, "n (k c) h w -> (n k) c h w", k=TEMPORAL_FACTOR))
-        detail = rearrange(frames, "(n k) c h w -> n (k c) h w", k=TEMPORAL_FACTOR)
-        return hold_still(detail + unfold_patches(self.patch(latent_NCHW)), latent_NCHW, memory_NCHW)
+        features, patches = self.to_frames(F.silu(self.stem(pair))), self.patch(latent_NCHW)
+        drawn = self._draw(_at_ends(features), _at_ends(patches))
+        first, last = drawn.chunk(2, 1)
+        hold = stillness(latent_NCHW, memory_NCHW)
+        return hold_still(first, last, hold), last, Left(_between(features), _between(patches), hold)
+
+    def between(self, last_NCHW: Tensor, left: Left) -> Tensor:
+        """The folded frames between the ends, `(N, 6, H, W)`."""
+        return hold_still(self._draw(left.features, left.patches), last_NCHW, left.hold)
+
+    def _draw(self, features: Tensor, patches: Tensor) -> Tensor:
+        """Some of the folded frames, `(N, 3k, H, W)`, of their features and patches."""
+        k = patches.shape[1] // (3 * SPATIAL_FACTOR**2)
+        frames = self.frame(rearrange(features, "n (k c) h w -> (n k) c h w", k=k))
+        return rearrange(frames, "(n k) c h w -> n (k c) h w", k=k) + unfold_patches(patches)
 
 
 class CausalVideoVAE(nn.Module):
@@ -229,8 +258,8 @@ class CausalVideoVAE(nn.Module):
             _set_linear(decoder.patch, basis * deviation, mean)
 
 
-def hold_still(folded_NCHW: Tensor, latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
-    """Folded frames that all show the last of their chunk where the latent is the one before it again.
+def stillness(latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
+    """Where the latent is the one before it again: 0 (it is not) to 1 for each pixel, `(N, 1, H, W)`.
 
     A latent holds four frames and so the motion in them. Footage that stands still repeats latents without any; a
     world that stands still repeats whatever latent it came to rest on, whose motion would play as a loop.
@@ -238,9 +267,24 @@ def hold_still(folded_NCHW: Tensor, latent_NCHW: Tensor, memory_NCHW: Tensor) ->
     change_N1HW = (latent_NCHW - memory_NCHW).square().mean(1, keepdim=True)
     change_N1HW = F.avg_pool2d(change_N1HW, 3, 1, 1, count_include_pad=False)
     hold = torch.exp(-((change_N1HW / HOLD_CHANGE**2) ** 2))
-    hold = F.interpolate(hold, scale_factor=SPATIAL_FACTOR, mode="bilinear")[:, None]
-    frames = rearrange(folded_NCHW, "n (k c) h w -> n k c h w", k=TEMPORAL_FACTOR)
-    return rearrange(torch.lerp(frames, frames[:, -1:], hold), "n k c h w -> n (k c) h w")
+    return F.interpolate(hold, scale_factor=SPATIAL_FACTOR, mode="bilinear")
+
+
+def hold_still(folded_NCHW: Tensor, last_NCHW: Tensor, hold: Tensor) -> Tensor:
+    """Folded frames that show the last one of their chunk where the picture stands still."""
+    return torch.lerp(folded_NCHW, last_NCHW.tile(folded_NCHW.shape[1] // 3, 1, 1), hold)
+
+
+def _at_ends(folded_NCHW: Tensor) -> Tensor:
+    """The first and the last of four frames that lie folded in the channels."""
+    c = folded_NCHW.shape[1] // TEMPORAL_FACTOR
+    return torch.cat([folded_NCHW[:, :c], folded_NCHW[:, -c:]], 1)
+
+
+def _between(folded_NCHW: Tensor) -> Tensor:
+    """The two frames between those."""
+    c = folded_NCHW.shape[1] // TEMPORAL_FACTOR
+    return folded_NCHW[:, c:-c]
 
 
 def _start_small(layer: nn.Module, scale: float) -> None:

@@ -75,7 +75,7 @@ def clock(monkeypatch) -> Clock:
 def test_quick_model_is_shown_at_24_fps_and_waits_for_its_turn(clock):
     chunk = pacing.ChunkClock()
     chunk.stepped(0.05, is_typical=True)
-    chunk.decoded(0.02)
+    chunk.decoded([0.02] * 4)
     assert chunk.fps == pytest.approx(24)
     assert chunk.show() == (clock.now, pytest.approx(1 / 24))
     # The next chunk is due when this one has been shown, less the time it takes to make.
@@ -103,10 +103,19 @@ def test_a_chunk_is_begun_as_early_as_nine_of_ten_need(clock):
         steady.stepped(0.05 if i % 12 else 0.5, is_typical=True)
         jumpy.stepped(0.07 if i % 2 else 0.05, is_typical=True)
         for chunk in (steady, jumpy):
-            chunk.decoded(0.02)
+            chunk.decoded([0.02] * 4)
     assert steady.lead_s == pytest.approx(0.074)
     assert jumpy.lead_s == pytest.approx(0.094)
     assert jumpy.facts() == {"fps": 24.0, "step_ms": 60.0, "decode_ms": 20.0, "lead_ms": 94.0}
+
+
+def test_frames_that_are_shown_later_may_come_later(clock):
+    chunk = pacing.ChunkClock()
+    chunk.stepped(0.05, is_typical=True)
+    chunk.decoded([0.02, 0.05, 0.05, 0.05])
+    assert chunk.lead_s == pytest.approx(0.05 + 0.02 + 0.004)
+    chunk.decoded([0.02, 0.09, 0.09, 0.09])
+    assert chunk.decode_leads_s[-1] == pytest.approx(0.09 - 1 / 24)
 
 
 def test_what_a_late_chunk_cost_is_made_up_for_little_by_little(clock):

@@ -20,6 +20,8 @@ async def test_frames_come_in_order_with_their_header(address, begin):
     assert [f.header.frame for f in frames] == [i % 4 for i in range(12)]
     assert frames[0].header.control_timestamp is None
     assert all(f.header.step_ms > 0 and f.header.decode_ms > 0 for f in frames)
+    # The first frame of a chunk does not wait for the others to be decoded.
+    assert frames[0].header.decode_ms < frames[1].header.decode_ms == frames[3].header.decode_ms
     assert frames[0].pixels.shape == (32, 32, 3)
 
 

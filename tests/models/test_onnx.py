@@ -11,9 +11,10 @@ from torch import nn
 from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 
 from gamegen.controls import Control
-from gamegen.models import checkpoint, onnx
-from gamegen.models.checkpoint import LatentDecoder, Model, ModelConfig, load_checkpoint
+from gamegen.models import latent_decoder, onnx
+from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
 from gamegen.models.frame_pass import CompiledFramePass, DirectFramePass
+from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.variants import Variant
 from gamegen.world import WorldEngine
 from tests.test_world import random_model, words
@@ -161,7 +162,7 @@ def test_int8_is_compiled_where_a_graph_is_kept(tiny_model, caplog):
 
 
 def test_decoders_are_not_compiled_where_bfloat16_is_quicker(monkeypatch):
-    monkeypatch.setattr(checkpoint, "compute_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr(latent_decoder, "compute_dtype", lambda device: torch.bfloat16)
     decoder = LatentDecoder(compiled_model())
     assert not decoder.is_compiled
     frames = decoder.decode([torch.randn(4, 4, 4)], [None])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gamegen.models.checkpoint import LatentDecoder, Model, ModelConfig
+from gamegen.models.checkpoint import Model, ModelConfig
+from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.vae import (
     CausalVideoVAE,
     VAEConfig,
@@ -45,7 +46,9 @@ def test_streaming_decoder_chunk_by_chunk_equals_at_once():
     decoder = LatentDecoder(model)
     memory, pieces = None, []
     for i in range(4):
-        pieces.append(decoder.decode([latent[0, i]], [memory])[0])
+        parts = [*decoder.decode_in_parts([latent[0, i]], [memory])]
+        assert [part.shape[1] for part in parts] == [1, 3]
+        pieces.append(torch.cat(parts, 1)[0])
         memory = latent[0, i]
     whole = to_pixels(model.vae.decode_streaming(latent)[0])
     assert (torch.cat(pieces).int() - whole.int()).abs().max() <= 1

@@ -1,0 +1,70 @@
+"""One chunk on its way through a decoder replica: its frames as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import cast
+
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from deployments.messages import DecodedFrames, DecodeRequest
+from deployments.pacing import ChunkClock
+from gamegen.controls import FRAMES_PER_CHUNK
+
+_ATTEMPTS = 5
+_FIRST_DELAY_S = 0.2
+
+
+class ChunkDecoding:
+    """Begins at once; iterating yields `(jpeg, decode_ms)` of each frame in order, as soon as there is one.
+
+    A request holds all that it needs, so that any other decoder can answer it if one dies; frames that had come
+    already are not given twice. Iterating raises what the last attempt raised.
+    """
+
+    def __init__(self, decoder: DeploymentHandle, request: DecodeRequest, clock: ChunkClock) -> None:
+        self._decode = decoder.options(stream=True).decode
+        self._request = request
+        self._clock = clock
+        self._frames: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
+        self._task = asyncio.create_task(self._fetch())
+        self._task.add_done_callback(lambda _: self._frames.put_nowait(None))
+
+    async def __aiter__(self) -> AsyncIterator[tuple[bytes, float]]:
+        """The frames."""
+        while (frame := await self._frames.get()) is not None:
+            yield frame
+        await self._task
+
+    def cancel(self) -> None:
+        """Gives it up."""
+        self._task.cancel()
+
+    async def _fetch(self) -> None:
+        came_s: list[float] = []
+        start = time.monotonic()
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._attempt(start, came_s)
+                break
+            # Whatever a dying replica raises, the answer is the same.
+            except Exception:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(_FIRST_DELAY_S * 2**attempt)
+        self._clock.decoded(came_s)
+
+    async def _attempt(self, start: float, came_s: list[float]) -> None:
+        number = 0
+        parts = cast(DeploymentResponseGenerator, self._decode.remote(self._request))
+        async for part in parts:
+            assert isinstance(part, DecodedFrames)
+            for jpeg in part.jpegs:
+                number += 1
+                if number > len(came_s):
+                    came_s.append(time.monotonic() - start)
+                    self._frames.put_nowait((jpeg, part.decode_ms))
+        if number < FRAMES_PER_CHUNK:
+            raise RuntimeError(f"a decoder ended after {number} of {FRAMES_PER_CHUNK} frames")
