@@ -11,7 +11,7 @@ Little-endian, 40 bytes:
 | 8      | uint32  | chunk |
 | 12     | float64 | timestamp of the newest control message in this chunk, as it was sent; NaN if none |
 | 20     | float32 | time of the model's step in milliseconds |
-| 24     | float32 | time of the decoder in milliseconds |
+| 24     | float32 | time of the decoder until it had this frame in milliseconds |
 | 28     | float32 | time from that control message's arrival to the beginning of its step, in milliseconds |
 | 32     | float64 | when the frame is due, in milliseconds of the server's clock |
 
