@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from deployments import pacing
-from deployments.player import HeldControls
+from deployments.held_controls import HeldControls
 from deployments.schemas import ControlMessage, parse_client_message
 from deployments.settings import ServeSettings, WorldSettings, load_settings
 from deployments.wire import HEADER_BYTES, FrameHeader, unpack_frame

@@ -1,0 +1,87 @@
+"""What a session was played by: enough to draw it again, frame for frame.
+
+A chunk's picture depends on the world's beginning, the controls of each chunk and the words in force: with the same
+model on the same type of device, the same log gives the same frames.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from gamegen.controls import KEYS, Control
+
+_CONTROL = struct.Struct("<Hff")
+CONTROL_BYTES = _CONTROL.size
+"""Bytes of one chunk's control: a bit for each of `KEYS`, then yaw and pitch in degrees a frame, float32."""
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """How a world begins; `image` is a PNG or JPEG file to begin with, size in pixels."""
+
+    model: str
+    prompt: str
+    perspective: str
+    seed: int
+    width: int
+    height: int
+    image: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Words in force from a chunk on, fully after `blend_chunks` more; empty words lift those in force."""
+
+    chunk: int
+    text: str
+    blend_chunks: int = 0
+
+
+@dataclass(frozen=True)
+class SessionLog:
+    """A world's beginning, one control for each chunk made since, and what was said when."""
+
+    spec: WorldSpec
+    controls: list[Control] = field(default_factory=list)
+    spoken: list[Spoken] = field(default_factory=list)
+
+    def until(self, num_chunks: int) -> SessionLog:
+        """The beginning of it: where another session can branch off. Raises ValueError if it is not that long."""
+        if not 0 <= num_chunks <= len(self.controls):
+            raise ValueError(f"chunk {num_chunks}: this session has {len(self.controls)}")
+        spoken = [words for words in self.spoken if words.chunk < num_chunks]
+        return SessionLog(self.spec, self.controls[:num_chunks], spoken)
+
+
+def rounded(control: Control) -> Control:
+    """The control as a log keeps it: whoever draws by it and whoever draws by the log draw the same."""
+    return unpack_controls(pack_controls([control]))[0]
+
+
+def pack_controls(controls: Iterable[Control]) -> bytes:
+    """`CONTROL_BYTES` for each."""
+    packed = bytearray()
+    for control in controls:
+        mask = sum(1 << i for i, key in enumerate(KEYS) if key in control.keys)
+        packed += _CONTROL.pack(mask, control.yaw_deg, control.pitch_deg)
+    return bytes(packed)
+
+
+def unpack_controls(packed: bytes) -> list[Control]:
+    """The inverse; raises ValueError where the bytes are not that."""
+    if len(packed) % CONTROL_BYTES:
+        raise ValueError(
+            f"{len(packed)} bytes of controls: a multiple of {CONTROL_BYTES} was expected, some are missing"
+        )
+    return [_control(*fields) for fields in _CONTROL.iter_unpack(packed)]
+
+
+def _control(mask: int, yaw_deg: float, pitch_deg: float) -> Control:
+    if mask >> len(KEYS) or not (math.isfinite(yaw_deg) and math.isfinite(pitch_deg)):
+        raise ValueError(
+            f"control ({mask:#x}, {yaw_deg}, {pitch_deg}): an unknown key, or a turn that is no number"
+        )
+    return Control((key for i, key in enumerate(KEYS) if mask >> i & 1), yaw_deg, pitch_deg)
