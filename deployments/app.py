@@ -1,11 +1,12 @@
 """Builds the Serve application from its settings.
 
-`serve run deployments.app:local` runs it too; set the variables of `deployments.environment` first.
+`serve run deployments.app:local` runs it too; set the variables of `deployments.environment` and REDIS_URL first.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from ray import serve
@@ -24,8 +25,8 @@ NAME = "gamegen"
 _HEALTH_CHECK_S = 3.0
 
 
-def build_app(settings: ServeSettings) -> serve.Application:
-    """The whole application: four kinds of replicas behind one ingress."""
+def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
+    """The whole application: four kinds of replicas behind the ingress, and the session store at `store_url`."""
     text_encoder = TextEncoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.text_encoder.replicas,
         max_ongoing_requests=4 * settings.text_encoder.max_batch,
@@ -38,7 +39,7 @@ def build_app(settings: ServeSettings) -> serve.Application:
         request_router_config=_session_router(),
         graceful_shutdown_timeout_s=settings.world.graceful_shutdown_s,
         **_replica(settings.world.num_cpus),
-    ).bind(settings.model, settings.world)
+    ).bind(settings.model, settings.world, store_url)
     decoder = DecoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.decoder.replicas,
         max_ongoing_requests=4 * settings.decoder.max_batch,
@@ -50,20 +51,22 @@ def build_app(settings: ServeSettings) -> serve.Application:
         **_replica(settings.generator.num_cpus),
     ).bind(settings.model, settings.generator)
     return Ingress.options(  # type: ignore[attr-defined]
-        # One process: sessions and clips live in its memory.
-        num_replicas=1,
+        num_replicas=settings.ingress.replicas,
         # Each open socket holds a slot for as long as it lasts, and a taken-over one until it has closed.
-        max_ongoing_requests=2 * settings.ingress.max_sessions + 64,
+        max_ongoing_requests=2 * (settings.ingress.max_sessions + settings.ingress.max_queued) + 64,
         graceful_shutdown_timeout_s=5,
         **_replica(settings.ingress.num_cpus),
-    ).bind(settings, text_encoder, world, decoder, generator)
+    ).bind(settings, store_url, text_encoder, world, decoder, generator)
 
 
 def local(args: dict[str, Any]) -> serve.Application:
     """Application builder for `serve run`; takes no arguments."""
     if args:
         raise ValueError(f"unknown argument {next(iter(args))!r}: settings are in configs/serve/local.yaml")
-    return build_app(load_settings())
+    store_url = os.environ.get("REDIS_URL")
+    if not store_url:
+        raise ValueError("REDIS_URL is not set: name the Valkey or Redis server that keeps the sessions")
+    return build_app(load_settings(), store_url)
 
 
 def _replica(num_cpus: float) -> dict[str, Any]:

@@ -74,6 +74,7 @@ async def play(url: str, session: dict[str, Any], seconds: float, seed: int) -> 
     played = Played()
     address = url.replace("http", "ws", 1) + session["stream_url"]
     async with websockets.connect(address, max_size=None) as socket:
+        await socket.send(json.dumps({"type": "hello", "token": session["resume_token"]}))
         typing = asyncio.create_task(_type(socket, played, random.Random(seed)))
         ends = time.monotonic() + seconds
         try:

@@ -1,55 +1,73 @@
-"""One socket of one session: frames and messages out, checked messages in."""
+"""A socket: frames and messages out, checked messages in."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
+from limits import RateLimitItemPerSecond
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.websockets import WebSocketState
 
-from deployments.errors import ApiError
-from deployments.messages import EncodedText, Instruction, Refusal
-from deployments.player import Player
-from deployments.schemas import ControlMessage, SeenMessage, SpokenInstruction, parse_client_message
+from deployments.schemas import ByeMessage, ClientMessage, PingMessage, SeenMessage, parse_client_message
 from deployments.settings import IngressSettings
-from deployments.wire import FrameHeader
+from deployments.wire import BinaryControl, FrameHeader, unpack_control
 
-logger = logging.getLogger("ray.serve")
-
-CLOSE_UNKNOWN_SESSION = 4404
 CLOSE_TAKEN_OVER = 4001
+CLOSE_WRONG_TOKEN = 4401
+CLOSE_UNKNOWN_SESSION = 4404
 CLOSE_IDLE = 4408
 CLOSE_ENDED = 4410
+CLOSE_TOO_MANY_MESSAGES = 4429
+CLOSE_MIGRATE = 4503
 
-Encode = Callable[[str], Awaitable[EncodedText | Refusal]]
+_MOST_ERRORS_PER_S = 20
+"""Beyond these a client is not told any more what is wrong with its messages, but sent away."""
+
+Message = ClientMessage | BinaryControl
+
+
+class MessageLimits:
+    """How many messages each socket of this process may send."""
+
+    def __init__(self, settings: IngressSettings) -> None:
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+        self._messages = RateLimitItemPerSecond(settings.max_messages_per_s)
+        self._errors = RateLimitItemPerSecond(_MOST_ERRORS_PER_S)
+
+    def is_message_within(self, socket_id: str) -> bool:
+        """Counts a message."""
+        return self._limiter.hit(self._messages, "messages", socket_id)
+
+    def is_error_within(self, socket_id: str) -> bool:
+        """Counts an error."""
+        return self._limiter.hit(self._errors, "errors", socket_id)
 
 
 class Connection:
-    """The player's socket.
+    """One socket.
 
-    A client that sends `seen` messages is sent at most `max_unacknowledged_frames` it has not answered;
-    frames beyond that are dropped, newest first come again when it has caught up. Of a client that sends
-    none, the transport's own keep-alive is what ends a connection that stalls.
+    A client acknowledges frames; beyond `max_unacknowledged_frames` that it has not, frames are dropped, and the newest
+    ones come again when it has caught up.
     """
 
-    def __init__(self, socket: WebSocket, player: Player, encode: Encode, settings: IngressSettings) -> None:
+    def __init__(self, socket: WebSocket, settings: IngressSettings, limits: MessageLimits) -> None:
         self._socket = socket
-        self._player = player
-        self._encode = encode
         self._settings = settings
+        self._limits = limits
+        self._id = hex(id(self))
+        self._unacknowledged = 0
         self._newest_sent = -1
-        self._unacknowledged: int | None = None
-        self.last_active_s = time.monotonic()
+        self.heard_s = time.monotonic()
 
     async def send_frame(self, header: FrameHeader, jpeg: bytes) -> bool:
         """Sends a frame unless the client is too far behind or gone."""
-        if self._unacknowledged is not None:
-            if self._unacknowledged >= self._settings.max_unacknowledged_frames:
-                return False
-            self._unacknowledged += 1
+        if self._unacknowledged >= self._settings.max_unacknowledged_frames:
+            return False
+        self._unacknowledged += 1
         try:
             await self._socket.send_bytes(header.pack() + jpeg)
         except (RuntimeError, WebSocketDisconnect):
@@ -64,42 +82,51 @@ class Connection:
         except (RuntimeError, WebSocketDisconnect):
             return
 
+    async def send_error(self, code: str, message: str, fatal: bool = False) -> None:
+        """Says what is wrong and what to do; with `fatal` the socket will be closed."""
+        await self.send_message({"type": "error", "code": code, "message": message, "fatal": fatal})
+
     async def close(self, code: int, reason: str) -> None:
         """Closes the socket with a reason for the client."""
         if self._socket.application_state is WebSocketState.CONNECTED:
             try:
-                await self._socket.close(code, reason)
+                # A control frame has 125 bytes, two of them the code.
+                await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
             except (RuntimeError, WebSocketDisconnect):
                 return
 
-    async def receive_all(self) -> None:
-        """Answers messages until the client leaves."""
+    async def messages(self) -> AsyncIterator[Message]:
+        """What the client says, until it leaves or is sent away; wrong messages are answered and left out."""
         while True:
-            message = await self._socket.receive()
-            if message["type"] == "websocket.disconnect":
+            received = await self._socket.receive()
+            if received["type"] == "websocket.disconnect":
                 return
-            text = message.get("text")
+            self.heard_s = time.monotonic()
+            if not self._limits.is_message_within(self._id):
+                limit = self._settings.max_messages_per_s
+                await self.send_error("too_many_messages", f"more than {limit} messages a second", fatal=True)
+                await self.close(CLOSE_TOO_MANY_MESSAGES, f"more than {limit} messages a second")
+                return
             try:
-                if text is None:
-                    raise ValueError("binary messages are not understood: send JSON text")
-                await self._handle(parse_client_message(text, self._settings.max_message_bytes))
-            except (ValueError, ApiError) as error:
-                await self.send_message({"type": "error", "message": str(error)})
+                message = self._parse(received)
+            except ValueError as error:
+                if not self._limits.is_error_within(self._id):
+                    await self.close(CLOSE_TOO_MANY_MESSAGES, "too many wrong messages")
+                    return
+                await self.send_error("invalid_message", str(error))
+                continue
+            if isinstance(message, SeenMessage):
+                self._unacknowledged = max(0, self._newest_sent - message.sequence)
+            elif isinstance(message, PingMessage):
+                pong = {"type": "pong", "timestamp": message.timestamp, "server_ms": 1000 * time.monotonic()}
+                await self.send_message(pong)
+            else:
+                yield message
+            if isinstance(message, ByeMessage):
+                return
 
-    async def _handle(self, message: ControlMessage | SeenMessage) -> None:
-        if isinstance(message, SeenMessage):
-            self._unacknowledged = max(0, self._newest_sent - message.sequence)
-            return
-        self.last_active_s = time.monotonic()
-        self._player.controls.apply(message)
-        if message.instruction:
-            await self._instruct(message.instruction, message.timestamp)
-
-    async def _instruct(self, spoken: SpokenInstruction, timestamp: float) -> None:
-        text = spoken.text.strip()
-        words = await self._encode(text) if text else None
-        if isinstance(words, Refusal):
-            raise ValueError(words.message)
-        chunk = self._player.instruct(text, Instruction(words))
-        ack = {"type": "ack", "instruction": text, "chunk": chunk, "timestamp": timestamp}
-        await self.send_message(ack)
+    def _parse(self, received: MutableMapping[str, Any]) -> Message:
+        text = received.get("text")
+        if text is None:
+            return unpack_control(received["bytes"])
+        return parse_client_message(text, self._settings.max_message_bytes)

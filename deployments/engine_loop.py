@@ -16,7 +16,17 @@ from typing import TypeVar
 
 import torch
 
-from deployments.messages import Chunk, EncodedText, Missing, Opened, OpenRequest, Refusal, StepRequest
+from deployments.messages import (
+    Chunk,
+    EncodedText,
+    LatestRequest,
+    Missing,
+    Moved,
+    Opened,
+    OpenRequest,
+    Refusal,
+    StepRequest,
+)
 from gamegen.models.text import TextStates
 from gamegen.video import decode_image, resize_to
 from gamegen.world import WorldEngine, WorldSnapshot, encode_image
@@ -27,7 +37,8 @@ ACTIVE_S = 1.0
 """A session stepped this recently is expected to ask again soon."""
 
 Reply = TypeVar("Reply")
-_Waiting = tuple[StepRequest, "asyncio.Future[Chunk | Missing]"]
+Stepped = Chunk | Missing | Moved
+_Waiting = tuple[StepRequest, "asyncio.Future[Stepped]"]
 
 
 class EngineLoop:
@@ -39,6 +50,7 @@ class EngineLoop:
         self._inbox: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._last_used: dict[str, float] = {}
+        self._fences: dict[str, int] = {}
         self._thread = ThreadPoolExecutor(1, "engine", initializer=torch.set_num_threads, initargs=(threads,))
         self._task: asyncio.Task[None] | None = None
 
@@ -47,23 +59,27 @@ class EngineLoop:
         """Sessions in the engine's slots."""
         return len(self._last_used)
 
-    async def open(self, request: OpenRequest) -> Opened | Refusal:
+    async def open(self, request: OpenRequest) -> Opened | Refusal | Moved:
         """Begins a session; refuses an image that cannot be read."""
         return await self._in_thread(lambda: self._open(request))
 
-    async def restore(self, session_id: str, snapshot: bytes) -> None:
+    async def restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
         """Takes over a session from its snapshot."""
-        await self._in_thread(lambda: self._restore(session_id, snapshot))
+        return await self._in_thread(lambda: self._restore(session_id, fence, snapshot))
+
+    async def latest(self, request: LatestRequest) -> Opened | Missing | Moved:
+        """A session that is here, at the version asked for."""
+        return await self._in_thread(lambda: self._latest(request))
 
     async def close(self, session_id: str) -> None:
         """Forgets a session."""
         await self._in_thread(lambda: self._close(session_id))
 
-    async def step(self, request: StepRequest) -> Chunk | Missing:
+    async def step(self, request: StepRequest) -> Stepped:
         """Draws the next chunk of a session, together with the others that wait."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-        future: asyncio.Future[Chunk | Missing] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Stepped] = asyncio.get_running_loop().create_future()
         self._inbox.append((request, future))
         self._wake.set()
         return await future
@@ -103,7 +119,7 @@ class EngineLoop:
     async def _step_batch(self, batch: list[_Waiting]) -> None:
         if not batch:
             return
-        replies: list[Chunk | Missing] = []
+        replies: list[Stepped] = []
         try:
             replies = await self._in_thread(lambda: self._step([request for request, _ in batch]))
         except Exception as error:
@@ -122,8 +138,13 @@ class EngineLoop:
 
     # Below: runs in the engine's thread.
 
-    def _step(self, requests: list[StepRequest]) -> list[Chunk | Missing]:
-        ready = {r.session_id: r for r in requests if self._engine.version(r.session_id) == r.version}
+    def _step(self, requests: list[StepRequest]) -> list[Stepped]:
+        moved = {r.session_id for r in requests if self._is_moved(r.session_id, r.fence)}
+        ready = {
+            r.session_id: r
+            for r in requests
+            if r.session_id not in moved and self._engine.version(r.session_id) == r.version
+        }
         for request in ready.values():
             if request.instruction:
                 words = request.instruction.words
@@ -132,9 +153,12 @@ class EngineLoop:
         latents = self._engine.step({sid: r.operations for sid, r in ready.items()}) if ready else {}
         step_ms = 1000 * (time.perf_counter() - start)
         self._last_used |= dict.fromkeys(ready, time.monotonic())
-        replies: list[Chunk | Missing] = []
+        replies: list[Stepped] = []
         for request in requests:
             sid = request.session_id
+            if sid in moved:
+                replies.append(Moved())
+                continue
             if sid not in ready:
                 replies.append(Missing(self._engine.version(sid)))
                 continue
@@ -142,7 +166,16 @@ class EngineLoop:
             replies.append(Chunk(request.version + 1, latents[sid], step_ms, len(ready), snapshot))
         return replies
 
-    def _open(self, request: OpenRequest) -> Opened | Refusal:
+    def _is_moved(self, session_id: str, fence: int) -> bool:
+        """Whether a later owner was here already; remembers this one if not."""
+        if fence < self._fences.get(session_id, fence):
+            return True
+        self._fences[session_id] = fence
+        return False
+
+    def _open(self, request: OpenRequest) -> Opened | Refusal | Moved:
+        if self._is_moved(request.session_id, request.fence):
+            return Moved()
         latent = None
         if request.image is not None:
             try:
@@ -156,22 +189,37 @@ class EngineLoop:
         self._make_room(request.session_id)
         self._engine.open(request.session_id, _text_states(request.prompt), request.seed, latent)
         self._last_used[request.session_id] = time.monotonic()
-        version = self._engine.version(request.session_id)
-        assert version is not None
-        return Opened(version, None if latent is None else latent.half().numpy())
+        return self._opened(request.session_id)
 
-    def _restore(self, session_id: str, snapshot: bytes) -> None:
+    def _restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
+        if self._is_moved(session_id, fence):
+            return Moved()
         self._make_room(session_id)
         self._engine.restore(session_id, WorldSnapshot.from_bytes(snapshot))
         self._last_used[session_id] = time.monotonic()
+        return self._opened(session_id)
+
+    def _latest(self, request: LatestRequest) -> Opened | Missing | Moved:
+        if self._is_moved(request.session_id, request.fence):
+            return Moved()
+        version = self._engine.version(request.session_id)
+        return self._opened(request.session_id) if version == request.version else Missing(version)
+
+    def _opened(self, session_id: str) -> Opened:
+        snapshot = self._engine.snapshot(session_id)
+        return Opened(snapshot.version, snapshot.latents[-1] if len(snapshot.latents) else None)
 
     def _close(self, session_id: str) -> None:
         self._engine.close(session_id)
         self._last_used.pop(session_id, None)
+        self._fences.pop(session_id, None)
 
     def _make_room(self, session_id: str) -> None:
         """Closes the session idle for longest when the slots are full: its ingress can always restore it."""
+        fence = self._fences.get(session_id)
         self._close(session_id)
+        if fence is not None:
+            self._fences[session_id] = fence
         while len(self._last_used) >= self._engine.max_sessions:
             self._close(min(self._last_used, key=self._last_used.__getitem__))
 

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from deployments.schemas import ControlMessage
+from deployments.wire import BinaryControl
 from gamegen.controls import Control
 
 
@@ -33,6 +34,13 @@ class HeldControls:
             self.keys -= set(message.keyboard.keys)
         if message.camera:
             self.yaw_deg, self.pitch_deg = message.camera.yaw_deg, message.camera.pitch_deg
+
+    def hold(self, message: BinaryControl) -> None:
+        """Takes a binary message in, which names all keys that are down."""
+        self.timestamp, self.arrived_s = message.timestamp, time.monotonic()
+        self.tapped |= message.keys - self.keys
+        self.keys = set(message.keys)
+        self.yaw_deg, self.pitch_deg = message.yaw_deg, message.pitch_deg
 
     def take(self) -> Control:
         """What the next chunk is drawn under."""

@@ -7,12 +7,11 @@ could not look their names up there, and nothing of this module may be defined b
 import asyncio
 import platform
 import time
-import uuid
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import ray
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Query, WebSocket
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from ray import serve
@@ -20,10 +19,9 @@ from ray.serve.handle import DeploymentHandle
 
 import gamegen
 from deployments.clips import ClipTable
-from deployments.connection import CLOSE_ENDED, CLOSE_UNKNOWN_SESSION, Connection
+from deployments.connection import Connection, MessageLimits
 from deployments.errors import ApiError, install_error_handlers
-from deployments.messages import EncodedText, OpenRequest, Refusal
-from deployments.player import Player
+from deployments.messages import EncodedText, Refusal
 from deployments.schemas import (
     ClipCreated,
     ClipState,
@@ -31,14 +29,16 @@ from deployments.schemas import (
     NewClip,
     NewSession,
     SessionCreated,
+    SessionList,
     SessionState,
 )
-from deployments.sessions import Session, SessionBook
+from deployments.session_store import SessionStore
+from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
-from deployments.world_client import WorldClient, WorldRefusedError
+from deployments.stream import Backstage, Stream, address
+from gamegen.video import decode_image
 
 STATIC_FOLDER = Path(__file__).parent / "static"
-_OPEN_TIMEOUT_S = 30.0
 _ENCODE_TIMEOUT_S = 20.0
 _HEALTH_TIMEOUT_S = 5.0
 
@@ -69,6 +69,7 @@ class Ingress:
     def __init__(
         self,
         settings: ServeSettings,
+        store_url: str,
         text_encoder: DeploymentHandle,
         world: DeploymentHandle,
         decoder: DeploymentHandle,
@@ -77,8 +78,10 @@ class Ingress:
         self._settings = settings
         self._text_encoder = text_encoder
         self._world = world
-        self._decoder = decoder
-        self._sessions = SessionBook(settings.ingress)
+        store = SessionStore(store_url, SessionBook.store_limits(settings))
+        self._sessions = SessionBook(settings, store)
+        self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
+        self._limits = MessageLimits(settings.ingress)
         self._clips = ClipTable(generator, settings.generator)
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
@@ -100,30 +103,26 @@ class Ingress:
     @api.post("/v1/sessions", status_code=201, tags=["play"], responses=_errors(413, 422, 429, 503))
     async def create_session(self, request: NewSession) -> SessionCreated:
         """Begins a world; play it on its stream."""
-        self._sessions.reserve()
-        try:
-            session = await self._begin(request)
-            self._sessions.add(session)
-        finally:
-            self._sessions.unreserve()
-        return SessionCreated(**session.address())
+        self._check_image(request.image_bytes)
+        await self._encode(request.prompt, request.perspective)
+        facts = await self._model_facts()
+        size = request.resolution.size if request.resolution else (facts["width"], facts["height"])
+        record, token = await self._sessions.create(request, facts["model"], size)
+        return SessionCreated.model_validate({**address(record), "resume_token": token})
+
+    @api.get("/v1/sessions", tags=["play"], responses=_errors(422, 503))
+    async def list_sessions(
+        self,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    ) -> SessionList:
+        """All worlds, the newest first."""
+        return await self._sessions.listed(limit, offset)
 
     @api.get("/v1/sessions/{session_id}", tags=["play"], responses=_errors(404))
     async def get_session(self, session_id: str) -> SessionState:
         """A world's state."""
-        session = self._sessions.get(session_id)
-        player = session.player
-        return SessionState(
-            **session.address(),
-            prompt=session.request.prompt,
-            perspective=session.request.perspective,
-            seed=session.request.seed,
-            state=session.state,
-            chunks=player.world.version,
-            instruction=player.instruction_text or None,
-            frames_sent=player.frames_sent,
-            frames_dropped=player.frames_dropped,
-        )
+        return state_of(await self._sessions.get(session_id))
 
     @api.delete(
         "/v1/sessions/{session_id}",
@@ -134,31 +133,21 @@ class Ingress:
     )
     async def delete_session(self, session_id: str) -> None:
         """Ends a world."""
-        await self._sessions.end(session_id, CLOSE_ENDED, "the session was deleted")
+        await self._sessions.delete(session_id)
 
     @api.websocket("/v1/sessions/{session_id}/stream")
     async def stream(self, socket: WebSocket, session_id: str) -> None:
         """Plays a world: see the guide for its messages."""
         await socket.accept()
-        try:
-            session = self._sessions.get(session_id)
-        except ApiError as error:
-            await socket.send_json({"type": "error", "message": error.message, "fatal": True})
-            await socket.close(CLOSE_UNKNOWN_SESSION, "unknown session")
-            return
-        connection = Connection(socket, session.player, self._encode, self._settings.ingress)
-        greeting = {"type": "welcome", **session.address(), "chunk": session.player.world.version}
-        await connection.send_message(greeting)
-        await session.attach(connection)
-        try:
-            await connection.receive_all()
-        finally:
-            session.detach(connection)
+        connection = Connection(socket, self._settings.ingress, self._limits)
+        stream = Stream(session_id, connection, self._backstage)
+        with self._sessions.playing(stream):
+            await stream.run()
 
     @api.post("/v1/videos", status_code=202, tags=["clips"], responses=_errors(422, 503))
     async def create_video(self, request: NewClip) -> ClipCreated:
         """Orders a clip."""
-        await self._encode_or_refuse(request.prompt, request.perspective)
+        await self._encode(request.prompt, request.perspective)
         clip = self._clips.submit(request)
         return ClipCreated(id=clip.id, status_url=f"/v1/videos/{clip.id}")
 
@@ -183,11 +172,7 @@ class Ingress:
         model = await self._model_facts()
         return {
             "uptime_s": round(time.time() - self._started_s, 1),
-            "sessions": {
-                "open": len(self._sessions),
-                "playing": self._sessions.num_playing,
-                "limit": self._settings.ingress.max_sessions,
-            },
+            "sessions": await self._sessions.counts(),
             "pace": self._sessions.paces(),
             "clips": {"queued": self._clips.num_queued, "running": self._clips.num_running},
             "model": model,
@@ -210,45 +195,32 @@ class Ingress:
             raise ApiError(503, "not_ready", message, retry_after_s=5) from error
         return {"status": "ok"}
 
-    async def _begin(self, request: NewSession) -> Session:
-        prompt = await self._encode_or_refuse(request.prompt, request.perspective)
-        facts = await self._model_facts()
-        size = request.resolution.size if request.resolution else (facts["width"], facts["height"])
-        image = request.image_bytes
-        if image is not None and len(image) > self._settings.ingress.max_image_bytes:
-            limit = self._settings.ingress.max_image_bytes
-            message = f"the image has {len(image)} bytes and the limit is {limit}: send a smaller one"
-            raise ApiError(413, "image_too_large", message)
-        opening = OpenRequest(uuid.uuid4().hex, prompt, request.seed, image)
-        world = WorldClient(
-            self._world,
-            opening,
-            self._settings.world.snapshot_every_chunks,
-            self._settings.ingress.recovery_timeout_s,
-        )
-        try:
-            await world.open(_OPEN_TIMEOUT_S)
-        except WorldRefusedError as error:
-            raise ApiError(422, "invalid_image", str(error)) from error
-        except TimeoutError as error:
-            message = "no world replica answers: try again in a few seconds"
-            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
-        return Session(opening.session_id, request, size, Player(world, self._decoder, size))
-
-    async def _encode(self, text: str, perspective: str | None = None) -> EncodedText | Refusal:
+    async def _encode(self, text: str, perspective: str | None) -> EncodedText:
+        """A text's states; with `perspective` it is a world's prompt. Raises ApiError (422, 503)."""
         try:
             async with asyncio.timeout(_ENCODE_TIMEOUT_S):
-                return await self._text_encoder.encode.remote(text, perspective)
+                encoded = await self._text_encoder.encode.remote(text, perspective)
         # A dying replica raises many things; all of them mean that the words can be sent again.
         except Exception as error:
             message = "the words could not be read just now: send them again in a few seconds"
             raise ApiError(503, "not_ready", message, retry_after_s=5) from error
-
-    async def _encode_or_refuse(self, text: str, perspective: str) -> EncodedText:
-        encoded = await self._encode(text, perspective)
         if isinstance(encoded, Refusal):
-            raise ApiError(422, "prompt_too_long", f"prompt: {encoded.message}")
+            place = "instruction.text" if perspective is None else "prompt"
+            raise ApiError(422, "prompt_too_long", f"{place}: {encoded.message}")
         return encoded
+
+    def _check_image(self, image: bytes | None) -> None:
+        """Raises ApiError (413, 422) for an image that no world can begin with."""
+        if image is None:
+            return
+        limit = self._settings.ingress.max_image_bytes
+        if len(image) > limit:
+            message = f"the image has {len(image)} bytes and the limit is {limit}: send a smaller one"
+            raise ApiError(413, "image_too_large", message)
+        try:
+            decode_image(image)
+        except ValueError as error:
+            raise ApiError(422, "invalid_image", str(error)) from error
 
     async def _model_facts(self) -> dict[str, Any]:
         # They never change while the application runs, so one answer is enough.

@@ -27,9 +27,10 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """Begins a world; `image` is a PNG or JPEG file to begin with."""
+    """Begins a world; `image` is a PNG or JPEG file to begin with, `fence` tells later owners from earlier ones."""
 
     session_id: str
+    fence: int
     prompt: EncodedText
     seed: int
     image: bytes | None = None
@@ -37,7 +38,7 @@ class OpenRequest:
 
 @dataclass(frozen=True)
 class Opened:
-    """A world was begun: its version (chunks made) and, with a starting image, that image's latent."""
+    """A world stands at a version (chunks made); `latent` is its last one, None before the first."""
 
     version: int
     latent: np.ndarray | None
@@ -45,9 +46,19 @@ class Opened:
 
 @dataclass(frozen=True)
 class Instruction:
-    """Puts words in force from the next chunk on; None lifts the words in force."""
+    """Puts words in force from the next chunk on, fully after `blend_chunks` more; None lifts those in force."""
 
     words: EncodedText | None
+    blend_chunks: int = 0
+
+
+@dataclass(frozen=True)
+class LatestRequest:
+    """Asks for a session at `version`."""
+
+    session_id: str
+    fence: int
+    version: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class StepRequest:
     """Draws the chunk after `version` under `operations`, float32 `(4, OPERATION_SIZE)`."""
 
     session_id: str
+    fence: int
     version: int
     operations: np.ndarray
     instruction: Instruction | None = None
@@ -77,6 +89,11 @@ class Missing:
     """This replica does not hold the session at the version asked for; it has `version`, or nothing."""
 
     version: int | None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An owner of a later fence has stepped the session: this one must leave it alone."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def _times() -> deque[float]:
 class ChunkClock:
     """Times of one session's chunks.
 
-    Frames are shown at 24 fps. Where drawing a chunk takes longer than showing it, its frames are spread over
+    Frames are shown at `target_fps`. Where drawing a chunk takes longer than showing it, its frames are spread over
     the measured time of a chunk instead, so that motion stays even. A chunk is begun as late as it can be to
     arrive in time: what the player does until then is still in it.
     """
@@ -39,6 +39,7 @@ class ChunkClock:
     steps_s: deque[float] = field(default_factory=_times)
     decodes_s: deque[float] = field(default_factory=_times)
     decode_leads_s: deque[float] = field(default_factory=_times)
+    target_fps: float = FPS
     shown_until_s: float = 0.0
     behind_s: float = 0.0
     num_unshown: int = 0
@@ -47,7 +48,7 @@ class ChunkClock:
     def frame_interval_s(self) -> float:
         """Time between two frames."""
         slowest_s = max(_quantile(self.steps_s, 0.5), _quantile(self.decodes_s, 0.5))
-        return max(1 / FPS, slowest_s / FRAMES_PER_CHUNK)
+        return max(1 / self.target_fps, slowest_s / FRAMES_PER_CHUNK)
 
     @property
     def fps(self) -> float:

@@ -6,17 +6,22 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import websockets.sync.client
 from rich.console import Console
 
+from deployments.embedded_store import embedded_store
 from deployments.environment import set_environment
 from deployments.settings import load_settings
 
@@ -35,13 +40,14 @@ def play(
     model = model or load_settings().model
     _check_model(model)
     console = Console()
-    stop = threading.Event()
+    stop, running = threading.Event(), contextlib.ExitStack()
     _stop_on_signals(stop)
     address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     started_s = time.monotonic()
     try:
         with console.status("starting Ray") as status:
-            _start(host, port, model, status.update)
+            store_url = os.environ.get("REDIS_URL") or running.enter_context(_own_store())
+            _start(host, port, model, store_url, status.update)
             # Once more, because Ray puts its own handler in place.
             _stop_on_signals(stop)
             status.update("drawing a first picture")
@@ -54,8 +60,15 @@ def play(
     except KeyboardInterrupt:
         pass
     finally:
-        with console.status("stopping"):
+        with console.status("stopping"), running:
             _shut_down()
+
+
+@contextlib.contextmanager
+def _own_store() -> Iterator[str]:
+    # A short path: the address of a socket file has a hundred characters at most.
+    with tempfile.TemporaryDirectory(prefix="gamegen-") as folder, embedded_store(Path(folder)) as url:
+        yield url
 
 
 def _check_port(host: str, port: int) -> None:
@@ -84,7 +97,7 @@ def _check_model(model: str) -> None:
     verify(resolve(variant.model), read_card(variant.model))
 
 
-def _start(host: str, port: int, model: str, say: Callable[[str], None]) -> None:
+def _start(host: str, port: int, model: str, store_url: str, say: Callable[[str], None]) -> None:
     set_environment()
     import ray
     from ray import serve
@@ -100,11 +113,11 @@ def _start(host: str, port: int, model: str, say: Callable[[str], None]) -> None
         http_options={"host": host, "port": port},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    serve.run(build_app(settings), name=NAME, route_prefix="/")
+    serve.run(build_app(settings, store_url), name=NAME, route_prefix="/")
 
 
 def _wait_until_ready(address: str) -> None:
-    """Waits for health, then begins and ends one world, so that the first player finds everything warm."""
+    """Waits for health, then plays one world for a moment, so that the first player finds everything warm."""
     give_up_at = time.monotonic() + _READY_TIMEOUT_S
     while True:
         try:
@@ -119,9 +132,13 @@ def _wait_until_ready(address: str) -> None:
         f"{address}/v1/sessions", body, {"Content-Type": "application/json"}, method="POST"
     )
     with urllib.request.urlopen(request, timeout=60) as response:
-        session_id = json.load(response)["id"]
-    ending = urllib.request.Request(f"{address}/v1/sessions/{session_id}", method="DELETE")
-    urllib.request.urlopen(ending, timeout=30).close()
+        session = json.load(response)
+    stream_url = address.replace("http", "ws", 1) + session["stream_url"]
+    with websockets.sync.client.connect(stream_url, max_size=None) as stream:
+        stream.send(json.dumps({"type": "hello", "token": session["resume_token"]}))
+        while isinstance(stream.recv(timeout=_READY_TIMEOUT_S), str):
+            pass
+        stream.send(json.dumps({"type": "bye"}))
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

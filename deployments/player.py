@@ -1,4 +1,4 @@
-"""One session's running world: what the player holds, the chunk loop, and the frames on their way out."""
+"""One session's running world: the chunk loop, and the frames on their way out."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.decoding import ChunkDecoding
 from deployments.held_controls import HeldControls
+from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, Instruction
 from deployments.pacing import ChunkClock
+from deployments.session_store import Entry
 from deployments.wire import FrameHeader
-from deployments.world_client import WorldClient, WorldLostError
+from deployments.world_client import WorldClient
+from gamegen.controls import FRAMES_PER_CHUNK
+from gamegen.session_log import Spoken, rounded
 
 logger = logging.getLogger("ray.serve")
 
 
 class Outlet(Protocol):
-    """Where frames and messages go: the session's present socket."""
+    """Where frames and messages go."""
 
     async def send_frame(self, header: FrameHeader, jpeg: bytes) -> bool:
         """Sends a frame, or drops it and returns False if the client is behind."""
@@ -32,142 +36,118 @@ class Outlet(Protocol):
 
 @dataclass(frozen=True)
 class _Drawn:
+    number: int
     chunk: Chunk
     timestamp: float | None
     wait_ms: float
     decoding: ChunkDecoding
+    logging: asyncio.Task[None]
 
 
 class Player:
-    """Draws while a socket is attached and stands still while none is.
+    """Draws a session for one socket.
 
-    Chunk n + 1 is drawn while chunk n is decoded and shown; at most one chunk waits in between.
+    Chunk n + 1 is drawn while chunk n is decoded and shown; at most one chunk waits in between. A chunk is shown when
+    it has been logged: what was seen is never lost.
     """
 
-    def __init__(self, world: WorldClient, decoder: DeploymentHandle, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        world: WorldClient,
+        decoder: DeploymentHandle,
+        size: tuple[int, int],
+        controls: HeldControls,
+        journal: SessionJournal,
+        outlet: Outlet,
+    ) -> None:
         self.world = world
         self.clock = ChunkClock()
-        self.controls = HeldControls()
-        self.frames_sent = 0
-        self.frames_dropped = 0
-        self.failed: str | None = None
-        self.instruction_text = ""
+        self.controls = controls
+        self.every = 1
+        self._journal = journal
         self._decoder = decoder
         self._size = size
-        self._outlet: Outlet | None = None
-        self._attached = asyncio.Event()
-        self._instruction: Instruction | None = None
+        self._outlet = outlet
+        self._instruction: tuple[Spoken, Instruction] | None = None
         self._drawn: asyncio.Queue[_Drawn] = asyncio.Queue(maxsize=1)
-        self._sequence = 0
-        self._tasks: list[asyncio.Task[None]] = []
         world.on_recovering = self._tell_recovering
 
-    def start(self) -> None:
-        """Begins the loops."""
-        self._tasks = [asyncio.create_task(self._draw()), asyncio.create_task(self._show())]
-        for task in self._tasks:
-            task.add_done_callback(self._note_failure)
+    async def run(self) -> None:
+        """Plays until it is cancelled; raises what ended it.
 
-    async def stop(self) -> None:
-        """Ends the loops and frees the world."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        while not self._drawn.empty():
-            self._drawn.get_nowait().decoding.cancel()
-        await self.world.close()
-
-    def attach(self, outlet: Outlet) -> Outlet | None:
-        """Sends to `outlet` from now on; returns the one it replaces."""
-        previous, self._outlet = self._outlet, outlet
-        self.controls.release()
-        self._attached.set()
-        return previous
-
-    def detach(self, outlet: Outlet) -> None:
-        """Stands still if `outlet` is still the present one."""
-        if self._outlet is outlet:
-            self._outlet = None
-            self._attached.clear()
-            self.controls.release()
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether somebody plays."""
-        return self._outlet is not None
+        That is WorldRefusedError, WorldLostError, SessionMovedError, SessionGoneError, or a fault.
+        """
+        await self.world.begin()
+        try:
+            async with asyncio.TaskGroup() as loops:
+                loops.create_task(self._draw())
+                loops.create_task(self._show())
+        except ExceptionGroup as failed:
+            # The first is the cause; the other loop was ended with it.
+            raise failed.exceptions[0] from None
+        finally:
+            while not self._drawn.empty():
+                drawn = self._drawn.get_nowait()
+                drawn.decoding.cancel()
+                await asyncio.gather(drawn.logging, return_exceptions=True)
 
     def instruct(self, text: str, instruction: Instruction) -> int:
         """Puts words in force with the next chunk; returns that chunk's number at the earliest."""
-        self.instruction_text = text
-        self._instruction = instruction
-        return self.world.version
-
-    async def say(self, message: dict[str, Any]) -> None:
-        """Sends a JSON message to whoever plays."""
-        if self._outlet:
-            await self._outlet.send_message(message)
+        chunk = self._journal.record.version
+        self._instruction = Spoken(chunk, text, instruction.blend_chunks), instruction
+        return chunk
 
     async def _tell_recovering(self, recovering: bool) -> None:
-        await self.say({"type": "status", "state": "recovering" if recovering else "playing"})
-
-    def _note_failure(self, task: asyncio.Task[None]) -> None:
-        """A loop that broke ends the session, where otherwise the picture would just stand still."""
-        if not task.cancelled() and task.exception() and not self.failed:
-            self.failed = "something failed on the server"
-            logger.error("a session's loop failed", exc_info=task.exception())
+        self._journal.state = "recovering" if recovering else "playing"
+        await self._outlet.send_message({"type": "status", "state": self._journal.state})
 
     async def _draw(self) -> None:
         while True:
-            await self._attached.wait()
-            await self._wait_for_turn()
+            while (delay_s := self.clock.step_delay_s()) > 0:
+                await asyncio.sleep(delay_s)
+            number = self._journal.record.version
             memory, recoveries = self.world.latent, self.world.num_recoveries
-            control, timestamp = self.controls.take(), self.controls.timestamp
+            control, timestamp = rounded(self.controls.take()), self.controls.timestamp
             # Taken before the await: words that arrive while this chunk is drawn belong to the next.
-            instruction, self._instruction = self._instruction, None
+            said, self._instruction = self._instruction, None
             start = time.monotonic()
             wait_ms = 0.0 if timestamp is None else 1000 * (start - self.controls.arrived_s)
-            try:
-                chunk = await self.world.step(control.operations(), instruction)
-            except WorldLostError as error:
-                self.failed = str(error)
-                logger.error("session ended: %s", error)
-                await self.say({"type": "error", "message": f"{error}: begin a new world", "fatal": True})
-                return
+            chunk = await self.world.step(control.operations(), said[1] if said else None)
+            spoken = (Spoken(number, said[0].text, said[0].blend_chunks),) if said else ()
+            self._journal.add(Entry(control, spoken), chunk.snapshot)
             is_typical = memory is not None and recoveries == self.world.num_recoveries
             self.clock.stepped(time.monotonic() - start, is_typical)
-            request = DecodeRequest(chunk.latent, memory, self._size)
-            decoding = ChunkDecoding(self._decoder, request, self.clock)
-            await self._drawn.put(_Drawn(chunk, timestamp, wait_ms, decoding))
-
-    async def _wait_for_turn(self) -> None:
-        while (delay_s := self.clock.step_delay_s()) > 0:
-            await asyncio.sleep(delay_s)
+            decoding = ChunkDecoding(
+                self._decoder, DecodeRequest(chunk.latent, memory, self._size), self.clock
+            )
+            logging = asyncio.create_task(self._journal.flush())
+            await self._drawn.put(_Drawn(number, chunk, timestamp, wait_ms, decoding, logging))
 
     async def _show(self) -> None:
         while True:
             drawn = await self._drawn.get()
+            await drawn.logging
             turn: tuple[float, float] | None = None
-            number = 0
+            frame = 0
             try:
                 async for jpeg, decode_ms in drawn.decoding:
                     turn = turn or self.clock.show()
-                    due_s = turn[0] + number * turn[1]
+                    due_s = turn[0] + frame * turn[1]
                     await asyncio.sleep(due_s - time.monotonic())
-                    await self._send(self._header(drawn, number, decode_ms, due_s), jpeg)
-                    number += 1
+                    await self._send(drawn, frame, decode_ms, due_s, jpeg)
+                    frame += 1
             except Exception:
                 logger.exception("a chunk could not be decoded and is left out")
             if turn is None:
                 self.clock.show()
 
-    def _header(self, drawn: _Drawn, number: int, decode_ms: float, due_s: float) -> FrameHeader:
-        chunk, sequence = drawn.chunk, self._sequence
-        self._sequence += 1
-        times_ms = chunk.step_ms, decode_ms, drawn.wait_ms, 1000 * due_s
-        return FrameHeader(number, sequence, chunk.version - 1, drawn.timestamp, *times_ms)
-
-    async def _send(self, header: FrameHeader, jpeg: bytes) -> None:
-        if self._outlet and await self._outlet.send_frame(header, jpeg):
-            self.frames_sent += 1
+    async def _send(self, drawn: _Drawn, frame: int, decode_ms: float, due_s: float, jpeg: bytes) -> None:
+        sequence = FRAMES_PER_CHUNK * drawn.number + frame
+        if sequence % self.every:
+            return
+        times_ms = drawn.chunk.step_ms, decode_ms, drawn.wait_ms, 1000 * due_s
+        header = FrameHeader(frame, sequence, drawn.number, drawn.timestamp, *times_ms)
+        if await self._outlet.send_frame(header, jpeg):
+            self._journal.frames_sent += 1
         else:
-            self.frames_dropped += 1
+            self._journal.frames_dropped += 1

@@ -22,6 +22,9 @@ from gamegen.video import MAX_FRAMES, check_frames, check_size
 MAX_PROMPT_CHARACTERS = 8000
 """Far above 300 tokens: it only keeps the tokenizer from reading books."""
 MAX_SEED = 2**63 - 1
+MAX_BLEND_S = 10.0
+PROTOCOL = 1
+"""The version of the stream's messages, see docs/protocol.md."""
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
 
 
@@ -88,8 +91,8 @@ class NewSession(Body):
         return None if self.image is None else base64.b64decode(self.image)
 
 
-class SessionCreated(BaseModel):
-    """Where to play a new world."""
+class SessionAddress(BaseModel):
+    """Where a world is played."""
 
     id: str
     stream_url: str
@@ -98,17 +101,32 @@ class SessionCreated(BaseModel):
     fps: int
 
 
-class SessionState(SessionCreated):
-    """A world as it is now."""
+class SessionCreated(SessionAddress):
+    """A new world; whoever has the token can play it, so it is told this once and never again."""
+
+    resume_token: str
+
+
+class SessionState(SessionAddress):
+    """A world as it is now; `queued` ones wait for a place, `waiting` ones for their player."""
 
     prompt: str
     perspective: str
     seed: int
-    state: Literal["waiting", "playing", "recovering"]
+    model: str
+    created_s: float
+    state: Literal["waiting", "queued", "playing", "recovering"]
     chunks: int
     instruction: str | None
     frames_sent: int
     frames_dropped: int
+
+
+class SessionList(BaseModel):
+    """Some worlds, the newest first, of `total`."""
+
+    sessions: list[SessionState]
+    total: int
 
 
 class NewClip(Body):
@@ -188,6 +206,7 @@ class SpokenInstruction(Body):
     """Words that change the world while it runs; empty words lift those in force."""
 
     text: str = Field(max_length=MAX_PROMPT_CHARACTERS)
+    blend_s: float = Field(0.0, ge=0, le=MAX_BLEND_S)
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("parameters")
@@ -208,18 +227,59 @@ class ControlMessage(Body):
     instruction: SpokenInstruction | None = None
 
 
+class HelloMessage(Body):
+    """Comes first: the session's token, and the version of the messages."""
+
+    type: Literal["hello"]
+    token: str = Field(max_length=128)
+    protocol: int = PROTOCOL
+
+    @field_validator("protocol")
+    @classmethod
+    def _check_protocol(cls, protocol: int) -> int:
+        if protocol != PROTOCOL:
+            raise ValueError(
+                f"this server speaks version {PROTOCOL}, not {protocol}: use its own page or client"
+            )
+        return protocol
+
+
+class SettingsMessage(Body):
+    """How the world is sent: frames a second (fewer make it slower, not coarser), and only each nth of them."""
+
+    type: Literal["settings"]
+    fps: int | None = Field(None, ge=4, le=24)
+    every: Literal[1, 2, 4] | None = None
+
+
+class PingMessage(Body):
+    """Answered by a `pong` with the same timestamp."""
+
+    type: Literal["ping"]
+    timestamp: float = Field(allow_inf_nan=False)
+
+
+class ByeMessage(Body):
+    """The player leaves for good: the session ends."""
+
+    type: Literal["bye"]
+
+
 class SeenMessage(Body):
-    """Optional: the newest frame received. A client that sends these is never buried in frames."""
+    """The newest frame received: whoever leaves too many unanswered is sent no more until it has caught up."""
 
     type: Literal["seen"]
     sequence: int = Field(ge=0)
 
 
-ClientMessage = Annotated[ControlMessage | SeenMessage, Field(discriminator="type")]
-_client_message: TypeAdapter[ControlMessage | SeenMessage] = TypeAdapter(ClientMessage)
+ClientMessage = HelloMessage | ControlMessage | SeenMessage | SettingsMessage | PingMessage | ByeMessage
+_TYPES = ("hello", "control", "seen", "settings", "ping", "bye")
+_client_message: TypeAdapter[ClientMessage] = TypeAdapter(
+    Annotated[ClientMessage, Field(discriminator="type")]
+)
 
 
-def parse_client_message(text: str, max_bytes: int) -> ControlMessage | SeenMessage:
+def parse_client_message(text: str, max_bytes: int) -> ClientMessage:
     """Reads a socket's text message; raises ValueError with a sentence that says what is wrong."""
     size_bytes = len(text.encode())
     if size_bytes > max_bytes:
@@ -233,5 +293,5 @@ def parse_client_message(text: str, max_bytes: int) -> ControlMessage | SeenMess
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "json_invalid":
             raise ValueError(f"not valid JSON: {message.removeprefix('Invalid JSON: ')}") from None
-        place = ".".join(str(part) for part in problem["loc"] if part not in ("control", "seen"))
+        place = ".".join(str(part) for part in problem["loc"] if part not in _TYPES)
         raise ValueError(f"{place}: {message}" if place else message) from None

@@ -1,137 +1,142 @@
-"""The sessions of one ingress process: how many there may be, and when one ends by itself."""
+"""The sessions that one ingress replica plays, and the REST side of all of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from deployments.connection import CLOSE_ENDED, CLOSE_IDLE, CLOSE_TAKEN_OVER, Connection
+from valkey.exceptions import ValkeyError
+
 from deployments.errors import ApiError
-from deployments.player import Player
-from deployments.schemas import NewSession
-from deployments.settings import IngressSettings
-from gamegen.controls import FPS
+from deployments.schemas import NewSession, SessionList, SessionState
+from deployments.session_store import (
+    SessionGoneError,
+    SessionRecord,
+    SessionStore,
+    StoreFullError,
+    StoreLimits,
+)
+from deployments.settings import ServeSettings
+from deployments.stream import Stream, address
+from gamegen.session_log import WorldSpec
 
 logger = logging.getLogger("ray.serve")
 
-_SWEEP_INTERVAL_S = 1.0
-
-
-@dataclass
-class Session:
-    """A world, its player's socket if there is one, and since when there is none."""
-
-    id: str
-    request: NewSession
-    size: tuple[int, int]
-    player: Player
-    connection: Connection | None = None
-    detached_since_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def state(self) -> Literal["waiting", "playing", "recovering"]:
-        """`waiting` without a socket, `recovering` while a lost replica is replaced, else `playing`."""
-        if self.connection is None:
-            return "waiting"
-        return "recovering" if self.player.world.is_recovering else "playing"
-
-    def address(self) -> dict[str, Any]:
-        """Where and how this session is played, the fields of `SessionCreated`."""
-        width, height = self.size
-        stream_url = f"/v1/sessions/{self.id}/stream"
-        return {"id": self.id, "stream_url": stream_url, "width": width, "height": height, "fps": FPS}
-
-    async def attach(self, connection: Connection) -> None:
-        """Gives the session to a socket; the one that had it is closed."""
-        previous, self.connection = self.connection, connection
-        self.player.attach(connection)
-        if previous:
-            await previous.close(CLOSE_TAKEN_OVER, "another connection took this session over")
-
-    def detach(self, connection: Connection) -> None:
-        """Leaves the session waiting if this socket still had it."""
-        if self.connection is connection:
-            self.connection = None
-            self.detached_since_s = time.monotonic()
-        self.player.detach(connection)
-
-    def ending(self, settings: IngressSettings) -> tuple[int, str] | None:
-        """A close code and reason if the session should end now."""
-        now = time.monotonic()
-        if self.player.failed:
-            return CLOSE_ENDED, self.player.failed
-        if self.connection is None:
-            left = now - self.detached_since_s > settings.resume_timeout_s
-            return (CLOSE_ENDED, "nobody came back") if left else None
-        if now - self.connection.last_active_s > settings.idle_timeout_s:
-            return CLOSE_IDLE, f"nothing was done for {settings.idle_timeout_s:g} s"
-        return None
+_BETWEEN_MIGRATIONS_S = 0.05
+_PLACES_KEPT_S = 1.0
 
 
 class SessionBook:
-    """All sessions by id."""
+    """What the REST addresses say of sessions, and the streams of this replica."""
 
-    def __init__(self, settings: IngressSettings) -> None:
+    def __init__(self, settings: ServeSettings, store: SessionStore) -> None:
         self._settings = settings
-        self._sessions: dict[str, Session] = {}
-        self._num_reserved = 0
-        self._sweeper: asyncio.Task[None] | None = None
+        self._store = store
+        self._streams: dict[int, Stream] = {}
+        self._places = 0
+        self._places_until_s = 0.0
 
-    def __len__(self) -> int:
-        return len(self._sessions)
+    @staticmethod
+    def store_limits(settings: ServeSettings) -> StoreLimits:
+        """The store's limits that the settings ask for."""
+        ingress = settings.ingress
+        return StoreLimits(ingress.max_sessions + ingress.max_queued, ingress.resume_timeout_s)
 
-    @property
-    def num_playing(self) -> int:
-        """Sessions with a socket."""
-        return sum(session.connection is not None for session in self._sessions.values())
+    async def create(
+        self, request: NewSession, model: str, size: tuple[int, int]
+    ) -> tuple[SessionRecord, str]:
+        """A new session and its token; raises ApiError (429, 503)."""
+        spec = WorldSpec(model, request.prompt, request.perspective, request.seed, *size, request.image_bytes)
+        record, token = SessionRecord.new(uuid.uuid4().hex, spec)
+        with _store_errors():
+            try:
+                await self._store.create(record)
+            except StoreFullError as error:
+                message = f"{error}: close a session or try again in a minute"
+                raise ApiError(429, "too_many_sessions", message, retry_after_s=30) from error
+        return record, token
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """A session; raises ApiError (404, 503)."""
+        with _store_errors(session_id):
+            return await self._store.get(session_id)
+
+    async def listed(self, limit: int, offset: int) -> SessionList:
+        """Some sessions; raises ApiError (503)."""
+        with _store_errors():
+            records, total = await self._store.listed(limit, offset)
+        return SessionList(sessions=[state_of(record) for record in records], total=total)
+
+    async def delete(self, session_id: str) -> None:
+        """Ends a session; raises ApiError (404, 503)."""
+        with _store_errors(session_id):
+            await self._store.delete(session_id)
+
+    async def counts(self) -> dict[str, int]:
+        """Sessions everywhere; raises ApiError (503)."""
+        with _store_errors():
+            counts = await self._store.counts()
+        return {**counts, "here": len(self._streams), "limit": self._settings.ingress.max_sessions}
+
+    async def capacity(self) -> int:
+        """How many may play at once just now."""
+        now = time.monotonic()
+        if now > self._places_until_s:
+            self._places, self._places_until_s = await self._store.places(), now + _PLACES_KEPT_S
+        return min(self._places, self._settings.ingress.max_sessions)
+
+    @contextmanager
+    def playing(self, stream: Stream) -> Iterator[None]:
+        """Enters a stream for as long as it runs."""
+        self._streams[id(stream)] = stream
+        try:
+            yield
+        finally:
+            del self._streams[id(stream)]
 
     def paces(self) -> list[dict[str, float]]:
-        """The pace of each session that is played, see `ChunkClock.facts`."""
-        return [s.player.clock.facts() for s in self._sessions.values() if s.connection]
+        """The pace of each session that is played here, see `ChunkClock.facts`."""
+        return [stream.player.clock.facts() for stream in self._streams.values() if stream.player]
 
-    def reserve(self) -> None:
-        """Takes a place for a session that is about to begin; raises ApiError (429) when all are taken."""
-        limit = self._settings.max_sessions
-        if len(self._sessions) + self._num_reserved >= limit:
-            message = f"all {limit} sessions are taken: close one or try again in a minute"
-            raise ApiError(429, "too_many_sessions", message, retry_after_s=30)
-        self._num_reserved += 1
+    async def migrate_all(self) -> None:
+        """Sends every player elsewhere, one by one, so that they do not all arrive there at once."""
+        for stream in [*self._streams.values()]:
+            stream.migrate()
+            await asyncio.sleep(_BETWEEN_MIGRATIONS_S)
 
-    def unreserve(self) -> None:
-        """Gives the place back, or turns it into the session just added."""
-        self._num_reserved -= 1
 
-    def add(self, session: Session) -> None:
-        """Enters a session and starts its loops."""
-        self._sessions[session.id] = session
-        session.player.start()
-        if self._sweeper is None or self._sweeper.done():
-            self._sweeper = asyncio.create_task(self._sweep())
+def state_of(record: SessionRecord) -> SessionState:
+    """A session as clients see it."""
+    values: dict[str, Any] = {
+        **address(record),
+        "prompt": record.spec.prompt,
+        "perspective": record.spec.perspective,
+        "seed": record.spec.seed,
+        "model": record.spec.model,
+        "created_s": record.created_s,
+        "state": record.state,
+        "chunks": record.version,
+        "instruction": record.instruction or None,
+        "frames_sent": record.frames_sent,
+        "frames_dropped": record.frames_dropped,
+    }
+    return SessionState(**values)
 
-    def get(self, session_id: str) -> Session:
-        """A session; raises ApiError (404)."""
-        session = self._sessions.get(session_id)
-        if session is None:
-            message = f"no session {session_id!r}: it ended or never was, begin one with POST /v1/sessions"
-            raise ApiError(404, "unknown_session", message)
-        return session
 
-    async def end(self, session_id: str, code: int, reason: str) -> None:
-        """Ends a session and closes its socket; raises ApiError (404)."""
-        session = self.get(session_id)
-        del self._sessions[session_id]
-        if session.connection:
-            await session.connection.close(code, reason)
-        await session.player.stop()
-
-    async def _sweep(self) -> None:
-        while self._sessions:
-            await asyncio.sleep(_SWEEP_INTERVAL_S)
-            for session in [*self._sessions.values()]:
-                ending = session.ending(self._settings)
-                if ending and session.id in self._sessions:
-                    logger.info("session %s ends: %s", session.id, ending[1])
-                    await self.end(session.id, *ending)
+@contextmanager
+def _store_errors(session_id: str = "") -> Iterator[None]:
+    """The store's errors as answers."""
+    try:
+        yield
+    except SessionGoneError as error:
+        message = f"no session {session_id!r}: it has ended or never was, begin one with POST /v1/sessions"
+        raise ApiError(404, "unknown_session", message) from error
+    except (ValkeyError, OSError) as error:
+        logger.error("the session store failed: %s", error)
+        message = "the session store does not answer: try again in a few seconds"
+        raise ApiError(503, "not_ready", message, retry_after_s=5) from error

@@ -15,22 +15,33 @@ DEFAULT_SETTINGS = Path(__file__).parent.parent / "configs" / "serve" / "local.y
 class IngressSettings:
     """What one ingress process allows its clients.
 
-    A session whose socket dropped is kept for `resume_timeout_s`; one whose player does nothing for
-    `idle_timeout_s` is closed. A client that acknowledges frames may leave `max_unacknowledged_frames` of
-    them unanswered, later ones are dropped. A lost world replica is waited for at most `recovery_timeout_s`.
+    Of all ingress replicas together, `max_sessions` play at once, as far as the world replicas have places, and
+    `max_queued` more may wait for one. A session that nobody plays is kept for `resume_timeout_s`; one whose player
+    does nothing for `idle_timeout_s`, or plays for `session_timeout_s`, is closed, and can be taken up again. A client
+    may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second. A
+    lost world replica is waited for at most `recovery_timeout_s`.
     """
 
+    replicas: int = 1
     num_cpus: float = 0.1
     max_sessions: int = 8
-    resume_timeout_s: float = 60.0
-    idle_timeout_s: float = 900.0
+    max_queued: int = 8
+    resume_timeout_s: float = 1800.0
+    idle_timeout_s: float = 1800.0
+    session_timeout_s: float = 14400.0
+    hello_timeout_s: float = 10.0
+    silence_timeout_s: float = 60.0
+    max_messages_per_s: int = 240
     recovery_timeout_s: float = 90.0
     max_message_bytes: int = 16384
     max_image_bytes: int = 8388608
     max_unacknowledged_frames: int = 48
 
     def __post_init__(self) -> None:
-        _positive(self, "max_sessions", "resume_timeout_s", "idle_timeout_s", "recovery_timeout_s")
+        _positive(
+            self, "replicas", "max_sessions", "resume_timeout_s", "idle_timeout_s", "recovery_timeout_s"
+        )
+        _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
         _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
 
 

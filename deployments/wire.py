@@ -1,4 +1,4 @@
-"""The stream's binary side: a fixed header before each JPEG.
+"""The stream's binary side: a fixed header before each JPEG, and controls in a few bytes.
 
 Little-endian, 40 bytes:
 
@@ -15,7 +15,20 @@ Little-endian, 40 bytes:
 | 28     | float32 | time from that control message's arrival to the beginning of its step, in milliseconds |
 | 32     | float64 | when the frame is due, in milliseconds of the server's clock |
 
-The JPEG file follows. Due times are even where arrivals are not: show each frame at its own plus a delay.
+A control message, 22 bytes, says the same as the JSON one but for words:
+
+| offset | type    | field |
+|--------|---------|-------|
+| 0      | 2 bytes | `GC`  |
+| 2      | uint8   | version, 1 |
+| 3      | uint8   | zero |
+| 4      | uint16  | all keys that are down, a bit each: w a s d space e q left right up down |
+| 6      | float32 | yaw in degrees a frame |
+| 10     | float32 | pitch in degrees a frame |
+| 14     | float64 | timestamp |
+
+After the frame's header the JPEG file follows. Due times are even where arrivals are not: show each frame at its own
+plus a delay.
 """
 
 from __future__ import annotations
@@ -24,10 +37,15 @@ import math
 import struct
 from dataclasses import dataclass
 
+from gamegen.controls import KEYS, MAX_CAMERA_DEG
+
 MAGIC = b"GG"
 VERSION = 2
 _HEADER = struct.Struct("<2sBBIIdfffd")
 HEADER_BYTES = _HEADER.size
+CONTROL_MAGIC = b"GC"
+CONTROL_VERSION = 1
+_CONTROL = struct.Struct("<2sBxHffd")
 
 
 @dataclass(frozen=True)
@@ -60,3 +78,40 @@ def unpack_frame(message: bytes) -> tuple[FrameHeader, bytes]:
         raise ValueError(f"not a frame message of version {VERSION}: it begins with {message[:3]!r}")
     stamp = None if math.isnan(timestamp) else timestamp
     return FrameHeader(frame, sequence, chunk, stamp, *times_ms), message[HEADER_BYTES:]
+
+
+@dataclass(frozen=True)
+class BinaryControl:
+    """What a player holds: all keys that are down, and the camera's turn in degrees a frame."""
+
+    keys: frozenset[str]
+    yaw_deg: float
+    pitch_deg: float
+    timestamp: float
+
+    def pack(self) -> bytes:
+        """The message's bytes."""
+        mask = sum(1 << i for i, key in enumerate(KEYS) if key in self.keys)
+        return _CONTROL.pack(
+            CONTROL_MAGIC, CONTROL_VERSION, mask, self.yaw_deg, self.pitch_deg, self.timestamp
+        )
+
+
+def unpack_control(message: bytes) -> BinaryControl:
+    """A binary control message; raises ValueError with a sentence that says what is wrong."""
+    if len(message) != _CONTROL.size:
+        raise ValueError(f"a binary message has {_CONTROL.size} bytes, got {len(message)}: see the protocol")
+    magic, version, mask, yaw_deg, pitch_deg, timestamp = _CONTROL.unpack(message)
+    if magic != CONTROL_MAGIC or version != CONTROL_VERSION:
+        raise ValueError(
+            f"not a control message of version {CONTROL_VERSION}: it begins with {message[:3]!r}"
+        )
+    if mask >> len(KEYS):
+        raise ValueError(f"keys {mask:#x}: there are {len(KEYS)}, the highest bit is {1 << len(KEYS) - 1:#x}")
+    if not (abs(yaw_deg) <= MAX_CAMERA_DEG and abs(pitch_deg) <= MAX_CAMERA_DEG and math.isfinite(timestamp)):
+        raise ValueError(
+            f"camera ({yaw_deg:g}, {pitch_deg:g}), timestamp {timestamp:g}: the camera turns by at most "
+            f"{MAX_CAMERA_DEG:g} degrees a frame, and a timestamp is a finite number"
+        )
+    held = frozenset(key for i, key in enumerate(KEYS) if mask >> i & 1)
+    return BinaryControl(held, yaw_deg, pitch_deg, timestamp)

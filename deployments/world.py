@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ray import serve
+from valkey.exceptions import ValkeyError
 
-from deployments.messages import Chunk, Missing, Opened, OpenRequest, Refusal, StepRequest
+from deployments.messages import (
+    Chunk,
+    LatestRequest,
+    Missing,
+    Moved,
+    Opened,
+    OpenRequest,
+    Refusal,
+    StepRequest,
+)
+from deployments.session_store import SessionStore, StoreLimits
 from deployments.settings import WorldSettings
+
+logger = logging.getLogger("ray.serve")
+
+_OFFER_LASTS_S = 10.0
+"""Three health checks and a little."""
 
 
 @serve.deployment(name="World")
@@ -19,7 +36,7 @@ class WorldDeployment:
     snapshot.
     """
 
-    def __init__(self, model: str, settings: WorldSettings) -> None:
+    def __init__(self, model: str, settings: WorldSettings, store_url: str) -> None:
         import torch
 
         from deployments.engine_loop import EngineLoop
@@ -43,17 +60,28 @@ class WorldDeployment:
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
         engine = WorldEngine(loaded, EngineConfig(settings.slots))
+        self._places = settings.slots
+        self._store = SessionStore(store_url, StoreLimits(0, 0))
+        self._name = serve.get_replica_context().replica_tag
         self._loop = EngineLoop(engine, settings.gather_s, settings.engine_threads)
 
-    async def open(self, request: OpenRequest) -> Opened | Refusal:
+    async def open(self, request: OpenRequest) -> Opened | Refusal | Moved:
         """Begins a session."""
         return await self._loop.open(request)
 
-    async def restore(self, session_id: str, snapshot: bytes) -> None:
-        """Takes a session over from a snapshot."""
-        await self._loop.restore(session_id, snapshot)
+    async def check_health(self) -> None:
+        """Serve asks every few seconds as long as this replica is in use: its places are offered that long."""
+        await self._offer()
 
-    async def step(self, request: StepRequest) -> Chunk | Missing:
+    async def restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
+        """Takes a session over from a snapshot."""
+        return await self._loop.restore(session_id, fence, snapshot)
+
+    async def latest(self, request: LatestRequest) -> Opened | Missing | Moved:
+        """A session that is held here, at the version asked for."""
+        return await self._loop.latest(request)
+
+    async def step(self, request: StepRequest) -> Chunk | Missing | Moved:
         """Draws a session's next chunk."""
         return await self._loop.step(request)
 
@@ -63,4 +91,12 @@ class WorldDeployment:
 
     async def facts(self) -> dict[str, Any]:
         """What is served: the size of its pictures, parameters, device and the model's card."""
+        await self._offer()
         return {**self._facts, "sessions_held": self._loop.num_sessions}
+
+    async def _offer(self) -> None:
+        try:
+            await self._store.offer_places(self._name, self._places, _OFFER_LASTS_S)
+        # The worlds held here can be played on without the store.
+        except (ValkeyError, OSError) as error:
+            logger.warning("the session store does not answer: %s", error)

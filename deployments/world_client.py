@@ -5,11 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
-from deployments.messages import Chunk, Instruction, Missing, Opened, OpenRequest, Refusal, StepRequest
+from deployments.messages import (
+    Chunk,
+    Instruction,
+    LatestRequest,
+    Missing,
+    Moved,
+    Opened,
+    OpenRequest,
+    Refusal,
+    StepRequest,
+)
+from deployments.session_store import SessionMovedError
+
+Reply = TypeVar("Reply")
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 2.0
@@ -23,51 +38,70 @@ class WorldLostError(RuntimeError):
     """No replica took the session over in time."""
 
 
+@dataclass
+class WorldPast:
+    """What a world is rebuilt from: its last snapshot, if there is one, and the steps since."""
+
+    snapshot: bytes | None = None
+    steps: list[StepRequest] = field(default_factory=list)
+
+
 class WorldClient:
     """Steps a session and keeps what it takes to rebuild it elsewhere.
 
-    That is the last snapshot and the steps since. A chunk's noise depends only on the seed and the chunk's
-    number, so replaying those steps on another replica leads to the same world.
+    A chunk's noise depends only on the seed and the chunk's number, so replaying the steps since the last snapshot on
+    another replica leads to the same world.
     """
 
     def __init__(
         self,
         handle: DeploymentHandle,
         opening: OpenRequest,
+        past: WorldPast,
+        version: int,
         snapshot_every_chunks: int,
         recovery_timeout_s: float,
     ) -> None:
         self._handle = handle.options(session_id=opening.session_id)
         self._opening = opening
+        self._past = past
         self._snapshot_every_chunks = snapshot_every_chunks
         self._recovery_timeout_s = recovery_timeout_s
-        self._snapshot: bytes | None = None
-        self._since_snapshot: list[StepRequest] = []
-        self.version = 0
+        self.version = version
         self.num_recoveries = 0
         self.is_recovering = False
         self.on_recovering: Callable[[bool], Awaitable[None]] = _ignore
         self.latent: np.ndarray | None = None
 
-    async def open(self, timeout_s: float) -> None:
-        """Begins the world; raises WorldRefusedError, or TimeoutError when no replica answers."""
-        async with asyncio.timeout(timeout_s):
-            opened = await self._handle.open.remote(self._opening)
-        if isinstance(opened, Refusal):
-            raise WorldRefusedError(opened.message)
-        assert isinstance(opened, Opened)
+    async def begin(self) -> None:
+        """Begins the world, or finds it or brings it back at its version.
+
+        Raises WorldRefusedError, WorldLostError when no replica answers in time, or SessionMovedError.
+        """
+        is_new = self._past.snapshot is None and not self._past.steps
+        opened = await self._somewhere(self._open if is_new else self._find)
         self.version, self.latent = opened.version, opened.latent
 
     async def step(self, operations: np.ndarray, instruction: Instruction | None) -> Chunk:
-        """Draws the next chunk; raises WorldLostError when the session could not be brought back in time."""
+        """Draws the next chunk.
+
+        Raises WorldLostError when the session could not be brought back in time, or SessionMovedError.
+        """
         wants_snapshot = (self.version + 1) % self._snapshot_every_chunks == 0
-        request = StepRequest(self._opening.session_id, self.version, operations, instruction, wants_snapshot)
-        chunk = await self._step_somewhere(request)
+        request = StepRequest(
+            self._opening.session_id,
+            self._opening.fence,
+            self.version,
+            operations,
+            instruction,
+            wants_snapshot,
+        )
+        chunk = await self._somewhere(lambda: self._step(request))
         self.version, self.latent = chunk.version, chunk.latent
         if chunk.snapshot is None:
-            self._since_snapshot.append(request)
+            self._past.steps.append(request)
         else:
-            self._snapshot, self._since_snapshot = chunk.snapshot, []
+            self._past = WorldPast(chunk.snapshot)
         return chunk
 
     async def close(self) -> None:
@@ -78,18 +112,18 @@ class WorldClient:
         except Exception:
             return
 
-    async def _step_somewhere(self, request: StepRequest) -> Chunk:
+    async def _somewhere(self, attempt: Callable[[], Awaitable[Reply]]) -> Reply:
+        """Tries until a replica has done it."""
         give_up_at = time.monotonic() + self._recovery_timeout_s
         delay_s = _FIRST_DELAY_S
         while True:
             try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._recovery_timeout_s):
-                    reply = await self._handle.step.remote(request)
-                    if isinstance(reply, Chunk):
-                        await self._note_recovering(False)
-                        return reply
-                    await self._note_recovering(True)
-                    await self._rebuild()
+                async with asyncio.timeout(self._recovery_timeout_s):
+                    reply = await attempt()
+                await self._note_recovering(False)
+                return reply
+            except (WorldRefusedError, SessionMovedError):
+                raise
             # Whatever a dying replica raises (actor, transport or router errors), the answer is the same.
             except Exception as error:
                 await self._note_recovering(True)
@@ -97,8 +131,6 @@ class WorldClient:
                     raise WorldLostError("the world's replica was lost and none took it over") from error
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
-            if time.monotonic() > give_up_at:
-                raise WorldLostError("the world's replicas keep losing this session")
 
     async def _note_recovering(self, recovering: bool) -> None:
         if recovering != self.is_recovering:
@@ -106,15 +138,46 @@ class WorldClient:
             self.num_recoveries += recovering
             await self.on_recovering(recovering)
 
+    async def _step(self, request: StepRequest) -> Chunk:
+        reply = await self._handle.step.remote(request)
+        if isinstance(reply, Missing):
+            await self._note_recovering(True)
+            await self._rebuild()
+            reply = await self._handle.step.remote(request)
+        return self._checked(reply, Chunk)
+
+    async def _open(self) -> Opened:
+        return self._checked(await self._handle.open.remote(self._opening), Opened)
+
+    async def _find(self) -> Opened:
+        """The world at its version where it still is, or else rebuilt."""
+        request = LatestRequest(self._opening.session_id, self._opening.fence, self.version)
+        reply = await self._handle.latest.remote(request)
+        if isinstance(reply, Missing):
+            await self._rebuild()
+            reply = await self._handle.latest.remote(request)
+        return self._checked(reply, Opened)
+
     async def _rebuild(self) -> None:
-        if self._snapshot is None:
-            await self._handle.open.remote(self._opening)
+        if self._past.snapshot is None:
+            await self._open()
         else:
-            await self._handle.restore.remote(self._opening.session_id, self._snapshot)
-        for past in self._since_snapshot:
-            reply = await self._handle.step.remote(past)
-            if isinstance(reply, Missing):
-                raise RuntimeError("the session moved again while it was replayed")
+            restored = await self._handle.restore.remote(
+                self._opening.session_id, self._opening.fence, self._past.snapshot
+            )
+            self._checked(restored, Opened)
+        for past in self._past.steps:
+            self._checked(await self._handle.step.remote(past), Chunk)
+
+    @staticmethod
+    def _checked(reply: object, kind: type[Reply]) -> Reply:
+        if isinstance(reply, Refusal):
+            raise WorldRefusedError(reply.message)
+        if isinstance(reply, Moved):
+            raise SessionMovedError("another ingress plays this session")
+        if not isinstance(reply, kind):
+            raise RuntimeError("the session moved again while it was rebuilt")
+        return reply
 
 
 async def _ignore(_recovering: bool) -> None:

@@ -66,6 +66,15 @@ def serve_address(ray_cluster: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A running session store."""
+    from deployments.embedded_store import embedded_store
+
+    with embedded_store(tmp_path_factory.mktemp("store")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights, every part at its smallest."""
     from gamegen.models.checkpoint import ModelConfig, save_random

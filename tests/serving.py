@@ -37,20 +37,20 @@ def tiny_settings(model: Path) -> ServeSettings:
     return dataclasses.replace(
         settings,
         model=str(model),
-        ingress=dataclasses.replace(settings.ingress, max_sessions=3, max_message_bytes=8192),
+        ingress=dataclasses.replace(settings.ingress, max_sessions=3, max_queued=0, max_message_bytes=8192),
         world=dataclasses.replace(settings.world, threads=1, slots=3, snapshot_every_chunks=5),
         generator=dataclasses.replace(settings.generator, threads=1, max_queued=2),
     )
 
 
 @contextmanager
-def served(settings: ServeSettings) -> Iterator[None]:
+def served(settings: ServeSettings, store_url: str) -> Iterator[None]:
     """Runs the application on the Serve instance that is up."""
     from ray import serve
 
     from deployments.app import NAME, build_app
 
-    serve.run(build_app(settings), name=NAME, route_prefix="/")
+    serve.run(build_app(settings, store_url), name=NAME, route_prefix="/")
     yield
     serve.delete(NAME)
 
@@ -73,8 +73,9 @@ class Frame:
 class StreamClient:
     """One socket of one session."""
 
-    def __init__(self, socket: Any) -> None:
+    def __init__(self, socket: Any, acknowledges: bool = True) -> None:
         self.socket = socket
+        self.acknowledges = acknowledges
         self.messages: list[dict[str, Any]] = []
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -91,6 +92,8 @@ class StreamClient:
                 self.messages.append(json.loads(data))
                 continue
             header, jpeg = unpack_frame(data)
+            if self.acknowledges and header.frame == 3:
+                await self.send({"type": "seen", "sequence": header.sequence})
             return Frame(header, simplejpeg.decode_jpeg(jpeg))
 
     async def frames(self, count: int) -> list[Frame]:
@@ -111,8 +114,12 @@ class StreamClient:
 
 
 @asynccontextmanager
-async def streaming(address: str, stream_url: str) -> AsyncIterator[StreamClient]:
-    """Plays a session."""
-    url = address.replace("http", "ws") + stream_url
+async def streaming(
+    address: str, session: dict[str, Any], acknowledges: bool = True
+) -> AsyncIterator[StreamClient]:
+    """Plays a session, given as the answer to POST /v1/sessions."""
+    url = address.replace("http", "ws") + session["stream_url"]
     async with websockets.connect(url, open_timeout=PATIENCE_S, ping_timeout=None) as socket:
-        yield StreamClient(socket)
+        client = StreamClient(socket, acknowledges)
+        await client.send({"type": "hello", "token": session["resume_token"]})
+        yield client

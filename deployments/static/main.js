@@ -13,6 +13,7 @@ const READOUT_INTERVAL_MS = 250;
 const STATES = {
   idle: "idle",
   starting: "beginning a world",
+  queued: "waiting for a place",
   playing: "playing",
   reconnecting: "reconnecting",
   recovering: "moving the world",
@@ -99,14 +100,14 @@ function leave() {
 
 function play(session) {
   window.gamegen.sessionId = session.id;
-  sessionStorage.setItem(STORED_SESSION, session.id);
+  sessionStorage.setItem(STORED_SESSION, JSON.stringify({ id: session.id, token: session.resume_token }));
   screen.setSize(session.width, session.height);
   meter.reset();
   playout.reset();
   window.gamegen.lastChunk = null;
   showWords(session.instruction);
   $("ack").textContent = "";
-  stream = new Stream(session.stream_url, { onOpen, onFrame: (frame) => playout.push(frame), onMessage, onDropped, onEnded });
+  stream = new Stream(session.stream_url, session.resume_token, { onOpen, onFrame: (frame) => playout.push(frame), onMessage, onDropped, onEnded });
 }
 
 function onOpen() {
@@ -119,7 +120,7 @@ async function showFrame(frame) {
   window.gamegen.lastChunk = frame.chunk;
   await screen.show(frame);
   // Frames of the old world still come while another is begun.
-  if (!isBeginning && (state === "starting" || state === "reconnecting")) setState("playing");
+  if (!isBeginning && ["starting", "reconnecting", "queued"].includes(state)) setState("playing");
 }
 
 function onMessage(message) {
@@ -129,6 +130,8 @@ function onMessage(message) {
     $("ack").textContent = message.instruction ? `heard: ${message.instruction}` : "back to how it was";
   } else if (message.type === "error") {
     showBanner(message.message, message.fatal ? newWorld : null);
+  } else if (message.type === "queued") {
+    setState("queued", `All places are taken: you are number ${message.position} in the queue`);
   } else if (message.type === "status") {
     if (message.state === "recovering") setState("recovering", "The world moves to another machine …");
     else setState("playing");
@@ -188,7 +191,8 @@ async function resumeOrBegin() {
   if (stored) {
     setState("starting", "Coming back …");
     try {
-      play(await api.getSession(stored));
+      const { id, token } = JSON.parse(stored);
+      play({ ...(await api.getSession(id)), resume_token: token });
       return;
     } catch {
       sessionStorage.removeItem(STORED_SESSION); // It ended while the page was away.

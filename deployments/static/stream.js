@@ -6,18 +6,22 @@ const FIRST_DELAY_MS = 300;
 const LONGEST_DELAY_MS = 5000;
 const FRAMES_PER_ACKNOWLEDGEMENT = 6;
 
+const PROTOCOL = 1;
 const CLOSE_TAKEN_OVER = 4001;
+const CLOSE_WRONG_TOKEN = 4401;
 const CLOSE_UNKNOWN_SESSION = 4404;
 const CLOSE_IDLE = 4408;
 const CLOSE_ENDED = 4410;
-const FINAL = new Set([CLOSE_TAKEN_OVER, CLOSE_UNKNOWN_SESSION, CLOSE_IDLE, CLOSE_ENDED]);
+const CLOSE_MIGRATE = 4503;
+const FINAL = new Set([CLOSE_TAKEN_OVER, CLOSE_WRONG_TOKEN, CLOSE_UNKNOWN_SESSION, CLOSE_IDLE, CLOSE_ENDED]);
 
 /**
  * Events: onOpen(), onFrame(frame), onMessage(message), onDropped(delayMs), onEnded({ code, reason }).
  */
 export class Stream {
-  constructor(url, events) {
+  constructor(url, token, events) {
     this.url = url;
+    this.token = token;
     this.events = events;
     this.attempts = 0;
     this.closed = false;
@@ -29,6 +33,7 @@ export class Stream {
     address.protocol = address.protocol.replace("http", "ws");
     const socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
+    socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.token, protocol: PROTOCOL }));
     socket.onmessage = (event) => this.receive(event.data);
     socket.onclose = (event) => this.onClosed(socket, event);
     this.socket = socket;
@@ -58,7 +63,9 @@ export class Stream {
       this.events.onEnded({ code: event.code, reason: event.reason, takenOver: event.code === CLOSE_TAKEN_OVER });
       return;
     }
-    const delay = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.attempts);
+    // Whoever is told to go elsewhere goes at once; should that fail, it waits like everybody.
+    const moves = event.code === CLOSE_MIGRATE && this.attempts === 0;
+    const delay = moves ? 0 : Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.attempts);
     this.attempts += 1;
     this.events.onDropped(this.attempts);
     // A little chance keeps many pages from coming back in the same instant.

@@ -13,9 +13,9 @@ from tests.serving import PATIENCE_S, served, tiny_settings
 
 
 @pytest.fixture(scope="package")
-def address(serve_address: str, tiny_model: Path) -> Iterator[str]:
+def address(serve_address: str, store_url: str, tiny_model: Path) -> Iterator[str]:
     """The address of the application, served by Ray with the tiny model."""
-    with served(tiny_settings(tiny_model)):
+    with served(tiny_settings(tiny_model), store_url):
         yield serve_address
 
 

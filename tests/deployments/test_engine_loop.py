@@ -29,11 +29,11 @@ def loop(tiny_model) -> EngineLoop:
 
 
 async def begin(loop: EngineLoop, session_id: str, seed: int = 0) -> None:
-    await loop.open(OpenRequest(session_id, words(1), seed))
+    await loop.open(OpenRequest(session_id, 1, words(1), seed))
 
 
 async def step(loop: EngineLoop, session_id: str, version: int, **more) -> Chunk | Missing:
-    return await loop.step(StepRequest(session_id, version, FORWARD, **more))
+    return await loop.step(StepRequest(session_id, 1, version, FORWARD, **more))
 
 
 async def test_players_who_ask_together_share_a_forward_pass(loop):
@@ -65,7 +65,7 @@ async def test_full_slots_push_out_the_one_idle_for_longest_and_its_snapshot_bri
     for other in ("b", "c"):
         await begin(loop, other)
     assert await step(loop, "a", 2) == Missing(None)
-    await loop.restore("a", kept.snapshot)
+    await loop.restore("a", 1, kept.snapshot)
     again = await step(loop, "a", 1)
     np.testing.assert_array_equal(again.latent, expected.latent)
 
@@ -79,9 +79,9 @@ async def test_instruction_takes_effect_with_its_chunk(loop):
 
 
 async def test_starting_image_is_resized_and_a_broken_one_is_refused(loop):
-    opened = await loop.open(OpenRequest("a", words(1), 0, png(90, 50)))
+    opened = await loop.open(OpenRequest("a", 1, words(1), 0, png(90, 50)))
     assert opened.version == 1 and opened.latent.shape == (4, 4, 4)
-    refused = await loop.open(OpenRequest("b", words(1), 0, b"nothing"))
+    refused = await loop.open(OpenRequest("b", 1, words(1), 0, b"nothing"))
     assert isinstance(refused, Refusal) and "PNG" in refused.message
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import ray
 import websockets
 
+from deployments.wire import BinaryControl
 from tests.serving import streaming
 
 
 async def test_frames_come_in_order_with_their_header(address, begin):
     session = begin(seed=1)
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         frames = await player.frames(12)
         assert (await player.message("welcome"))["id"] == session["id"]
     assert [f.header.sequence for f in frames] == list(range(12))
@@ -27,7 +30,7 @@ async def test_frames_come_in_order_with_their_header(address, begin):
 
 async def test_requested_resolution_is_what_is_sent(address, begin):
     session = begin(resolution={"width": 64, "height": 48})
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         assert (await player.frame()).pixels.shape == (48, 64, 3)
 
 
@@ -35,7 +38,7 @@ async def test_control_timestamp_is_echoed_and_keys_change_the_frames(address, b
     played = []
     for keys in ([], ["w", "left"]):
         session = begin(seed=2)
-        async with streaming(address, session["stream_url"]) as player:
+        async with streaming(address, session) as player:
             await player.control(1234.5, keyboard={"keys": keys, "state": True}, camera={"yaw_deg": 1})
             while (frame := await player.frame()).header.control_timestamp != 1234.5:
                 pass
@@ -47,7 +50,7 @@ async def test_control_timestamp_is_echoed_and_keys_change_the_frames(address, b
 
 async def test_instruction_is_acknowledged_and_changes_the_frames(address, begin):
     session = begin(seed=3)
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         await player.control(7.0, instruction={"text": "make it rain", "parameters": {}})
         ack = await player.message("ack")
         assert (ack["instruction"], ack["timestamp"]) == ("make it rain", 7.0)
@@ -69,20 +72,73 @@ async def test_instruction_is_acknowledged_and_changes_the_frames(address, begin
         ),
         ('{"type":"control","timestamp":1,"instruction":{"text":"x","parameters":{"a":1}}}', "'a'"),
         ('{"type":"seen","sequence":1,"padding":"' + "x" * 9000 + '"}', "the limit is 8192"),
-        (b"\x00\x01", "JSON text"),
+        (b"\x00\x01", "a binary message has 22 bytes, got 2"),
+        (b"XX\x01" + bytes(19), "not a control message of version 1"),
     ],
 )
 async def test_wrong_message_is_answered_and_the_session_survives(address, begin, message, says):
     session = begin()
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         first = await player.frame()
         await player.socket.send(message)
         assert says in (await player.message("error"))["message"]
         assert (await player.frame()).header.sequence > first.header.sequence
 
 
+async def test_a_socket_opens_nothing_without_the_token(address, begin):
+    session = begin()
+    for message, code in (
+        ({"type": "hello", "token": "guess"}, 4401),
+        ({"type": "seen", "sequence": 1}, 4401),
+        ({"type": "hello", "token": session["resume_token"], "protocol": 9}, 4401),
+    ):
+        async with websockets.connect(address.replace("http", "ws") + session["stream_url"]) as socket:
+            await socket.send(json.dumps(message))
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                while True:
+                    assert isinstance(await socket.recv(), str)
+            assert closed.value.rcvd.code == code
+
+
+async def test_binary_controls_do_what_json_ones_do(address, begin):
+    seen = []
+    for binary in (False, True):
+        session = begin(seed=9)
+        async with streaming(address, session) as player:
+            # Held before the world begins, so from its first chunk on.
+            if binary:
+                await player.socket.send(BinaryControl(frozenset({"w", "left"}), 1.5, 0, 77.0).pack())
+            else:
+                await player.control(
+                    77.0, keyboard={"keys": ["w", "left"], "state": True}, camera={"yaw_deg": 1.5}
+                )
+            seen.append(await player.frames(24))
+    assert all(frame.header.control_timestamp == 77.0 for frames in seen for frame in frames)
+    for one, other in zip(*seen, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+async def test_ping_settings_and_bye(address, begin, client):
+    session = begin()
+    async with streaming(address, session) as player:
+        await player.send({"type": "ping", "timestamp": 12.5})
+        assert (await player.message("pong"))["timestamp"] == 12.5
+        await player.send({"type": "settings", "fps": 12, "every": 2})
+        assert await player.message("settings") == {"type": "settings", "fps": 12, "every": 2}
+        await player.frames(8)
+        assert {frame.header.frame for frame in await player.frames(6)} == {0, 2}
+        await player.send({"type": "bye"})
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            while True:
+                await player.socket.recv()
+        assert closed.value.rcvd.code == 4410
+    assert client.get(f"/v1/sessions/{session['id']}").status_code == 404
+
+
 async def test_unknown_session_is_told_so(address):
-    async with streaming(address, "/v1/sessions/nobody/stream") as player:
+    async with streaming(
+        address, {"stream_url": "/v1/sessions/nobody/stream", "resume_token": "x"}
+    ) as player:
         error = await player.message("error")
         assert "POST /v1/sessions" in error["message"]
         with pytest.raises(websockets.ConnectionClosed) as closed:
@@ -92,9 +148,9 @@ async def test_unknown_session_is_told_so(address):
 
 async def test_dropped_socket_resumes_the_same_world(address, begin, client):
     session = begin(seed=4)
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         last = (await player.frames(9))[-1]
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         resumed = await player.frame()
         assert resumed.header.sequence > last.header.sequence
         assert resumed.header.chunk >= last.header.chunk
@@ -104,9 +160,9 @@ async def test_dropped_socket_resumes_the_same_world(address, begin, client):
 
 async def test_second_socket_takes_the_session_over(address, begin):
     session = begin()
-    async with streaming(address, session["stream_url"]) as first:
+    async with streaming(address, session) as first:
         await first.frame()
-        async with streaming(address, session["stream_url"]) as second:
+        async with streaming(address, session) as second:
             await second.frame()
             with pytest.raises(websockets.ConnectionClosed) as closed:
                 while True:
@@ -118,7 +174,7 @@ async def test_second_socket_takes_the_session_over(address, begin):
 
 async def test_deleted_session_closes_its_socket(address, begin, client):
     session = begin()
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         await player.frame()
         assert client.delete(f"/v1/sessions/{session['id']}").status_code == 204
         with pytest.raises(websockets.ConnectionClosed) as closed:
@@ -129,7 +185,7 @@ async def test_deleted_session_closes_its_socket(address, begin, client):
 
 async def test_client_that_falls_behind_loses_frames_instead_of_filling_memory(address, begin, client):
     session = begin()
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session, acknowledges=False) as player:
         first = await player.frame()
         await player.send({"type": "seen", "sequence": first.header.sequence})
         url = f"/v1/sessions/{session['id']}"
@@ -159,9 +215,9 @@ async def test_player_in_a_batch_sees_what_a_lone_one_sees(address, begin):
         return np.stack(frames)
 
     lone = begin(seed=11)
-    async with streaming(address, lone["stream_url"]) as player:
+    async with streaming(address, lone) as player:
         expected = await watch([player])
-    crowd = [begin(seed=seed)["stream_url"] for seed in (11, 12)]
+    crowd = [begin(seed=seed) for seed in (11, 12)]
     async with streaming(address, crowd[0]) as one, streaming(address, crowd[1]) as two:
         together = await watch([one, two])
     difference = np.abs(together.astype(float) - expected).mean(axis=(1, 2, 3))
@@ -177,10 +233,10 @@ def world_replicas() -> list:
 async def test_stream_continues_when_the_world_replica_dies(address, begin):
     """The same frames come as without the loss: the world is rebuilt from its snapshot and replayed."""
     undisturbed = begin(seed=21)
-    async with streaming(address, undisturbed["stream_url"]) as player:
+    async with streaming(address, undisturbed) as player:
         expected = [frame.pixels for frame in await player.frames(48)]
     session = begin(seed=21)
-    async with streaming(address, session["stream_url"]) as player:
+    async with streaming(address, session) as player:
         frames = [frame.pixels for frame in await player.frames(14)]
         for actor in world_replicas():
             ray.kill(actor)

@@ -39,9 +39,9 @@ window.WebSocket = class extends WebSocket {
 
 
 @pytest.fixture(scope="module")
-def address(serve_address: str) -> Iterator[str]:
+def address(serve_address: str, store_url: str) -> Iterator[str]:
     """The application as `make play` starts it."""
-    with served(load_settings()):
+    with served(load_settings(), store_url):
         yield serve_address
 
 

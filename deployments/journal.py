@@ -1,0 +1,84 @@
+"""An owner's side of a session's log: what was drawn goes to the store chunk by chunk."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+
+from valkey.exceptions import ValkeyError
+
+from deployments.session_store import Counters, Entry, SessionRecord, SessionStore, State
+from gamegen.session_log import pack_controls
+
+logger = logging.getLogger("ray.serve")
+
+
+class SessionJournal:
+    """Writes the log of one claimed session.
+
+    While the store does not answer, play goes on and chunks are held back until it does: nobody else can claim the
+    session meanwhile. A store that comes back empty is given the whole record again.
+    """
+
+    def __init__(self, store: SessionStore, record: SessionRecord) -> None:
+        self._store = store
+        self._record = record
+        self._pending: list[Entry] = []
+        self._snapshot: tuple[int, bytes] | None = None
+        self._turn = asyncio.Lock()
+        self.state: State = "playing"
+        self.frames_sent = record.frames_sent
+        self.frames_dropped = record.frames_dropped
+
+    @property
+    def record(self) -> SessionRecord:
+        """The session with all that was logged so far, held back or not."""
+        return self._record
+
+    @property
+    def num_held_back(self) -> int:
+        """Chunks that the store has not taken yet."""
+        return len(self._pending)
+
+    def add(self, entry: Entry, snapshot: bytes | None = None) -> None:
+        """Enters a chunk; `snapshot` is of the world after it."""
+        record = self._record
+        version = record.version + 1
+        self._pending.append(entry)
+        self._record = dataclasses.replace(
+            record,
+            version=version,
+            controls=record.controls + pack_controls([entry.control]),
+            spoken=[*record.spoken, *entry.spoken] if entry.spoken else record.spoken,
+        )
+        if snapshot is not None:
+            self._snapshot = version, snapshot
+            self._record = dataclasses.replace(self._record, snapshot=snapshot, snapshot_version=version)
+
+    async def flush(self) -> None:
+        """Sends what is held back and tells that the owner is there.
+
+        Raises SessionMovedError or SessionGoneError: the session is not this owner's any more.
+        """
+        async with self._turn:
+            try:
+                await self._send()
+            except (ValkeyError, OSError) as error:
+                logger.warning("session %s goes on unlogged: %s", self._record.id, error)
+
+    async def _send(self) -> None:
+        entries, snapshot, record = [*self._pending], self._snapshot, self._record
+        counters = Counters(self.state, self.frames_sent, self.frames_dropped)
+        since = record.version - len(entries)
+        try:
+            await self._store.commit(record, since, entries, counters, snapshot)
+        except LookupError as error:
+            # A session that was deleted is a KeyError, and so a LookupError too.
+            if isinstance(error, KeyError):
+                raise
+            logger.warning("%s: it is given all of them again", error)
+            await self._store.restore(record)
+        del self._pending[: len(entries)]
+        if self._snapshot is snapshot:
+            self._snapshot = None

@@ -1,0 +1,348 @@
+"""Sessions as every ingress replica sees them: their logs and snapshots in Valkey (or Redis).
+
+A session belongs to whoever claimed it last. Each claim raises its fence; what an earlier owner writes is refused, so
+that two replicas never carry one session on. Everything a session is drawn from is here: an ingress may die at any
+moment, another takes its sessions up where their logs end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from valkey.asyncio import Valkey
+
+from deployments import store_scripts
+from gamegen.controls import Control
+from gamegen.session_log import CONTROL_BYTES, SessionLog, Spoken, WorldSpec, pack_controls, unpack_controls
+
+State = Literal["waiting", "queued", "playing", "recovering"]
+
+_PREFIX = "gamegen:"
+_TIMEOUT_S = 5.0
+_ENDED_S = 120
+"""How long it is remembered that a session was deleted, so that its owner does not put it back."""
+_NUMBERS = ("fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
+
+
+class SessionGoneError(KeyError):
+    """There is no such session: it was deleted, has expired or never was."""
+
+
+class SessionMovedError(RuntimeError):
+    """Another ingress has claimed the session."""
+
+
+class StoreFullError(RuntimeError):
+    """So many sessions live already."""
+
+
+@dataclass(frozen=True)
+class StoreLimits:
+    """`max_live` sessions may be played, queued or about to begin; a record nobody plays expires after `kept_s`.
+
+    An owner that says nothing for `lease_s` has lost its place among those who play; a socket that closed keeps its own
+    for `return_s`.
+    """
+
+    max_live: int
+    kept_s: float
+    lease_s: float = 10.0
+    return_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None."""
+
+    id: str
+    spec: WorldSpec
+    created_s: float
+    token_sha256: str
+    fence: int = 0
+    version: int = 0
+    state: State = "waiting"
+    controls: bytes = b""
+    spoken: list[Spoken] = field(default_factory=list)
+    snapshot: bytes | None = None
+    snapshot_version: int = 0
+    frames_sent: int = 0
+    frames_dropped: int = 0
+
+    @classmethod
+    def new(cls, session_id: str, spec: WorldSpec) -> tuple[SessionRecord, str]:
+        """A session that nobody has played, and the token by which its player is known."""
+        token = secrets.token_urlsafe(24)
+        return cls(session_id, spec, time.time(), _digest(token)), token
+
+    def is_token(self, token: str) -> bool:
+        """Whether the token is this session's."""
+        return hmac.compare_digest(_digest(token), self.token_sha256)
+
+    @property
+    def instruction(self) -> str:
+        """The words in force."""
+        return self.spoken[-1].text if self.spoken else ""
+
+    def log(self) -> SessionLog:
+        """What it was played by."""
+        return SessionLog(self.spec, unpack_controls(self.controls), self.spoken)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One chunk for the log: its control, and the words that began with it."""
+
+    control: Control
+    spoken: tuple[Spoken, ...] = ()
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What else is told of a session with each commit."""
+
+    state: State
+    frames_sent: int
+    frames_dropped: int
+
+
+class SessionStore:
+    """The store's client; one an ingress replica."""
+
+    def __init__(self, url: str, limits: StoreLimits) -> None:
+        self._valkey: Valkey = Valkey.from_url(
+            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+        )
+        self._limits = limits
+        script = self._valkey.register_script
+        self._create = script(store_scripts.CREATE)
+        self._claim = script(store_scripts.CLAIM)
+        self._commit = script(store_scripts.COMMIT)
+        self._admit = script(store_scripts.ADMIT)
+        self._release = script(store_scripts.RELEASE)
+        self._delete = script(store_scripts.DELETE)
+
+    async def create(self, record: SessionRecord) -> None:
+        """Enters a session; raises StoreFullError."""
+        fields = _fields(record)
+        flat = [part for pair in fields.items() for part in pair]
+        keys = [*_keys(record.id), _PREFIX + "sessions", _PREFIX + "live"]
+        times = [time.time(), self._limits.return_s, self._limits.max_live, self._kept_ms]
+        packed = [record.controls, json.dumps([_spoken_json(words) for words in record.spoken])]
+        if not await self._create(keys=keys, args=[record.id, *times, *packed, *flat]):
+            raise StoreFullError(f"all {self._limits.max_live} places are taken")
+
+    async def get(self, session_id: str) -> SessionRecord:
+        """A session's record; raises SessionGoneError."""
+        session, controls, spoken, _ = _keys(session_id)
+        async with self._valkey.pipeline(transaction=True) as pipe:
+            pipe.hgetall(session)
+            pipe.get(controls)
+            pipe.lrange(spoken, 0, -1)
+            pipe.zscore(_PREFIX + "playing", session_id)
+            pipe.zscore(_PREFIX + "queue", session_id)
+            fields, packed, said, lease_until, turn = await pipe.execute()
+        record = _record(session_id, fields, packed, said)
+        if lease_until is None or lease_until < time.time():
+            # Its last owner may have died without a word.
+            record = dataclasses.replace(record, state="waiting" if turn is None else "queued")
+        return record
+
+    async def listed(self, limit: int, offset: int) -> tuple[list[SessionRecord], int]:
+        """Some of the sessions, the newest first, without their logs; and how many there are."""
+        everyone = [i.decode() for i in await self._valkey.zrevrange(_PREFIX + "sessions", 0, -1)]
+        async with self._valkey.pipeline(transaction=False) as pipe:
+            for session_id in everyone:
+                pipe.exists(_keys(session_id)[0])
+            exist = await pipe.execute()
+        gone = [i for i, there in zip(everyone, exist, strict=True) if not there]
+        if gone:
+            await self._valkey.zrem(_PREFIX + "sessions", *gone)
+        present = [i for i, there in zip(everyone, exist, strict=True) if there]
+        found = []
+        for session_id in present[offset : offset + limit]:
+            try:
+                found.append(await self.get(session_id))
+            # One may end while the others are read.
+            except SessionGoneError:
+                continue
+        return found, len(present)
+
+    async def claim(self, session_id: str) -> SessionRecord:
+        """Takes a session over: who had it before can write no more. Raises SessionGoneError."""
+        fields, packed, said = await self._claim(keys=_keys(session_id), args=[self._kept_ms])
+        return _record(session_id, dict(zip(fields[::2], fields[1::2], strict=True)), packed, said)
+
+    async def commit(
+        self,
+        record: SessionRecord,
+        since: int,
+        entries: Sequence[Entry],
+        counters: Counters,
+        snapshot: tuple[int, bytes] | None = None,
+    ) -> None:
+        """Logs the chunks after `since`, and a snapshot `(version, bytes)`, for the owner of `record.fence`.
+
+        With no entries it only tells that the owner is there. What was logged already is not logged twice.
+        Raises SessionMovedError, SessionGoneError, or LookupError where the store lacks chunks before `since`.
+        """
+        spoken = [words for entry in entries for words in entry.spoken]
+        told = [counters.state, counters.frames_sent, counters.frames_dropped]
+        pairs = [part for words in spoken for part in (words.chunk, _spoken_json(words))]
+        saved = [snapshot[0], snapshot[1]] if snapshot else ["", ""]
+        packed = pack_controls([entry.control for entry in entries])
+        answer = await self._commit(
+            keys=[*_keys(record.id), _PREFIX + "live", _PREFIX + "playing"],
+            args=[
+                record.id,
+                record.fence,
+                since,
+                CONTROL_BYTES,
+                time.time() + self._limits.lease_s,
+                self._kept_ms,
+                packed,
+                *saved,
+                *told,
+                *pairs,
+            ],
+        )
+        _check(answer, record.id)
+
+    async def restore(self, record: SessionRecord) -> None:
+        """Puts a whole record back that a restarted store has lost."""
+        session, controls, spoken, _ = _keys(record.id)
+        async with self._valkey.pipeline(transaction=True) as pipe:
+            pipe.delete(session, controls, spoken)
+            pipe.hset(session, mapping=_fields(record))
+            pipe.set(controls, record.controls)
+            if record.spoken:
+                pipe.rpush(spoken, *(_spoken_json(words) for words in record.spoken))
+            for key in (session, controls, spoken):
+                pipe.pexpire(key, self._kept_ms)
+            pipe.zadd(_PREFIX + "sessions", {record.id: record.created_s})
+            await pipe.execute()
+
+    async def admit(self, session_id: str, capacity: int) -> int:
+        """Asks for a place among those who play: 0 if it is given, else the position in the queue, 1 the next."""
+        now = time.time()
+        keys = [_PREFIX + name for name in ("live", "playing", "queue", "tickets")]
+        return int(await self._admit(keys=keys, args=[session_id, now, now + self._limits.lease_s, capacity]))
+
+    async def release(self, record: SessionRecord) -> None:
+        """Leaves the session to whoever claims it next; nothing if somebody has."""
+        keys = [_keys(record.id)[0], *(_PREFIX + name for name in ("live", "playing", "queue"))]
+        return_at = time.time() + self._limits.return_s
+        await self._release(keys=keys, args=[record.id, record.fence, return_at, self._kept_ms])
+
+    async def delete(self, session_id: str) -> None:
+        """Ends a session: its owner learns of it with its next commit. Raises SessionGoneError."""
+        keys = [*_keys(session_id), *(_PREFIX + name for name in ("sessions", "live", "playing", "queue"))]
+        if not await self._delete(keys=keys, args=[session_id, _ENDED_S]):
+            raise SessionGoneError(session_id)
+
+    async def counts(self) -> dict[str, int]:
+        """Sessions that are `live` (played, queued or about to begin), `playing` and `queued` just now."""
+        now = time.time()
+        async with self._valkey.pipeline(transaction=True) as pipe:
+            for name in ("live", "playing"):
+                pipe.zcount(_PREFIX + name, now, "inf")
+            pipe.zcard(_PREFIX + "queue")
+            live, playing, queued = await pipe.execute()
+        return {"live": live, "playing": playing, "queued": queued}
+
+    async def offer_places(self, replica: str, places: int, lasting_s: float) -> None:
+        """A world replica tells how many sessions it can hold; 0 takes the offer back."""
+        async with self._valkey.pipeline(transaction=True) as pipe:
+            if places:
+                pipe.hset(_PREFIX + "places", replica, str(places))
+                pipe.zadd(_PREFIX + "worlds", {replica: time.time() + lasting_s})
+            else:
+                pipe.hdel(_PREFIX + "places", replica)
+                pipe.zrem(_PREFIX + "worlds", replica)
+            await pipe.execute()
+
+    async def places(self) -> int:
+        """Sessions that all world replicas together can hold."""
+        replicas = await self._valkey.zrangebyscore(_PREFIX + "worlds", time.time(), "inf")
+        if not replicas:
+            return 0
+        offers: list[bytes | None] = await self._valkey.hmget(_PREFIX + "places", replicas)  # type: ignore[misc]
+        return sum(int(places or 0) for places in offers)
+
+    async def ping(self) -> None:
+        """Raises what the client raises if the store does not answer."""
+        await self._valkey.ping()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._valkey.aclose()
+
+    @property
+    def _kept_ms(self) -> int:
+        return int(1000 * self._limits.kept_s)
+
+
+def _keys(session_id: str) -> list[str]:
+    """A session's hash, its controls, what was said, and whether it was deleted."""
+    return [f"{_PREFIX}{name}:{session_id}" for name in ("session", "controls", "spoken", "ended")]
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _fields(record: SessionRecord) -> dict[str, Any]:
+    """The hash of a record; what grows with the session has keys of its own."""
+    spec = dataclasses.asdict(record.spec)
+    image = spec.pop("image")
+    fields = {
+        "spec": json.dumps(spec),
+        "created_s": record.created_s,
+        "token_sha256": record.token_sha256,
+        "state": record.state,
+        **{name: getattr(record, name) for name in _NUMBERS},
+    }
+    if image is not None:
+        fields["image"] = image
+    if record.snapshot is not None:
+        fields["snapshot"] = record.snapshot
+    return fields
+
+
+def _record(
+    session_id: str, fields: dict[bytes, bytes], controls: bytes | None, spoken: Sequence[bytes]
+) -> SessionRecord:
+    if b"spec" not in fields:
+        raise SessionGoneError(session_id)
+    spec = WorldSpec(**json.loads(fields[b"spec"]), image=fields.get(b"image"))
+    return SessionRecord(
+        session_id,
+        spec,
+        float(fields[b"created_s"]),
+        fields[b"token_sha256"].decode(),
+        state=fields[b"state"].decode(),  # type: ignore[arg-type]
+        controls=controls or b"",
+        spoken=[Spoken(**json.loads(words)) for words in spoken],
+        snapshot=fields.get(b"snapshot"),
+        **{name: int(fields[name.encode()]) for name in _NUMBERS},
+    )
+
+
+def _spoken_json(words: Spoken) -> str:
+    return json.dumps(dataclasses.asdict(words))
+
+
+def _check(answer: bytes, session_id: str) -> None:
+    if answer == b"moved":
+        raise SessionMovedError(f"session {session_id} is played elsewhere")
+    if answer == b"gone":
+        raise SessionGoneError(session_id)
+    if answer == b"behind":
+        raise LookupError(f"the store has lost chunks of session {session_id}")

@@ -1,0 +1,95 @@
+"""What happens in the session store at once or not at all, as Lua scripts that Valkey and Redis run.
+
+Sorted sets hold the sessions that are live, play, or queue, by when that ends if nothing is heard (`live`, `playing`)
+or by their turn (`queue`).
+"""
+
+CREATE = """
+-- session, controls, spoken, ended, sessions, live; id, now, return_s, max_live, kept_ms, controls, spoken, fields...
+redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', ARGV[2])
+if redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[4]) then return 0 end
+redis.call('ZADD', KEYS[6], ARGV[2] + ARGV[3], ARGV[1])
+redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1])
+redis.call('HSET', KEYS[1], unpack(ARGV, 8))
+redis.call('SET', KEYS[2], ARGV[6])
+for _, words in ipairs(cjson.decode(ARGV[7])) do redis.call('RPUSH', KEYS[3], words) end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
+return 1
+"""
+
+CLAIM = """
+-- session, controls, spoken, ended; kept_ms
+if redis.call('EXISTS', KEYS[1]) == 0 then return {{}, '', {}} end
+redis.call('HINCRBY', KEYS[1], 'fence', 1)
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[1]) end
+return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]) or '', redis.call('LRANGE', KEYS[3], 0, -1)}
+"""
+
+COMMIT = """
+-- session, controls, spoken, ended, live, playing;
+-- id, fence, since, control_bytes, lease_until, kept_ms, controls, snapshot_version, snapshot,
+-- state, frames_sent, frames_dropped, (chunk, spoken)...
+if redis.call('EXISTS', KEYS[4]) == 1 then return 'gone' end
+local fence = redis.call('HGET', KEYS[1], 'fence')
+if not fence then return 'behind' end
+if fence ~= ARGV[2] then return 'moved' end
+local version, since = tonumber(redis.call('HGET', KEYS[1], 'version')), tonumber(ARGV[3])
+if version < since then return 'behind' end
+local size = tonumber(ARGV[4])
+local last = since + #ARGV[7] / size
+if last > version then
+  redis.call('APPEND', KEYS[2], string.sub(ARGV[7], (version - since) * size + 1))
+  for i = 13, #ARGV, 2 do
+    if tonumber(ARGV[i]) >= version then redis.call('RPUSH', KEYS[3], ARGV[i + 1]) end
+  end
+  redis.call('HSET', KEYS[1], 'version', last)
+end
+if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'snapshot_version', ARGV[8], 'snapshot', ARGV[9]) end
+redis.call('HSET', KEYS[1], 'state', ARGV[10], 'frames_sent', ARGV[11], 'frames_dropped', ARGV[12])
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[6]) end
+redis.call('ZADD', KEYS[5], ARGV[5], ARGV[1])
+redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1])
+return 'done'
+"""
+
+ADMIT = """
+-- live, playing, queue, tickets; id, now, lease_until, capacity
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+if redis.call('ZSCORE', KEYS[2], ARGV[1]) then
+  redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+  return 0
+end
+if not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
+  redis.call('ZADD', KEYS[3], redis.call('INCR', KEYS[4]), ARGV[1])
+end
+for _, id in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do
+  if not redis.call('ZSCORE', KEYS[1], id) then redis.call('ZREM', KEYS[3], id) end
+end
+local ahead = redis.call('ZRANK', KEYS[3], ARGV[1])
+if redis.call('ZCARD', KEYS[2]) + ahead >= tonumber(ARGV[4]) then return ahead + 1 end
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+return 0
+"""
+
+RELEASE = """
+-- session, live, playing, queue; id, fence, return_at, kept_ms
+redis.call('ZREM', KEYS[4], ARGV[1])
+if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'state', 'waiting')
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+return 1
+"""
+
+DELETE = """
+-- session, controls, spoken, ended, sessions, live, playing, queue; id, ended_s
+local was = redis.call('EXISTS', KEYS[1])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+if was == 1 then redis.call('SET', KEYS[4], '1', 'EX', ARGV[2]) end
+for i = 5, 8 do redis.call('ZREM', KEYS[i], ARGV[1]) end
+return was
+"""

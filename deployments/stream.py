@@ -1,0 +1,328 @@
+"""A socket from hello to goodbye: token, turn in the queue, play, and why it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from ray.serve.handle import DeploymentHandle
+from valkey.exceptions import ValkeyError
+
+from deployments.connection import (
+    CLOSE_ENDED,
+    CLOSE_IDLE,
+    CLOSE_MIGRATE,
+    CLOSE_TAKEN_OVER,
+    CLOSE_UNKNOWN_SESSION,
+    CLOSE_WRONG_TOKEN,
+    Connection,
+    Message,
+)
+from deployments.errors import ApiError
+from deployments.held_controls import HeldControls
+from deployments.journal import SessionJournal
+from deployments.messages import EncodedText, Instruction, OpenRequest, StepRequest
+from deployments.player import Player
+from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
+from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, SessionStore
+from deployments.settings import ServeSettings
+from deployments.wire import BinaryControl
+from deployments.world_client import WorldClient, WorldLostError, WorldPast, WorldRefusedError
+from gamegen.controls import FPS, FRAMES_PER_CHUNK
+from gamegen.session_log import unpack_controls
+
+logger = logging.getLogger("ray.serve")
+
+_WATCH_INTERVAL_S = 1.0
+_QUEUE_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a stream ends: a close code, a reason, and whether the session ends with it."""
+
+    code: int
+    reason: str
+    for_good: bool = False
+
+
+@dataclass(frozen=True)
+class Backstage:
+    """What every stream of an ingress replica needs: the other replicas and the store.
+
+    `encode` raises ApiError for a text that is refused; `capacity` tells how many may play at once.
+    """
+
+    settings: ServeSettings
+    store: SessionStore
+    world: DeploymentHandle
+    decoder: DeploymentHandle
+    encode: Callable[[str, str | None], Awaitable[EncodedText]]
+    capacity: Callable[[], Awaitable[int]]
+
+
+class Stream:
+    """Plays one session on one socket."""
+
+    def __init__(self, session_id: str, connection: Connection, backstage: Backstage) -> None:
+        self.session_id = session_id
+        self.player: Player | None = None
+        self._controls = HeldControls()
+        self._early: dict[type, Message] = {}
+        self._connection = connection
+        self._backstage = backstage
+        self._settings = backstage.settings.ingress
+        self._store = backstage.store
+        self._active_s = time.monotonic()
+        self._migrating = asyncio.Event()
+
+    async def run(self) -> None:
+        """Returns when the socket is closed, by whichever side."""
+        messages = self._connection.messages()
+        try:
+            async with asyncio.timeout(self._settings.hello_timeout_s):
+                hello = await anext(messages, None)
+        except TimeoutError:
+            await self._connection.close(CLOSE_WRONG_TOKEN, "no hello came")
+            return
+        if hello is None:
+            return
+        refusal = await self._refusal(hello)
+        if refusal:
+            await self._say_ending(refusal)
+            return
+        playing = asyncio.create_task(self._play())
+        try:
+            listening = asyncio.create_task(self._listen(messages))
+            await asyncio.wait({playing, listening}, return_when=asyncio.FIRST_COMPLETED)
+            listening.cancel()
+        finally:
+            playing.cancel()
+            await asyncio.gather(playing, return_exceptions=True)
+        if listening.done() and not listening.cancelled() and listening.exception():
+            logger.error("a socket's messages could not be handled", exc_info=listening.exception())
+        if not playing.cancelled():
+            await self._say_ending(playing.result())
+
+    def migrate(self) -> None:
+        """Sends the player to another ingress replica."""
+        self._migrating.set()
+
+    async def _refusal(self, hello: Message) -> Ending | None:
+        """Why a first message opens nothing, or None if it does."""
+        if not isinstance(hello, HelloMessage):
+            return Ending(CLOSE_WRONG_TOKEN, 'the first message is {"type": "hello", "token": ...}')
+        try:
+            record = await self._store.get(self.session_id)
+        except SessionGoneError:
+            reason = "no such session: it has ended or never was, begin one with POST /v1/sessions"
+            return Ending(CLOSE_UNKNOWN_SESSION, reason)
+        except (ValkeyError, OSError):
+            return Ending(CLOSE_MIGRATE, "the session store does not answer: try again in a few seconds")
+        if not record.is_token(hello.token):
+            return Ending(CLOSE_WRONG_TOKEN, "this is not the session's resume_token")
+        return None
+
+    async def _say_ending(self, ending: Ending) -> None:
+        if ending.code == CLOSE_MIGRATE:
+            await self._connection.send_message({"type": "migrate", "reason": ending.reason})
+        elif ending.code == CLOSE_WRONG_TOKEN or ending.code == CLOSE_UNKNOWN_SESSION:
+            await self._connection.send_error("refused", ending.reason, fatal=True)
+        else:
+            kind = {"type": "bye", "reason": ending.reason, "code": ending.code}
+            await self._connection.send_message(kind)
+        await self._connection.close(ending.code, ending.reason)
+
+    async def _listen(self, messages) -> None:
+        async for message in messages:
+            if isinstance(message, ByeMessage):
+                await self._delete()
+                await self._connection.close(CLOSE_ENDED, "bye")
+                return
+            self._active_s = time.monotonic()
+            if isinstance(message, BinaryControl):
+                self._controls.hold(message)
+            elif isinstance(message, ControlMessage):
+                self._controls.apply(message)
+            if self.player:
+                await self._tell(self.player, message)
+            elif not isinstance(message, ControlMessage) or message.instruction:
+                # Who waits for a place may say already how to begin.
+                self._early[type(message)] = message
+
+    async def _tell(self, player: Player, message: Message) -> None:
+        if isinstance(message, ControlMessage) and message.instruction:
+            await self._instruct(player, message.instruction, message.timestamp)
+        elif isinstance(message, SettingsMessage):
+            player.clock.target_fps = message.fps or player.clock.target_fps
+            player.every = message.every or player.every
+            told = {"fps": player.clock.target_fps, "every": player.every}
+            await self._connection.send_message({"type": "settings", **told})
+
+    async def _instruct(self, player: Player, spoken: SpokenInstruction, timestamp: float) -> None:
+        text = spoken.text.strip()
+        start = time.monotonic()
+        try:
+            words = await self._backstage.encode(text, None) if text else None
+        except ApiError as error:
+            await self._connection.send_error(error.code, error.message)
+            return
+        blend_chunks = round(spoken.blend_s * FPS / FRAMES_PER_CHUNK)
+        chunk = player.instruct(text, Instruction(words, blend_chunks))
+        ack = {
+            "type": "ack",
+            "instruction": text,
+            "chunk": chunk,
+            "timestamp": timestamp,
+            "encode_ms": round(1000 * (time.monotonic() - start), 2),
+            "step_delay_ms": round(1000 * player.clock.step_delay_s(), 2),
+        }
+        await self._connection.send_message(ack)
+
+    async def _play(self) -> Ending:
+        """Waits for a place and plays; returns why it ended."""
+        try:
+            await self._wait_for_place()
+            record = await self._store.claim(self.session_id)
+        except SessionGoneError:
+            return Ending(CLOSE_ENDED, "the session was deleted")
+        except (ValkeyError, OSError):
+            return Ending(CLOSE_MIGRATE, "the session store does not answer: try again in a few seconds")
+        journal = SessionJournal(self._store, record)
+        try:
+            return await self._play_claimed(record, journal)
+        finally:
+            self.player = None
+            # Shielded: whoever cancels this must not leave the place taken.
+            await asyncio.shield(self._release(journal))
+
+    async def _play_claimed(self, record: SessionRecord, journal: SessionJournal) -> Ending:
+        await journal.flush()
+        try:
+            world = await self._world(record)
+        except ApiError as error:
+            return Ending(CLOSE_MIGRATE, error.message)
+        spec = record.spec
+        player = Player(
+            world,
+            self._backstage.decoder,
+            (spec.width, spec.height),
+            self._controls,
+            journal,
+            self._connection,
+        )
+        self.player, self._active_s = player, time.monotonic()
+        await self._connection.send_message(
+            {"type": "welcome", **address(record), "chunk": record.version, "instruction": record.instruction}
+        )
+        for message in self._early.values():
+            await self._tell(player, message)
+        tasks = [asyncio.create_task(player.run()), asyncio.create_task(self._watch(journal))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended = done.pop()
+            failure = ended.exception()
+            if failure is not None:
+                return self._ending_of(failure)
+            ending = ended.result()
+            assert isinstance(ending, Ending)
+            return ending
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if player.world.version and journal.record.version == 0:
+                # Nothing was logged: whoever comes next begins anew.
+                await world.close()
+
+    def _ending_of(self, error: BaseException) -> Ending:
+        if isinstance(error, SessionMovedError):
+            return Ending(CLOSE_TAKEN_OVER, "another connection took this session over")
+        if isinstance(error, SessionGoneError):
+            return Ending(CLOSE_ENDED, "the session was deleted", for_good=True)
+        if isinstance(error, WorldRefusedError):
+            return Ending(CLOSE_ENDED, str(error), for_good=True)
+        if isinstance(error, WorldLostError):
+            logger.error("session %s: %s", self.session_id, error)
+            return Ending(CLOSE_MIGRATE, f"{error}: try again in a few seconds")
+        logger.error("session %s failed", self.session_id, exc_info=error)
+        return Ending(CLOSE_MIGRATE, "something failed on the server")
+
+    async def _watch(self, journal: SessionJournal) -> Ending:
+        """Tells the store that the session is played, and ends it when it should not be any more."""
+        began_s = time.monotonic()
+        while True:
+            try:
+                async with asyncio.timeout(_WATCH_INTERVAL_S):
+                    await self._migrating.wait()
+                return Ending(CLOSE_MIGRATE, "this server is going: another has the session")
+            except TimeoutError:
+                await journal.flush()
+            now, settings = time.monotonic(), self._settings
+            if now - self._connection.heard_s > settings.silence_timeout_s:
+                return Ending(CLOSE_IDLE, f"nothing was heard for {settings.silence_timeout_s:g} s")
+            if now - self._active_s > settings.idle_timeout_s:
+                return Ending(CLOSE_IDLE, f"nothing was done for {settings.idle_timeout_s:g} s")
+            if now - began_s > settings.session_timeout_s:
+                return Ending(CLOSE_IDLE, f"played for {settings.session_timeout_s:g} s: take a break")
+
+    async def _wait_for_place(self) -> None:
+        told = 0
+        while True:
+            position = await self._store.admit(self.session_id, await self._backstage.capacity())
+            if position == 0:
+                return
+            if position != told:
+                told = position
+                await self._connection.send_message({"type": "queued", "position": position})
+            await asyncio.sleep(_QUEUE_INTERVAL_S)
+
+    async def _world(self, record: SessionRecord) -> WorldClient:
+        """The session's world where its log ends; raises ApiError if the words cannot be read just now."""
+        spec, encode = record.spec, self._backstage.encode
+        prompt = await encode(spec.prompt, spec.perspective)
+        opening = OpenRequest(record.id, record.fence, prompt, spec.seed, spec.image)
+        # An image that a world begins with is its first chunk, which nobody played.
+        offset = int(spec.image is not None)
+        said = {words.chunk: words for words in record.spoken if words.chunk >= record.snapshot_version}
+        steps = []
+        for chunk, control in enumerate(unpack_controls(record.controls)):
+            if chunk < record.snapshot_version:
+                continue
+            instruction = None
+            if chunk in said:
+                words = await encode(said[chunk].text, None) if said[chunk].text else None
+                instruction = Instruction(words, said[chunk].blend_chunks)
+            steps.append(
+                StepRequest(record.id, record.fence, chunk + offset, control.operations(), instruction)
+            )
+        return WorldClient(
+            self._backstage.world,
+            opening,
+            WorldPast(record.snapshot, steps),
+            record.version + offset,
+            self._backstage.settings.world.snapshot_every_chunks,
+            self._settings.recovery_timeout_s,
+        )
+
+    async def _release(self, journal: SessionJournal) -> None:
+        try:
+            await self._store.release(journal.record)
+        except (ValkeyError, OSError) as error:
+            logger.warning("session %s could not be released, its lease will end: %s", self.session_id, error)
+
+    async def _delete(self) -> None:
+        try:
+            await self._store.delete(self.session_id)
+        except (SessionGoneError, ValkeyError, OSError):
+            return
+
+
+def address(record: SessionRecord) -> dict[str, str | int]:
+    """Where and how a session is played, the fields of `SessionAddress`."""
+    stream_url = f"/v1/sessions/{record.id}/stream"
+    size = {"width": record.spec.width, "height": record.spec.height}
+    return {"id": record.id, "stream_url": stream_url, **size, "fps": FPS}

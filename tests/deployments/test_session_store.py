@@ -1,0 +1,165 @@
+"""The session store on a real Valkey server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+
+import pytest
+from valkey.asyncio import Valkey
+
+from deployments.session_store import (
+    Counters,
+    Entry,
+    SessionGoneError,
+    SessionMovedError,
+    SessionRecord,
+    SessionStore,
+    StoreFullError,
+    StoreLimits,
+)
+from gamegen.controls import Control
+from gamegen.session_log import SessionLog, Spoken, WorldSpec
+
+SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96, b"\x89PNG\xff\x00")
+PLAYING = Counters("playing", 0, 0)
+W = Entry(Control({"w"}))
+
+
+@pytest.fixture
+async def store(store_url: str) -> AsyncIterator[SessionStore]:
+    server = Valkey.from_url(store_url)
+    await server.flushdb()
+    await server.aclose()
+    store = SessionStore(store_url, StoreLimits(max_live=3, kept_s=60, lease_s=30, return_s=30))
+    yield store
+    await store.close()
+
+
+async def enter(store: SessionStore, name: str = "a") -> SessionRecord:
+    record, _ = SessionRecord.new(name, SPEC)
+    await store.create(record)
+    return record
+
+
+async def test_a_session_comes_back_as_it_was_entered(store):
+    record, token = SessionRecord.new("a", SPEC)
+    await store.create(record)
+    assert await store.get("a") == record
+    assert record.is_token(token) and not record.is_token(token + "x")
+    with pytest.raises(SessionGoneError):
+        await store.get("b")
+
+
+async def test_chunks_are_logged_once_however_often_they_are_sent(store):
+    await enter(store)
+    record = await store.claim("a")
+    said = Spoken(1, "make it rain", 6)
+    entries = [W, Entry(Control({"left"}, 1.5), (said,)), W]
+    await store.commit(record, 0, entries[:2], PLAYING)
+    await store.commit(record, 0, entries, Counters("recovering", 8, 1), (2, b"snapshot\x00"))
+    found = await store.get("a")
+    assert found.log() == SessionLog(SPEC, [e.control for e in entries], [said])
+    assert (found.version, found.snapshot_version, found.snapshot) == (3, 2, b"snapshot\x00")
+    assert (found.state, found.frames_sent, found.frames_dropped) == ("recovering", 8, 1)
+    assert found.instruction == "make it rain"
+
+
+async def test_of_two_owners_only_the_later_one_can_write(store):
+    await enter(store)
+    first, second = await store.claim("a"), await store.claim("a")
+    with pytest.raises(SessionMovedError):
+        await store.commit(first, 0, [W], PLAYING)
+    await store.commit(second, 0, [W], PLAYING)
+    assert (await store.get("a")).version == 1
+    # Nor can the earlier one give away what is not its own.
+    await store.release(first)
+    assert (await store.counts())["playing"] == 1
+    await store.release(second)
+    assert await store.counts() == {"live": 1, "playing": 0, "queued": 0}
+
+
+async def test_many_owners_at_once_leave_one_unbroken_log(store):
+    await enter(store)
+
+    async def carry_on(number: int) -> int:
+        written = 0
+        record = await store.claim("a")
+        for version in range(record.version, record.version + 20):
+            try:
+                await store.commit(record, version, [Entry(Control({"w"}, number / 4))], PLAYING)
+            except SessionMovedError:
+                break
+            written += 1
+        return written
+
+    written = await asyncio.gather(*(carry_on(i) for i in range(8)))
+    found = await store.get("a")
+    assert found.version == len(found.log().controls) == sum(written)
+    assert found.fence == 8
+
+
+async def test_what_a_restarted_store_has_lost_is_put_back_and_what_was_deleted_is_not(store, store_url):
+    await enter(store)
+    record = await store.claim("a")
+    await store.commit(record, 0, [W], PLAYING)
+    whole = await store.get("a")
+    await Valkey.from_url(store_url).flushdb()
+    with pytest.raises(LookupError):
+        await store.commit(record, 1, [W], PLAYING)
+    await store.restore(whole)
+    await store.commit(record, 1, [W], PLAYING)
+    assert (await store.get("a")).version == 2
+    await store.delete("a")
+    with pytest.raises(SessionGoneError):
+        await store.commit(record, 2, [W], PLAYING)
+    with pytest.raises(SessionGoneError):
+        await store.delete("a")
+
+
+async def test_no_more_than_so_many_live_and_those_who_left_make_room(store):
+    for name in "abc":
+        await enter(store, name)
+    with pytest.raises(StoreFullError, match="3 places"):
+        await enter(store, "d")
+    await store.delete("b")
+    await enter(store, "d")
+    listed, total = await store.listed(2, 1)
+    assert ([r.id for r in listed], total) == (["c", "a"], 3)
+
+
+async def test_players_wait_in_the_order_they_came(store):
+    for name in "abc":
+        await enter(store, name)
+    assert [await store.admit(name, 1) for name in "abcab"] == [0, 1, 2, 0, 1]
+    assert await store.counts() == {"live": 3, "playing": 1, "queued": 2}
+    await store.delete("a")
+    # The one behind cannot pass the one before it.
+    assert await store.admit("c", 1) == 2
+    assert await store.admit("b", 1) == 0
+    assert await store.admit("c", 1) == 1
+    assert await store.admit("c", 2) == 0
+
+
+async def test_whoever_is_silent_loses_their_place(store, store_url):
+    brief = SessionStore(store_url, StoreLimits(max_live=3, kept_s=60, lease_s=0, return_s=0))
+    await enter(brief, "a")
+    assert await brief.admit("a", 1) == 0
+    assert await brief.admit("b", 1) == 0
+    await brief.close()
+
+
+async def test_world_replicas_offer_places_while_they_are_there(store):
+    await store.offer_places("one", 8, 60)
+    await store.offer_places("two", 4, 60)
+    await store.offer_places("dead", 4, 0)
+    assert await store.places() == 12
+    await store.offer_places("two", 0, 60)
+    assert await store.places() == 8
+
+
+async def test_an_image_less_record_has_none(store):
+    record, _ = SessionRecord.new("a", dataclasses.replace(SPEC, image=None))
+    await store.create(record)
+    assert (await store.get("a")).spec.image is None
