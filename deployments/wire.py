@@ -24,10 +24,29 @@ import math
 import struct
 from dataclasses import dataclass
 
+import numpy as np
+
 MAGIC = b"GG"
 VERSION = 2
 _HEADER = struct.Struct("<2sBBIIdfffd")
 HEADER_BYTES = _HEADER.size
+_BEGINNING = MAGIC + bytes([VERSION])
+_SEQUENCE = struct.Struct("<4xI")
+HEADER_DTYPE = np.dtype(
+    [
+        ("magic", "S2"),
+        ("version", "u1"),
+        ("frame", "u1"),
+        ("sequence", "<u4"),
+        ("chunk", "<u4"),
+        ("control_timestamp", "<f8"),
+        ("step_ms", "<f4"),
+        ("decode_ms", "<f4"),
+        ("wait_ms", "<f4"),
+        ("due_ms", "<f8"),
+    ]
+)
+"""The same for many headers at once; `control_timestamp` is NaN where there is none."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +79,10 @@ def unpack_frame(message: bytes) -> tuple[FrameHeader, bytes]:
         raise ValueError(f"not a frame message of version {VERSION}: it begins with {message[:3]!r}")
     stamp = None if math.isnan(timestamp) else timestamp
     return FrameHeader(frame, sequence, chunk, stamp, *times_ms), message[HEADER_BYTES:]
+
+
+def frame_sequence(message: bytes) -> int:
+    """The sequence in a binary message, the rest unread; raises ValueError if it is no frame."""
+    if not message.startswith(_BEGINNING) or len(message) < HEADER_BYTES:
+        raise ValueError(f"not a frame message of version {VERSION}: it begins with {message[:3]!r}")
+    return _SEQUENCE.unpack_from(message)[0]
