@@ -37,6 +37,8 @@ import math
 import struct
 from dataclasses import dataclass
 
+import numpy as np
+
 from gamegen.controls import KEYS, MAX_CAMERA_DEG
 
 MAGIC = b"GG"
@@ -46,6 +48,23 @@ HEADER_BYTES = _HEADER.size
 CONTROL_MAGIC = b"GC"
 CONTROL_VERSION = 1
 _CONTROL = struct.Struct("<2sBxHffd")
+_BEGINNING = MAGIC + bytes([VERSION])
+_SEQUENCE = struct.Struct("<4xI")
+HEADER_DTYPE = np.dtype(
+    [
+        ("magic", "S2"),
+        ("version", "u1"),
+        ("frame", "u1"),
+        ("sequence", "<u4"),
+        ("chunk", "<u4"),
+        ("control_timestamp", "<f8"),
+        ("step_ms", "<f4"),
+        ("decode_ms", "<f4"),
+        ("wait_ms", "<f4"),
+        ("due_ms", "<f8"),
+    ]
+)
+"""The same for many headers at once; `control_timestamp` is NaN where there is none."""
 
 
 @dataclass(frozen=True)
@@ -115,3 +134,10 @@ def unpack_control(message: bytes) -> BinaryControl:
         )
     held = frozenset(key for i, key in enumerate(KEYS) if mask >> i & 1)
     return BinaryControl(held, yaw_deg, pitch_deg, timestamp)
+
+
+def frame_sequence(message: bytes) -> int:
+    """The sequence in a binary message, the rest unread; raises ValueError if it is no frame."""
+    if not message.startswith(_BEGINNING) or len(message) < HEADER_BYTES:
+        raise ValueError(f"not a frame message of version {VERSION}: it begins with {message[:3]!r}")
+    return _SEQUENCE.unpack_from(message)[0]

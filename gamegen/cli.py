@@ -221,6 +221,12 @@ def bench_serve(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_FORWARD)
+def load(context: typer.Context) -> None:
+    """Plays on a running server with many players who come and go (gamegen load --help)."""
+    _run_module("deployments.load", "load", context.args)
+
+
+@app.command(context_settings=_FORWARD)
 def evaluate(
     context: typer.Context, ray: Annotated[bool, typer.Option("--ray", help="as a Ray job")] = False
 ) -> None:

@@ -1,12 +1,14 @@
 """What `gamegen bench serve` measures of a real server."""
 
 import json
+from math import nan
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deployments.bench import Played, app, figures
-from deployments.wire import FrameHeader
+from deployments.bench import app, figures
+from deployments.load.played import FRAME_DTYPE, Played
 
 
 def test_players_of_a_running_server_are_measured(address, tmp_path):
@@ -27,13 +29,17 @@ def test_a_server_that_is_not_there_is_named():
     assert result.exit_code == 2
 
 
-def frame(at: float, sequence: int, stamp: float | None = None) -> tuple[float, FrameHeader]:
-    return at, FrameHeader(0, sequence, 0, stamp, 30.0, 10.0, 50.0, 1000 * at)
+def frames(*rows: tuple[float, int, float]) -> np.ndarray:
+    """Frames by when they came, sequence and control timestamp."""
+    found = np.zeros(len(rows), FRAME_DTYPE)
+    found["at_s"], found["sequence"], found["control_timestamp"] = np.array(rows).T
+    found["step_ms"], found["decode_ms"], found["wait_ms"] = 30, 10, 50
+    return found
 
 
 def test_gaps_drops_and_answers_are_counted():
-    frames = [frame(0.0, 0), frame(0.1, 1), frame(0.5, 4, 1.0), frame(0.6, 5, 1.0), frame(0.7, 6, 2.0)]
-    result = figures([Played(frames, {1.0: 0.25, 2.0: 0.55, 3.0: 0.69})], 1.0)
+    came = frames((0.0, 0, nan), (0.1, 1, nan), (0.5, 4, 1.0), (0.6, 5, 1.0), (0.7, 6, 2.0))
+    result = figures([Played(came, {1.0: 0.25, 2.0: 0.55, 3.0: 0.69})], 1.0)
     assert result.underruns == 1 and result.longest_gap_ms == pytest.approx(400)
     assert result.dropped == 2
     assert result.frames_per_s == pytest.approx(4 / 0.7)
@@ -43,11 +49,17 @@ def test_gaps_drops_and_answers_are_counted():
 
 
 def test_the_first_moments_do_not_count():
-    played = Played([frame(0.0, 0), frame(3.0, 1), frame(3.1, 2)], {1.0: 0.5, 2.0: 3.0})
-    settled = played.settled(3.0)
+    played = Played(frames((0.0, 0, nan), (3.0, 1, nan), (3.1, 2, nan)), {1.0: 0.5, 2.0: 3.0})
+    settled = played.since(3.0)
     assert len(settled.frames) == 2 and list(settled.pressed) == [2.0]
 
 
 def test_a_player_who_saw_nothing_is_an_error():
     with pytest.raises(ValueError, match="no frames"):
         figures([Played()], 1.0)
+
+
+def test_more_players_than_places_are_an_error(address, client):
+    result = CliRunner().invoke(app, [address, "--sessions", "4", "--seconds", "1"])
+    assert result.exit_code == 2 and "session 4 of 4: refused" in result.output
+    assert client.get("/v1/status").json()["sessions"]["open"] == 0

@@ -1,0 +1,172 @@
+"""What a crowd of players got, in figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deployments.load.crowd import Counts, Crowd
+from deployments.load.memory import Memory
+from deployments.load.played import ANSWER_DTYPE, Played
+from gamegen.bench.paired import summary_ms
+from gamegen.controls import FPS, FRAMES_PER_CHUNK
+
+STALL_S = 0.25
+"""A gap between frames from which on a player notices that the picture stops."""
+LATE_S = 1 / FPS
+"""A chunk whose first frame comes later than this after it was due is late."""
+_WINDOW = 96
+"""Frames among which the quickest says what the way alone takes, four seconds; the page does the same."""
+_SHORTEST_S = 2.0
+"""Stays with less to see have no frame rate that means anything."""
+
+Summary = dict[str, float]
+"""Mean and percentiles p50, p95 and p99, in milliseconds."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A whole run. What nobody's frames could tell is None; see docs/load.md for what each is."""
+
+    seconds: float
+    counts: Counts
+    lost: dict[str, int]
+    migrations: int
+    queued: int
+    goodbyes: int
+    errors: int
+    saw_nothing: int
+    players_mean: float
+    players_max: int
+    fps_mean: float | None
+    fps_p5: float | None
+    first_frame_ms: Summary | None
+    gaps_ms: Summary | None
+    stalls: int
+    stalls_per_minute: float | None
+    longest_gap_ms: float | None
+    attainment: float | None
+    on_pace: float | None
+    key_to_frame_ms: Summary | None
+    stages_ms: dict[str, Summary]
+    dropped: int
+    bytes_per_s: float
+    memory: Memory | None = None
+
+
+def figures(crowd: Crowd, memory: Memory | None = None) -> Figures:
+    """Over all stays of a crowd."""
+    stays = crowd.stays
+    seconds = crowd.ended_s - crowd.began_s
+    seen = [stay for stay in stays if len(stay.frames)]
+    gaps = _joined([watched_gaps_s(stay) for stay in seen])
+    answers = np.concatenate([np.empty(0, ANSWER_DTYPE), *(stay.answers() for stay in seen)])
+    rates = [rate for stay in seen if (rate := frame_rate(stay)) is not None]
+    watched_minutes = sum(stay.left_s - stay.frames["at_s"][0] for stay in seen) / 60
+    stalls = int((gaps > STALL_S).sum())
+    chunks, in_time, pairs, on_pace = (
+        np.array([chunk_counts(stay) for stay in seen]).reshape(-1, 4).sum(0).tolist()
+    )
+    players_mean, players_max = at_once(stays, seconds)
+    return Figures(
+        seconds=seconds,
+        counts=crowd.counts,
+        lost=dict(Counter(stay.lost for stay in stays if stay.lost is not None)),
+        migrations=sum(stay.migrations for stay in stays),
+        queued=sum(stay.queued for stay in stays),
+        goodbyes=sum(stay.goodbyes for stay in stays),
+        errors=sum(stay.errors for stay in stays),
+        saw_nothing=sum(not len(s.frames) and s.left_s - s.joined_s > _SHORTEST_S for s in stays),
+        players_mean=players_mean,
+        players_max=players_max,
+        fps_mean=float(np.mean(rates)) if rates else None,
+        fps_p5=float(np.percentile(rates, 5)) if rates else None,
+        first_frame_ms=_summary(np.array([stay.frames["at_s"][0] - stay.joined_s for stay in seen])),
+        gaps_ms=_summary(gaps),
+        stalls=stalls,
+        stalls_per_minute=stalls / watched_minutes if watched_minutes else None,
+        longest_gap_ms=float(gaps.max() * 1e3) if len(gaps) else None,
+        attainment=in_time / chunks if chunks else None,
+        on_pace=on_pace / pairs if pairs else None,
+        key_to_frame_ms=_summary(answers["taken_s"]),
+        stages_ms=stages_ms(answers),
+        dropped=sum(stay.dropped for stay in seen),
+        bytes_per_s=sum(int(stay.frames["num_bytes"].sum()) for stay in seen) / seconds if seconds else 0.0,
+        memory=memory,
+    )
+
+
+def watched_gaps_s(stay: Played) -> np.ndarray:
+    """Times between frames in seconds, and the one until leaving where the picture had stopped by then."""
+    gaps = stay.gaps_s()
+    left_s = stay.left_s - stay.frames["at_s"][-1]
+    return np.append(gaps, left_s) if left_s > STALL_S else gaps
+
+
+def frame_rate(stay: Played) -> float | None:
+    """Frames a second from the first on; None for a stay that saw less than two seconds."""
+    watched_s = watched_gaps_s(stay).sum()
+    return (len(stay.frames) - 1) / float(watched_s) if watched_s >= _SHORTEST_S else None
+
+
+def lateness_s(frames: np.ndarray) -> np.ndarray:
+    """How much longer after its due time each frame of one socket came than the quickest of the last ones, in seconds.
+
+    The server's clock is not ours, so only differences mean something.
+    """
+    if not len(frames):
+        return np.empty(0)
+    lags = frames["at_s"] - frames["due_ms"] / 1e3
+    padded = np.concatenate([np.full(_WINDOW - 1, np.inf), lags])
+    return lags - np.lib.stride_tricks.sliding_window_view(padded, _WINDOW).min(1)
+
+
+def chunk_counts(stay: Played) -> tuple[int, int, int, int]:
+    """Chunks, those whose first frame came in time; pairs of neighbours, those due one after the other at full pace.
+
+    A chunk whose first frame never came counts as late. A pair is at full pace when the later one is due at most
+    `LATE_S` later than 24 frames a second allow.
+    """
+    chunks = in_time = pairs = on_pace = 0
+    for socket in np.unique(stay.frames["socket"]):
+        frames = stay.frames[stay.frames["socket"] == socket]
+        is_first = frames["frame"] == 0
+        heads = frames[is_first]
+        if not len(heads):
+            continue
+        numbers = heads["chunk"].astype(np.int64)
+        chunks += max(int(frames["chunk"].max()) - int(numbers[0]) + 1, len(heads))
+        in_time += int((lateness_s(frames)[is_first] <= LATE_S).sum())
+        steps = np.diff(numbers)
+        apart_s = np.diff(heads["due_ms"])[steps == 1] / 1e3
+        pairs += len(apart_s)
+        on_pace += int((apart_s <= FRAMES_PER_CHUNK / FPS + LATE_S).sum())
+    return chunks, in_time, pairs, on_pace
+
+
+def at_once(stays: Sequence[Played], seconds: float) -> tuple[float, int]:
+    """Players at once: the mean over so many seconds, and the most."""
+    mean = sum(stay.left_s - stay.joined_s for stay in stays) / seconds if seconds else 0.0
+    # Who leaves in the same moment in which another comes makes room first.
+    moves = sorted([(s.joined_s, 1) for s in stays] + [(s.left_s, -1) for s in stays])
+    return mean, int(np.cumsum([step for _, step in moves]).max(initial=0))
+
+
+def stages_ms(answers: np.ndarray) -> dict[str, Summary]:
+    """Where the time from a key to its frame goes; empty if no key was answered."""
+    if not len(answers):
+        return {}
+    parts = {name: answers[f"{name}_s"] for name in ("wait", "step", "decode")}
+    rest = answers["taken_s"] - sum(parts.values())
+    return {name: summary_ms(seconds) for name, seconds in {**parts, "rest": rest}.items()}
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0), *arrays])
+
+
+def _summary(seconds: np.ndarray) -> Summary | None:
+    return summary_ms(seconds) if len(seconds) else None

@@ -1,0 +1,221 @@
+"""Memory of a server on this machine: which processes are the server's, and how fast they grow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+_PROC = Path("/proc")
+_LISTENING = "0A"
+_MB = 1e6
+_RAY_SESSION = re.compile(r"session_[\d-]+_[\d-]+_\d+_\d+")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A running process."""
+
+    pid: int
+    parent: int
+    command: str
+
+    @property
+    def name(self) -> str:
+        """What people call it: a Ray worker's title, else the program, without what it does at the moment."""
+        words = self.command.split()
+        first = words[0] if words else str(self.pid)
+        return first.split(".")[0] if first.startswith("ray::") else first.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Resident memory over a run, in MB (10^6 bytes), and a straight line through its samples.
+
+    `slope_mb_per_minute` has a 95 % interval `low` to `high` that takes the samples as independent; `r_squared` is the
+    share of their variance on the line. All four are None for fewer than three samples.
+    """
+
+    samples: int
+    first_mb: float
+    last_mb: float
+    highest_mb: float
+    slope_mb_per_minute: float | None
+    low: float | None
+    high: float | None
+    r_squared: float | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The growth of all the server's processes together, and of each name's."""
+
+    total: Growth
+    by_name: dict[str, Growth]
+
+
+def growth(at_s: Sequence[float], resident_mb: Sequence[float]) -> Growth:
+    """The line through samples; raises ValueError if there are none."""
+    if not resident_mb:
+        raise ValueError("no samples of memory")
+    line: tuple[float | None, ...] = (None,) * 4
+    if len(at_s) >= 3:
+        from scipy import stats
+
+        fit = stats.linregress(np.asarray(at_s) / 60, resident_mb)
+        half = float(stats.t.ppf(0.975, len(at_s) - 2)) * fit.stderr
+        line = float(fit.slope), float(fit.slope - half), float(fit.slope + half), float(fit.rvalue**2)
+    return Growth(len(at_s), resident_mb[0], resident_mb[-1], max(resident_mb), *line)
+
+
+class MemorySampler:
+    """Adds up the resident memory of a server's processes, each time for those that run then.
+
+    `pids` are the roots of process trees; left out, they are what listens at the address.
+    """
+
+    def __init__(self, url: str, pids: Sequence[int] = ()) -> None:
+        self._port = _port(url)
+        self._pids = pids
+        self._has_listener = listening_pid(self._port) is not None
+        self._samples: list[tuple[float, dict[str, float]]] = []
+
+    def sample(self) -> None:
+        """Notes the memory as it is now."""
+        running = processes()
+        if self._pids:
+            found = trees(running, self._pids)
+        else:
+            listener = listening_pid(self._port)
+            # Whoever listened may be gone for a moment: a sample of other processes would only mislead.
+            found = server_processes(listener, running) if listener or not self._has_listener else []
+        by_name: dict[str, float] = {}
+        for process in found:
+            by_name[process.name] = by_name.get(process.name, 0.0) + resident_mb(process.pid)
+        if by_name:
+            self._samples.append((time.monotonic(), by_name))
+
+    def memory(self, since_s: float = 0.0) -> Memory | None:
+        """What was sampled since a time (`time.monotonic`), or all of it if that is little; None if nothing was."""
+        samples = [sample for sample in self._samples if sample[0] >= since_s]
+        samples = samples if len(samples) >= 3 else self._samples
+        if not samples:
+            return None
+        at_s = [at for at, _ in samples]
+        total = growth(at_s, [sum(by_name.values()) for _, by_name in samples])
+        names = sorted({name for _, by_name in samples for name in by_name})
+        return Memory(
+            total, {n: growth(at_s, [by_name.get(n, 0.0) for _, by_name in samples]) for n in names}
+        )
+
+
+def is_local(url: str) -> bool:
+    """Whether a server's address is one of this machine's, and its processes can be read."""
+    if not (_PROC / "self" / "statm").exists():
+        return False
+    host = urlsplit(url).hostname or ""
+    try:
+        address = socket.getaddrinfo(host, None)[0]
+        with socket.socket(address[0]) as probe:
+            # Only an address of this machine can be bound.
+            probe.bind((address[4][0], 0))
+    except OSError:
+        return False
+    return True
+
+
+def processes() -> list[Process]:
+    """All that run on this machine."""
+    found = []
+    for folder in _PROC.iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            # The name in brackets may itself have spaces and brackets; the state and the parent follow the last.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+        found.append(Process(int(folder.name), parent, command))
+    return found
+
+
+def trees(running: Iterable[Process], roots: Iterable[int]) -> list[Process]:
+    """The processes with these ids and all their descendants."""
+    running, wanted = list(running), set(roots)
+    while more := {p.pid for p in running if p.parent in wanted} - wanted:
+        wanted |= more
+    return [p for p in running if p.pid in wanted]
+
+
+def server_processes(listener: int | None, running: Sequence[Process]) -> list[Process]:
+    """The processes of the server one of which listens on its port, without this one and its own.
+
+    Its process tree; where Ray started it, all that belongs to the same Ray session on this machine. Every Ray worker
+    where it is not known who listens.
+    """
+    by_pid = {p.pid: p for p in running}
+    if listener is None or listener not in by_pid:
+        found = [p for p in running if p.command.startswith("ray::")]
+    else:
+        raylet = next((p for p in _ancestors(by_pid, listener) if p.name == "raylet"), None)
+        if raylet is None:
+            found = trees(running, [listener])
+        else:
+            session = _RAY_SESSION.search(raylet.command)
+            roots = {p.pid for p in running if session and session.group() in p.command} | {raylet.pid}
+            found = trees(running, roots)
+    own = {p.pid for p in trees([p for p in running if p not in found], [os.getpid()])} | {os.getpid()}
+    return [p for p in found if p.pid not in own]
+
+
+def resident_mb(pid: int) -> float:
+    """A process's resident memory in MB, 0 if it ended."""
+    try:
+        pages = int((_PROC / str(pid) / "statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MB
+
+
+def listening_pid(port: int) -> int | None:
+    """The process that listens on a TCP port, None if there is none or it belongs to somebody else."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (_PROC / "net" / table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for columns in map(str.split, lines):
+            if columns[3] == _LISTENING and int(columns[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{columns[9]}]")
+    for folder in _PROC.iterdir() if inodes else ():
+        if folder.name.isdigit() and not inodes.isdisjoint(_open_files(folder / "fd")):
+            return int(folder.name)
+    return None
+
+
+def _open_files(folder: Path) -> Iterable[str]:
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            with contextlib.suppress(OSError):
+                yield str(file.readlink())
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _ancestors(by_pid: dict[int, Process], pid: int) -> Iterable[Process]:
+    while (process := by_pid.get(pid)) is not None:
+        yield process
+        pid = process.parent

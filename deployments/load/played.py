@@ -1,0 +1,91 @@
+"""What one player got from a server: when each frame came and what its header said."""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from deployments.wire import HEADER_BYTES, HEADER_DTYPE, frame_sequence
+
+FRAME_DTYPE = np.dtype([("at_s", "<f8"), ("num_bytes", "<u4"), ("socket", "<u2"), *HEADER_DTYPE.descr])
+"""A frame as it came: when (`time.monotonic`), its message's size, on which of the stay's sockets, and its header."""
+ANSWER_DTYPE = np.dtype([(name, "<f8") for name in ("taken_s", "wait_s", "step_s", "decode_s")])
+_ARRIVAL = struct.Struct("<dIH")
+
+
+def no_frames() -> np.ndarray:
+    """An empty array of frames."""
+    return np.empty(0, FRAME_DTYPE)
+
+
+@dataclass(frozen=True)
+class Played:
+    """One player's stay; times are seconds of `time.monotonic`.
+
+    `pressed` has for each control's timestamp when it was sent. `lost` says why a session could not be continued.
+    """
+
+    frames: np.ndarray = field(default_factory=no_frames)
+    pressed: dict[float, float] = field(default_factory=dict)
+    joined_s: float = 0.0
+    left_s: float = 0.0
+    reconnects: int = 0
+    migrations: int = 0
+    queued: int = 0
+    goodbyes: int = 0
+    errors: int = 0
+    lost: str | None = None
+
+    def since(self, at_s: float) -> Played:
+        """Without what came before a time."""
+        frames = self.frames[self.frames["at_s"] >= at_s]
+        pressed = {stamp: at for stamp, at in self.pressed.items() if at >= at_s}
+        return replace(self, frames=frames, pressed=pressed)
+
+    def gaps_s(self) -> np.ndarray:
+        """Times between frames, in seconds."""
+        return np.diff(self.frames["at_s"])
+
+    @property
+    def dropped(self) -> int:
+        """Frames that the server made and this player never got."""
+        steps = np.diff(self.frames["sequence"].astype(np.int64))
+        return int(np.maximum(steps - 1, 0).sum())
+
+    def answers(self) -> np.ndarray:
+        """For each control that a frame answered, when its first frame came and what that frame's header said.
+
+        `ANSWER_DTYPE`: the whole time since it was sent, and of it the wait for a chunk, the step and the decoding.
+        """
+        stamps, first = np.unique(self.frames["control_timestamp"], return_index=True)
+        known = [i for stamp, i in zip(stamps.tolist(), first.tolist(), strict=True) if stamp in self.pressed]
+        frames = self.frames[known]
+        sent_s = np.array([self.pressed[stamp] for stamp in frames["control_timestamp"].tolist()])
+        answers = np.empty(len(frames), ANSWER_DTYPE)
+        answers["taken_s"] = frames["at_s"] - sent_s
+        for stage in ("wait", "step", "decode"):
+            answers[f"{stage}_s"] = frames[f"{stage}_ms"] / 1e3
+        return answers
+
+
+class Recorder:
+    """Takes frames as they come: 54 bytes of each are kept, nothing is decoded."""
+
+    def __init__(self) -> None:
+        self.num_frames = 0
+        self._rows = bytearray()
+
+    def take(self, message: bytes, socket: int) -> int:
+        """Notes a frame that came now; returns its sequence. Raises ValueError if it is none."""
+        sequence = frame_sequence(message)
+        self._rows += _ARRIVAL.pack(time.monotonic(), len(message), socket)
+        self._rows += message[:HEADER_BYTES]
+        self.num_frames += 1
+        return sequence
+
+    def frames(self) -> np.ndarray:
+        """What was taken so far, `FRAME_DTYPE`."""
+        return np.frombuffer(bytes(self._rows), FRAME_DTYPE)

@@ -1,0 +1,276 @@
+"""`gamegen load`: the crowd's plan, its figures and a run on a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from deployments.load.__main__ import app
+from deployments.load.crowd import Counts, Crowd
+from deployments.load.figures import chunk_counts, figures, lateness_s
+from deployments.load.memory import MemorySampler, Process, growth, is_local, server_processes
+from deployments.load.played import FRAME_DTYPE, Played, Recorder
+from deployments.load.report import missed
+from deployments.load.schedule import full_at_s, schedule
+from deployments.load.tracks import load_tracks
+from deployments.wire import HEADER_DTYPE, FrameHeader, frame_sequence
+from gamegen.controls import KEYS
+
+
+def even_frames(count: int, lag_s: float = 5.0, **columns: object) -> np.ndarray:
+    """Frames at 24 a second, each due when it was made and here so much later, from sequence 0 on."""
+    frames = np.zeros(count, FRAME_DTYPE)
+    number = np.arange(count)
+    frames["due_ms"] = 1000 * number / 24
+    frames["at_s"] = number / 24 + lag_s
+    frames["sequence"], frames["chunk"], frames["frame"] = number, number // 4, number % 4
+    frames["control_timestamp"] = np.nan
+    for name, value in columns.items():
+        frames[name] = value
+    return frames
+
+
+def stay(frames: np.ndarray, **parts: object) -> Played:
+    """A stay that ends with its last frame."""
+    times = frames["at_s"]
+    return Played(frames, joined_s=float(times[0]) - 0.5, left_s=float(times[-1]) + 0.01, **parts)  # type: ignore[arg-type]
+
+
+def test_the_same_arguments_plan_the_same_crowd():
+    visits = schedule(4, 0.5, 10, 60, seed=3)
+    assert visits == schedule(4, 0.5, 10, 60, seed=3) != schedule(4, 0.5, 10, 60, seed=4)
+    assert [v.number for v in visits] == list(range(len(visits)))
+    assert all(0 < v.arrives_s < v.leaves_s <= 600 for v in visits)
+
+
+def test_a_planned_crowd_has_the_size_rate_and_stay_that_were_asked():
+    visits = schedule(20, 2.0, 600, 90, seed=1)
+    moves = sorted([(v.arrives_s, 1) for v in visits] + [(v.leaves_s, -1) for v in visits])
+    at_once = np.cumsum([step for _, step in moves])
+    assert at_once.max() == 20
+    assert np.mean([v.leaves_s - v.arrives_s for v in visits]) == pytest.approx(90, rel=0.1)
+    # About one place is free for the half second until the next player comes.
+    mean = sum(v.leaves_s - v.arrives_s for v in visits) / 36000
+    assert 18.5 < mean < 20
+    # They come as a Poisson process: until all places are taken, every half second on average.
+    full_s = full_at_s(visits, 20)
+    assert full_s is not None and 3 < full_s < 30
+    assert full_at_s(visits, 21) is None
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 1, 1), (1, 0, 1, 1), (1, 1, -1, 1), (1, 1, 1, 0)])
+def test_a_plan_needs_numbers_above_zero(wrong):
+    with pytest.raises(ValueError, match="above 0"):
+        schedule(*wrong, seed=0)
+
+
+def test_tracks_play_known_keys_round_and_round():
+    for track in load_tracks():
+        assert {key for change in track.changes for key in change.keys} <= set(KEYS)
+        start_s = 0.7 * track.length_s
+        held, changes = set(track.held(start_s)), track.play_from(start_s)
+        last_s = start_s
+        for change, _ in zip(changes, range(3 * len(track.changes)), strict=False):
+            assert change.at_s >= last_s
+            last_s = change.at_s
+            # Nothing goes down twice or comes up that is not down.
+            assert held.isdisjoint(change.keys) if change.is_down else held >= set(change.keys)
+            held = held | set(change.keys) if change.is_down else held - set(change.keys)
+        assert last_s > 2 * track.length_s
+
+
+def test_frames_are_noted_as_they_came():
+    recorder = Recorder()
+    header = FrameHeader(3, 70000, 17, 12.5, 30.0, 10.0, 50.0, 123456.75)
+    message = header.pack() + b"jpeg"
+    assert HEADER_DTYPE.itemsize == len(header.pack()) and frame_sequence(message) == 70000
+    assert recorder.take(message, 2) == 70000
+    (frame,) = recorder.frames()
+    assert frame["num_bytes"] == len(message) and frame["socket"] == 2
+    for name in (
+        "frame",
+        "sequence",
+        "chunk",
+        "control_timestamp",
+        "step_ms",
+        "decode_ms",
+        "wait_ms",
+        "due_ms",
+    ):
+        assert frame[name] == getattr(header, name), name
+    with pytest.raises(ValueError, match="not a frame"):
+        recorder.take(b"GG\x01" + message[3:], 0)
+
+
+def test_lateness_is_counted_from_the_quickest_of_the_last_frames():
+    frames = even_frames(200)
+    frames["at_s"][50] += 0.03
+    frames["at_s"][100:] -= 0.02
+    late = lateness_s(frames)
+    assert late[50] == pytest.approx(0.03) and late[99] == pytest.approx(0) and late[100] == pytest.approx(0)
+    frames = even_frames(200)
+    frames["at_s"][1:] += 0.1
+    # What was quick once is forgotten in the end.
+    assert lateness_s(frames)[95] == pytest.approx(0.1) and lateness_s(frames)[96] == pytest.approx(0)
+
+
+def test_chunks_that_come_late_or_not_at_all_are_missed():
+    frames = even_frames(80)
+    frames["at_s"][8] += 0.050
+    frames["at_s"][13] += 0.050
+    frames["at_s"][16] += 0.040
+    # Chunk 2 came late, of chunk 3 only a later frame, chunk 4 just in time, chunk 5's first frame never came.
+    kept = frames[frames["sequence"] != 20]
+    assert chunk_counts(stay(kept)) == (20, 18, 17, 17)
+
+
+def test_chunks_due_later_than_the_pace_are_off_the_pace():
+    frames = even_frames(80)
+    frames["due_ms"][40:] += 60
+    frames["at_s"][40:] += 0.060
+    chunks, in_time, pairs, on_pace = chunk_counts(stay(frames))
+    assert (chunks, in_time) == (20, 20), "the server said itself that it would be late"
+    assert (pairs, on_pace) == (19, 18)
+
+
+def test_each_socket_has_its_own_clock():
+    frames = np.concatenate([even_frames(40), even_frames(40, socket=1)])
+    frames["due_ms"][40:] -= 1e6
+    assert chunk_counts(stay(frames)) == (20, 20, 18, 18)
+
+
+def test_figures_of_a_crowd():
+    pressed = even_frames(241)
+    pressed["control_timestamp"][24:28] = 7.0
+    pressed["wait_ms"], pressed["step_ms"], pressed["decode_ms"] = 50, 30, 10
+    halting = even_frames(240)
+    halting["at_s"][120:] += 1.0
+    halting["sequence"][200:] += 3
+    halting["num_bytes"] = 1000
+    first = stay(pressed, pressed={7.0: float(pressed["at_s"][24]) - 0.2, 8.0: 9.0})
+    second = stay(halting, reconnects=1, queued=2, lost="4410 ended")
+    unseen = Played(joined_s=5.0, left_s=10.0)
+    result = figures(Crowd(Counts(opened=3), (first, second, unseen), 0.0, 20.0))
+    assert result.fps_mean == pytest.approx((24 + 239 / (239 / 24 + 1)) / 2)
+    assert result.stalls == 1 and result.longest_gap_ms == pytest.approx(1000 + 1000 / 24)
+    assert result.stalls_per_minute == pytest.approx(60 / (240 / 24 + 239 / 24 + 1), rel=0.01)
+    assert result.dropped == 3 and result.saw_nothing == 1
+    assert result.lost == {"4410 ended": 1} and result.queued == 2
+    assert result.bytes_per_s == pytest.approx(240 * 1000 / 20)
+    assert result.key_to_frame_ms and result.key_to_frame_ms["p50"] == pytest.approx(200)
+    assert {name: round(ms["p50"]) for name, ms in result.stages_ms.items()} == {
+        "wait": 50,
+        "step": 30,
+        "decode": 10,
+        "rest": 110,
+    }
+    assert result.players_max == 3
+    assert result.players_mean == pytest.approx((10.51 + 11.47 + 5) / 20, rel=0.01)
+
+
+def test_a_picture_that_stopped_before_its_player_left_is_a_stall():
+    frames = even_frames(240)
+    frozen = Played(frames, joined_s=4.0, left_s=float(frames["at_s"][-1]) + 10)
+    result = figures(Crowd(Counts(), (frozen,), 0.0, 20.0))
+    assert result.stalls == 1 and result.longest_gap_ms == pytest.approx(10_000)
+    assert result.fps_mean == pytest.approx(239 / (239 / 24 + 10))
+
+
+def test_nobody_who_played_has_no_figures_and_misses_every_limit():
+    result = figures(Crowd(Counts(refused=4), (), 0.0, 10.0))
+    assert (result.fps_mean, result.attainment, result.key_to_frame_ms) == (None, None, None)
+    sentences = missed(result, {"attainment": 0.9, "fps_mean": None})
+    assert sentences == ["attainment is not known: at least 0.9 was required"]
+
+
+def test_growth_is_the_slope_of_the_samples():
+    at_s = [float(t) for t in range(0, 300, 10)]
+    noise = np.random.default_rng(0).normal(0, 1, len(at_s))
+    found = growth(at_s, [500 + 3 * t / 60 + n for t, n in zip(at_s, noise.tolist(), strict=True)])
+    assert found.low is not None and found.high is not None and found.r_squared is not None
+    assert found.low < 3 < found.high and found.r_squared > 0.9
+    assert growth([0.0, 1.0], [5.0, 6.0]).slope_mb_per_minute is None
+
+
+def test_the_processes_of_a_server_are_its_ray_session_without_the_players():
+    session = "session_2026-01-02_03-04-05_678901_10"
+    mine = os.getpid()
+    running = [
+        Process(mine, 1, "gamegen load"),
+        Process(mine + 1, mine, "player"),
+        Process(20, mine, f"/ray/raylet --store=/tmp/ray/{session}/sockets"),
+        Process(21, 20, "ray::ProxyActor.run"),
+        Process(22, 20, "ray::ServeReplica:gamegen:World"),
+        Process(23, mine, f"/ray/gcs_server --log_dir=/tmp/ray/{session}/logs"),
+        Process(30, 1, "ray::ServeReplica:another:World"),
+    ]
+    assert [p.pid for p in server_processes(21, running)] == [20, 21, 22, 23]
+    assert [p.name for p in server_processes(21, running)][2] == "ray::ServeReplica:gamegen:World"
+    assert [p.pid for p in server_processes(30, running)] == [30]
+    assert [p.pid for p in server_processes(None, running)] == [21, 22, 30]
+
+
+def test_memory_is_left_out_where_the_server_is_elsewhere():
+    assert is_local("http://localhost:8000") and not is_local("http://192.0.2.1:8000")
+
+
+def test_a_crowd_plays_on_a_running_server(address, client, tmp_path):
+    file = tmp_path / "load.json"
+    arguments = [address, "--sessions", "2", "--arrival-rate", "4", "--minutes", "0.15", "--mean-stay", "4"]
+    result = CliRunner().invoke(
+        app, [*arguments, "--processes", "2", "--json", str(file)], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 0, result.output
+    assert "from key to its first frame" in result.output and "memory of the server" in result.output
+    found = json.loads(file.read_text())
+    figures, counts = found["figures"], found["figures"]["counts"]
+    # Whoever stays for a blink may be gone before a busy machine lets them in.
+    assert counts["opened"] + counts["turned_away"] == len(schedule(2, 4, 0.15, 4, 0))
+    assert counts["opened"] > 2 and counts["frames"] > 0
+    assert (counts["failed"], counts["lost"], figures["errors"]) == (0, 0, 0)
+    assert 0 <= figures["attainment"] <= 1 and figures["key_to_frame_ms"]["p50"] > 0
+    assert any("World" in name for name in figures["memory"]["by_name"])
+    assert client.get("/v1/status").json()["sessions"]["open"] == 0
+
+
+def test_players_beyond_the_limit_are_refused_and_a_missed_limit_is_named(address, client):
+    arguments = [
+        address,
+        "--sessions",
+        "4",
+        "--arrival-rate",
+        "20",
+        "--minutes",
+        "0.1",
+        "--mean-stay",
+        "1000",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--require-fps", "1000"], env={"COLUMNS": "200"})
+    assert result.exit_code == 1
+    # Whoever is refused is to come again in half a minute, longer than this run: once is all.
+    rows = {
+        row[0].strip(): row[1].strip()
+        for line in result.output.splitlines()
+        if len(row := line.split("│")[1:-1]) == 2
+    }
+    assert rows["sessions opened"] == "3" and rows["sessions lost"] == "0"
+    assert rows["refused / of them turned away for good"] == "1 / 1"
+    assert "at least 1000 was required" in result.output
+    assert client.get("/v1/status").json()["sessions"]["open"] == 0
+
+
+def test_a_server_that_is_not_there_is_named():
+    result = CliRunner().invoke(app, ["http://127.0.0.1:9"])
+    assert result.exit_code == 2 and "127.0.0.1:9" in result.output
+
+
+def test_memory_of_processes_that_are_named_is_sampled():
+    sampler = MemorySampler("http://127.0.0.1:9", [os.getpid()])
+    assert sampler.memory() is None
+    sampler.sample()
+    memory = sampler.memory()
+    assert memory is not None and memory.total.first_mb > 10
