@@ -30,7 +30,7 @@ def build(cls: type[T], data: dict[str, Any], where: str) -> T:
     """Builds the dataclass `cls` from nested dicts; `where` names the source in errors."""
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping for {cls.__name__}, got {data!r}")
-    hints = _type_hints(cls)
+    hints = _type_hints(cls)  # type: ignore[arg-type]
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(known))
     if unknown:
