@@ -18,6 +18,7 @@ from rich.table import Table
 from gamegen.bench.commands import bench
 from gamegen.evaluation.commands import idm
 from gamegen.registry.commands import models
+from gamegen.replay_command import replay
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
+app.command()(replay)
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[
@@ -123,6 +125,7 @@ def rollout(
     seed: Seed = 0,
     perspective: Perspective = "first",
     instruct: Annotated[list[str] | None, typer.Option(help="FRAME:TEXT, may be repeated")] = None,
+    save: Annotated[Path | None, typer.Option(help="file for its log, which gamegen replay reads")] = None,
     model: Model = "nano",
 ) -> None:
     """Plays the world from a script and writes what was seen.
@@ -131,15 +134,22 @@ def rollout(
     Example: gamegen rollout --prompt "desert at noon" --keys "w*24,w+d*24,left*24,none*24" --instruct "24:make it
     rain" --seed 7 -o out.mp4
     """
-    from gamegen.controls import FRAMES_PER_CHUNK, Control, parse_script
+    from gamegen.controls import FRAMES_PER_CHUNK, Control, chunk_controls, parse_script
+    from gamegen.session_log import SessionLog, Spoken, WorldSpec, to_json
     from gamegen.video import check_suffix, write_by_suffix
     from gamegen.world import World
 
     check_suffix(output)
     script = parse_script(keys)
     orders = dict(_parse_instruction(text, len(script)) for text in instruct or [])
+    # Before the work: a script that makes no session is refused at once.
+    controls = chunk_controls(script) if save else []
     world = World.load(model)
     world.reset(prompt, seed, perspective)
+    if save:
+        spoken = [Spoken(frame // FRAMES_PER_CHUNK, text) for frame, text in sorted(orders.items())]
+        log = SessionLog(WorldSpec(model, prompt, perspective, seed, *world.size), controls, spoken)
+        save.write_text(to_json(log), encoding="utf-8")
     chunks = []
     with Progress() as bar:
         for start in bar.track(range(0, len(script), FRAMES_PER_CHUNK), description="playing"):

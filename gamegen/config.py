@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from pathlib import Path
@@ -29,7 +30,7 @@ def build(cls: type[T], data: dict[str, Any], where: str) -> T:
     """Builds the dataclass `cls` from nested dicts; `where` names the source in errors."""
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping for {cls.__name__}, got {data!r}")
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)  # type: ignore[arg-type]
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - set(known))
     if unknown:
@@ -48,6 +49,12 @@ def build(cls: type[T], data: dict[str, Any], where: str) -> T:
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    # Looking them up takes far longer than a small object's checks, of which a session log has thousands.
+    return typing.get_type_hints(cls)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

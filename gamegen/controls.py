@@ -90,3 +90,17 @@ def parse_script(script: str) -> list[frozenset[str]]:
     if not frames:
         raise ValueError("the key script is empty: write for example w*24,left*24")
     return frames
+
+
+def chunk_controls(script: list[frozenset[str]]) -> list[Control]:
+    """One control for each chunk of a script; keys of a last chunk that is not full are held to its end.
+
+    Raises ValueError where keys change inside a chunk.
+    """
+    for frame in range(1, len(script)):
+        if frame % FRAMES_PER_CHUNK and script[frame] != script[frame - 1]:
+            raise ValueError(
+                f"keys change at frame {frame}, inside a chunk: a session has one control for each "
+                f"{FRAMES_PER_CHUNK} frames, so use multiples of {FRAMES_PER_CHUNK}, for example w*24"
+            )
+    return [Control(keys) for keys in script[::FRAMES_PER_CHUNK]]

@@ -54,9 +54,14 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FPS, crf: int = 1
 def write_contact_sheet(path: str | Path, frames: np.ndarray, columns: int = 4, rows: int = 2) -> None:
     """Writes frames spread evenly over a video, reading order, as one PNG; raises ValueError as `write_mp4`."""
     _check_frames(frames)
-    chosen = frames[np.linspace(0, len(frames) - 1, columns * rows).round().astype(int)]
+    chosen = frames[sheet_frames(len(frames), columns * rows)]
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in np.split(chosen, rows)])
     Image.fromarray(sheet).save(path)
+
+
+def sheet_frames(num_frames: int, count: int = 8) -> np.ndarray:
+    """Which frames of a video a contact sheet of `count` shows, int `(count,)`."""
+    return np.linspace(0, num_frames - 1, count).round().astype(int)
 
 
 def write_by_suffix(path: Path, frames: np.ndarray) -> None:

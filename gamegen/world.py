@@ -436,7 +436,8 @@ class World:
             check_image(image, self.size)
         first = None if image is None else encode_image(self.engine.model, image)
         self.engine.open(self.SESSION, states, seed, first)
-        self._memory = first
+        # Rounded as every latent that is kept, so that a restored world shows the same.
+        self._memory = None if first is None else first.half()
 
     def instruct(self, text: str | None) -> None:
         """Says what should change, from the next chunk on; None takes it back."""

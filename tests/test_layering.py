@@ -16,6 +16,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASE | {"flow"},
     "world": BASE | {"flow", "models"},
     "pipeline": ENGINE,
+    "replay": ENGINE | {"footage"},
+    "replay_command": ENGINE | {"footage", "replay"},
     "footage": BASE,
     "curation": BASE | {"models", "footage"},
     # Distillation is a training objective: the two rooms know each other, nobody inside knows either.

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import io
+import json
+import random
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from gamegen.controls import KEYS, Control
 from gamegen.session_log import (
     CONTROL_BYTES,
+    MAX_CHUNKS,
+    MAX_FILE_BYTES,
     SessionLog,
     Spoken,
     WorldSpec,
+    from_json,
     pack_controls,
     rounded,
+    to_json,
     unpack_controls,
 )
 
@@ -47,3 +58,160 @@ def test_a_session_can_be_cut_where_another_branches_off():
     assert log.until(3) == SessionLog(SPEC, [Control({"w"})] * 3, [Spoken(0, "rain")])
     with pytest.raises(ValueError, match="chunk 6: this session has 5"):
         log.until(6)
+
+
+def test_a_branch_keeps_the_beginning_and_the_words_said_in_it():
+    log = SessionLog(SPEC, [Control({"w"})] * 5, [Spoken(0, "rain"), Spoken(3, "snow")])
+    assert log.branch(3, [Control({"s"})]) == SessionLog(
+        SPEC, [Control({"w"})] * 3 + [Control({"s"})], [Spoken(0, "rain")]
+    )
+
+
+def png_bytes() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 12, 3), 90, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def sample_log() -> SessionLog:
+    spec = dataclasses.replace(SPEC, prompt='a "quoted" désert\n at noon', seed=2**63 - 1, image=png_bytes())
+    controls = [Control({"w"})] * 12 + [Control(KEYS, 0.1, -6), Control({"left"}, -1 / 3), Control()]
+    return SessionLog(
+        spec, [rounded(c) for c in controls], [Spoken(3, "make it rain"), Spoken(3, "", 2), Spoken(15, "x")]
+    )
+
+
+def test_a_file_reads_back_as_written_and_people_can_read_it():
+    log = sample_log()
+    text = to_json(log)
+    assert from_json(text) == log
+    assert to_json(from_json(text)) == text
+    assert '    {"chunks": 12, "keys": ["w"], "yaw_deg": 0.0, "pitch_deg": 0.0},\n' in text
+    assert '"yaw_deg": 0.1,' in text
+    assert from_json(to_json(SessionLog(SPEC))) == SessionLog(SPEC)
+
+
+def test_a_file_holds_controls_as_they_are_logged():
+    control = Control({"w"}, 1 / 3, 0.1)
+    assert from_json(to_json(SessionLog(SPEC, [control]))).controls == [rounded(control)] != [control]
+
+
+def test_what_a_person_would_leave_out_may_be_left_out():
+    data = json.loads(to_json(SessionLog(SPEC)))
+    del data["world"]["image"]
+    data["controls"], data["spoken"] = [{"chunks": 2, "keys": []}], [{"chunk": 1, "text": "rain"}]
+    assert from_json(json.dumps(data)) == SessionLog(SPEC, [Control()] * 2, [Spoken(1, "rain")])
+
+
+def changed(path: str, value: object) -> str:
+    """The sample's file with another value at `path`."""
+    data = json.loads(to_json(sample_log()))
+    *names, last = [int(name) if name.isdigit() else name for name in path.split(".")]
+    place = data
+    for name in names:
+        place = place[name]
+    place[last] = value
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("format", "song", '"format": "gamegen session" was expected'),
+        ("version", 2, "version = 2: this GameGen reads version 1"),
+        ("version", True, "version = True"),
+        ("colour", "red", "unknown key 'colour'"),
+        ("world.colour", "red", "world: unknown key 'colour'"),
+        ("world", None, "expected a mapping"),
+        ("world.model", " ", "model is empty"),
+        ("world.prompt", "word " * 2000, "prompt has 10000 characters and the limit is 8000"),
+        ("world.prompt", "\ud800", "not valid Unicode"),
+        ("world.perspective", "second", "perspective = 'second': expected one of"),
+        ("world.seed", -1, "seed = -1: give a number from 0 to 9223372036854775807"),
+        ("world.seed", 2**63, "seed = 9223372036854775808"),
+        ("world.seed", 1.5, "seed = 1.5: expected int"),
+        ("world.width", 100, "width = 100: must be a multiple of 16"),
+        ("world.height", 10**9 * 16, "the limit is 921600"),
+        ("world.image", "%%%", "image is not valid base64"),
+        ("world.image", "é", "image is not valid base64"),
+        ("world.image", base64.b64encode(b"no picture").decode(), "cannot be read: send a complete PNG"),
+        ("world.image", base64.b64encode(png_bytes()[:-20]).decode(), "cannot be read: send a complete PNG"),
+        ("world.image", "A" * 12_000_000, "image has 12000000 characters and the limit is 11184812"),
+        ("controls", {}, "controls = {}: expected a list"),
+        ("controls.0", 3, r"controls\[0\]: expected a mapping"),
+        ("controls.1.chunks", 0, r"controls\[1\]: chunks = 0: give a number from 1"),
+        ("controls.1.chunks", True, "chunks = True: expected int"),
+        ("controls.1.chunks", MAX_CHUNKS + 1, f"chunks = {MAX_CHUNKS + 1}"),
+        (
+            "controls.1.chunks",
+            MAX_CHUNKS,
+            f"controls are {MAX_CHUNKS + 14} chunks and the limit is {MAX_CHUNKS}",
+        ),
+        ("controls.0.keys", ["w", "z"], r"controls\[0\]: unknown key 'z': use some of w a s d"),
+        ("controls.0.keys", "w", "keys = 'w': expected a list"),
+        ("controls.0.yaw_deg", 181, "yaw_deg = 181.0: give a number from -180.0 to 180.0"),
+        ("controls.0.pitch_deg", float("nan"), "pitch_deg = nan"),
+        ("controls.0.pitch_deg", float("inf"), "pitch_deg = inf"),
+        ("spoken.0.chunk", 16, r"spoken\[0\].chunk = 16: give a number from 0 to 15"),
+        ("spoken.1.chunk", 2, r"spoken\[1\].chunk = 2: give a number from 3 to 15"),
+        ("spoken.1.blend_chunks", -1, r"spoken\[1\].blend_chunks = -1"),
+        ("spoken.1.text", None, "text = None: expected str"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_value_and_what_to_do(path, value, says):
+    with pytest.raises(ValueError, match=says) as refusal:
+        from_json(changed(path, value))
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no session log, or only a part of one"),
+        ("[]", "no session log"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"format": "gamegen session", "format": "gamegen session"}', "'format' is there twice"),
+        ('{"format": "gamegen session", "version": 1}', "missing key 'world'"),
+        ('{"seed": ' + "9" * 5000 + "}", "no session log"),
+        (" " * (MAX_FILE_BYTES + 1), f"{MAX_FILE_BYTES + 1} characters and the limit is {MAX_FILE_BYTES}"),
+    ],
+    ids=["empty", "list", "deep", "twice", "missing", "long number", "too long"],
+)
+def test_what_is_no_log_is_refused(text, says):
+    with pytest.raises(ValueError, match=says):
+        from_json(text)
+
+
+def test_a_damaged_file_is_refused_or_reads_as_a_sound_log():
+    rng = random.Random(0)
+    text = to_json(sample_log())
+    for cut in range(len(text) - 2):
+        with pytest.raises(ValueError):
+            from_json(text[:cut])
+    num_refused = 0
+    for _ in range(3000):
+        characters = list(text)
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(characters))
+            characters[place : place + rng.randint(0, 3)] = rng.choice('{}[]",:0-e9 w\\n\ud800Nu')
+        try:
+            log = from_json("".join(characters))
+        except ValueError:
+            num_refused += 1
+        else:
+            assert from_json(to_json(log)) == log
+    assert 1000 < num_refused < 3000
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        SessionLog(dataclasses.replace(SPEC, prompt="")),
+        SessionLog(dataclasses.replace(SPEC, perspective="second")),
+        SessionLog(SPEC, [Control({"w"}, 1000)]),
+        SessionLog(SPEC, [Control()], [Spoken(2, "late")]),
+    ],
+)
+def test_nothing_is_written_that_could_not_be_read(log):
+    with pytest.raises(ValueError):
+        to_json(log)

@@ -27,12 +27,15 @@ X264_OPTIONS = {"crf": "20", "preset": "veryfast"}
 
 
 class VideoWriter:
-    """Writes an H.264 MP4 (24 frames/s, yuv420p) under a partial name and renames it when complete."""
+    """Writes an H.264 MP4 (24 frames/s, yuv420p) under a partial name and renames it when complete.
+
+    Its index comes first, so that it streams.
+    """
 
     def __init__(self, path: Path, width: int, height: int, options: dict[str, str] | None = None) -> None:
         self.path = path
         self._partial = path.with_name(path.name + ".partial")
-        self._container = av.open(str(self._partial), "w", format="mp4")
+        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream("libx264", rate=FPS, options=options or X264_OPTIONS)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._stream.thread_count = 1  # a recorder has one core
