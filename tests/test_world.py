@@ -13,6 +13,7 @@ from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import MSDiTConfig, Previous, Text
 from gamegen.models.text import TextStates
+from gamegen.snapshot import SILENCE, PastChunk
 from gamegen.world import (
     EngineConfig,
     UnknownSessionError,
@@ -90,7 +91,7 @@ def test_cached_rollout_equals_full_attention(anchors):
             if i == 4:
                 engine.instruct("b", said)
             session = engine._session("b")
-            engine._commit_known(session, latents[0, i], operations[i], session.current_words)
+            engine._commit_known(session, PastChunk(latents[0, i].half(), operations[i], session.words))
     torch.testing.assert_close(torch.cat(seen, 1), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -107,6 +108,18 @@ def test_restored_snapshot_equals_uninterrupted_run(at, anchors):
     other.restore("a", WorldSnapshot.from_bytes(data))
     assert other.version("a") == at
     np.testing.assert_array_equal(play(other, "a", at, at + 5), uninterrupted)
+
+
+def test_a_snapshot_of_another_world_is_refused():
+    model = random_model()
+    engine, large = WorldEngine(model), WorldEngine(model, size=(64, 32))
+    engine.open("a", words(1), seed=3)
+    engine.step({"a": Control().operations()})
+    with pytest.raises(ValueError, match=r"latents \(4, 4, 4\): this world's are \(4, 4, 8\)"):
+        large.restore("a", engine.snapshot("a"))
+    narrow = TextStates(torch.zeros(2, 8), torch.zeros(8))
+    with pytest.raises(ValueError, match="texts of width 8"):
+        engine.restore("a", WorldSnapshot(3, 0, narrow, [], [], [SILENCE]))
 
 
 def test_batched_session_equals_lone_session():
