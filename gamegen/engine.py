@@ -116,10 +116,13 @@ class WorldEngine:
         if first_latent is not None:
             self._commit_known(session, PastChunk(first_latent.half().cpu(), idle_operations(), SILENCE))
 
-    def instruct(self, session_id: str, instruction: TextStates | None) -> None:
-        """Puts an instruction in force from the next chunk on; None lifts it."""
-        words = SILENCE if instruction is None else Words(instruction, 1.0)
-        self._session(session_id).ahead = [words]
+    def instruct(self, session_id: str, instruction: TextStates | None, blend_chunks: int = 0) -> None:
+        """Puts an instruction in force from the next chunk on, all of it `blend_chunks` later; None lifts it.
+
+        Until then it comes in by equal steps, from whatever is in force. Raises ValueError for more than
+        `MAX_BLEND_CHUNKS`, and UnknownSessionError.
+        """
+        self._session(session_id).instruct(instruction, blend_chunks)
 
     def version(self, session_id: str) -> int | None:
         """Chunks made so far, or None if the session is not here."""
@@ -175,6 +178,7 @@ class WorldEngine:
         self._uncommitted.append(self._drawn(inputs, sessions, latents))
         for session, latent, done, said in zip(sessions, latents.cpu(), operations, words, strict=True):
             session.remember(PastChunk(latent, done, said), self.history, self.anchors)
+            session.advance()
 
     def _inputs(
         self, sessions: list[Session], operations: list[np.ndarray], words: list[Words]
@@ -183,8 +187,8 @@ class WorldEngine:
         controls = Controls(
             torch.from_numpy(np.stack(operations)).float()[:, None].to(device),
             torch.ones(B, 1, dtype=torch.bool, device=device),
-            self._text([said.text for said in words]),
-            torch.tensor([[said.share] for said in words], device=device),
+            self._text([said.heard() for said in words]),
+            torch.tensor([[said.gate] for said in words], device=device),
         )
         prompt = self._text([s.prompt for s in sessions])
         level = self.sampling.context_level

@@ -24,13 +24,15 @@ from gamegen.models.text import TextStates
 
 _KEY = "gamegen world snapshot"
 FORMAT_VERSION = 1
-"""Of the bytes; those of another version are refused."""
+"""That of the bytes; those of another version are refused."""
 _MAX_COUNT = 2**53
 # Letters at the end of a name are its axes.
 _TENSORS = {
     "latents_MCHW": torch.float16,
     "operations_M4O": torch.float32,
     "words_W": torch.int32,
+    "gates_W": torch.float64,
+    "words_before_W": torch.int32,
     "shares_W": torch.float64,
     "lengths_N": torch.int32,
     "tokens_LD": torch.float32,
@@ -41,10 +43,24 @@ _NAMES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torc
 
 @dataclass(frozen=True)
 class Words:
-    """An instruction and the share of it that is in force, 0 (none) to 1 (all of it)."""
+    """An instruction and how much of it is in force, `gate`, 0 (nothing) to 1 (all of it).
+
+    While one instruction gives way to another, `before` is the former and `share`, 0 to 1, that of the latter.
+    """
 
     text: TextStates | None
-    share: float
+    gate: float
+    before: TextStates | None = None
+    share: float = 1.0
+
+    def heard(self) -> TextStates | None:
+        """The instruction as the networks hear it, a blend of both while there are two."""
+        if self.text is None or self.before is None:
+            return self.text
+        length = max(len(self.before.tokens), len(self.text.tokens))
+        before, after = (_stretched(text.tokens, length) for text in (self.before, self.text))
+        pooled = torch.lerp(self.before.pooled, self.text.pooled, self.share)
+        return TextStates(torch.lerp(before, after, self.share), pooled)
 
 
 SILENCE = Words(None, 0.0)
@@ -83,12 +99,15 @@ class WorldSnapshot:
         """Serialised for another replica, of this release or one with the same `FORMAT_VERSION`."""
         made = [*self.anchors, *self.chunks]
         said = [*(chunk.words for chunk in made), *self.ahead]
-        texts = {id(text): text for text in [self.prompt, *(words.text for words in said)] if text}
-        place = {key: i for i, key in enumerate(texts)}
+        parts = [part for words in said for part in (words.text, words.before)]
+        texts = {id(text): text for text in (self.prompt, *parts) if text}
+        place = {id(None): -1} | {key: i for i, key in enumerate(texts)}
         tensors = {
             "latents_MCHW": torch.stack([chunk.latent for chunk in made]) if made else torch.empty(0),
             "operations_M4O": torch.from_numpy(np.array([chunk.operations for chunk in made])),
-            "words_W": torch.tensor([place[id(words.text)] if words.text else -1 for words in said]),
+            "words_W": torch.tensor([place[id(words.text)] for words in said]),
+            "gates_W": torch.tensor([words.gate for words in said], dtype=torch.float64),
+            "words_before_W": torch.tensor([place[id(words.before)] for words in said]),
             "shares_W": torch.tensor([words.share for words in said], dtype=torch.float64),
             "lengths_N": torch.tensor([len(text.tokens) for text in texts.values()]),
             "tokens_LD": torch.cat([text.tokens for text in texts.values()]),
@@ -153,7 +172,7 @@ def _read(data: bytes) -> tuple[dict[str, int], dict[str, Tensor]]:
 def _tensor(name: str, view: dict) -> Tensor:
     dtype, shape = _TENSORS[name], view["shape"]
     _require(view["dtype"] == _NAMES[dtype], f"{name} has type {view['dtype']}")
-    rank = len(name.partition("_")[2])
+    rank = len(name.rpartition("_")[2])
     if not view["data"]:
         return torch.empty(0, *[1] * (rank - 1), dtype=dtype)
     _require(len(shape) == rank, f"{name} has shape {shape}")
@@ -175,17 +194,20 @@ def _texts(tensors: dict[str, Tensor]) -> list[TextStates]:
 def _words(tensors: dict[str, Tensor], texts: Sequence[TextStates]) -> list[Words]:
     """Words of the remembered chunks, then those ahead."""
     latents_MCHW, operations_M4O = tensors["latents_MCHW"], tensors["operations_M4O"]
-    words, shares = tensors["words_W"].tolist(), tensors["shares_W"].tolist()
+    columns = [tensors[name].tolist() for name in ("words_W", "gates_W", "words_before_W", "shares_W")]
+    words, gates, before, shares = columns
     num_made = len(latents_MCHW)
     _require(
         len(operations_M4O) == num_made
         and (not num_made or operations_M4O.shape[1:] == (FRAMES_PER_CHUNK, OPERATION_SIZE)),
         f"operations of shape {tuple(operations_M4O.shape)} for {num_made} chunks",
     )
-    _require(len(words) == len(shares) > num_made, f"{len(words)} words for {num_made} chunks")
-    _require(all(-1 <= i < len(texts) for i in words), "words that are not there")
-    _require(all(0 <= share <= 1 for share in shares), "a share of words that is not within 0 and 1")
-    return [Words(texts[i] if i >= 0 else None, share) for i, share in zip(words, shares, strict=True)]
+    _require({len(column) for column in columns} == {len(words)}, "some of its words are incomplete")
+    _require(len(words) > num_made, f"{len(words)} words for {num_made} chunks")
+    _require(all(-1 <= i < len(texts) for i in (*words, *before)), "words that are not there")
+    _require(all(0 <= x <= 1 for x in (*gates, *shares)), "a share of words that is not within 0 and 1")
+    known: list[TextStates | None] = [*texts, None]
+    return [Words(known[i], gate, known[j], share) for i, gate, j, share in zip(*columns, strict=True)]
 
 
 def _facts(told: str) -> dict[str, int]:
@@ -210,3 +232,8 @@ def _checksum(tensors: dict[str, Tensor], facts: dict[str, int]) -> int:
 def _require(is_true: bool, otherwise: str) -> None:
     if not is_true:
         raise ValueError(f"the snapshot is damaged: {otherwise}")
+
+
+def _stretched(tokens_LD: Tensor, length: int) -> Tensor:
+    """As many tokens as are asked for, each one of those given, in their order."""
+    return tokens_LD[torch.arange(length) * len(tokens_LD) // length]

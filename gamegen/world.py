@@ -76,9 +76,13 @@ class World:
         self.engine.open(self.SESSION, states, seed, first)
         self._memory = first
 
-    def instruct(self, text: str | None) -> None:
-        """Says what should change, from the next chunk on; None takes it back."""
-        self.engine.instruct(self.SESSION, self.text_encoder.encode([text])[0] if text else None)
+    def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
+        """Says what should change, from the next chunk on, and entirely `blend_chunks` later; None takes it back.
+
+        Raises ValueError for a text of too many tokens or a blend of more than `MAX_BLEND_CHUNKS`.
+        """
+        instruction = self.text_encoder.encode([text])[0] if text else None
+        self.engine.instruct(self.SESSION, instruction, blend_chunks)
 
     def step(self, control: PlayerControl) -> np.ndarray:
         """The next chunk, uint8 `(4, H, W, 3)`."""

@@ -23,7 +23,8 @@ def text(seed: int, length: int) -> TextStates:
 
 
 def a_snapshot(num_chunks: int = 5, shape: tuple[int, int, int] = (4, 4, 4)) -> WorldSnapshot:
-    rain, fog = Words(text(2, 3), 1.0), Words(text(3, 7), 1 / 3)
+    rain = Words(text(2, 3), 1.0)
+    fog = Words(text(3, 7), 2 / 3, before=rain.text, share=1 / 3)
     said = [(SILENCE, rain, fog)[i % 3] for i in range(num_chunks)]
     operations = Control({"w"}, yaw_deg=0.7).operations()
     chunks = [PastChunk(torch.randn(shape).half(), operations, words) for words in said]
@@ -50,7 +51,7 @@ def test_what_goes_in_comes_out():
     read = WorldSnapshot.from_bytes(data)
     assert equal(read, written)
     # An instruction is kept once, however many chunks were made under it.
-    assert read.chunks[1].words.text is read.chunks[4].words.text is read.ahead[1].text
+    assert read.chunks[1].words.text is read.chunks[4].words.text is read.ahead[0].before
     empty = WorldSnapshot(3, 0, text(1, 2), [], [], [SILENCE])
     assert equal(WorldSnapshot.from_bytes(empty.to_bytes()), empty)
 
@@ -120,7 +121,10 @@ def forged(**tensors: torch.Tensor) -> bytes:
         (forged(words_W=torch.full((8,), 7, dtype=torch.int32)), "words that are not there"),
         (forged(shares_W=torch.full((8,), 2.0, dtype=torch.float64)), "not within 0 and 1"),
         (forged(shares_W=torch.full((8,), torch.nan, dtype=torch.float64)), "no numbers"),
-        (forged(words_W=torch.zeros(6, dtype=torch.int32)), "words for 6 chunks"),
+        (forged(words_before_W=torch.full((8,), -2, dtype=torch.int32)), "words that are not there"),
+        (forged(gates_W=torch.full((8,), -0.1, dtype=torch.float64)), "not within 0 and 1"),
+        (forged(words_W=torch.zeros(6, dtype=torch.int32)), "some of its words are incomplete"),
+        (forged(latents_MCHW=torch.zeros(9, 4, 4, 4).half()), "for 9 chunks"),
         (forged(lengths_N=torch.tensor([9, 3, -7], dtype=torch.int32)), "texts are incomplete"),
         (forged(operations_M4O=torch.zeros(6, 4, 3)), r"operations of shape \(6, 4, 3\)"),
         (forged(latents_MCHW=torch.zeros(6, 4, 4)), "latents_MCHW has type F32"),

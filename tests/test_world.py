@@ -110,6 +110,55 @@ def test_restored_snapshot_equals_uninterrupted_run(at, anchors):
     np.testing.assert_array_equal(play(other, "a", at, at + 5), uninterrupted)
 
 
+def play_blended(engine: WorldEngine, sid: str, start: int, stop: int) -> np.ndarray:
+    """Chunks start to stop under words that come in slowly, give way to others and to others again, and go."""
+    said = {1: (words(9), 6), 5: (words(8, 11), 4), 7: (words(7, 3), 3), 12: (None, 2)}
+    chunks = []
+    for i in range(start, stop):
+        if i in said:
+            engine.instruct(sid, *said[i])
+        chunks.append(engine.step({sid: Control({"w"}).operations()})[sid])
+    return np.stack(chunks)
+
+
+@pytest.mark.parametrize("at", [3, 6, 8, 13])
+@pytest.mark.parametrize("anchors", [0, 3])
+def test_a_snapshot_amid_changing_words_continues_bit_for_bit(at, anchors):
+    model = random_model(anchors)
+    engine, other = WorldEngine(model), WorldEngine(model)
+    engine.open("a", words(1), seed=3)
+    play_blended(engine, "a", 0, at)
+    other.restore("a", WorldSnapshot.from_bytes(engine.snapshot("a").to_bytes()))
+    np.testing.assert_array_equal(play_blended(other, "a", at, 16), play_blended(engine, "a", at, 16))
+
+
+def test_words_that_come_in_slowly_change_the_world_less_at_first():
+    model, chunks = random_model(), []
+    for blend in (None, 8, 0):
+        engine = WorldEngine(model)
+        engine.open("a", words(1), seed=3)
+        if blend is not None:
+            engine.instruct("a", words(9), blend)
+        chunks.append(engine.step({"a": Control({"w"}).operations()})["a"].astype(np.float32))
+    silent, slow, abrupt = chunks
+    assert 0 < np.abs(slow - silent).mean() < 0.4 * np.abs(abrupt - silent).mean()
+
+
+def test_instructions_that_nothing_remembered_was_made_under_are_forgotten():
+    engine = WorldEngine(random_model())
+    engine.open("a", words(1), seed=3)
+    sizes = []
+    for t in range(100 + engine.history):
+        engine.instruct("a", words(t if t < 100 else 99), t % 3 if t < 100 else 0)
+        engine.step({"a": Control({"w"}).operations()})
+        sizes.append(len(engine.snapshot("a").to_bytes()))
+    assert max(sizes[50:100]) <= max(sizes[:50])
+    # In the end there is one, and the prompt.
+    words_of = {id(chunk.words.text) for chunk in engine.snapshot("a").chunks}
+    assert len(words_of) <= engine.history
+    assert sizes[-1] < min(sizes[20:100])
+
+
 def test_a_snapshot_of_another_world_is_refused():
     model = random_model()
     engine, large = WorldEngine(model), WorldEngine(model, size=(64, 32))
