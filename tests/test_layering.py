@@ -9,12 +9,15 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 BASE = {"config", "controls", "device", "session_log", "video"}
-ENGINE = BASE | {"flow", "models", "world"}
+ENGINE = BASE | {"flow", "models", "snapshot", "session", "engine", "world"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     "flow": BASE,
     "models": BASE | {"flow"},
-    "world": BASE | {"flow", "models"},
+    "snapshot": BASE | {"models"},
+    "session": BASE | {"models", "snapshot"},
+    "engine": BASE | {"flow", "models", "snapshot", "session"},
+    "world": BASE | {"flow", "models", "snapshot", "session", "engine"},
     "pipeline": ENGINE,
     "replay": ENGINE | {"footage"},
     "replay_command": ENGINE | {"footage", "replay"},

@@ -13,6 +13,7 @@ from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import MSDiTConfig, Previous, Text
 from gamegen.models.text import TextStates
+from gamegen.snapshot import SILENCE, PastChunk
 from gamegen.world import (
     EngineConfig,
     UnknownSessionError,
@@ -90,7 +91,7 @@ def test_cached_rollout_equals_full_attention(anchors):
             if i == 4:
                 engine.instruct("b", said)
             session = engine._session("b")
-            engine._commit_known(session, latents[0, i], operations[i], session.current_words)
+            engine._commit_known(session, PastChunk(latents[0, i].half(), operations[i], session.words))
     torch.testing.assert_close(torch.cat(seen, 1), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -107,6 +108,67 @@ def test_restored_snapshot_equals_uninterrupted_run(at, anchors):
     other.restore("a", WorldSnapshot.from_bytes(data))
     assert other.version("a") == at
     np.testing.assert_array_equal(play(other, "a", at, at + 5), uninterrupted)
+
+
+def play_blended(engine: WorldEngine, sid: str, start: int, stop: int) -> np.ndarray:
+    """Chunks start to stop under words that come in slowly, give way to others and to others again, and go."""
+    said = {1: (words(9), 6), 5: (words(8, 11), 4), 7: (words(7, 3), 3), 12: (None, 2)}
+    chunks = []
+    for i in range(start, stop):
+        if i in said:
+            engine.instruct(sid, *said[i])
+        chunks.append(engine.step({sid: Control({"w"}).operations()})[sid])
+    return np.stack(chunks)
+
+
+@pytest.mark.parametrize("at", [3, 6, 8, 13])
+@pytest.mark.parametrize("anchors", [0, 3])
+def test_a_snapshot_amid_changing_words_continues_bit_for_bit(at, anchors):
+    model = random_model(anchors)
+    engine, other = WorldEngine(model), WorldEngine(model)
+    engine.open("a", words(1), seed=3)
+    play_blended(engine, "a", 0, at)
+    other.restore("a", WorldSnapshot.from_bytes(engine.snapshot("a").to_bytes()))
+    np.testing.assert_array_equal(play_blended(other, "a", at, 16), play_blended(engine, "a", at, 16))
+
+
+def test_words_that_come_in_slowly_change_the_world_less_at_first():
+    model, chunks = random_model(), []
+    for blend in (None, 8, 0):
+        engine = WorldEngine(model)
+        engine.open("a", words(1), seed=3)
+        if blend is not None:
+            engine.instruct("a", words(9), blend)
+        chunks.append(engine.step({"a": Control({"w"}).operations()})["a"].astype(np.float32))
+    silent, slow, abrupt = chunks
+    assert 0 < np.abs(slow - silent).mean() < 0.4 * np.abs(abrupt - silent).mean()
+
+
+def test_instructions_that_nothing_remembered_was_made_under_are_forgotten():
+    engine = WorldEngine(random_model())
+    engine.open("a", words(1), seed=3)
+    sizes = []
+    for t in range(100 + engine.history):
+        engine.instruct("a", words(t if t < 100 else 99), t % 3 if t < 100 else 0)
+        engine.step({"a": Control({"w"}).operations()})
+        sizes.append(len(engine.snapshot("a").to_bytes()))
+    assert max(sizes[50:100]) <= max(sizes[:50])
+    # In the end there is one, and the prompt.
+    words_of = {id(chunk.words.text) for chunk in engine.snapshot("a").chunks}
+    assert len(words_of) <= engine.history
+    assert sizes[-1] < min(sizes[20:100])
+
+
+def test_a_snapshot_of_another_world_is_refused():
+    model = random_model()
+    engine, large = WorldEngine(model), WorldEngine(model, size=(64, 32))
+    engine.open("a", words(1), seed=3)
+    engine.step({"a": Control().operations()})
+    with pytest.raises(ValueError, match=r"latents \(4, 4, 4\): this world's are \(4, 4, 8\)"):
+        large.restore("a", engine.snapshot("a"))
+    narrow = TextStates(torch.zeros(2, 8), torch.zeros(8))
+    with pytest.raises(ValueError, match="texts of width 8"):
+        engine.restore("a", WorldSnapshot(3, 0, narrow, [], [], [SILENCE]))
 
 
 def test_batched_session_equals_lone_session():

@@ -11,7 +11,8 @@ from gamegen.controls import Control
 from gamegen.models.checkpoint import Model
 from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import TextEncoder
-from gamegen.world import EngineConfig, WorldEngine, WorldSnapshot
+from gamegen.snapshot import SILENCE, PastChunk, WorldSnapshot
+from gamegen.world import EngineConfig, WorldEngine
 
 Advance = Callable[[int], None]
 """Told how many chunks have been drawn since the last call, all worlds together."""
@@ -45,10 +46,12 @@ class Player:
         """
         self._close()
         states = self.text_encoder.encode([prompt])[0]
-        no_words = [-1] * (len(latents) + 1)
-        self.names, self.memory = [str(seed)], [torch.from_numpy(latents[-1])]
-        past = WorldSnapshot(seed, len(latents), states, [], latents, operations, no_words, [])
-        self.engine.restore(self.names[0], past)
+        past = [
+            PastChunk(torch.from_numpy(latent), done, SILENCE)
+            for latent, done in zip(latents, operations, strict=True)
+        ]
+        self.names, self.memory = [str(seed)], [past[-1].latent]
+        self.engine.restore(self.names[0], WorldSnapshot(seed, len(past), states, past, [], [SILENCE]))
 
     def instruct(self, orders: list[str]) -> None:
         """Tells each world its order, from the next chunk on."""

@@ -37,8 +37,10 @@ def play(model: Model, seeds: tuple[int, ...]) -> dict[int, np.ndarray]:
                 engine.open(str(seed), words(seed, length=seed), seed)
         if t == 2:
             engine.open(str(seeds[0]), words(seeds[0]), seeds[0])
+        if t == 3:
+            engine.instruct(str(seeds[0]), words(8), blend_chunks=4)
         if t == 4:
-            engine.instruct(str(seeds[0]), words(9))
+            engine.instruct(str(seeds[0]), words(9, length=7), blend_chunks=1)
         playing = seeds if t >= 2 else seeds[1:]
         control = Control({"w"} if t % 2 else {"left"})
         for name, latent in engine.step({str(seed): control.operations() for seed in playing}).items():

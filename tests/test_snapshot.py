@@ -1,0 +1,148 @@
+"""Snapshots as bytes: what goes in comes out, and what is not a snapshot is refused by name."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from gamegen import snapshot as snapshots
+from gamegen.controls import Control
+from gamegen.models.text import TextStates
+from gamegen.snapshot import SILENCE, PastChunk, Words, WorldSnapshot
+
+
+def text(seed: int, length: int) -> TextStates:
+    tokens = torch.randn(length, 384, generator=torch.Generator().manual_seed(seed))
+    return TextStates(tokens, tokens.mean(0))
+
+
+def a_snapshot(num_chunks: int = 5, shape: tuple[int, int, int] = (4, 4, 4)) -> WorldSnapshot:
+    rain = Words(text(2, 3), 1.0)
+    fog = Words(text(3, 7), 2 / 3, before=rain.text, share=1 / 3)
+    said = [(SILENCE, rain, fog)[i % 3] for i in range(num_chunks)]
+    operations = Control({"w"}, yaw_deg=0.7).operations()
+    chunks = [PastChunk(torch.randn(shape).half(), operations, words) for words in said]
+    return WorldSnapshot(-7, num_chunks + 2, text(1, 9), chunks, chunks[:1], [fog, rain])
+
+
+def equal(a: object, b: object) -> bool:
+    """Whether two things are the same to the last bit, instructions that are one thing included."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if hasattr(a, "__dataclass_fields__"):
+        return type(a) is type(b) and all(equal(getattr(a, f), getattr(b, f)) for f in a.__dataclass_fields__)
+    return a == b
+
+
+def test_what_goes_in_comes_out():
+    written = a_snapshot()
+    data = written.to_bytes()
+    assert data == written.to_bytes()
+    read = WorldSnapshot.from_bytes(data)
+    assert equal(read, written)
+    # An instruction is kept once, however many chunks were made under it.
+    assert read.chunks[1].words.text is read.chunks[4].words.text is read.ahead[0].before
+    empty = WorldSnapshot(3, 0, text(1, 2), [], [], [SILENCE])
+    assert equal(WorldSnapshot.from_bytes(empty.to_bytes()), empty)
+
+
+def test_bytes_that_end_early_are_refused():
+    data = a_snapshot().to_bytes()
+    for length in (0, 4, 8, 100, len(data) // 2, len(data) - 1):
+        with pytest.raises(ValueError, match="cut off, damaged or none at all"):
+            WorldSnapshot.from_bytes(data[:length])
+
+
+def test_damage_anywhere_is_noticed():
+    data = a_snapshot().to_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(data), size=300):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.integers(8)
+        with pytest.raises(ValueError, match="snapshot"):
+            WorldSnapshot.from_bytes(bytes(damaged))
+
+
+def told(**changes: object) -> bytes:
+    """A snapshot that says something else of itself."""
+    data = a_snapshot().to_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts = json.loads(header["__metadata__"][snapshots._KEY]) | changes
+    return save(load(data), {snapshots._KEY: json.dumps(facts)})
+
+
+def test_other_versions_are_refused_by_number():
+    with pytest.raises(
+        ValueError, match=f"format version 99 and this release reads {snapshots.FORMAT_VERSION}"
+    ):
+        WorldSnapshot.from_bytes(told(format_version=99))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (pickle.dumps(print), "none at all"),
+        (save({"latents": torch.zeros(3)}), "no snapshot of a world"),
+        (save({"latents": torch.zeros(3)}, {snapshots._KEY: "[" * 100_000}), "does not say what it is"),
+        (save({"latents": torch.zeros(3)}, {snapshots._KEY: "{}"}), "its format_version is None"),
+        (told(seed="7"), "its seed is '7'"),
+        (told(anchors=-1), "its anchors is out of range"),
+        (told(crc32=1), "its checksum is another"),
+    ],
+)
+def test_foreign_bytes_are_refused_and_nothing_in_them_is_run(data, message):
+    with pytest.raises(ValueError, match=message):
+        WorldSnapshot.from_bytes(data)
+
+
+def forged(**tensors: torch.Tensor) -> bytes:
+    """A snapshot of some other tensors, whose checksum is right."""
+    data = a_snapshot().to_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts = json.loads(header["__metadata__"][snapshots._KEY])
+    facts.pop("crc32")
+    whole = load(data) | tensors
+    return save(whole, {snapshots._KEY: json.dumps(facts | {"crc32": snapshots._checksum(whole, facts)})})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (forged(words_W=torch.full((8,), 7, dtype=torch.int32)), "words that are not there"),
+        (forged(shares_W=torch.full((8,), 2.0, dtype=torch.float64)), "not within 0 and 1"),
+        (forged(shares_W=torch.full((8,), torch.nan, dtype=torch.float64)), "no numbers"),
+        (forged(words_before_W=torch.full((8,), -2, dtype=torch.int32)), "words that are not there"),
+        (forged(gates_W=torch.full((8,), -0.1, dtype=torch.float64)), "not within 0 and 1"),
+        (forged(words_W=torch.zeros(6, dtype=torch.int32)), "some of its words are incomplete"),
+        (forged(latents_MCHW=torch.zeros(9, 4, 4, 4).half()), "for 9 chunks"),
+        (forged(lengths_N=torch.tensor([9, 3, -7], dtype=torch.int32)), "texts are incomplete"),
+        (forged(operations_M4O=torch.zeros(6, 4, 3)), r"operations of shape \(6, 4, 3\)"),
+        (forged(latents_MCHW=torch.zeros(6, 4, 4)), "latents_MCHW has type F32"),
+    ],
+)
+def test_a_snapshot_that_contradicts_itself_is_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        WorldSnapshot.from_bytes(data)
+
+
+def test_a_snapshot_is_written_and_read_at_once():
+    """One of the size of the shipped world's, which takes below a millisecond on an idle core."""
+    whole = a_snapshot(43, (16, 12, 20))
+    seconds = []
+    for _ in range(20):
+        began = time.perf_counter()
+        data = whole.to_bytes()
+        seconds.append(time.perf_counter() - began)
+        WorldSnapshot.from_bytes(data)
+    assert min(seconds) < 2e-3
+    assert len(data) < 500_000
