@@ -148,7 +148,8 @@ class EngineLoop:
         for request in ready.values():
             if request.instruction:
                 words = request.instruction.words
-                self._engine.instruct(request.session_id, _text_states(words) if words else None)
+                said = _text_states(words) if words else None
+                self._engine.instruct(request.session_id, said, request.instruction.blend_chunks)
         start = time.perf_counter()
         latents = self._engine.step({sid: r.operations for sid, r in ready.items()}) if ready else {}
         step_ms = 1000 * (time.perf_counter() - start)
@@ -207,7 +208,8 @@ class EngineLoop:
 
     def _opened(self, session_id: str) -> Opened:
         snapshot = self._engine.snapshot(session_id)
-        return Opened(snapshot.version, snapshot.latents[-1] if len(snapshot.latents) else None)
+        chunks = snapshot.chunks
+        return Opened(snapshot.version, chunks[-1].latent.half().numpy() if chunks else None)
 
     def _close(self, session_id: str) -> None:
         self._engine.close(session_id)

@@ -36,6 +36,7 @@ from deployments.session_store import SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
 from deployments.stream import Backstage, Stream, address
+from gamegen.session_log import to_json
 from gamegen.video import decode_image
 
 STATIC_FOLDER = Path(__file__).parent / "static"
@@ -123,6 +124,18 @@ class Ingress:
     async def get_session(self, session_id: str) -> SessionState:
         """A world's state."""
         return state_of(await self._sessions.get(session_id))
+
+    @api.get(
+        "/v1/sessions/{session_id}/log",
+        response_class=Response,
+        responses={**_errors(404, 503), 200: {"content": {"application/json": {}}}},
+        tags=["play"],
+    )
+    async def get_session_log(self, session_id: str) -> Response:
+        """What a world was played by, for `gamegen replay`."""
+        record = await self._sessions.get(session_id)
+        text = await asyncio.to_thread(lambda: to_json(record.log()))
+        return Response(text, media_type="application/json")
 
     @api.delete(
         "/v1/sessions/{session_id}",

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-
-_QUICKER = 1.2
-"""How many times as fast as float32 bfloat16 has to be on a CPU to be computed in."""
 
 
 def default_device() -> torch.device:
@@ -24,32 +19,16 @@ def default_device() -> torch.device:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it quicker than float32, else float32."""
+    """bfloat16 where the hardware multiplies it quicker than float32, else float32.
+
+    On a CPU that is where it has AMX: others emulate bfloat16, or have AVX-512 BF16, which halves the speed of some.
+    What a CPU can do decides, not a measurement: replicas of one machine must draw the same pictures.
+    """
     if device.type == "cpu":
-        return _cpu_dtype()
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.float32 if device.type == "mps" else torch.bfloat16
-
-
-@functools.cache
-def _cpu_dtype() -> torch.dtype:
-    """A CPU without AVX-512 BF16 or AMX emulates bfloat16 tens of times slower than float32.
-
-    Those with AVX-512 BF16 are measured: it doubles the speed of some and halves that of others.
-    """
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return torch.float32
-    # Taken in turns, the best of each: whatever else the machine does slows single products only.
-    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(8):
-        for dtype, taken in seconds.items():
-            a = torch.full((384, 384), 0.5, dtype=dtype)
-            began = time.perf_counter()
-            torch.mm(a, a)
-            taken.append(time.perf_counter() - began)
-    quicker = min(seconds[torch.float32]) > _QUICKER * min(seconds[torch.bfloat16])
-    return torch.bfloat16 if quicker else torch.float32
 
 
 def autocast(device: torch.device) -> torch.autocast:

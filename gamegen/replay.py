@@ -7,8 +7,7 @@
     export(other, Path("data/played"))
 
 With the model and the type of device that drew a session, its world comes out as it was. Served sessions that shared a
-forward pass with others differ by rounding; so do pixels, by one step of 255, between processes on CPUs where the
-decoder's number format is chosen by measuring (`gamegen.device.compute_dtype`).
+forward pass with others differ by rounding.
 """
 
 from __future__ import annotations
@@ -65,8 +64,7 @@ def _chunks(world: World, log: SessionLog) -> Iterator[np.ndarray]:
 
 
 def _say(world: World, words: Spoken) -> None:
-    # `blend_chunks` is logged but not drawn yet: the engine changes from one chunk to the next.
-    world.instruct(words.text or None)
+    world.instruct(words.text or None, words.blend_chunks)
 
 
 def export(

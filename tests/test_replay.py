@@ -103,11 +103,11 @@ async def test_it_is_what_a_server_shows(world):
         return EncodedText(states.tokens.numpy(), states.pooled.numpy())
 
     loop, decoder = EngineLoop(WorldEngine(model), 0.0, torch.get_num_threads()), LatentDecoder(model)
-    opened = await loop.open(OpenRequest("a", words(compose_prompt("snow", "third")), 5, image))
+    opened = await loop.open(OpenRequest("a", 1, words(compose_prompt("snow", "third")), 5, image))
     latent, shown = torch.from_numpy(opened.latent.copy()), []
     for i, control in enumerate(CONTROLS):
         said = {2: Instruction(words("make it rain")), 5: Instruction(None)}.get(i)
-        chunk = await loop.step(StepRequest("a", opened.version + i, control.operations(), said))
+        chunk = await loop.step(StepRequest("a", 1, opened.version + i, control.operations(), said))
         assert isinstance(chunk, Chunk)
         memory, latent = latent, torch.from_numpy(chunk.latent.copy())
         shown.append(resize_to(decoder.decode([latent], [memory])[0].numpy(), (64, 48)))

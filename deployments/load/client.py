@@ -20,7 +20,7 @@ from deployments.load.tracks import Track
 from gamegen.controls import FPS
 
 PROTOCOL = 1
-FINAL_CLOSE_CODES = frozenset({4001, 4404, 4408, 4410})
+FINAL_CLOSE_CODES = frozenset({4001, 4401, 4404, 4408, 4410})
 """Taken over, unknown, idle, ended: the session cannot be continued."""
 FRAMES_PER_ACKNOWLEDGEMENT = 6
 GIVE_UP_S = 60.0

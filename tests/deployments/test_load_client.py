@@ -18,7 +18,8 @@ from deployments.wire import FrameHeader
 
 def test_close_codes_are_those_of_the_server():
     codes = {getattr(connection, name) for name in dir(connection) if name.startswith("CLOSE_")}
-    assert codes == FINAL_CLOSE_CODES
+    # After these two it comes back.
+    assert codes - {connection.CLOSE_MIGRATE, connection.CLOSE_TOO_MANY_MESSAGES} == FINAL_CLOSE_CODES
 
 
 class FakeServer:
