@@ -10,19 +10,21 @@ import os
 from typing import Any
 
 from ray import serve
-from ray.serve.config import RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
+from deployments.clips import ClipsDeployment
 from deployments.decoder import DecoderDeployment
 from deployments.generator import GeneratorDeployment
-from deployments.ingress import Ingress
-from deployments.settings import ServeSettings, load_settings
+from deployments.ingress import INGRESS_HEALTH_CHECK_S, Ingress
+from deployments.settings import ServeSettings, WorldSettings, load_settings
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.world import WorldDeployment
 
 NAME = "gamegen"
 
 _HEALTH_CHECK_S = 3.0
+_METRICS_INTERVAL_S = 1.0
 
 
 def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
@@ -33,7 +35,7 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
         **_replica(settings.text_encoder.num_cpus),
     ).bind(settings.model, settings.text_encoder)
     world = WorldDeployment.options(  # type: ignore[attr-defined]
-        num_replicas=settings.world.replicas,
+        **_num_world_replicas(settings.world),
         # A step, an opening and a closing of every session that may end up here.
         max_ongoing_requests=4 * settings.ingress.max_sessions,
         request_router_config=_session_router(),
@@ -50,13 +52,20 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
         max_ongoing_requests=1,
         **_replica(settings.generator.num_cpus),
     ).bind(settings.model, settings.generator)
+    clips = ClipsDeployment.options(  # type: ignore[attr-defined]
+        # One, since clips live in its memory.
+        num_replicas=1,
+        max_ongoing_requests=64,
+        **_replica(0),
+    ).bind(generator, settings.generator)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=settings.ingress.replicas,
         # Each open socket holds a slot for as long as it lasts, and a taken-over one until it has closed.
         max_ongoing_requests=2 * (settings.ingress.max_sessions + settings.ingress.max_queued) + 64,
-        graceful_shutdown_timeout_s=5,
-        **_replica(settings.ingress.num_cpus),
-    ).bind(settings, store_url, text_encoder, world, decoder, generator)
+        # Its players are sent elsewhere before.
+        graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_s,
+        **_replica(settings.ingress.num_cpus) | {"health_check_period_s": INGRESS_HEALTH_CHECK_S},
+    ).bind(settings, store_url, text_encoder, world, decoder, clips)
 
 
 def local(args: dict[str, Any]) -> serve.Application:
@@ -75,6 +84,24 @@ def _replica(num_cpus: float) -> dict[str, Any]:
         "health_check_period_s": _HEALTH_CHECK_S,
         "logging_config": LoggingConfig(log_level=logging.WARNING, enable_access_log=False),
     }
+
+
+def _num_world_replicas(settings: WorldSettings) -> dict[str, Any]:
+    if not settings.is_autoscaled:
+        return {"num_replicas": settings.replicas}
+    policy = AutoscalingPolicy(
+        policy_function="deployments.scaling:WorldPolicy", policy_kwargs={"slots": settings.slots}
+    )
+    config = AutoscalingConfig(
+        min_replicas=settings.replicas,
+        max_replicas=settings.max_replicas,
+        metrics_interval_s=_METRICS_INTERVAL_S,
+        look_back_period_s=2 * _METRICS_INTERVAL_S,
+        upscale_delay_s=settings.upscale_delay_s,
+        downscale_delay_s=settings.downscale_delay_s,
+        policy=policy,
+    )
+    return {"autoscaling_config": config}
 
 
 def _session_router() -> RequestRouterConfig:

@@ -1,4 +1,4 @@
-"""The clips of one ingress process: a bounded queue, their states, and their files."""
+"""Clips: a bounded queue, their states, and their files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import logging
 import shutil
 import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from ray import serve
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from deployments.errors import ApiError
+from deployments.errors import ApiError, Denied
 from deployments.messages import ClipProgress
 from deployments.schemas import ClipState, NewClip
 from deployments.settings import GeneratorSettings
@@ -49,7 +51,7 @@ class Clip:
 class ClipTable:
     """Renders clips in the order they came, as many at once as there are generator replicas.
 
-    It lives in this process: a restart of the ingress forgets queued clips.
+    It lives in this process: a restart forgets the clips.
     """
 
     def __init__(self, generator: DeploymentHandle, settings: GeneratorSettings) -> None:
@@ -147,3 +149,41 @@ class ClipTable:
             if clip.file:
                 clip.file.unlink(missing_ok=True)
             del self._clips[clip.id]
+
+
+@serve.deployment(name="Clips")
+class ClipsDeployment:
+    """The one table that all ingress replicas ask; what it refuses it returns, see `Denied`."""
+
+    def __init__(self, generator: DeploymentHandle, settings: GeneratorSettings) -> None:
+        self._table = ClipTable(generator, settings)
+
+    def __del__(self) -> None:
+        """Serve calls this when the replica ends."""
+        self._table.close()
+
+    async def submit(self, request: NewClip) -> str | Denied:
+        """Queues a clip and returns its id."""
+        return _or_denied(lambda: self._table.submit(request).id)
+
+    async def get(self, clip_id: str) -> ClipState | Denied:
+        """A clip's state."""
+        return _or_denied(lambda: self._table.get(clip_id).to_state())
+
+    async def file(self, clip_id: str) -> bytes | Denied:
+        """A finished clip's MP4."""
+        return _or_denied(lambda: self._table.file(clip_id).read_bytes())
+
+    async def counts(self) -> dict[str, int]:
+        """Clips that wait and that are rendered."""
+        return {"queued": self._table.num_queued, "running": self._table.num_running}
+
+
+Reply = TypeVar("Reply")
+
+
+def _or_denied(work: Callable[[], Reply]) -> Reply | Denied:
+    try:
+        return work()
+    except ApiError as error:
+        return Denied.of(error)

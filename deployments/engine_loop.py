@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -35,6 +36,8 @@ logger = logging.getLogger("ray.serve")
 
 ACTIVE_S = 1.0
 """A session stepped this recently is expected to ask again soon."""
+_REMEMBERED_STEPS = 120
+"""Steps of sessions over which lateness is told."""
 
 Reply = TypeVar("Reply")
 Stepped = Chunk | Missing | Moved
@@ -51,6 +54,7 @@ class EngineLoop:
         self._wake = asyncio.Event()
         self._last_used: dict[str, float] = {}
         self._fences: dict[str, int] = {}
+        self._late: deque[bool] = deque(maxlen=_REMEMBERED_STEPS)
         self._thread = ThreadPoolExecutor(1, "engine", initializer=torch.set_num_threads, initargs=(threads,))
         self._task: asyncio.Task[None] | None = None
 
@@ -58,6 +62,19 @@ class EngineLoop:
     def num_sessions(self) -> int:
         """Sessions in the engine's slots."""
         return len(self._last_used)
+
+    @property
+    def num_active(self) -> int:
+        """Sessions stepped just now."""
+        now = time.monotonic()
+        return sum(now - used < ACTIVE_S for used in self._last_used.values())
+
+    @property
+    def late_share(self) -> float:
+        """The share of late ones among the chunks last asked for; 0 while too few were."""
+        if not self.num_active or len(self._late) < _REMEMBERED_STEPS:
+            return 0.0
+        return sum(self._late) / len(self._late)
 
     async def open(self, request: OpenRequest) -> Opened | Refusal | Moved:
         """Begins a session; refuses an image that cannot be read."""
@@ -97,9 +114,7 @@ class EngineLoop:
 
     async def _gather(self) -> None:
         """Gives players who are in step with these a moment to ask: they then need no pass of their own."""
-        now = time.monotonic()
-        active = sum(now - used < ACTIVE_S for used in self._last_used.values())
-        if len(self._inbox) < active:
+        if len(self._inbox) < self.num_active:
             await asyncio.sleep(self._gather_s)
 
     def _take_batch(self) -> list[_Waiting]:
@@ -154,6 +169,7 @@ class EngineLoop:
         latents = self._engine.step({sid: r.operations for sid, r in ready.items()}) if ready else {}
         step_ms = 1000 * (time.perf_counter() - start)
         self._last_used |= dict.fromkeys(ready, time.monotonic())
+        self._late.extend(request.was_late for request in ready.values())
         replies: list[Stepped] = []
         for request in requests:
             sid = request.session_id

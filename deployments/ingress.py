@@ -18,9 +18,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 import gamegen
-from deployments.clips import ClipTable
 from deployments.connection import Connection, MessageLimits
-from deployments.errors import ApiError, install_error_handlers
+from deployments.draining import DrainWatch
+from deployments.errors import ApiError, Denied, install_error_handlers
 from deployments.messages import EncodedText, Refusal
 from deployments.schemas import (
     ClipCreated,
@@ -40,6 +40,7 @@ from gamegen.session_log import to_json
 from gamegen.video import decode_image
 
 STATIC_FOLDER = Path(__file__).parent / "static"
+INGRESS_HEALTH_CHECK_S = 1.0
 _ENCODE_TIMEOUT_S = 20.0
 _HEALTH_TIMEOUT_S = 5.0
 
@@ -74,7 +75,7 @@ class Ingress:
         text_encoder: DeploymentHandle,
         world: DeploymentHandle,
         decoder: DeploymentHandle,
-        generator: DeploymentHandle,
+        clips: DeploymentHandle,
     ) -> None:
         self._settings = settings
         self._text_encoder = text_encoder
@@ -83,13 +84,14 @@ class Ingress:
         self._sessions = SessionBook(settings, store)
         self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
         self._limits = MessageLimits(settings.ingress)
-        self._clips = ClipTable(generator, settings.generator)
+        self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
+        self._clips = clips
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
 
-    def __del__(self) -> None:
-        """Serve calls this when the replica ends."""
-        self._clips.close()
+    async def check_health(self) -> None:
+        """Serve asks as long as this replica is in use."""
+        self._draining.checked()
 
     @api.get("/", include_in_schema=False)
     async def page(self) -> FileResponse:
@@ -161,23 +163,25 @@ class Ingress:
     async def create_video(self, request: NewClip) -> ClipCreated:
         """Orders a clip."""
         await self._encode(request.prompt, request.perspective)
-        clip = self._clips.submit(request)
-        return ClipCreated(id=clip.id, status_url=f"/v1/videos/{clip.id}")
+        clip_id = await self._ask_clips("submit", request)
+        return ClipCreated(id=clip_id, status_url=f"/v1/videos/{clip_id}")
 
     @api.get("/v1/videos/{clip_id}", tags=["clips"], responses=_errors(404))
     async def get_video(self, clip_id: str) -> ClipState:
         """A clip's state and progress."""
-        return self._clips.get(clip_id).to_state()
+        return await self._ask_clips("get", clip_id)
 
     @api.get(
         "/v1/videos/{clip_id}/file",
-        response_class=FileResponse,
+        response_class=Response,
         tags=["clips"],
-        responses=_errors(404, 409),
+        responses={**_errors(404, 409), 200: {"content": {"video/mp4": {}}}},
     )
-    async def get_video_file(self, clip_id: str) -> FileResponse:
+    async def get_video_file(self, clip_id: str) -> Response:
         """A finished clip: H.264 in MP4, 24 frames a second."""
-        return FileResponse(self._clips.file(clip_id), media_type="video/mp4", filename=f"{clip_id}.mp4")
+        mp4 = await self._ask_clips("file", clip_id)
+        disposition = f'attachment; filename="{clip_id}.mp4"'
+        return Response(mp4, media_type="video/mp4", headers={"Content-Disposition": disposition})
 
     @api.get("/v1/status", tags=["service"])
     async def status(self) -> dict[str, Any]:
@@ -187,7 +191,7 @@ class Ingress:
             "uptime_s": round(time.time() - self._started_s, 1),
             "sessions": await self._sessions.counts(),
             "pace": self._sessions.paces(),
-            "clips": {"queued": self._clips.num_queued, "running": self._clips.num_running},
+            "clips": await self._ask_clips("counts"),
             "model": model,
             "versions": {
                 "gamegen": gamegen.__version__,
@@ -207,6 +211,17 @@ class Ingress:
             message = "no world replica answers: it is starting, try again in a few seconds"
             raise ApiError(503, "not_ready", message, retry_after_s=5) from error
         return {"status": "ok"}
+
+    async def _ask_clips(self, method: str, *arguments: Any) -> Any:
+        try:
+            reply = await getattr(self._clips, method).remote(*arguments)
+        # A replica that is lost comes back without its clips.
+        except Exception as error:
+            message = "clips cannot be reached just now: try again in a few seconds"
+            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
+        if isinstance(reply, Denied):
+            raise reply.to_error()
+        return reply
 
     async def _encode(self, text: str, perspective: str | None) -> EncodedText:
         """A text's states; with `perspective` it is a world's prompt. Raises ApiError (422, 503)."""

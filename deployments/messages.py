@@ -63,7 +63,10 @@ class LatestRequest:
 
 @dataclass(frozen=True)
 class StepRequest:
-    """Draws the chunk after `version` under `operations`, float32 `(4, OPERATION_SIZE)`."""
+    """Draws the chunk after `version` under `operations`, float32 `(4, OPERATION_SIZE)`.
+
+    `was_late` tells that the chunk before was shown later than it should have been.
+    """
 
     session_id: str
     fence: int
@@ -71,6 +74,7 @@ class StepRequest:
     operations: np.ndarray
     instruction: Instruction | None = None
     wants_snapshot: bool = False
+    was_late: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class ChunkClock:
     target_fps: float = FPS
     shown_until_s: float = 0.0
     behind_s: float = 0.0
+    late_s: float = 0.0
     num_unshown: int = 0
 
     @property
@@ -54,6 +55,11 @@ class ChunkClock:
     def fps(self) -> float:
         """Frames a second at this pace."""
         return 1 / self.frame_interval_s
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the last chunk was shown more than a frame later than it should have been."""
+        return self.late_s > 1 / FPS
 
     @property
     def lead_s(self) -> float:
@@ -86,8 +92,8 @@ class ChunkClock:
         """A chunk begins to be shown: returns when, by `time.monotonic`, and the time between its frames."""
         self.num_unshown -= 1
         now, interval_s = time.monotonic(), self.frame_interval_s
-        late_s = max(0.0, now - self.shown_until_s)
-        self.behind_s = self.behind_s + late_s if late_s < _FORGOTTEN_S else 0.0
+        self.late_s = max(0.0, now - self.shown_until_s) if self.shown_until_s else 0.0
+        self.behind_s = self.behind_s + self.late_s if self.late_s < _FORGOTTEN_S else 0.0
         gain_s = min(_CATCHING_UP * interval_s, self.behind_s / FRAMES_PER_CHUNK)
         self.behind_s -= FRAMES_PER_CHUNK * gain_s
         start = max(now, self.shown_until_s)

@@ -112,7 +112,7 @@ class Player:
             said, self._instruction = self._instruction, None
             start = time.monotonic()
             wait_ms = 0.0 if timestamp is None else 1000 * (start - self.controls.arrived_s)
-            chunk = await self.world.step(control.operations(), said[1] if said else None)
+            chunk = await self.world.step(control.operations(), said[1] if said else None, self.clock.is_late)
             spoken = (Spoken(number, said[0].text, said[0].blend_chunks),) if said else ()
             self._journal.add(Entry(control, spoken), chunk.snapshot)
             is_typical = memory is not None and recoveries == self.world.num_recoveries

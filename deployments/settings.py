@@ -33,6 +33,7 @@ class IngressSettings:
     silence_timeout_s: float = 60.0
     max_messages_per_s: int = 240
     recovery_timeout_s: float = 90.0
+    graceful_shutdown_s: float = 20.0
     max_message_bytes: int = 16384
     max_image_bytes: int = 8388608
     max_unacknowledged_frames: int = 48
@@ -67,10 +68,14 @@ class WorldSettings:
     replicas die; when they are full the one idle for longest makes room and is restored when next stepped.
     With several players the loop waits `gather_s` at a chunk boundary for those who are about to ask, so that
     they share a forward pass. The ingress takes a snapshot every `snapshot_every_chunks`.
-    `threads` 0 takes half of the machine's cores.
+    `threads` 0 takes half of the machine's cores. With `max_replicas` above `replicas` their number follows the
+    players: more after `upscale_delay_s`, fewer after `downscale_delay_s`.
     """
 
     replicas: int = 1
+    max_replicas: int = 1
+    upscale_delay_s: float = 3.0
+    downscale_delay_s: float = 60.0
     num_cpus: float = 0.4
     threads: int = 0
     slots: int = 8
@@ -80,6 +85,15 @@ class WorldSettings:
 
     def __post_init__(self) -> None:
         _positive(self, "replicas", "slots", "snapshot_every_chunks")
+        if self.max_replicas < self.replicas:
+            raise ValueError(
+                f"WorldSettings.max_replicas = {self.max_replicas} is less than replicas = {self.replicas}"
+            )
+
+    @property
+    def is_autoscaled(self) -> bool:
+        """Whether the number of replicas follows the players."""
+        return self.max_replicas > self.replicas
 
     @property
     def engine_threads(self) -> int:
@@ -136,11 +150,11 @@ class ServeSettings:
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
 
     def __post_init__(self) -> None:
-        slots, sessions = self.world.slots, self.ingress.max_sessions
-        if slots < sessions:
+        places, sessions = self.world.slots * self.world.max_replicas, self.ingress.max_sessions
+        if places < sessions:
             raise ValueError(
-                f"world.slots = {slots} is less than ingress.max_sessions = {sessions}: players would push each "
-                "other out at every chunk; raise the slots or lower the sessions"
+                f"world.slots times world.max_replicas is {places}, less than ingress.max_sessions = {sessions}: "
+                "raise the slots or lower the sessions"
             )
 
 

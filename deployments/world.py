@@ -60,7 +60,7 @@ class WorldDeployment:
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
         engine = WorldEngine(loaded, EngineConfig(settings.slots))
-        self._places = settings.slots
+        self._places, self._queued = settings.slots, 0
         self._store = SessionStore(store_url, StoreLimits(0, 0))
         self._name = serve.get_replica_context().replica_tag
         self._loop = EngineLoop(engine, settings.gather_s, settings.engine_threads)
@@ -72,6 +72,10 @@ class WorldDeployment:
     async def check_health(self) -> None:
         """Serve asks every few seconds as long as this replica is in use: its places are offered that long."""
         await self._offer()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `WorldPolicy` decides by; Serve asks often."""
+        return {"active": self._loop.num_active, "queued": self._queued, "late": self._loop.late_share}
 
     async def restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
         """Takes a session over from a snapshot."""
@@ -97,6 +101,7 @@ class WorldDeployment:
     async def _offer(self) -> None:
         try:
             await self._store.offer_places(self._name, self._places, _OFFER_LASTS_S)
+            self._queued = (await self._store.counts())["queued"]
         # The worlds held here can be played on without the store.
         except (ValkeyError, OSError) as error:
             logger.warning("the session store does not answer: %s", error)

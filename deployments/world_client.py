@@ -82,8 +82,10 @@ class WorldClient:
         opened = await self._somewhere(self._open if is_new else self._find)
         self.version, self.latent = opened.version, opened.latent
 
-    async def step(self, operations: np.ndarray, instruction: Instruction | None) -> Chunk:
-        """Draws the next chunk.
+    async def step(
+        self, operations: np.ndarray, instruction: Instruction | None, was_late: bool = False
+    ) -> Chunk:
+        """Draws the next chunk; see `StepRequest`.
 
         Raises WorldLostError when the session could not be brought back in time, or SessionMovedError.
         """
@@ -95,6 +97,7 @@ class WorldClient:
             operations,
             instruction,
             wants_snapshot,
+            was_late,
         )
         chunk = await self._somewhere(lambda: self._step(request))
         self.version, self.latent = chunk.version, chunk.latent

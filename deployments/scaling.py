@@ -1,0 +1,43 @@
+"""How many world replicas there should be: enough places for those who play and wait, more where chunks come late."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+FULLEST = 0.85
+"""The share of its places up to which a replica is filled before another is started: one takes seconds to start."""
+MOST_LATE = 0.02
+"""The share of chunks that may come late before a replica is added."""
+
+
+def replicas_for(active: float, queued: float, late_share: float, current: int, slots: int) -> int:
+    """World replicas wanted for so many sessions that play, and that wait for a place."""
+    # A lone slot a replica cannot be filled in part.
+    fullest = max(1.0, FULLEST * slots)
+    needed = max(1, math.ceil((active + queued) / fullest))
+    return max(needed, current + 1) if late_share > MOST_LATE and active > current else needed
+
+
+class WorldPolicy:
+    """Serve's autoscaling policy for world replicas, which report `active`, `queued` and `late` each."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        """Replicas wanted, and nothing to remember."""
+        reported = context.aggregated_metrics or {}
+        if not reported.get("active"):
+            # Nobody has reported yet.
+            return context.target_num_replicas, {}
+        active = sum(reported["active"].values())
+        # Each replica tells of the same queue.
+        queued = max(_values(reported, "queued"), default=0.0)
+        late = max(_values(reported, "late"), default=0.0)
+        return replicas_for(active, queued, late, context.current_num_replicas, self._slots), {}
+
+
+def _values(reported: dict[str, dict[Any, float]], name: str) -> Iterable[float]:
+    return reported.get(name, {}).values()
