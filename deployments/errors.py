@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -49,8 +51,13 @@ def error_response(error: ApiError) -> JSONResponse:
 
 def describe_validation_error(error: RequestValidationError) -> str:
     """One sentence a part of the body: where it is wrong and how."""
+    return describe_problems(error.errors())
+
+
+def describe_problems(problems: Sequence[Any]) -> str:
+    """The same for a validator's list of problems."""
     sentences = []
-    for problem in error.errors():
+    for problem in problems:
         if problem["type"] == "json_invalid":
             return f"the body is not valid JSON ({problem.get('ctx', {}).get('error', 'syntax error')})"
         place = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"

@@ -14,29 +14,34 @@ import ray
 from fastapi import FastAPI, Query, WebSocket
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
+from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 import gamegen
-from deployments.connection import Connection, MessageLimits
+from deployments.backstage import Backstage
+from deployments.connection import CLOSE_ENDED, Connection, MessageLimits
 from deployments.draining import DrainWatch
-from deployments.errors import ApiError, Denied, install_error_handlers
+from deployments.errors import ApiError, Denied, describe_problems, install_error_handlers
 from deployments.messages import EncodedText, Refusal
+from deployments.one_shot import play_once
 from deployments.schemas import (
     ClipCreated,
     ClipState,
     ErrorBody,
     NewClip,
     NewSession,
+    OneShot,
+    OneShotFrames,
     SessionCreated,
     SessionList,
     SessionState,
 )
-from deployments.session_store import SessionStore
+from deployments.session_store import SessionRecord, SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
-from deployments.stream import Backstage, Stream, address
-from gamegen.session_log import to_json
+from deployments.stream import Stream, address
+from gamegen.session_log import WorldSpec, to_json
 from gamegen.video import decode_image
 
 STATIC_FOLDER = Path(__file__).parent / "static"
@@ -103,14 +108,10 @@ class Ingress:
         """The manual of the API."""
         return FileResponse(STATIC_FOLDER / "docs.html")
 
-    @api.post("/v1/sessions", status_code=201, tags=["play"], responses=_errors(413, 422, 429, 503))
+    @api.post("/v1/sessions", status_code=201, tags=["play"], responses=_errors(401, 404, 413, 422, 429, 503))
     async def create_session(self, request: NewSession) -> SessionCreated:
         """Begins a world; play it on its stream."""
-        self._check_image(request.image_bytes)
-        await self._encode(request.prompt, request.perspective)
-        facts = await self._model_facts()
-        size = request.resolution.size if request.resolution else (facts["width"], facts["height"])
-        record, token = await self._sessions.create(request, facts["model"], size)
+        record, token = await self._begin(request)
         return SessionCreated.model_validate({**address(record), "resume_token": token})
 
     @api.get("/v1/sessions", tags=["play"], responses=_errors(422, 503))
@@ -158,6 +159,37 @@ class Ingress:
         stream = Stream(session_id, connection, self._backstage)
         with self._sessions.playing(stream):
             await stream.run()
+
+    @api.websocket("/ws/stream")
+    async def begin_and_stream(
+        self,
+        socket: WebSocket,
+        prompt: str = "green forest at noon",
+        perspective: str = "first",
+        seed: int = 0,
+    ) -> None:
+        """Begins a world and plays it on the same socket, which need not say hello."""
+        await socket.accept()
+        connection = Connection(socket, self._settings.ingress, self._limits)
+        try:
+            request = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
+            record, token = await self._begin(request)
+        except (ApiError, ValidationError) as error:
+            message = error.message if isinstance(error, ApiError) else describe_problems(error.errors())
+            await connection.send_error("refused", message, fatal=True)
+            await connection.close(CLOSE_ENDED, message)
+            return
+        begun = SessionCreated.model_validate({**address(record), "resume_token": token})
+        await connection.send_message({"type": "session", **begun.model_dump()})
+        stream = Stream(record.id, connection, self._backstage)
+        with self._sessions.playing(stream):
+            await stream.run(is_known=True)
+
+    @api.post("/v1/control", tags=["play"], responses=_errors(401, 404, 409, 422, 429, 503))
+    async def control(self, order: OneShot) -> OneShotFrames:
+        """Plays a few chunks of a world that no socket plays."""
+        record = await self._sessions.get(order.session_id)
+        return await play_once(record, order, self._backstage)
 
     @api.post("/v1/videos", status_code=202, tags=["clips"], responses=_errors(422, 503))
     async def create_video(self, request: NewClip) -> ClipCreated:
@@ -236,6 +268,22 @@ class Ingress:
             place = "instruction.text" if perspective is None else "prompt"
             raise ApiError(422, "prompt_too_long", f"{place}: {encoded.message}")
         return encoded
+
+    async def _begin(self, request: NewSession) -> tuple[SessionRecord, str]:
+        if request.branch:
+            return await self._sessions.create_branch(request.branch)
+        assert request.prompt is not None
+        self._check_image(request.image_bytes)
+        await self._encode(request.prompt, request.perspective)
+        facts = await self._model_facts()
+        if request.model not in (None, facts["model"]):
+            message = f"model: {request.model!r} is not served here, {facts['model']!r} is"
+            raise ApiError(422, "unknown_model", message)
+        size = request.resolution.size if request.resolution else (facts["width"], facts["height"])
+        spec = WorldSpec(
+            facts["model"], request.prompt, request.perspective, request.seed, *size, request.image_bytes
+        )
+        return await self._sessions.create(spec)
 
     def _check_image(self, image: bytes | None) -> None:
         """Raises ApiError (413, 422) for an image that no world can begin with."""

@@ -14,6 +14,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from gamegen.controls import KEYS, MAX_CAMERA_DEG
@@ -23,6 +24,7 @@ MAX_PROMPT_CHARACTERS = 8000
 """Far above 300 tokens: it only keeps the tokenizer from reading books."""
 MAX_SEED = 2**63 - 1
 MAX_BLEND_S = 10.0
+MAX_ONE_SHOT_CHUNKS = 24
 PROTOCOL = 1
 """The version of the stream's messages, see docs/protocol.md."""
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
@@ -58,12 +60,22 @@ Prompt = Annotated[
 ]
 
 
-class NewSession(Body):
-    """Begins a playable world."""
+class Branch(Body):
+    """Where a session begins that goes on from another: after so many of its chunks, all of them by default."""
 
-    prompt: Prompt = Field(examples=["snowy forest at night"])
+    session_id: str = Field(max_length=64)
+    resume_token: str = Field(max_length=128)
+    chunk: int | None = Field(None, ge=0)
+
+
+class NewSession(Body):
+    """Begins a playable world, or another way from some point of one (then all but `branch` is left out)."""
+
+    prompt: Prompt | None = Field(None, examples=["snowy forest at night"])
     perspective: Literal["first", "third"] = "first"
     seed: int = Field(0, ge=0, le=MAX_SEED)
+    model: str | None = Field(None, max_length=256, description="only the one that is served, see /v1/status")
+    branch: Branch | None = None
     image: str | None = Field(
         None,
         max_length=_MAX_IMAGE_CHARACTERS,
@@ -72,6 +84,15 @@ class NewSession(Body):
     resolution: Size = None
 
     _check_resolution = field_validator("resolution")(_checked_size)
+
+    @model_validator(mode="after")
+    def _check_beginning(self) -> NewSession:
+        others = self.model_fields_set - {"branch"}
+        if self.branch and others:
+            raise ValueError(f"{sorted(others)[0]}: a branch begins as its session did, leave this out")
+        if self.branch is None and self.prompt is None:
+            raise ValueError("prompt: field required")
+        return self
 
     @field_validator("image")
     @classmethod
@@ -180,19 +201,20 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+def _known_keys(keys: list[str]) -> list[str]:
+    for key in keys:
+        if key not in KEYS:
+            raise ValueError(f"unknown key {key!r}: use some of {' '.join(KEYS)}")
+    return keys
+
+
 class KeyChange(Body):
     """Keys that went down (`state` true) or up (false)."""
 
     keys: list[str] = Field(max_length=32)
     state: bool
 
-    @field_validator("keys")
-    @classmethod
-    def _check_keys(cls, keys: list[str]) -> list[str]:
-        for key in keys:
-            if key not in KEYS:
-                raise ValueError(f"unknown key {key!r}: use some of {' '.join(KEYS)}")
-        return keys
+    _check_keys = field_validator("keys")(_known_keys)
 
 
 class Camera(Body):
@@ -225,6 +247,27 @@ class ControlMessage(Body):
     keyboard: KeyChange | None = None
     camera: Camera | None = None
     instruction: SpokenInstruction | None = None
+
+
+class OneShot(Body):
+    """Plays a session for a few chunks without a socket, under one control."""
+
+    session_id: str = Field(max_length=64)
+    resume_token: str = Field(max_length=128)
+    keys: list[str] = Field(default_factory=list, max_length=32, description="held all the time")
+    camera: Camera | None = None
+    instruction: SpokenInstruction | None = None
+    chunks: int = Field(1, ge=1, le=MAX_ONE_SHOT_CHUNKS, description="of four frames each")
+
+    _check_keys = field_validator("keys")(_known_keys)
+
+
+class OneShotFrames(BaseModel):
+    """The frames drawn, JPEG files in base64, and the number of the first one's chunk."""
+
+    session_id: str
+    chunk: int
+    frames: list[str]
 
 
 class HelloMessage(Body):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 import uuid
@@ -13,7 +14,7 @@ from typing import Any
 from valkey.exceptions import ValkeyError
 
 from deployments.errors import ApiError
-from deployments.schemas import NewSession, SessionList, SessionState
+from deployments.schemas import Branch, SessionList, SessionState
 from deployments.session_store import (
     SessionGoneError,
     SessionRecord,
@@ -23,12 +24,14 @@ from deployments.session_store import (
 )
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
-from gamegen.session_log import WorldSpec
+from gamegen.session_log import WorldSpec, pack_controls
 
 logger = logging.getLogger("ray.serve")
 
 _BETWEEN_MIGRATIONS_S = 0.05
 _PLACES_KEPT_S = 1.0
+_MOST_REDRAWN_CHUNKS = 360
+"""A minute of play, which takes some ten seconds to draw again where nobody else plays."""
 
 
 class SessionBook:
@@ -47,19 +50,47 @@ class SessionBook:
         ingress = settings.ingress
         return StoreLimits(ingress.max_sessions + ingress.max_queued, ingress.resume_timeout_s)
 
-    async def create(
-        self, request: NewSession, model: str, size: tuple[int, int]
-    ) -> tuple[SessionRecord, str]:
+    async def create(self, spec: WorldSpec) -> tuple[SessionRecord, str]:
         """A new session and its token; raises ApiError (429, 503)."""
-        spec = WorldSpec(model, request.prompt, request.perspective, request.seed, *size, request.image_bytes)
         record, token = SessionRecord.new(uuid.uuid4().hex, spec)
+        await self._enter(record)
+        return record, token
+
+    async def create_branch(self, branch: Branch) -> tuple[SessionRecord, str]:
+        """A session that begins as another went; raises ApiError (401, 404, 422, 429, 503)."""
+        origin = await self.get(branch.session_id)
+        if not origin.is_token(branch.resume_token):
+            raise ApiError(401, "wrong_token", "branch: this is not the session's resume_token")
+        chunk = origin.version if branch.chunk is None else branch.chunk
+        try:
+            log = origin.log().until(chunk)
+        except ValueError as error:
+            raise ApiError(422, "invalid_request", f"branch.{error}") from error
+        has_snapshot = origin.snapshot is not None and origin.snapshot_version <= chunk
+        if not has_snapshot and chunk > _MOST_REDRAWN_CHUNKS:
+            message = (
+                f"branch.chunk: {chunk} chunks would have to be drawn again and the limit is {_MOST_REDRAWN_CHUNKS}: "
+                "branch off where the session stands, or use gamegen replay with its log"
+            )
+            raise ApiError(422, "invalid_request", message)
+        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec)
+        record = dataclasses.replace(
+            fresh, version=chunk, controls=pack_controls(log.controls), spoken=log.spoken
+        )
+        if has_snapshot:
+            record = dataclasses.replace(
+                record, snapshot=origin.snapshot, snapshot_version=origin.snapshot_version
+            )
+        await self._enter(record)
+        return record, token
+
+    async def _enter(self, record: SessionRecord) -> None:
         with _store_errors():
             try:
                 await self._store.create(record)
             except StoreFullError as error:
                 message = f"{error}: close a session or try again in a minute"
                 raise ApiError(429, "too_many_sessions", message, retry_after_s=30) from error
-        return record, token
 
     async def get(self, session_id: str) -> SessionRecord:
         """A session; raises ApiError (404, 503)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from ray.serve.handle import DeploymentHandle
 from valkey.exceptions import ValkeyError
 
+from deployments.backstage import Backstage, resume_world
 from deployments.connection import (
     CLOSE_ENDED,
     CLOSE_IDLE,
@@ -24,15 +24,13 @@ from deployments.connection import (
 from deployments.errors import ApiError
 from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
-from deployments.messages import EncodedText, Instruction, OpenRequest, StepRequest
+from deployments.messages import Instruction
 from deployments.player import Player
 from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
-from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, SessionStore
-from deployments.settings import ServeSettings
+from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord
 from deployments.wire import BinaryControl
-from deployments.world_client import WorldClient, WorldLostError, WorldPast, WorldRefusedError
+from deployments.world_client import WorldLostError, WorldRefusedError
 from gamegen.controls import FPS, FRAMES_PER_CHUNK
-from gamegen.session_log import unpack_controls
 
 logger = logging.getLogger("ray.serve")
 
@@ -47,21 +45,6 @@ class Ending:
     code: int
     reason: str
     for_good: bool = False
-
-
-@dataclass(frozen=True)
-class Backstage:
-    """What every stream of an ingress replica needs: the other replicas and the store.
-
-    `encode` raises ApiError for a text that is refused; `capacity` tells how many may play at once.
-    """
-
-    settings: ServeSettings
-    store: SessionStore
-    world: DeploymentHandle
-    decoder: DeploymentHandle
-    encode: Callable[[str, str | None], Awaitable[EncodedText]]
-    capacity: Callable[[], Awaitable[int]]
 
 
 class Stream:
@@ -79,20 +62,10 @@ class Stream:
         self._active_s = time.monotonic()
         self._migrating = asyncio.Event()
 
-    async def run(self) -> None:
-        """Returns when the socket is closed, by whichever side."""
+    async def run(self, is_known: bool = False) -> None:
+        """Returns when the socket is closed, by whichever side; a known player need not say hello."""
         messages = self._connection.messages()
-        try:
-            async with asyncio.timeout(self._settings.hello_timeout_s):
-                hello = await anext(messages, None)
-        except TimeoutError:
-            await self._connection.close(CLOSE_WRONG_TOKEN, "no hello came")
-            return
-        if hello is None:
-            return
-        refusal = await self._refusal(hello)
-        if refusal:
-            await self._say_ending(refusal)
+        if not is_known and not await self._is_greeted(messages):
             return
         playing = asyncio.create_task(self._play())
         try:
@@ -110,6 +83,21 @@ class Stream:
     def migrate(self) -> None:
         """Sends the player to another ingress replica."""
         self._migrating.set()
+
+    async def _is_greeted(self, messages: AsyncIterator[Message]) -> bool:
+        """Whether the right hello comes; if not, the socket is closed."""
+        try:
+            async with asyncio.timeout(self._settings.hello_timeout_s):
+                hello = await anext(messages, None)
+        except TimeoutError:
+            await self._connection.close(CLOSE_WRONG_TOKEN, "no hello came")
+            return False
+        if hello is None:
+            return False
+        refusal = await self._refusal(hello)
+        if refusal:
+            await self._say_ending(refusal)
+        return refusal is None
 
     async def _refusal(self, hello: Message) -> Ending | None:
         """Why a first message opens nothing, or None if it does."""
@@ -136,7 +124,7 @@ class Stream:
             await self._connection.send_message(kind)
         await self._connection.close(ending.code, ending.reason)
 
-    async def _listen(self, messages) -> None:
+    async def _listen(self, messages: AsyncIterator[Message]) -> None:
         async for message in messages:
             if isinstance(message, ByeMessage):
                 await self._delete()
@@ -202,7 +190,7 @@ class Stream:
     async def _play_claimed(self, record: SessionRecord, journal: SessionJournal) -> Ending:
         await journal.flush()
         try:
-            world = await self._world(record)
+            world = await resume_world(record, self._backstage)
         except ApiError as error:
             return Ending(CLOSE_MIGRATE, error.message)
         spec = record.spec
@@ -279,34 +267,6 @@ class Stream:
                 told = position
                 await self._connection.send_message({"type": "queued", "position": position})
             await asyncio.sleep(_QUEUE_INTERVAL_S)
-
-    async def _world(self, record: SessionRecord) -> WorldClient:
-        """The session's world where its log ends; raises ApiError if the words cannot be read just now."""
-        spec, encode = record.spec, self._backstage.encode
-        prompt = await encode(spec.prompt, spec.perspective)
-        opening = OpenRequest(record.id, record.fence, prompt, spec.seed, spec.image)
-        # An image that a world begins with is its first chunk, which nobody played.
-        offset = int(spec.image is not None)
-        said = {words.chunk: words for words in record.spoken if words.chunk >= record.snapshot_version}
-        steps = []
-        for chunk, control in enumerate(unpack_controls(record.controls)):
-            if chunk < record.snapshot_version:
-                continue
-            instruction = None
-            if chunk in said:
-                words = await encode(said[chunk].text, None) if said[chunk].text else None
-                instruction = Instruction(words, said[chunk].blend_chunks)
-            steps.append(
-                StepRequest(record.id, record.fence, chunk + offset, control.operations(), instruction)
-            )
-        return WorldClient(
-            self._backstage.world,
-            opening,
-            WorldPast(record.snapshot, steps),
-            record.version + offset,
-            self._backstage.settings.world.snapshot_every_chunks,
-            self._settings.recovery_timeout_s,
-        )
 
     async def _release(self, journal: SessionJournal) -> None:
         try:

@@ -1,0 +1,84 @@
+"""A few chunks of a session without a socket, for programs that look at each before they go on."""
+
+from __future__ import annotations
+
+import base64
+
+from valkey.exceptions import ValkeyError
+
+from deployments.backstage import Backstage, resume_world
+from deployments.decoding import ChunkDecoding
+from deployments.errors import ApiError
+from deployments.journal import SessionJournal
+from deployments.messages import Chunk, DecodeRequest, Instruction
+from deployments.pacing import ChunkClock
+from deployments.schemas import OneShot, OneShotFrames
+from deployments.session_store import Entry, SessionGoneError, SessionMovedError, SessionRecord
+from deployments.world_client import WorldLostError, WorldRefusedError
+from gamegen.controls import FPS, FRAMES_PER_CHUNK, Control
+from gamegen.session_log import Spoken, rounded
+
+
+async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage) -> OneShotFrames:
+    """Plays `order.chunks` chunks under one control and returns their frames.
+
+    Raises ApiError: 401 for a wrong token, 409 while a socket plays the session, 422 for words that are refused, 429
+    when all places are taken, 503 when a replica or the store does not answer.
+    """
+    if not record.is_token(order.resume_token):
+        raise ApiError(401, "wrong_token", "this is not the session's resume_token")
+    if record.state in ("playing", "recovering"):
+        raise ApiError(
+            409, "session_is_played", "a socket plays this session: close it first", retry_after_s=1
+        )
+    text = order.instruction.text.strip() if order.instruction else ""
+    words = await backstage.encode(text, None) if text else None
+    try:
+        position = await backstage.store.admit(record.id, await backstage.capacity())
+        if position:
+            message = f"all places are taken, {position - 1} wait before you: try again in a few seconds"
+            raise ApiError(429, "too_many_sessions", message, retry_after_s=5)
+        claimed = await backstage.store.claim(record.id)
+        journal = SessionJournal(backstage.store, claimed)
+        try:
+            return await _play(journal, order, words, backstage)
+        finally:
+            await backstage.store.release(journal.record)
+    except SessionGoneError as error:
+        raise ApiError(404, "unknown_session", "the session was deleted") from error
+    except SessionMovedError as error:
+        raise ApiError(409, "session_is_played", str(error), retry_after_s=1) from error
+    except WorldRefusedError as error:
+        raise ApiError(422, "invalid_image", str(error)) from error
+    except (WorldLostError, ValkeyError, OSError) as error:
+        message = "the world cannot be reached just now: try again in a few seconds"
+        raise ApiError(503, "not_ready", message, retry_after_s=5) from error
+
+
+async def _play(
+    journal: SessionJournal, order: OneShot, words: object, backstage: Backstage
+) -> OneShotFrames:
+    spec = journal.record.spec
+    world = await resume_world(journal.record, backstage)
+    await world.begin()
+    camera = order.camera
+    control = rounded(
+        Control(order.keys, camera.yaw_deg, camera.pitch_deg) if camera else Control(order.keys)
+    )
+    first, jpegs = journal.record.version, []
+    for number in range(first, first + order.chunks):
+        spoken: tuple[Spoken, ...] = ()
+        instruction = None
+        if order.instruction and number == first:
+            blend_chunks = round(order.instruction.blend_s * FPS / FRAMES_PER_CHUNK)
+            spoken = (Spoken(number, order.instruction.text.strip(), blend_chunks),)
+            instruction = Instruction(words, blend_chunks)  # type: ignore[arg-type]
+        memory = world.latent
+        chunk: Chunk = await world.step(control.operations(), instruction)
+        journal.add(Entry(control, spoken), chunk.snapshot)
+        request = DecodeRequest(chunk.latent, memory, (spec.width, spec.height))
+        jpegs += [jpeg async for jpeg, _ in ChunkDecoding(backstage.decoder, request, ChunkClock())]
+    journal.frames_sent += len(jpegs)
+    await journal.flush()
+    frames = [base64.b64encode(jpeg).decode() for jpeg in jpegs]
+    return OneShotFrames(session_id=journal.record.id, chunk=first, frames=frames)
