@@ -20,7 +20,13 @@ from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.device import one_thread
 from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
 from gamegen.models.checkpoint import Model
-from gamegen.models.frame_pass import CompiledFramePass, FrameInputs, build_frame_pass, temporal_attentions
+from gamegen.models.frame_pass import (
+    CompiledFramePass,
+    DirectFramePass,
+    FrameInputs,
+    build_frame_pass,
+    temporal_attentions,
+)
 from gamegen.models.instructnet import Controls
 from gamegen.models.msdit import Previous, Text
 from gamegen.models.ring_cache import Caches, RingCache
@@ -28,7 +34,8 @@ from gamegen.models.text import TextStates
 from gamegen.models.vae import SPATIAL_FACTOR
 from gamegen.models.variants import Variant
 from gamegen.session import Session
-from gamegen.snapshot import SILENCE, PastChunk, Words, WorldSnapshot
+from gamegen.snapshot import PastChunk, Steering, WorldSnapshot
+from gamegen.video_prompts import MAX_CHUNKS
 
 _KEPT_TEXTS = 4
 """Batches of prompts or instructions of which an engine keeps what it has computed."""
@@ -77,6 +84,10 @@ class WorldEngine:
             self.foundation, self.instructnet, self.size, model.may_compile, model.int8_layers
         )
         self._is_compiled = isinstance(self.frame_pass, CompiledFramePass)
+        # No graph has an input for video prompts: sessions that follow one are drawn by the networks themselves.
+        self._networks = DirectFramePass(self.foundation, self.instructnet, self.size)
+        self.sees_video = bool(self.instructnet.video_in.weight.any())
+        """Whether the checkpoint was trained with video prompts: without, their way in stays zero."""
         window = self.foundation.config.window - 1
         # Each temporal attention reaches a window further back; one more latent is the first one's predecessor.
         self.history = len(self._caches.rings) * window + 1
@@ -114,7 +125,7 @@ class WorldEngine:
             self.close(session_id)
         session = self._take_slot(session_id, Session(-1, seed, prompt))
         if first_latent is not None:
-            self._commit_known(session, PastChunk(first_latent.half().cpu(), idle_operations(), SILENCE))
+            self._commit_known(session, PastChunk(first_latent.half().cpu(), Steering(idle_operations())))
 
     def instruct(self, session_id: str, instruction: TextStates | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, all of it `blend_chunks` later; None lifts it.
@@ -123,6 +134,31 @@ class WorldEngine:
         `MAX_BLEND_CHUNKS`, and UnknownSessionError.
         """
         self._session(session_id).instruct(instruction, blend_chunks)
+
+    def prompt_video(self, session_id: str, latents: Tensor | None) -> None:
+        """Steers the next T chunks by a video prompt, which then ends by itself; None ends one at once.
+
+        `latents` `(T, C, h, w)`, normalised; see `encode_video_prompt`. Raises ValueError for latents of another
+        size, for more than `MAX_CHUNKS` of them, or if the checkpoint was not trained with any, and
+        UnknownSessionError.
+        """
+        session = self._session(session_id)
+        if latents is None:
+            session.videos = []
+            return
+        if not self.sees_video:
+            raise ValueError("this checkpoint follows no video prompts: train one with some")
+        if tuple(latents.shape[1:]) != self.latent_shape:
+            raise ValueError(
+                f"a video prompt of shape {tuple(latents.shape)}: it is (T, C, h, w) with {self.latent_shape} here"
+            )
+        if not 1 <= len(latents) <= MAX_CHUNKS:
+            raise ValueError(f"a video prompt of {len(latents)} chunks: it has 1 to {MAX_CHUNKS}")
+        # Rounded to float16, so that a snapshot holds exactly what the run used.
+        rounded = latents.half().cpu()
+        if not rounded.isfinite().all():
+            raise ValueError("a video prompt with values that are no numbers")
+        session.videos = [*rounded]
 
     def version(self, session_id: str) -> int | None:
         """Chunks made so far, or None if the session is not here."""
@@ -147,21 +183,24 @@ class WorldEngine:
         """
         self.commit()
         sessions = {sid: self._session(sid) for sid in operations}
+        groups: dict[tuple[bool, bool], list[str]] = {}
         # By slot: neighbours in the caches are read without copies.
-        in_order = sorted(sessions, key=lambda sid: sessions[sid].slot)
-        beginning = [sid for sid in in_order if sessions[sid].version == 0]
-        continuing = [sid for sid in in_order if sid not in beginning]
+        for sid in sorted(sessions, key=lambda sid: sessions[sid].slot):
+            groups.setdefault(self._kind(sessions[sid]), []).append(sid)
         with one_thread(self._is_compiled):
-            for group, first in ((beginning, True), (continuing, False)):
-                if group:
-                    self._step_group(
-                        [sessions[sid] for sid in group], [operations[sid] for sid in group], first
-                    )
+            for (continues, _), group in sorted(groups.items()):
+                self._step_group(
+                    [sessions[sid] for sid in group], [operations[sid] for sid in group], not continues
+                )
         return {sid: session.chunks[-1].latent.numpy().copy() for sid, session in sessions.items()}
 
+    def _kind(self, session: Session) -> tuple[bool, bool]:
+        """What sessions drawn together have in common: whether they go on, and whether they need another pass."""
+        return session.version > 0, self._is_compiled and bool(session.videos)
+
     def _step_group(self, sessions: list[Session], operations: list[np.ndarray], first: bool) -> None:
-        words = [session.words for session in sessions]
-        inputs = self._inputs(sessions, operations, words)
+        steering = [session.steering(done) for session, done in zip(sessions, operations, strict=True)]
+        inputs = self._inputs(sessions, steering)
         steps = self.sampling.first_steps if first else self.sampling.num_steps
         x = self._noise(sessions, "start")
         levels = schedule(steps, self.sampling.shift)
@@ -176,19 +215,18 @@ class WorldEngine:
         # Rounded to float16, so that a snapshot holds exactly what the run used.
         latents = x[:, 0].half()
         self._uncommitted.append(self._drawn(inputs, sessions, latents))
-        for session, latent, done, said in zip(sessions, latents.cpu(), operations, words, strict=True):
-            session.remember(PastChunk(latent, done, said), self.history, self.anchors)
+        for session, latent, steered in zip(sessions, latents.cpu(), steering, strict=True):
+            session.remember(PastChunk(latent, steered), self.history, self.anchors)
             session.advance()
 
-    def _inputs(
-        self, sessions: list[Session], operations: list[np.ndarray], words: list[Words]
-    ) -> FrameInputs:
+    def _inputs(self, sessions: list[Session], steering: list[Steering]) -> FrameInputs:
         device, B = self.model.device, len(sessions)
         controls = Controls(
-            torch.from_numpy(np.stack(operations)).float()[:, None].to(device),
+            torch.from_numpy(np.stack([s.operations for s in steering])).float()[:, None].to(device),
             torch.ones(B, 1, dtype=torch.bool, device=device),
-            self._text([said.heard() for said in words]),
-            torch.tensor([[said.gate] for said in words], device=device),
+            self._text([s.words.heard() for s in steering]),
+            torch.tensor([[s.words.gate] for s in steering], device=device),
+            *self._videos([s.video for s in steering]),
         )
         prompt = self._text([s.prompt for s in sessions])
         level = self.sampling.context_level
@@ -202,6 +240,15 @@ class WorldEngine:
         self._caches.select([s.slot for s in sessions])
         before = Previous(previous, noisy, torch.where(has_previous, level, -1.0))
         return FrameInputs(prompt, controls, before)
+
+    def _videos(self, videos: list[Tensor | None]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Latents of video prompts `(B, 1, C, h, w)` and whose there are `(B,)`; nothing where nobody has one."""
+        has_video = torch.tensor([video is not None for video in videos], device=self.model.device)
+        if not any(video is not None for video in videos):
+            return None, None
+        zero = torch.zeros(self.latent_shape, dtype=torch.float16)
+        latents = torch.stack([zero if video is None else video for video in videos])
+        return latents.float()[:, None].to(self.model.device), has_video
 
     def _text(self, states: Sequence[TextStates | None]) -> Text:
         """Texts of a batch. The same ones come with every chunk: what is known of them is kept."""
@@ -229,7 +276,8 @@ class WorldEngine:
         return without + guidance * (velocity - without)
 
     def _forward(self, inputs: FrameInputs, x: Tensor, level_BT: Tensor) -> Tensor:
-        return self.frame_pass(x, level_BT, inputs, self._caches)
+        frame_pass = self.frame_pass if inputs.controls.video is None else self._networks
+        return frame_pass(x, level_BT, inputs, self._caches)
 
     def _drawn(self, inputs: FrameInputs, sessions: list[Session], latents: Tensor) -> _Drawn:
         """Finished latents as temporal attention is to see them: at the history level."""
@@ -286,18 +334,18 @@ class WorldEngine:
             session.version, session.chunks = oldest + 1, [chunks[0]]
         for chunk in chunks[1 if oldest else 0 :]:
             self._commit_known(session, chunk)
-        session.ahead = [*snapshot.ahead]
+        session.ahead, session.videos = [*snapshot.ahead], [*snapshot.videos]
 
     def _check_fits(self, snapshot: WorldSnapshot) -> None:
-        shapes = {tuple(chunk.latent.shape) for chunk in (*snapshot.anchors, *snapshot.chunks)}
-        for shape in shapes - {self.latent_shape}:
+        made = [chunk.latent for chunk in (*snapshot.anchors, *snapshot.chunks)]
+        for shape in {tuple(latent.shape) for latent in (*made, *snapshot.videos)} - {self.latent_shape}:
             raise ValueError(f"a snapshot of latents {shape}: this world's are {self.latent_shape}")
         found, width = snapshot.prompt.tokens.shape[1], self.foundation.config.text_width
         if found != width:
             raise ValueError(f"a snapshot of texts of width {found}: this world reads those of width {width}")
 
     def _commit_known(self, session: Session, chunk: PastChunk) -> None:
-        inputs = self._inputs([session], [chunk.operations], [chunk.words])
+        inputs = self._inputs([session], [chunk.steering])
         self._uncommitted.append(self._drawn(inputs, [session], chunk.latent[None].to(self.model.device)))
         self.commit()
         session.remember(chunk, self.history, self.anchors)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gamegen.models.text import TextStates
-from gamegen.snapshot import SILENCE, PastChunk, Words, WorldSnapshot
+from gamegen.snapshot import SILENCE, PastChunk, Steering, Words, WorldSnapshot
 
 MAX_BLEND_CHUNKS = 360
 """The longest that words may take to come into force: a minute."""
@@ -27,15 +29,15 @@ class Session:
     chunks: list[PastChunk] = field(default_factory=list)
     anchors: list[PastChunk] = field(default_factory=list)
     ahead: list[Words] = field(default_factory=lambda: [SILENCE])
+    videos: list[Tensor] = field(default_factory=list)
 
-    @property
-    def words(self) -> Words:
-        """Words of the next chunk."""
-        return self.ahead[0]
+    def steering(self, operations: np.ndarray) -> Steering:
+        """What the next chunk is drawn under."""
+        return Steering(operations, self.ahead[0], self.videos[0] if self.videos else None)
 
     def instruct(self, instruction: TextStates | None, blend_chunks: int) -> None:
         """Changes the words of the chunks to come; see `transition`."""
-        now = self.chunks[-1].words if self.chunks else SILENCE
+        now = self.chunks[-1].steering.words if self.chunks else SILENCE
         self.ahead = transition(now, instruction, blend_chunks)
 
     def remember(self, chunk: PastChunk, keep: int, anchors: int) -> None:
@@ -47,14 +49,21 @@ class Session:
         del self.chunks[:-keep]
 
     def advance(self) -> None:
-        """Goes on to the words of the chunk after the next."""
+        """Goes on to the words and the video prompt of the chunk after the next."""
+        del self.videos[:1]
         if len(self.ahead) > 1:
             del self.ahead[0]
 
     def snapshot(self) -> WorldSnapshot:
         """The session as it is now."""
         return WorldSnapshot(
-            self.seed, self.version, self.prompt, [*self.chunks], [*self.anchors], [*self.ahead]
+            self.seed,
+            self.version,
+            self.prompt,
+            [*self.chunks],
+            [*self.anchors],
+            [*self.ahead],
+            [*self.videos],
         )
 
 

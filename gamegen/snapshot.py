@@ -1,8 +1,8 @@
 """All there is to know of a session at a chunk boundary: what another engine continues it from.
 
 As bytes a snapshot is a safetensors file, so reading one runs nothing that is in it. Shape suffixes: M remembered
-chunks (anchors first), W words (those of the chunks, then those ahead), N texts (the prompt first), L tokens of all
-texts together, D their width.
+chunks (anchors first), V latents of video prompts (those of the chunks, then those ahead), W words (those of the
+chunks, then those ahead), N texts (the prompt first), L tokens of all texts together, D their width.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ _MAX_COUNT = 2**53
 _TENSORS = {
     "latents_MCHW": torch.float16,
     "operations_M4O": torch.float32,
+    "has_video_M": torch.int32,
+    "videos_VCHW": torch.float16,
     "words_W": torch.int32,
     "gates_W": torch.float64,
     "words_before_W": torch.int32,
@@ -68,15 +70,21 @@ SILENCE = Words(None, 0.0)
 
 
 @dataclass(frozen=True)
-class PastChunk:
-    """A chunk that was made and what it was made under.
+class Steering:
+    """What a chunk is drawn under: `operations` `(4, O)` float32, words, and its part of a video prompt, a latent
+    `(C, h, w)` float16, normalised, if there is one."""
 
-    `latent` `(C, h, w)` float16, normalised; `operations` `(4, O)` float32; `words` were in force.
-    """
+    operations: np.ndarray
+    words: Words = SILENCE
+    video: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PastChunk:
+    """A chunk that was made, `latent` `(C, h, w)` float16, normalised, and what it was drawn under."""
 
     latent: Tensor
-    operations: np.ndarray
-    words: Words
+    steering: Steering
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class WorldSnapshot:
 
     `chunks` are the last of them, so many that everything cached depends on nothing older, and `anchors` the first of
     the stream. `ahead` are the words of the chunks to come, one each and at least one; the last stays in force.
+    `videos` is what is left of a video prompt, one latent for each of the chunks to come.
     """
 
     seed: int
@@ -93,18 +102,23 @@ class WorldSnapshot:
     chunks: list[PastChunk]
     anchors: list[PastChunk]
     ahead: list[Words]
+    videos: list[Tensor] = field(default_factory=list)
 
     @one_thread()
     def to_bytes(self) -> bytes:
         """Serialised for another replica, of this release or one with the same `FORMAT_VERSION`."""
         made = [*self.anchors, *self.chunks]
-        said = [*(chunk.words for chunk in made), *self.ahead]
+        said = [*(chunk.steering.words for chunk in made), *self.ahead]
+        seen = [chunk.steering.video for chunk in made]
+        videos = [video for video in (*seen, *self.videos) if video is not None]
         parts = [part for words in said for part in (words.text, words.before)]
         texts = {id(text): text for text in (self.prompt, *parts) if text}
         place = {id(None): -1} | {key: i for i, key in enumerate(texts)}
         tensors = {
             "latents_MCHW": torch.stack([chunk.latent for chunk in made]) if made else torch.empty(0),
-            "operations_M4O": torch.from_numpy(np.array([chunk.operations for chunk in made])),
+            "operations_M4O": torch.from_numpy(np.array([chunk.steering.operations for chunk in made])),
+            "has_video_M": torch.tensor([video is not None for video in seen]),
+            "videos_VCHW": torch.stack(videos) if videos else torch.empty(0),
             "words_W": torch.tensor([place[id(words.text)] for words in said]),
             "gates_W": torch.tensor([words.gate for words in said], dtype=torch.float64),
             "words_before_W": torch.tensor([place[id(words.before)] for words in said]),
@@ -134,17 +148,17 @@ class WorldSnapshot:
         seed, version, num_anchors = (facts[name] for name in ("seed", "version", "anchors"))
         texts = _texts(tensors)
         said = _words(tensors, texts)
+        latents, operations = tensors["latents_MCHW"], tensors["operations_M4O"].numpy()
+        seen, videos = _videos(tensors)
         made = [
-            PastChunk(latent, operations, words)
-            for latent, operations, words in zip(
-                tensors["latents_MCHW"], tensors["operations_M4O"].numpy(), said, strict=False
-            )
+            PastChunk(latent, Steering(*steering))
+            for latent, *steering in zip(latents, operations, said[: len(latents)], seen, strict=True)
         ]
         _require(num_anchors <= len(made), "anchors that are not there")
         anchors, chunks = made[:num_anchors], made[num_anchors:]
         _require(len(chunks) <= version and len(anchors) <= version, "more chunks than were made")
         _require(bool(chunks) or version == 0, "no chunk is remembered")
-        return WorldSnapshot(seed, version, texts[0], chunks, anchors, said[len(made) :])
+        return WorldSnapshot(seed, version, texts[0], chunks, anchors, said[len(made) :], videos)
 
 
 def _read(data: bytes) -> tuple[dict[str, int], dict[str, Tensor]]:
@@ -208,6 +222,20 @@ def _words(tensors: dict[str, Tensor], texts: Sequence[TextStates]) -> list[Word
     _require(all(0 <= x <= 1 for x in (*gates, *shares)), "a share of words that is not within 0 and 1")
     known: list[TextStates | None] = [*texts, None]
     return [Words(known[i], gate, known[j], share) for i, gate, j, share in zip(*columns, strict=True)]
+
+
+def _videos(tensors: dict[str, Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:
+    """What the remembered chunks saw of a video prompt, and what is left of it."""
+    latents_MCHW, videos_VCHW = tensors["latents_MCHW"], tensors["videos_VCHW"]
+    has_video = tensors["has_video_M"].tolist()
+    _require(len(has_video) == len(latents_MCHW), "it does not say which chunks saw a video prompt")
+    _require(set(has_video) <= {0, 1} and sum(has_video) <= len(videos_VCHW), "video prompts are incomplete")
+    of_same_size = (
+        not (len(latents_MCHW) and len(videos_VCHW)) or latents_MCHW.shape[1:] == videos_VCHW.shape[1:]
+    )
+    _require(of_same_size, "video prompts of another size")
+    rest = iter(videos_VCHW)
+    return [next(rest) if has else None for has in has_video], list(rest)
 
 
 def _facts(told: str) -> dict[str, int]:

@@ -25,6 +25,7 @@ from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import TextEncoder, load_text_encoder
 from gamegen.models.vae import from_pixels
 from gamegen.snapshot import WorldSnapshot
+from gamegen.video_prompts import encode_video_prompt
 
 __all__ = [
     "EngineConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "check_image",
     "compose_prompt",
     "encode_image",
+    "encode_video_prompt",
 ]
 
 PERSPECTIVES = {"first": "first-person", "third": "third-person"}
@@ -84,6 +86,14 @@ class World:
         """
         instruction = self.text_encoder.encode([text])[0] if text else None
         self.engine.instruct(self.SESSION, instruction, blend_chunks)
+
+    def prompt_video(self, frames: np.ndarray | None, kind: str = "canny") -> None:
+        """Has the next chunks follow a video, a chunk for each 4 of its frames; None ends that.
+
+        `frames` uint8 `(F, H, W, 3)` and `kind` as in `encode_video_prompt`, which says what raises ValueError.
+        """
+        latents = None if frames is None else encode_video_prompt(self.engine.model, frames, kind)
+        self.engine.prompt_video(self.SESSION, latents)
 
     def step(self, control: PlayerControl) -> np.ndarray:
         """The next chunk, uint8 `(4, H, W, 3)`."""

@@ -9,20 +9,21 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 BASE = {"config", "controls", "device", "session_log", "video"}
-ENGINE = BASE | {"flow", "models", "snapshot", "session", "engine", "world"}
+ENGINE = BASE | {"flow", "models", "snapshot", "session", "engine", "video_prompts", "world"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     "flow": BASE,
     "models": BASE | {"flow"},
     "snapshot": BASE | {"models"},
     "session": BASE | {"models", "snapshot"},
-    "engine": BASE | {"flow", "models", "snapshot", "session"},
-    "world": BASE | {"flow", "models", "snapshot", "session", "engine"},
+    "engine": BASE | {"flow", "models", "snapshot", "session", "video_prompts"},
+    "world": BASE | {"flow", "models", "snapshot", "session", "engine", "video_prompts"},
+    "video_prompts": BASE | {"models"},
     "pipeline": ENGINE,
     "replay": ENGINE | {"footage"},
     "replay_command": ENGINE | {"footage", "replay"},
     "footage": BASE,
-    "curation": BASE | {"models", "footage"},
+    "curation": BASE | {"models", "footage", "video_prompts"},
     # Distillation is a training objective: the two rooms know each other, nobody inside knows either.
     "turbo": ENGINE | {"training"},
     "training": ENGINE | {"footage", "curation", "turbo", "storage"},

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from gamegen import snapshot as snapshots
 from gamegen.controls import Control
 from gamegen.models.text import TextStates
-from gamegen.snapshot import SILENCE, PastChunk, Words, WorldSnapshot
+from gamegen.snapshot import SILENCE, PastChunk, Steering, Words, WorldSnapshot
 
 
 def text(seed: int, length: int) -> TextStates:
@@ -27,8 +27,13 @@ def a_snapshot(num_chunks: int = 5, shape: tuple[int, int, int] = (4, 4, 4)) -> 
     fog = Words(text(3, 7), 2 / 3, before=rain.text, share=1 / 3)
     said = [(SILENCE, rain, fog)[i % 3] for i in range(num_chunks)]
     operations = Control({"w"}, yaw_deg=0.7).operations()
-    chunks = [PastChunk(torch.randn(shape).half(), operations, words) for words in said]
-    return WorldSnapshot(-7, num_chunks + 2, text(1, 9), chunks, chunks[:1], [fog, rain])
+    videos = list(torch.randn(4, *shape).half())
+    seen = [None, *videos[:2], *[None] * num_chunks]
+    chunks = [
+        PastChunk(torch.randn(shape).half(), Steering(operations, *steered))
+        for steered in zip(said, seen, strict=False)
+    ]
+    return WorldSnapshot(-7, num_chunks + 2, text(1, 9), chunks, chunks[:1], [fog, rain], videos[2:])
 
 
 def equal(a: object, b: object) -> bool:
@@ -51,7 +56,8 @@ def test_what_goes_in_comes_out():
     read = WorldSnapshot.from_bytes(data)
     assert equal(read, written)
     # An instruction is kept once, however many chunks were made under it.
-    assert read.chunks[1].words.text is read.chunks[4].words.text is read.ahead[0].before
+    said = [chunk.steering.words.text for chunk in read.chunks]
+    assert said[1] is said[4] is read.ahead[0].before
     empty = WorldSnapshot(3, 0, text(1, 2), [], [], [SILENCE])
     assert equal(WorldSnapshot.from_bytes(empty.to_bytes()), empty)
 
@@ -125,6 +131,8 @@ def forged(**tensors: torch.Tensor) -> bytes:
         (forged(gates_W=torch.full((8,), -0.1, dtype=torch.float64)), "not within 0 and 1"),
         (forged(words_W=torch.zeros(6, dtype=torch.int32)), "some of its words are incomplete"),
         (forged(latents_MCHW=torch.zeros(9, 4, 4, 4).half()), "for 9 chunks"),
+        (forged(has_video_M=torch.ones(6, dtype=torch.int32)), "video prompts are incomplete"),
+        (forged(videos_VCHW=torch.zeros(4, 4, 4, 6).half()), "video prompts of another size"),
         (forged(lengths_N=torch.tensor([9, 3, -7], dtype=torch.int32)), "texts are incomplete"),
         (forged(operations_M4O=torch.zeros(6, 4, 3)), r"operations of shape \(6, 4, 3\)"),
         (forged(latents_MCHW=torch.zeros(6, 4, 4)), "latents_MCHW has type F32"),

@@ -32,7 +32,7 @@ def graphs() -> int:
 
 
 def play_in_turns(engine: WorldEngine, decoder: LatentDecoder, number: int) -> None:
-    """One player is there throughout, two others join and leave."""
+    """One player is there throughout, two others join and leave; one of them has words come in, and a video."""
     operations = Control({"w"}).operations()
     memory: dict[str, torch.Tensor | None] = {}
     for t in range(CHUNKS):
@@ -42,6 +42,8 @@ def play_in_turns(engine: WorldEngine, decoder: LatentDecoder, number: int) -> N
             engine.open(f"guest {t % 16}", words(number + t), t)
         if t % 8 == 4:
             engine.open("other", words(number + t + 1), t)
+            engine.instruct("other", words(number + t + 2), blend_chunks=5)
+            engine.prompt_video("other", torch.randn(2, *engine.latent_shape))
         playing = [
             name for name in ("host", "guest 0", "guest 8", "other") if engine.version(name) is not None
         ]

@@ -91,7 +91,8 @@ def test_cached_rollout_equals_full_attention(anchors):
             if i == 4:
                 engine.instruct("b", said)
             session = engine._session("b")
-            engine._commit_known(session, PastChunk(latents[0, i].half(), operations[i], session.words))
+            chunk = PastChunk(latents[0, i].half(), session.steering(operations[i]))
+            engine._commit_known(session, chunk)
     torch.testing.assert_close(torch.cat(seen, 1), whole, rtol=1e-4, atol=1e-5)
 
 
@@ -154,7 +155,7 @@ def test_instructions_that_nothing_remembered_was_made_under_are_forgotten():
         sizes.append(len(engine.snapshot("a").to_bytes()))
     assert max(sizes[50:100]) <= max(sizes[:50])
     # In the end there is one, and the prompt.
-    words_of = {id(chunk.words.text) for chunk in engine.snapshot("a").chunks}
+    words_of = {id(chunk.steering.words.text) for chunk in engine.snapshot("a").chunks}
     assert len(words_of) <= engine.history
     assert sizes[-1] < min(sizes[20:100])
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gamegen.curation import encoded, shards
-from gamegen.curation.video_prompts import KINDS
 from gamegen.models.checkpoint import load_vae, read_config
 from gamegen.models.text import load_text_encoder
 from gamegen.models.vae import CausalVideoVAE
+from gamegen.video_prompts import KINDS
 
 STATISTICS_FILE = "statistics.json"
 

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from gamegen.controls import FRAMES_PER_CHUNK, operation_array
 from gamegen.curation.decode import decode_clip
-from gamegen.curation.video_prompts import KINDS
-from gamegen.device import autocast
 from gamegen.footage import captions
 from gamegen.footage.clips import Clip
 from gamegen.models.text import TextEncoder, TextStates
-from gamegen.models.vae import CausalVideoVAE, from_pixels
+from gamegen.models.vae import CausalVideoVAE, encode_frames
+from gamegen.video_prompts import KINDS
 
 FULL_PROMPTS = 4
 _STATES = pa.struct([("text", pa.string()), ("tokens", pa.binary())])
@@ -138,7 +137,7 @@ def encode_row(
 ) -> dict[str, Any]:
     """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`.
 
-    `video_prompts` names kinds of `gamegen.curation.video_prompts.KINDS` to encode with it.
+    `video_prompts` names kinds of `gamegen.video_prompts.KINDS` to encode with it.
     """
     clip = Clip.from_row({name: row[name] for name in Clip.__dataclass_fields__})
     frames = decode_clip(row["video"])
@@ -171,24 +170,6 @@ def encode_row(
         ],
         **truth,
     }
-
-
-@torch.inference_mode()
-def encode_frames(frames: np.ndarray, vae: CausalVideoVAE, frames_per_pass: int = 48) -> np.ndarray:
-    """Latents, float16 `(N, C, h, w)`, of uint8 frames `(T, H, W, 3)`; T // 4 chunks, a rest is left out.
-
-    Passes overlap by one chunk, because a chunk's latent depends on the chunk before it.
-    """
-    device = next(vae.parameters()).device
-    usable = len(frames) // FRAMES_PER_CHUNK * FRAMES_PER_CHUNK
-    pieces = []
-    for start in range(0, usable, frames_per_pass):
-        lead = FRAMES_PER_CHUNK if start else 0
-        video = from_pixels(torch.from_numpy(frames[start - lead : min(start + frames_per_pass, usable)]))
-        with autocast(device):
-            latent = vae.encode(video[None].to(device))[0]
-        pieces.append(latent[lead // FRAMES_PER_CHUNK :].float().cpu().numpy())
-    return np.concatenate(pieces).astype(np.float16)
 
 
 def segment_prompts(clip: Clip, num_chunks: int) -> list[tuple[int, list[str]]]:

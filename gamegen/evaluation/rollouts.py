@@ -11,7 +11,7 @@ from gamegen.controls import Control
 from gamegen.models.checkpoint import Model
 from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import TextEncoder
-from gamegen.snapshot import SILENCE, PastChunk, WorldSnapshot
+from gamegen.snapshot import SILENCE, PastChunk, Steering, WorldSnapshot
 from gamegen.world import EngineConfig, WorldEngine
 
 Advance = Callable[[int], None]
@@ -47,7 +47,7 @@ class Player:
         self._close()
         states = self.text_encoder.encode([prompt])[0]
         past = [
-            PastChunk(torch.from_numpy(latent), done, SILENCE)
+            PastChunk(torch.from_numpy(latent), Steering(done))
             for latent, done in zip(latents, operations, strict=True)
         ]
         self.names, self.memory = [str(seed)], [past[-1].latent]

@@ -14,10 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from gamegen.device import autocast
 
 SPATIAL_FACTOR = 8
 TEMPORAL_FACTOR = 4
@@ -335,3 +338,21 @@ def chunk_pixels(folded_BCHW: Tensor) -> Tensor:
 def from_pixels(frames: Tensor) -> Tensor:
     """uint8 `(..., H, W, C)` to float32 `(..., C, H, W)` in [-1, 1]."""
     return rearrange(frames, "... h w c -> ... c h w").float().div(127.5).sub(1)
+
+
+@torch.inference_mode()
+def encode_frames(frames: np.ndarray, vae: CausalVideoVAE, frames_per_pass: int = 48) -> np.ndarray:
+    """Latents, float16 `(N, C, h, w)`, of uint8 frames `(T, H, W, 3)`; T // 4 chunks, a rest is left out.
+
+    Passes overlap by one chunk, because a chunk's latent depends on the chunk before it.
+    """
+    device = next(vae.parameters()).device
+    usable = len(frames) // TEMPORAL_FACTOR * TEMPORAL_FACTOR
+    pieces = []
+    for start in range(0, usable, frames_per_pass):
+        lead = TEMPORAL_FACTOR if start else 0
+        video = from_pixels(torch.from_numpy(frames[start - lead : min(start + frames_per_pass, usable)]))
+        with autocast(device):
+            latent = vae.encode(video[None].to(device))[0]
+        pieces.append(latent[lead // TEMPORAL_FACTOR :].float().cpu().numpy())
+    return np.concatenate(pieces).astype(np.float16)

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from gamegen.controls import FRAMES_PER_CHUNK, MOVEMENT_KEYS
 from gamegen.curation.decode import decode_clip
-from gamegen.curation.encoded import encode_frames
 from gamegen.models.checkpoint import Model, load_checkpoint
 from gamegen.models.inverse_dynamics import InverseDynamicsConfig, motion_maps
-from gamegen.models.vae import to_pixels
+from gamegen.models.vae import encode_frames, to_pixels
 from gamegen.training.config import InverseDynamicsLossConfig
 from gamegen.training.data import Row, WindowKind
 from gamegen.training.plan import Sample
