@@ -279,9 +279,15 @@ class Ingress:
         if request.model not in (None, facts["model"]):
             message = f"model: {request.model!r} is not served here, {facts['model']!r} is"
             raise ApiError(422, "unknown_model", message)
-        size = request.resolution.size if request.resolution else (facts["width"], facts["height"])
+        width, height = request.resolution.size if request.resolution else (facts["width"], facts["height"])
         spec = WorldSpec(
-            facts["model"], request.prompt, request.perspective, request.seed, *size, request.image_bytes
+            facts["model"],
+            request.prompt,
+            request.perspective,
+            request.seed,
+            width,
+            height,
+            request.image_bytes,
         )
         return await self._sessions.create(spec)
 
