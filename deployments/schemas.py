@@ -22,6 +22,8 @@ from gamegen.video import MAX_FRAMES, check_frames, check_size
 MAX_PROMPT_CHARACTERS = 8000
 """Far above 300 tokens: it only keeps the tokenizer from reading books."""
 MAX_SEED = 2**63 - 1
+MAX_TURN_DEG = 360.0
+"""Of one message, each way: a flick of the mouse is far below, a client's mistake in units is not."""
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
 
 
@@ -184,6 +186,22 @@ class Camera(Body):
     pitch_deg: float = Field(0.0, ge=-MAX_CAMERA_DEG, le=MAX_CAMERA_DEG)
 
 
+class Turn(Body):
+    """Camera turn in degrees in total since the last such message, as a mouse gives it; turns add up."""
+
+    yaw_deg: float = Field(0.0, allow_inf_nan=False)
+    pitch_deg: float = Field(0.0, allow_inf_nan=False)
+
+    @field_validator("yaw_deg", "pitch_deg")
+    @classmethod
+    def _check_degrees(cls, degrees: float) -> float:
+        if abs(degrees) > MAX_TURN_DEG:
+            raise ValueError(
+                f"{degrees:g} degrees and the limit is {MAX_TURN_DEG:g} each way: send smaller turns, more often"
+            )
+        return degrees
+
+
 class SpokenInstruction(Body):
     """Words that change the world while it runs; empty words lift those in force."""
 
@@ -205,6 +223,7 @@ class ControlMessage(Body):
     timestamp: float = Field(allow_inf_nan=False)
     keyboard: KeyChange | None = None
     camera: Camera | None = None
+    turn: Turn | None = None
     instruction: SpokenInstruction | None = None
 
 
