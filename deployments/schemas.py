@@ -27,6 +27,8 @@ MAX_BLEND_S = 10.0
 MAX_ONE_SHOT_CHUNKS = 24
 PROTOCOL = 1
 """The version of the stream's messages, see docs/protocol.md."""
+MAX_TURN_DEG = 360.0
+"""Of one message, each way: a flick of the mouse is far below, a client's mistake in units is not."""
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
 
 
@@ -224,6 +226,22 @@ class Camera(Body):
     pitch_deg: float = Field(0.0, ge=-MAX_CAMERA_DEG, le=MAX_CAMERA_DEG)
 
 
+class Turn(Body):
+    """Camera turn in degrees in total since the last such message, as a mouse gives it; turns add up."""
+
+    yaw_deg: float = Field(0.0, allow_inf_nan=False)
+    pitch_deg: float = Field(0.0, allow_inf_nan=False)
+
+    @field_validator("yaw_deg", "pitch_deg")
+    @classmethod
+    def _check_degrees(cls, degrees: float) -> float:
+        if abs(degrees) > MAX_TURN_DEG:
+            raise ValueError(
+                f"{degrees:g} degrees and the limit is {MAX_TURN_DEG:g} each way: send smaller turns, more often"
+            )
+        return degrees
+
+
 class SpokenInstruction(Body):
     """Words that change the world while it runs; empty words lift those in force."""
 
@@ -246,6 +264,7 @@ class ControlMessage(Body):
     timestamp: float = Field(allow_inf_nan=False)
     keyboard: KeyChange | None = None
     camera: Camera | None = None
+    turn: Turn | None = None
     instruction: SpokenInstruction | None = None
 
 

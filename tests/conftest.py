@@ -34,7 +34,11 @@ class RayInOneProcess(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return "ray" if file.startswith(("tests/jobs/", "tests/deployments/", "tests/e2e/")) else file
+        return (
+            "ray"
+            if file.startswith(("tests/jobs/", "tests/deployments/", "tests/e2e/", "tests/survival/"))
+            else file
+        )
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> RayInOneProcess:

@@ -1,4 +1,4 @@
-// Keys from the keyboard, the mouse and touch, as one set of held keys.
+// Keys from the keyboard, buttons, sticks and gamepads, as one set of held keys.
 
 const CODES = {
   KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d", KeyE: "e", KeyQ: "q", Space: "space",
@@ -11,7 +11,7 @@ const TYPING = "input, textarea, select, [contenteditable]";
 export class Controls {
   constructor(onChange) {
     this.onChange = onChange;
-    this.holders = new Map(); // key -> what holds it: "keyboard" or a pointer's id
+    this.holders = new Map(); // key -> the set of what holds it: "keyboard", "gamepad", a pointer's id …
     this.buttons = new Map([...document.querySelectorAll("[data-key]")].map((b) => [b.dataset.key, b]));
     this.listenToKeyboard();
     for (const [key, button] of this.buttons) this.listenToButton(key, button);
@@ -59,17 +59,28 @@ export class Controls {
   }
 
   press(key, holder) {
-    if (this.holders.has(key)) return;
-    this.holders.set(key, holder);
+    const holders = this.holders.get(key);
+    if (holders) {
+      holders.add(holder);
+      return;
+    }
+    this.holders.set(key, new Set([holder]));
     this.show(key, true);
     this.onChange([key], true);
   }
 
   release(key, holder) {
-    if (this.holders.get(key) !== holder) return;
+    const holders = this.holders.get(key);
+    if (!holders?.delete(holder) || holders.size) return;
     this.holders.delete(key);
     this.show(key, false);
     this.onChange([key], false);
+  }
+
+  /** For what knows all it holds at once, such as a stick: presses what is new and releases the rest. */
+  holdOnly(keys, holder) {
+    for (const key of this.held) if (!keys.includes(key)) this.release(key, holder);
+    for (const key of keys) this.press(key, holder);
   }
 
   releaseAll() {

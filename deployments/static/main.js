@@ -2,9 +2,13 @@
 
 import * as api from "./api.js";
 import { Controls } from "./controls.js";
+import { GamepadControls } from "./gamepad.js";
+import { Look } from "./look.js";
+import { MouseLook } from "./mouse.js";
 import { Playout } from "./playout.js";
 import { Meter, Screen } from "./screen.js";
 import { Stream } from "./stream.js";
+import { Stick, TouchLook } from "./touch.js";
 
 const $ = (id) => document.getElementById(id);
 const STORED_SESSION = "gamegen-session";
@@ -26,6 +30,11 @@ const screen = new Screen($("screen"));
 const meter = new Meter();
 const playout = new Playout(showFrame);
 const controls = new Controls(sendKeys);
+const look = new Look($("look-speed"), $("look-speed-value"), (turn) => sendControl({ turn }));
+const mouse = new MouseLook($("screen"), $("mouse-hint"), look);
+const gamepad = new GamepadControls(controls, $("gamepad"), (camera) => sendControl({ camera }));
+new TouchLook($("look-area"), look);
+new Stick($("walk"), controls);
 let stream = null;
 let state = "idle";
 let isBeginning = false;
@@ -113,6 +122,7 @@ function play(session) {
 function onOpen() {
   // The server let go of every key when the last socket closed.
   if (controls.held.length) sendKeys(controls.held, true);
+  gamepad.onReleased();
 }
 
 async function showFrame(frame) {
@@ -146,6 +156,7 @@ function onDropped(attempts) {
 }
 
 function onEnded({ reason, takenOver }) {
+  mouse.leave(); // What to do next is a button.
   window.gamegen.sessionId = null;
   sessionStorage.removeItem(STORED_SESSION);
   setState(takenOver ? "taken-over" : "ended", takenOver ? "This world is played in another window" : "This world has ended");
@@ -156,6 +167,10 @@ function sendKeys(keys, isDown) {
   const timestamp = performance.now();
   meter.pressed(timestamp);
   stream?.send({ type: "control", timestamp, keyboard: { keys, state: isDown } });
+}
+
+function sendControl(part) {
+  stream?.send({ type: "control", timestamp: performance.now(), ...part });
 }
 
 function say(text) {

@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 
 from deployments import pacing
-from deployments.held_controls import HeldControls
+from deployments.held_controls import MAX_PENDING_DEG, HeldControls
 from deployments.schemas import ControlMessage, parse_client_message
 from deployments.settings import ServeSettings, WorldSettings, load_settings
 from deployments.wire import HEADER_BYTES, FrameHeader, unpack_frame
+from gamegen.controls import MAX_CAMERA_DEG
 
 
 def control(**parts) -> ControlMessage:
@@ -53,6 +54,69 @@ def test_camera_stays_until_changed_and_release_lets_go_of_all():
     assert held.take().yaw_deg == held.take().yaw_deg == 2.0
     held.release()
     assert held.take().yaw_deg == 0.0 and held.timestamp is None
+
+
+def turned_deg(held: HeldControls, num_chunks: int) -> list[tuple[float, float]]:
+    """(yaw, pitch) of a frame in each of the next chunks."""
+    return [held.take().camera_deg() for _ in range(num_chunks)]
+
+
+def test_turns_add_up_and_are_spread_over_the_next_chunk():
+    held = HeldControls()
+    held.apply(control(turn={"yaw_deg": 10}))
+    held.apply(control(turn={"yaw_deg": -2, "pitch_deg": 6}))
+    assert turned_deg(held, 2) == [(2, 1.5), (0, 0)]
+
+
+def test_a_turn_that_does_not_fit_goes_on_in_the_next_chunk():
+    held = HeldControls()
+    held.apply(control(turn={"yaw_deg": -60}))
+    assert turned_deg(held, 4) == [(-MAX_CAMERA_DEG, 0), (-MAX_CAMERA_DEG, 0), (-3, 0), (0, 0)]
+
+
+def test_a_turn_has_the_room_that_held_camera_and_arrow_keys_leave():
+    held = HeldControls()
+    held.apply(
+        control(camera={"yaw_deg": 2}, keyboard={"keys": ["right"], "state": True}, turn={"yaw_deg": 16})
+    )
+    # 2 + 2.4 are held: 1.6 a frame are left, which takes two and a half chunks.
+    yaws = [yaw for yaw, _ in turned_deg(held, 4)]
+    assert yaws == pytest.approx([6, 6, 5.2, 4.4])
+    held.apply(control(turn={"yaw_deg": -44}))
+    assert [yaw for yaw, _ in turned_deg(held, 3)] == pytest.approx([-6, 3.8, 4.4])
+
+
+def test_a_flick_does_not_turn_the_world_for_long():
+    held = HeldControls()
+    for _ in range(20):
+        held.apply(control(turn={"yaw_deg": 360, "pitch_deg": -360}))
+    turns = turned_deg(held, 10)
+    assert 4 * sum(yaw for yaw, _ in turns) == pytest.approx(MAX_PENDING_DEG)
+    assert 4 * sum(pitch for _, pitch in turns) == pytest.approx(-MAX_PENDING_DEG)
+    assert turns[5] == (MAX_CAMERA_DEG, -MAX_CAMERA_DEG) and turns[6] == (0, 0)
+
+
+def test_release_forgets_the_rest_of_a_turn():
+    held = HeldControls()
+    held.apply(control(turn={"yaw_deg": 90, "pitch_deg": 90}))
+    held.take()
+    held.release()
+    assert turned_deg(held, 1) == [(0, 0)]
+
+
+@pytest.mark.parametrize(
+    "turn, says",
+    [
+        ('{"yaw_deg": 400}', "turn.yaw_deg: 400 degrees and the limit is 360"),
+        ('{"pitch_deg": -360.5}', "turn.pitch_deg: -360.5 degrees and the limit is 360"),
+        ('{"yaw_deg": 1e999}', "turn.yaw_deg: .*finite"),
+        ('{"pitch_deg": NaN}', "turn.pitch_deg: .*finite"),
+        ('{"roll_deg": 1}', "turn.roll_deg"),
+    ],
+)
+def test_a_turn_out_of_bounds_is_refused(turn, says):
+    with pytest.raises(ValueError, match=says):
+        parse_client_message(f'{{"type": "control", "timestamp": 1, "turn": {turn}}}', 1000)
 
 
 class Clock:

@@ -66,6 +66,7 @@ async def test_instruction_is_acknowledged_and_changes_the_frames(address, begin
         ('{"type": "control"}', "timestamp"),
         ('{"type":"control","timestamp":1,"keyboard":{"keys":["x"],"state":true}}', "unknown key 'x'"),
         ('{"type":"control","timestamp":1,"camera":{"yaw_deg":90}}', "less than or equal to 6"),
+        ('{"type":"control","timestamp":1,"turn":{"yaw_deg":400}}', "400 degrees and the limit is 360"),
         (
             '{"type":"control","timestamp":1,"instruction":{"text":"' + "very " * 400 + '","parameters":{}}}',
             "the limit is 300",

@@ -2,97 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import itertools
-import shutil
-from collections.abc import Iterator
-
-import cv2
 import numpy as np
 import pytest
-import simplejpeg
 
-from deployments.settings import load_settings
-from deployments.wire import FrameHeader, unpack_frame
-from tests.serving import PATIENCE_S, served
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-PATIENCE_MS = 1000 * PATIENCE_S
+from tests.e2e.playing import CHROMIUM, flow_x, new_world, recorded, wait_for_frames
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-
-RECORD_SOCKETS = """
-window.sockets = [];
-window.recorded = [];
-window.WebSocket = class extends WebSocket {
-  constructor(...parts) {
-    super(...parts);
-    window.sockets.push(this);
-    this.addEventListener("message", ({ data }) => {
-      if (typeof data === "string") return;
-      window.recorded.push(btoa(String.fromCharCode(...new Uint8Array(data))));
-      if (window.recorded.length > 256) window.recorded.shift();
-    });
-  }
-};
-"""
-
-
-@pytest.fixture(scope="module")
-def address(serve_address: str, store_url: str) -> Iterator[str]:
-    """The application as `make play` starts it."""
-    with served(load_settings(), store_url):
-        yield serve_address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser, address):
-    """The page with its first world playing."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(PATIENCE_MS)
-    page.add_init_script(RECORD_SOCKETS)
-    page.goto(address)
-    wait_for_frames(page, 1)
-    yield page
-    page.evaluate("fetch(`/v1/sessions/${gamegen.sessionId}`, { method: 'DELETE' })")
-    page.close()
-
-
-def wait_for_frames(page, count: int) -> None:
-    shown = page.evaluate("gamegen.framesShown")
-    page.wait_for_function("n => gamegen.framesShown >= n && gamegen.state === 'playing'", arg=shown + count)
-
-
-def recorded(page) -> list[tuple[FrameHeader, np.ndarray]]:
-    """The frames that the page got, oldest first."""
-    messages = [unpack_frame(base64.b64decode(m)) for m in page.evaluate("window.recorded")]
-    return [(header, simplejpeg.decode_jpeg(jpeg)) for header, jpeg in messages]
-
-
-def new_world(page, seed: int) -> None:
-    old = page.evaluate("gamegen.sessionId")
-    page.get_by_test_id("seed").fill(str(seed))
-    page.get_by_test_id("new-world").click()
-    page.wait_for_function("id => gamegen.sessionId && gamegen.sessionId !== id", arg=old)
-    page.evaluate("window.recorded = []")
-
-
-def flow_x(frames: list[np.ndarray]) -> float:
-    """Mean horizontal optical flow in pixels a frame."""
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    return float(np.mean([flow.calc(a, b, None)[..., 0].mean() for a, b in itertools.pairwise(grey)]))
 
 
 def test_frames_advance_and_are_counted(page):
@@ -185,7 +100,7 @@ def test_wrong_input_shows_a_sentence(page):
     banner.wait_for(state="hidden")
 
 
-@pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
+@pytest.mark.parametrize("width, height", [(1280, 800), (390, 844), (360, 740)])
 def test_page_fits_the_window(page, width, height):
     page.set_viewport_size({"width": width, "height": height})
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,57 @@
+"""A browser at a running application; both serve every file of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from deployments.settings import load_settings
+from tests.e2e.playing import CHROMIUM, PATIENCE_MS, RECORD_SOCKETS, wait_for_frames
+from tests.serving import served
+
+
+@pytest.fixture(scope="package")
+def address(serve_address: str, store_url: str) -> Iterator[str]:
+    """The application as `make play` starts it."""
+    with served(load_settings(), store_url):
+        yield serve_address
+
+
+@pytest.fixture(scope="package")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address) -> Iterator[Callable[..., Any]]:
+    """Opens the page, in a browser window of given options, and waits until its first world plays."""
+    contexts = []
+
+    def open_page(**options: Any) -> Any:
+        context = browser.new_context(**options)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.add_init_script(RECORD_SOCKETS)
+        page.goto(address)
+        wait_for_frames(page, 1)
+        contexts.append((context, page))
+        return page
+
+    yield open_page
+    for context, page in contexts:
+        page.evaluate("fetch(`/v1/sessions/${gamegen.sessionId}`, { method: 'DELETE' })")
+        context.close()
+
+
+@pytest.fixture
+def page(open_page):
+    """The page with its first world playing."""
+    return open_page(viewport={"width": 1280, "height": 800})
