@@ -23,22 +23,28 @@ from rich.console import Console
 
 from deployments.embedded_store import embedded_store
 from deployments.environment import set_environment
-from deployments.settings import load_settings
+from deployments.settings import DEFAULT_SETTINGS, ServeSettings, load_settings
 
 _READY_TIMEOUT_S = 120.0
 _FIRST_WORLD = {"prompt": "desert at noon"}
 
 
 def play(
-    host: str = "127.0.0.1", port: int = 8000, model: str | None = None, open_browser: bool = False
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    model: str | None = None,
+    settings_file: Path | None = None,
+    open_browser: bool = False,
 ) -> None:
     """Serves a model, by default that of the settings, on `http://host:port/` until Ctrl-C.
 
-    Raises ValueError when the port is taken, or CheckpointError when the model is missing or damaged.
+    Raises ValueError when the port is taken or the settings are wrong, or CheckpointError when the model is missing or
+    damaged.
     """
     _check_port(host, port)
-    model = model or load_settings().model
-    _check_model(model)
+    settings = load_settings(settings_file or DEFAULT_SETTINGS)
+    settings = dataclasses.replace(settings, model=model or settings.model)
+    _check_model(settings.model)
     console = Console()
     stop, running = threading.Event(), contextlib.ExitStack()
     _stop_on_signals(stop)
@@ -47,7 +53,7 @@ def play(
     try:
         with console.status("starting Ray") as status:
             store_url = os.environ.get("REDIS_URL") or running.enter_context(_own_store())
-            _start(host, port, model, store_url, status.update)
+            _start(host, port, settings, store_url, status.update)
             # Once more, because Ray puts its own handler in place.
             _stop_on_signals(stop)
             status.update("drawing a first picture")
@@ -97,7 +103,7 @@ def _check_model(model: str) -> None:
     verify(resolve(variant.model), read_card(variant.model))
 
 
-def _start(host: str, port: int, model: str, store_url: str, say: Callable[[str], None]) -> None:
+def _start(host: str, port: int, settings: ServeSettings, store_url: str, say: Callable[[str], None]) -> None:
     set_environment()
     import ray
     from ray import serve
@@ -107,7 +113,6 @@ def _start(host: str, port: int, model: str, store_url: str, say: Callable[[str]
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     say("starting the replicas: text encoder, world, decoder, generator")
-    settings = dataclasses.replace(load_settings(), model=model)
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port},

@@ -47,12 +47,15 @@ def play(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
     model: Annotated[str | None, typer.Option(help="instead of the shipped one in int8: runs/world")] = None,
+    settings: Annotated[Path | None, typer.Option(help="instead of configs/serve/local.yaml")] = None,
 ) -> None:
     """Starts the server and prints the address to open in a browser.
 
     Example: gamegen play --port 8080
     """
-    importlib.import_module("deployments.play").play(host=host, port=port, model=model)
+    importlib.import_module("deployments.play").play(
+        host=host, port=port, model=model, settings_file=settings
+    )
 
 
 @app.command()

@@ -34,11 +34,8 @@ class RayInOneProcess(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        return (
-            "ray"
-            if file.startswith(("tests/jobs/", "tests/deployments/", "tests/e2e/", "tests/survival/"))
-            else file
-        )
+        with_ray = ("tests/jobs/", "tests/deployments/", "tests/e2e/", "tests/survival/")
+        return "ray" if file.startswith(with_ray) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log) -> RayInOneProcess:
