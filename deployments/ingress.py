@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 import gamegen
 from deployments.backstage import Backstage
 from deployments.connection import CLOSE_ENDED, Connection, MessageLimits
+from deployments.direct import DirectDoor
 from deployments.draining import DrainWatch
 from deployments.errors import ApiError, Denied, describe_problems, install_error_handlers
 from deployments.messages import EncodedText, Refusal
@@ -89,6 +90,9 @@ class Ingress:
         self._sessions = SessionBook(settings, store)
         self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
         self._limits = MessageLimits(settings.ingress)
+        self._door = DirectDoor(
+            self._play_socket, settings.ingress.direct_host, settings.ingress.max_message_bytes
+        )
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
         self._clips = clips
         self._started_s = time.time()
@@ -97,6 +101,13 @@ class Ingress:
     async def check_health(self) -> None:
         """Serve asks as long as this replica is in use."""
         self._draining.checked()
+        if self._settings.ingress.direct_host:
+            self._door.open()
+
+    async def __del__(self) -> None:
+        """Serve calls this when the replica ends. Of sockets that came directly it knows nothing."""
+        await self._sessions.migrate_all()
+        await self._door.close()
 
     @api.get("/", include_in_schema=False)
     async def page(self) -> FileResponse:
@@ -112,7 +123,7 @@ class Ingress:
     async def create_session(self, request: NewSession) -> SessionCreated:
         """Begins a world; play it on its stream."""
         record, token = await self._begin(request)
-        return SessionCreated.model_validate({**address(record), "resume_token": token})
+        return self._created(record, token)
 
     @api.get("/v1/sessions", tags=["play"], responses=_errors(422, 503))
     async def list_sessions(
@@ -126,7 +137,8 @@ class Ingress:
     @api.get("/v1/sessions/{session_id}", tags=["play"], responses=_errors(404))
     async def get_session(self, session_id: str) -> SessionState:
         """A world's state."""
-        return state_of(await self._sessions.get(session_id))
+        state = state_of(await self._sessions.get(session_id))
+        return state.model_copy(update={"direct_stream_url": self._door.url(session_id)})
 
     @api.get(
         "/v1/sessions/{session_id}/log",
@@ -154,11 +166,7 @@ class Ingress:
     @api.websocket("/v1/sessions/{session_id}/stream")
     async def stream(self, socket: WebSocket, session_id: str) -> None:
         """Plays a world: see the guide for its messages."""
-        await socket.accept()
-        connection = Connection(socket, self._settings.ingress, self._limits)
-        stream = Stream(session_id, connection, self._backstage)
-        with self._sessions.playing(stream):
-            await stream.run()
+        await self._play_socket(socket, session_id)
 
     @api.websocket("/ws/stream")
     async def begin_and_stream(
@@ -179,7 +187,7 @@ class Ingress:
             await connection.send_error("refused", message, fatal=True)
             await connection.close(CLOSE_ENDED, message)
             return
-        begun = SessionCreated.model_validate({**address(record), "resume_token": token})
+        begun = self._created(record, token)
         await connection.send_message({"type": "session", **begun.model_dump()})
         stream = Stream(record.id, connection, self._backstage)
         with self._sessions.playing(stream):
@@ -268,6 +276,17 @@ class Ingress:
             place = "instruction.text" if perspective is None else "prompt"
             raise ApiError(422, "prompt_too_long", f"{place}: {encoded.message}")
         return encoded
+
+    def _created(self, record: SessionRecord, token: str) -> SessionCreated:
+        direct = {"direct_stream_url": self._door.url(record.id)}
+        return SessionCreated.model_validate({**address(record), **direct, "resume_token": token})
+
+    async def _play_socket(self, socket: WebSocket, session_id: str) -> None:
+        await socket.accept()
+        connection = Connection(socket, self._settings.ingress, self._limits)
+        stream = Stream(session_id, connection, self._backstage)
+        with self._sessions.playing(stream):
+            await stream.run()
 
     async def _begin(self, request: NewSession) -> tuple[SessionRecord, str]:
         if request.branch:

@@ -119,6 +119,10 @@ class SessionAddress(BaseModel):
 
     id: str
     stream_url: str
+    direct_stream_url: str | None = Field(
+        None,
+        description="the same without the proxy, where it can be reached: quicker, and gone with its replica",
+    )
     width: int
     height: int
     fps: int

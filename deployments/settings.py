@@ -19,7 +19,8 @@ class IngressSettings:
     `max_queued` more may wait for one. A session that nobody plays is kept for `resume_timeout_s`; one whose player
     does nothing for `idle_timeout_s`, or plays for `session_timeout_s`, is closed, and can be taken up again. A client
     may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second. A
-    lost world replica is waited for at most `recovery_timeout_s`.
+    lost world replica is waited for at most `recovery_timeout_s`. Each replica also takes sockets directly, at a port
+    of `direct_host`; an empty one opens none.
     """
 
     replicas: int = 1
@@ -34,6 +35,7 @@ class IngressSettings:
     max_messages_per_s: int = 240
     recovery_timeout_s: float = 90.0
     graceful_shutdown_s: float = 20.0
+    direct_host: str = "127.0.0.1"
     max_message_bytes: int = 16384
     max_image_bytes: int = 8388608
     max_unacknowledged_frames: int = 48

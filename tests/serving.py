@@ -115,10 +115,10 @@ class StreamClient:
 
 @asynccontextmanager
 async def streaming(
-    address: str, session: dict[str, Any], acknowledges: bool = True
+    address: str, session: dict[str, Any], acknowledges: bool = True, directly: bool = False
 ) -> AsyncIterator[StreamClient]:
-    """Plays a session, given as the answer to POST /v1/sessions."""
-    url = address.replace("http", "ws") + session["stream_url"]
+    """Plays a session, given as the answer to POST /v1/sessions, directly or through the proxy."""
+    url = session["direct_stream_url"] if directly else address.replace("http", "ws") + session["stream_url"]
     async with websockets.connect(url, open_timeout=PATIENCE_S, ping_timeout=None) as socket:
         client = StreamClient(socket, acknowledges)
         await client.send({"type": "hello", "token": session["resume_token"]})

@@ -94,6 +94,7 @@ class SocketPlayer:
 
     def __init__(self, server: Server, session: dict[str, Any], track: Track, seed: int) -> None:
         self._address = server.url.replace("http", "ws", 1) + session["stream_url"]
+        self._direct_address: str | None = session.get("direct_stream_url")
         self._token: str | None = session.get("resume_token")
         self._track = track
         self._chance = random.Random(seed)
@@ -153,7 +154,9 @@ class SocketPlayer:
     async def _one_socket(self) -> tuple[int | None, str]:
         """Plays on one socket until it closes; returns the close code and reason."""
         self._greeted = False
-        async with websockets.connect(self._address, max_size=None) as socket:
+        # Whoever took the first socket may be gone when it closes; the proxy knows who is there.
+        address, self._direct_address = self._direct_address or self._address, None
+        async with websockets.connect(address, max_size=None) as socket:
             with contextlib.suppress(websockets.ConnectionClosed):
                 if self._token is not None:
                     hello = {"type": "hello", "token": self._token, "protocol": PROTOCOL}

@@ -116,7 +116,7 @@ function play(session) {
   window.gamegen.lastChunk = null;
   showWords(session.instruction);
   $("ack").textContent = "";
-  stream = new Stream(session.stream_url, session.resume_token, { onOpen, onFrame: (frame) => playout.push(frame), onMessage, onDropped, onEnded });
+  stream = new Stream(session, session.resume_token, { onOpen, onFrame: (frame) => playout.push(frame), onMessage, onDropped, onEnded });
 }
 
 function onOpen() {

@@ -19,8 +19,10 @@ const FINAL = new Set([CLOSE_TAKEN_OVER, CLOSE_WRONG_TOKEN, CLOSE_UNKNOWN_SESSIO
  * Events: onOpen(), onFrame(frame), onMessage(message), onDropped(delayMs), onEnded({ code, reason }).
  */
 export class Stream {
-  constructor(url, token, events) {
-    this.url = url;
+  constructor(session, token, events) {
+    this.url = session.stream_url;
+    // Without the proxy, where that can be reached; whoever is there may be gone when the socket closes.
+    this.directUrl = location.protocol === "http:" ? session.direct_stream_url : null;
     this.token = token;
     this.events = events;
     this.attempts = 0;
@@ -29,7 +31,8 @@ export class Stream {
   }
 
   connect() {
-    const address = new URL(this.url, location.href);
+    const address = new URL(this.directUrl ?? this.url, location.href);
+    this.directUrl = null;
     address.protocol = address.protocol.replace("http", "ws");
     const socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";

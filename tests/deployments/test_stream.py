@@ -28,6 +28,21 @@ async def test_frames_come_in_order_with_their_header(address, begin):
     assert frames[0].pixels.shape == (32, 32, 3)
 
 
+async def test_a_socket_without_the_proxy_plays_the_same(address, begin, client):
+    session = begin(seed=1)
+    assert session["direct_stream_url"].startswith("ws://127.0.0.1:")
+    async with streaming(address, session, directly=True) as player:
+        direct = await player.frames(12)
+        assert player.socket.response.headers.get("Sec-WebSocket-Extensions") is None
+    async with streaming(address, session) as player:
+        assert (await player.frame()).header.sequence >= 12
+    other = begin(seed=1)
+    async with streaming(address, other) as player:
+        for frame, expected in zip(await player.frames(12), direct, strict=True):
+            np.testing.assert_array_equal(frame.pixels, expected.pixels)
+    assert client.get(session["direct_stream_url"].replace("ws://", "http://")).status_code == 404
+
+
 async def test_requested_resolution_is_what_is_sent(address, begin):
     session = begin(resolution={"width": 64, "height": 48})
     async with streaming(address, session) as player:

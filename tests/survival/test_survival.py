@@ -60,8 +60,8 @@ def replicas(deployment: str) -> list:
 class Player:
     """Comes back with the token as often as the socket closes, and keeps every frame by its number."""
 
-    def __init__(self, address: str, session: dict) -> None:
-        self.address, self.session = address, session
+    def __init__(self, address: str, session: dict, directly: bool = False) -> None:
+        self.address, self.session, self.directly = address, session, directly
         self.frames: dict[int, Frame] = {}
         self.closed: list[int] = []
         self.kinds: set[str] = set()
@@ -77,7 +77,8 @@ class Player:
         give_up_at = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up_at:
             try:
-                async with streaming(self.address, self.session) as client:
+                directly, self.directly = self.directly, False
+                async with streaming(self.address, self.session, directly=directly) as client:
                     try:
                         while True:
                             frame = await client.frame()
@@ -127,9 +128,12 @@ async def test_a_session_goes_on_when_replicas_are_killed(address, begin, deploy
             np.testing.assert_array_equal(pixels, expected[number])
 
 
-async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(address, begin, settings, store_url):
-    player = Player(address, begin(32))
-    newer = dataclasses.replace(settings.ingress, idle_timeout_s=1234)
+@pytest.mark.parametrize("directly", [True, False])
+async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(
+    address, begin, settings, store_url, directly
+):
+    player = Player(address, begin(32), directly)
+    newer = dataclasses.replace(settings.ingress, idle_timeout_s=1234 + directly)
     before = {actor._actor_id for actor in replicas("Ingress")}
 
     def update() -> None:

@@ -1,0 +1,76 @@
+"""A door of its own for each ingress replica: sockets that do not pass through Serve's proxy.
+
+Through the proxy every frame is copied twice more and packed by two processes, which costs more than all else that an
+ingress does with it. Nothing but the stream is here, and its first message has to bring the session's token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+from fastapi import FastAPI, WebSocket
+
+logger = logging.getLogger("ray.serve")
+
+_STREAM_PATH = "/v1/sessions/{session_id}/stream"
+_CLOSING_S = 5.0
+
+
+class DirectDoor:
+    """Serves `play(socket, session_id)` at a free port of an address of this machine."""
+
+    def __init__(
+        self, play: Callable[[WebSocket, str], Awaitable[None]], host: str, max_message_bytes: int
+    ) -> None:
+        self._play = play
+        self._host = host
+        self._max_message_bytes = max_message_bytes
+        self._socket: socket.socket | None = None
+        self._server: uvicorn.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begins to listen, in the running event loop; nothing if it does already."""
+        if self._task is not None:
+            return
+        app = FastAPI(openapi_url=None)
+        app.add_api_websocket_route(_STREAM_PATH, self._play)
+        self._socket = socket.create_server((self._host, 0))
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            # JPEG files do not get smaller.
+            ws_per_message_deflate=False,
+            ws_max_size=self._max_message_bytes,
+        )
+        self._server = uvicorn.Server(config)
+        self._task = asyncio.create_task(self._serve(self._server, self._socket))
+
+    def url(self, session_id: str) -> str | None:
+        """Where a session can be played directly."""
+        if self._socket is None:
+            return None
+        host, port = self._socket.getsockname()[:2]
+        return f"ws://{host}:{port}" + _STREAM_PATH.format(session_id=session_id)
+
+    async def close(self) -> None:
+        """Listens no more, and waits a little for the sockets to close."""
+        if self._server is None or self._task is None:
+            return
+        self._server.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_S):
+                await asyncio.shield(self._task)
+
+    async def _serve(self, server: uvicorn.Server, listening: socket.socket) -> None:
+        # Signals are Ray's.
+        with contextlib.suppress(AttributeError):
+            server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        await server.serve(sockets=[listening])
