@@ -77,8 +77,9 @@ class SessionJournal:
         self._tell_held_back(0)
 
     def _tell_held_back(self, number: int) -> None:
-        CHUNKS_HELD_BACK.add(number - self._num_told)
-        self._num_told = number
+        if number != self._num_told:
+            CHUNKS_HELD_BACK.add(number - self._num_told)
+            self._num_told = number
 
     async def _send(self) -> None:
         entries, snapshot, record = [*self._pending], self._snapshot, self._record

@@ -7,10 +7,17 @@ deployment and replica that it tags them with.
 from __future__ import annotations
 
 import functools
+import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ParamSpec, TypeVar
 
+from ray import serve
 from ray.serve import metrics
+from ray.serve.exceptions import RayServeException
+
+_KEPT_S = 5.0
+"""Ray forgets a gauge that was not set for two of its reports, 20 s."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,12 +57,13 @@ class Counter:
 
 
 class Level:
-    """How many there are just now in this process."""
+    """How many there are just now in this process; `keep` it, or it is forgotten."""
 
     def __init__(self, name: str, description: str) -> None:
         self.name = name
         self._description = description
         self._value = 0.0
+        self._lock = threading.Lock()
 
     @functools.cached_property
     def _ray(self) -> metrics.Gauge:
@@ -63,13 +71,15 @@ class Level:
 
     def set(self, value: float) -> None:
         """There are so many."""
-        self._value = value
-        self._ray.set(value, {})
+        with self._lock:
+            self._value = value
+            self._ray.set(value, {})
 
     def add(self, amount: float) -> None:
         """There are so many more, or fewer if it is negative."""
-        if amount:
-            self.set(self._value + amount)
+        with self._lock:
+            self._value += amount
+            self._ray.set(self._value, {})
 
     def during(self, work: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         """Decorates a coroutine function: each of its calls is one more for as long as it takes."""
@@ -102,3 +112,19 @@ class Histogram:
     def observe(self, value: float, *, tag: str = "") -> None:
         """Enters an observation."""
         self._ray.observe(value, {self._tag: tag} if self._tag else {})
+
+
+def keep(levels: Sequence[Level]) -> None:
+    """Exports levels from now on for as long as this replica lives; outside of Serve nobody reads them."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return
+    threading.Thread(target=_tell_again, args=(levels,), name="metrics", daemon=True).start()
+
+
+def _tell_again(levels: Sequence[Level]) -> None:
+    while True:
+        for level in levels:
+            level.add(0)
+        time.sleep(_KEPT_S)

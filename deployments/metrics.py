@@ -10,7 +10,7 @@ are quantiles and counts, and for means counters of their own.
 
 from __future__ import annotations
 
-from deployments.metric_kinds import Counter, Histogram, Level
+from deployments.metric_kinds import Counter, Histogram, Level, keep
 from deployments.session_store import SessionRecord
 
 _FRAME_TIMES_S = (0.02, 0.035, 0.05, 0.065, 0.085, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0)
@@ -136,8 +136,7 @@ def begin_ingress() -> None:
     """Exports an ingress replica's counters and levels before anything happened."""
     for counter in _INGRESS:
         counter.begin()
-    for level in (SESSIONS_PLAYING, SESSIONS_QUEUED, CHUNKS_HELD_BACK):
-        level.set(0)
+    keep((SESSIONS_PLAYING, SESSIONS_QUEUED, CHUNKS_HELD_BACK))
 
 
 def begin_world(slots: int) -> None:
@@ -145,7 +144,7 @@ def begin_world(slots: int) -> None:
     for counter in (CHUNKS_DRAWN, SWAPS, RESTORES):
         counter.begin()
     SLOTS.set(slots)
-    SLOTS_HELD.set(0)
+    keep((SLOTS, SLOTS_HELD))
 
 
 def record_claim(record: SessionRecord) -> None:

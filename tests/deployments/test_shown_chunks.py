@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
+from ray.serve.metrics import Gauge
 
-from deployments import pacing, shown_chunks
+from deployments import metric_kinds, pacing, shown_chunks
 from deployments.metric_kinds import Counter, Histogram, Level
-from deployments.metrics import SESSIONS_PLAYING
 from deployments.pacing import ChunkClock
 from deployments.shown_chunks import ChunkTimes, ShownChunks
 
@@ -146,16 +146,29 @@ def test_a_control_that_waited_for_the_world_itself_is_not_timed(time, counted, 
     assert not observed["control_latency_seconds"]
 
 
-async def test_a_level_counts_who_is_inside_also_when_that_fails(monkeypatch):
-    seen: list[float] = []
-    monkeypatch.setattr(
-        Level, "set", lambda self, value: (seen.append(value), setattr(self, "_value", value))
-    )
+@pytest.fixture
+def told(monkeypatch) -> list[float]:
+    """What gauges were set to."""
+    values: list[float] = []
+    monkeypatch.setattr(Gauge, "set", lambda self, value, tags: values.append(value))
+    return values
 
-    @SESSIONS_PLAYING.during
+
+async def test_a_level_counts_who_is_inside_also_when_that_fails(told):
+    @Level("gamegen_inside", "").during
     async def play() -> None:
         raise RuntimeError("lost")
 
     with pytest.raises(RuntimeError, match="lost"):
         await play()
-    assert seen == [1, 0]
+    assert told == [1, 0]
+
+
+def test_levels_are_told_again_since_ray_forgets_them(told, monkeypatch):
+    pauses = iter([None, None])
+    monkeypatch.setattr(metric_kinds.time, "sleep", lambda _: next(pauses))
+    level = Level("gamegen_kept", "")
+    level.set(5)
+    with pytest.raises(StopIteration):
+        metric_kinds._tell_again([level])
+    assert told == [5, 5, 5, 5]
