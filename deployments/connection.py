@@ -12,6 +12,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 from starlette.websockets import WebSocketState
 
+from deployments.metrics import MESSAGES_REFUSED, STREAMS_ENDED
 from deployments.schemas import ByeMessage, ClientMessage, PingMessage, SeenMessage, parse_client_message
 from deployments.settings import IngressSettings
 from deployments.wire import BinaryControl, FrameHeader, unpack_control
@@ -24,6 +25,16 @@ CLOSE_ENDED = 4410
 CLOSE_TOO_MANY_MESSAGES = 4429
 CLOSE_MIGRATE = 4503
 
+_REASONS = {
+    CLOSE_TAKEN_OVER: "taken_over",
+    CLOSE_WRONG_TOKEN: "wrong_token",
+    CLOSE_UNKNOWN_SESSION: "unknown_session",
+    CLOSE_IDLE: "idle",
+    CLOSE_ENDED: "ended",
+    CLOSE_TOO_MANY_MESSAGES: "too_many_messages",
+    CLOSE_MIGRATE: "migrate",
+}
+"""Close codes as metrics name them."""
 _MOST_ERRORS_PER_S = 20
 """Beyond these a client is not told any more what is wrong with its messages, but sent away."""
 
@@ -61,6 +72,7 @@ class Connection:
         self._id = hex(id(self))
         self._unacknowledged = 0
         self._newest_sent = -1
+        self._is_ended = False
         self.heard_s = time.monotonic()
 
     async def send_frame(self, header: FrameHeader, jpeg: bytes) -> bool:
@@ -84,11 +96,13 @@ class Connection:
 
     async def send_error(self, code: str, message: str, fatal: bool = False) -> None:
         """Says what is wrong and what to do; with `fatal` the socket will be closed."""
+        MESSAGES_REFUSED.add(tag=code)
         await self.send_message({"type": "error", "code": code, "message": message, "fatal": fatal})
 
     async def close(self, code: int, reason: str) -> None:
         """Closes the socket with a reason for the client."""
         if self._socket.application_state is WebSocketState.CONNECTED:
+            self._note_end(_REASONS[code])
             try:
                 # A control frame has 125 bytes, two of them the code.
                 await self._socket.close(code, reason.encode()[:120].decode(errors="ignore"))
@@ -100,6 +114,7 @@ class Connection:
         while True:
             received = await self._socket.receive()
             if received["type"] == "websocket.disconnect":
+                self._note_end("left")
                 return
             self.heard_s = time.monotonic()
             if not self._limits.is_message_within(self._id):
@@ -124,6 +139,11 @@ class Connection:
                 yield message
             if isinstance(message, ByeMessage):
                 return
+
+    def _note_end(self, reason: str) -> None:
+        if not self._is_ended:
+            self._is_ended = True
+            STREAMS_ENDED.add(tag=reason)
 
     def _parse(self, received: MutableMapping[str, Any]) -> Message:
         text = received.get("text")

@@ -21,7 +21,8 @@ class ChunkDecoding:
     """Begins at once; iterating yields `(jpeg, decode_ms)` of each frame in order, as soon as there is one.
 
     A request holds all that it needs, so that any other decoder can answer it if one dies; frames that had come
-    already are not given twice. Iterating raises what the last attempt raised.
+    already are not given twice. Iterating raises what the last attempt raised. `first_came_s` is when the first frame
+    came, by `time.monotonic`.
     """
 
     def __init__(self, decoder: DeploymentHandle, request: DecodeRequest, clock: ChunkClock) -> None:
@@ -29,6 +30,7 @@ class ChunkDecoding:
         self._request = request
         self._clock = clock
         self._frames: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
+        self.first_came_s: float | None = None
         self._task = asyncio.create_task(self._fetch())
         self._task.add_done_callback(lambda _: self._frames.put_nowait(None))
 
@@ -64,6 +66,7 @@ class ChunkDecoding:
             for jpeg in part.jpegs:
                 number += 1
                 if number > len(came_s):
+                    self.first_came_s = self.first_came_s or time.monotonic()
                     came_s.append(time.monotonic() - start)
                     self._frames.put_nowait((jpeg, part.decode_ms))
         if number < FRAMES_PER_CHUNK:

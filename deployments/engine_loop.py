@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from deployments import metrics
 from deployments.messages import (
     Chunk,
     EncodedText,
@@ -48,6 +49,7 @@ class EngineLoop:
     """The only user of one `WorldEngine`."""
 
     def __init__(self, engine: WorldEngine, gather_s: float, threads: int) -> None:
+        metrics.begin_world(engine.max_sessions)
         self._engine = engine
         self._gather_s = gather_s
         self._inbox: list[_Waiting] = []
@@ -102,7 +104,9 @@ class EngineLoop:
         return await future
 
     async def _in_thread(self, work: Callable[[], Reply]) -> Reply:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        reply = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        metrics.SLOTS_HELD.set(len(self._last_used))
+        return reply
 
     async def _run(self) -> None:
         while True:
@@ -168,6 +172,7 @@ class EngineLoop:
         start = time.perf_counter()
         latents = self._engine.step({sid: r.operations for sid, r in ready.items()}) if ready else {}
         step_ms = 1000 * (time.perf_counter() - start)
+        metrics.record_step(len(ready), step_ms / 1000)
         self._last_used |= dict.fromkeys(ready, time.monotonic())
         self._late.extend(request.was_late for request in ready.values())
         replies: list[Stepped] = []
@@ -213,6 +218,7 @@ class EngineLoop:
             return Moved()
         self._make_room(session_id)
         self._engine.restore(session_id, WorldSnapshot.from_bytes(snapshot))
+        metrics.RESTORES.add()
         self._last_used[session_id] = time.monotonic()
         return self._opened(session_id)
 
@@ -240,6 +246,7 @@ class EngineLoop:
             self._fences[session_id] = fence
         while len(self._last_used) >= self._engine.max_sessions:
             self._close(min(self._last_used, key=self._last_used.__getitem__))
+            metrics.SWAPS.add()
 
 
 def _text_states(text: EncodedText) -> TextStates:

@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from deployments.metrics import REQUESTS_REFUSED
+
 
 class ApiError(Exception):
     """Answered as `{"error": {"code", "message"}}`; `retry_after_s` becomes a Retry-After header."""
@@ -43,7 +45,8 @@ class Denied:
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """The JSON answer to an error."""
+    """The JSON answer to an error, which is counted."""
+    REQUESTS_REFUSED.add(tag=error.code)
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
     body = {"error": {"code": error.code, "message": error.message}}
     return JSONResponse(body, status_code=error.status, headers=headers)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 
 from valkey.exceptions import ValkeyError
 
+from deployments.metrics import CHUNKS_HELD_BACK, STORE_COMMIT
 from deployments.session_store import Counters, Entry, SessionRecord, SessionStore, State
 from gamegen.session_log import pack_controls
 
@@ -26,6 +28,7 @@ class SessionJournal:
         self._record = record
         self._pending: list[Entry] = []
         self._snapshot: tuple[int, bytes] | None = None
+        self._num_told = 0
         self._turn = asyncio.Lock()
         self.state: State = "playing"
         self.frames_sent = record.frames_sent
@@ -66,13 +69,26 @@ class SessionJournal:
                 await self._send()
             except (ValkeyError, OSError) as error:
                 logger.warning("session %s goes on unlogged: %s", self._record.id, error)
+            finally:
+                self._tell_held_back(len(self._pending))
+
+    def close(self) -> None:
+        """Nothing is logged any more; what is held back is lost."""
+        self._tell_held_back(0)
+
+    def _tell_held_back(self, number: int) -> None:
+        if number != self._num_told:
+            CHUNKS_HELD_BACK.add(number - self._num_told)
+            self._num_told = number
 
     async def _send(self) -> None:
         entries, snapshot, record = [*self._pending], self._snapshot, self._record
         counters = Counters(self.state, self.frames_sent, self.frames_dropped)
         since = record.version - len(entries)
+        start = time.monotonic()
         try:
             await self._store.commit(record, since, entries, counters, snapshot)
+            STORE_COMMIT.observe(time.monotonic() - start)
         except LookupError as error:
             # A session that was deleted is a KeyError, and so a LookupError too.
             if isinstance(error, KeyError):

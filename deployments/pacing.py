@@ -33,7 +33,8 @@ class ChunkClock:
 
     Frames are shown at `target_fps`. Where drawing a chunk takes longer than showing it, its frames are spread over
     the measured time of a chunk instead, so that motion stays even. A chunk is begun as late as it can be to
-    arrive in time: what the player does until then is still in it.
+    arrive in time: what the player does until then is still in it. `due_s` is when the chunk shown last was due by the
+    pace of those before.
     """
 
     steps_s: deque[float] = field(default_factory=_times)
@@ -41,6 +42,7 @@ class ChunkClock:
     decode_leads_s: deque[float] = field(default_factory=_times)
     target_fps: float = FPS
     shown_until_s: float = 0.0
+    due_s: float = 0.0
     behind_s: float = 0.0
     late_s: float = 0.0
     num_unshown: int = 0
@@ -92,7 +94,8 @@ class ChunkClock:
         """A chunk begins to be shown: returns when, by `time.monotonic`, and the time between its frames."""
         self.num_unshown -= 1
         now, interval_s = time.monotonic(), self.frame_interval_s
-        self.late_s = max(0.0, now - self.shown_until_s) if self.shown_until_s else 0.0
+        self.due_s = self.shown_until_s or now
+        self.late_s = max(0.0, now - self.due_s)
         self.behind_s = self.behind_s + self.late_s if self.late_s < _FORGOTTEN_S else 0.0
         gain_s = min(_CATCHING_UP * interval_s, self.behind_s / FRAMES_PER_CHUNK)
         self.behind_s -= FRAMES_PER_CHUNK * gain_s

@@ -35,13 +35,20 @@ def play(
     model: str | None = None,
     settings_file: Path | None = None,
     open_browser: bool = False,
+    metrics_port: int | None = None,
 ) -> None:
     """Serves a model, by default that of the settings, on `http://host:port/` until Ctrl-C.
 
-    Raises ValueError when the port is taken or the settings are wrong, or CheckpointError when the model is missing or
+    Metrics are at `http://127.0.0.1:metrics_port/metrics`, or at a port that Ray chooses.
+
+    Raises ValueError when a port is taken or the settings are wrong, or CheckpointError when the model is missing or
     damaged.
     """
-    _check_port(host, port)
+    _check_port(host, port, "--port")
+    if metrics_port is not None:
+        _check_port("127.0.0.1", metrics_port, "--metrics-port")
+        if metrics_port == port:
+            raise ValueError(f"--port and --metrics-port are both {port}: choose another for one of them")
     settings = load_settings(settings_file or DEFAULT_SETTINGS)
     settings = dataclasses.replace(settings, model=model or settings.model)
     _check_model(settings.model)
@@ -53,12 +60,14 @@ def play(
     try:
         with console.status("starting Ray") as status:
             store_url = os.environ.get("REDIS_URL") or running.enter_context(_own_store())
-            _start(host, port, settings, store_url, status.update)
+            _start(host, port, settings, store_url, metrics_port, status.update)
             # Once more, because Ray puts its own handler in place.
             _stop_on_signals(stop)
             status.update("drawing a first picture")
             _wait_until_ready(address)
         console.print(f"[bold green]ready[/] in {time.monotonic() - started_s:.0f} s: [bold]{address}/[/]")
+        if metrics_port is not None:
+            console.print(f"Prometheus can read http://127.0.0.1:{metrics_port}/metrics.", style="dim")
         console.print("Ctrl-C stops it. The API is described at /docs.", style="dim")
         if open_browser:
             webbrowser.open(address)
@@ -77,7 +86,7 @@ def _own_store() -> Iterator[str]:
         yield url
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, option: str) -> None:
     if not 1 <= port <= 65535:
         raise ValueError(f"port {port}: use a number from 1 to 65535")
     with socket.socket() as probe:
@@ -90,7 +99,7 @@ def _check_port(host: str, port: int) -> None:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ValueError(
-                f"cannot listen on {host}:{port} ({reason}): stop what uses it or choose another with --port"
+                f"cannot listen on {host}:{port} ({reason}): stop what uses it or choose another with {option}"
             ) from error
 
 
@@ -103,14 +112,26 @@ def _check_model(model: str) -> None:
     verify(resolve(variant.model), read_card(variant.model))
 
 
-def _start(host: str, port: int, settings: ServeSettings, store_url: str, say: Callable[[str], None]) -> None:
+def _start(
+    host: str,
+    port: int,
+    settings: ServeSettings,
+    store_url: str,
+    metrics_port: int | None,
+    say: Callable[[str], None],
+) -> None:
     set_environment()
     import ray
     from ray import serve
 
     from deployments.app import NAME, build_app
 
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _metrics_export_port=metrics_port,
+    )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     say("starting the replicas: text encoder, world, decoder, generator")
     serve.start(

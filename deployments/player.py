@@ -16,6 +16,7 @@ from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, Instruction
 from deployments.pacing import ChunkClock
 from deployments.session_store import Entry
+from deployments.shown_chunks import ChunkTimes, ShownChunks
 from deployments.wire import FrameHeader
 from deployments.world_client import WorldClient
 from gamegen.controls import FRAMES_PER_CHUNK
@@ -39,7 +40,7 @@ class _Drawn:
     number: int
     chunk: Chunk
     timestamp: float | None
-    wait_ms: float
+    times: ChunkTimes
     decoding: ChunkDecoding
     logging: asyncio.Task[None]
 
@@ -68,6 +69,7 @@ class Player:
         self._decoder = decoder
         self._size = size
         self._outlet = outlet
+        self._shown = ShownChunks(self.clock)
         self._instruction: tuple[Spoken, Instruction] | None = None
         self._drawn: asyncio.Queue[_Drawn] = asyncio.Queue(maxsize=1)
         world.on_recovering = self._tell_recovering
@@ -108,20 +110,21 @@ class Player:
             number = self._journal.record.version
             memory, recoveries = self.world.latent, self.world.num_recoveries
             control, timestamp = rounded(self.controls.take()), self.controls.timestamp
+            arrived_s = None if timestamp is None else self.controls.arrived_s
             # Taken before the await: words that arrive while this chunk is drawn belong to the next.
             said, self._instruction = self._instruction, None
             start = time.monotonic()
-            wait_ms = 0.0 if timestamp is None else 1000 * (start - self.controls.arrived_s)
             chunk = await self.world.step(control.operations(), said[1] if said else None, self.clock.is_late)
+            times = ChunkTimes(arrived_s, start, time.monotonic())
             spoken = (Spoken(number, said[0].text, said[0].blend_chunks),) if said else ()
             self._journal.add(Entry(control, spoken), chunk.snapshot)
             is_typical = memory is not None and recoveries == self.world.num_recoveries
-            self.clock.stepped(time.monotonic() - start, is_typical)
+            self.clock.stepped(times.drawn_s - start, is_typical)
             decoding = ChunkDecoding(
                 self._decoder, DecodeRequest(chunk.latent, memory, self._size), self.clock
             )
             logging = asyncio.create_task(self._journal.flush())
-            await self._drawn.put(_Drawn(number, chunk, timestamp, wait_ms, decoding, logging))
+            await self._drawn.put(_Drawn(number, chunk, timestamp, times, decoding, logging))
 
     async def _show(self) -> None:
         while True:
@@ -134,20 +137,24 @@ class Player:
                     turn = turn or self.clock.show()
                     due_s = turn[0] + frame * turn[1]
                     await asyncio.sleep(due_s - time.monotonic())
-                    await self._send(drawn, frame, decode_ms, due_s, jpeg)
+                    self._shown.frame(await self._send(drawn, frame, decode_ms, due_s, jpeg))
                     frame += 1
             except Exception:
                 logger.exception("a chunk could not be decoded and is left out")
-            if turn is None:
-                self.clock.show()
+            turn = turn or self.clock.show()
+            self._shown.chunk(turn[1], drawn.times, drawn.decoding.first_came_s)
 
-    async def _send(self, drawn: _Drawn, frame: int, decode_ms: float, due_s: float, jpeg: bytes) -> None:
+    async def _send(
+        self, drawn: _Drawn, frame: int, decode_ms: float, due_s: float, jpeg: bytes
+    ) -> int | None:
+        """Returns how many bytes were sent; 0 if the frame was dropped, None if it was not asked for."""
         sequence = FRAMES_PER_CHUNK * drawn.number + frame
         if sequence % self.every:
-            return
-        times_ms = drawn.chunk.step_ms, decode_ms, drawn.wait_ms, 1000 * due_s
+            return None
+        times_ms = drawn.chunk.step_ms, decode_ms, drawn.times.wait_ms, 1000 * due_s
         header = FrameHeader(frame, sequence, drawn.number, drawn.timestamp, *times_ms)
         if await self._outlet.send_frame(header, jpeg):
             self._journal.frames_sent += 1
-        else:
-            self._journal.frames_dropped += 1
+            return len(jpeg)
+        self._journal.frames_dropped += 1
+        return 0

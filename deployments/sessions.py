@@ -13,6 +13,7 @@ from typing import Any
 
 from valkey.exceptions import ValkeyError
 
+from deployments import metrics
 from deployments.errors import ApiError
 from deployments.schemas import Branch, SessionList, SessionState
 from deployments.session_store import (
@@ -38,6 +39,7 @@ class SessionBook:
     """What the REST addresses say of sessions, and the streams of this replica."""
 
     def __init__(self, settings: ServeSettings, store: SessionStore) -> None:
+        metrics.begin_ingress()
         self._settings = settings
         self._store = store
         self._streams: dict[int, Stream] = {}
@@ -91,6 +93,7 @@ class SessionBook:
             except StoreFullError as error:
                 message = f"{error}: close a session or try again in a minute"
                 raise ApiError(429, "too_many_sessions", message, retry_after_s=30) from error
+        metrics.SESSIONS_BEGUN.add()
 
     async def get(self, session_id: str) -> SessionRecord:
         """A session; raises ApiError (404, 503)."""
@@ -107,6 +110,7 @@ class SessionBook:
         """Ends a session; raises ApiError (404, 503)."""
         with _store_errors(session_id):
             await self._store.delete(session_id)
+        metrics.SESSIONS_ENDED.add(tag="deleted")
 
     async def counts(self) -> dict[str, int]:
         """Sessions everywhere; raises ApiError (503)."""

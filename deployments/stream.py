@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from valkey.exceptions import ValkeyError
 
+from deployments import metrics
 from deployments.backstage import Backstage, resume_world
 from deployments.connection import (
     CLOSE_ENDED,
@@ -116,6 +117,7 @@ class Stream:
 
     async def _say_ending(self, ending: Ending) -> None:
         if ending.code == CLOSE_MIGRATE:
+            metrics.RECOVERIES.add(tag="migrate_sent")
             await self._connection.send_message({"type": "migrate", "reason": ending.reason})
         elif ending.code == CLOSE_WRONG_TOKEN or ending.code == CLOSE_UNKNOWN_SESSION:
             await self._connection.send_error("refused", ending.reason, fatal=True)
@@ -187,7 +189,9 @@ class Stream:
             # Shielded: whoever cancels this must not leave the place taken.
             await asyncio.shield(self._release(journal))
 
+    @metrics.SESSIONS_PLAYING.during
     async def _play_claimed(self, record: SessionRecord, journal: SessionJournal) -> Ending:
+        metrics.record_claim(record)
         await journal.flush()
         try:
             world = await resume_world(record, self._backstage)
@@ -257,6 +261,7 @@ class Stream:
             if now - began_s > settings.session_timeout_s:
                 return Ending(CLOSE_IDLE, f"played for {settings.session_timeout_s:g} s: take a break")
 
+    @metrics.SESSIONS_QUEUED.during
     async def _wait_for_place(self) -> None:
         told = 0
         while True:
@@ -269,6 +274,7 @@ class Stream:
             await asyncio.sleep(_QUEUE_INTERVAL_S)
 
     async def _release(self, journal: SessionJournal) -> None:
+        journal.close()
         try:
             await self._store.release(journal.record)
         except (ValkeyError, OSError) as error:
@@ -277,6 +283,7 @@ class Stream:
     async def _delete(self) -> None:
         try:
             await self._store.delete(self.session_id)
+            metrics.SESSIONS_ENDED.add(tag="bye")
         except (SessionGoneError, ValkeyError, OSError):
             return
 

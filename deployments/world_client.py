@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 from ray.serve.handle import DeploymentHandle
 
+from deployments import metrics
 from deployments.messages import (
     Chunk,
     Instruction,
@@ -139,6 +140,7 @@ class WorldClient:
         if recovering != self.is_recovering:
             self.is_recovering = recovering
             self.num_recoveries += recovering
+            metrics.RECOVERIES.add(recovering, tag="world_moved")
             await self.on_recovering(recovering)
 
     async def _step(self, request: StepRequest) -> Chunk:

@@ -48,14 +48,16 @@ def play(
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
     model: Annotated[str | None, typer.Option(help="instead of the shipped one in int8: runs/world")] = None,
     settings: Annotated[Path | None, typer.Option(help="instead of configs/serve/local.yaml")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="port on 127.0.0.1 where Prometheus reads metrics")
+    ] = None,
 ) -> None:
     """Starts the server and prints the address to open in a browser.
 
     Example: gamegen play --port 8080
     """
-    importlib.import_module("deployments.play").play(
-        host=host, port=port, model=model, settings_file=settings
-    )
+    play = importlib.import_module("deployments.play").play
+    play(host=host, port=port, model=model, settings_file=settings, metrics_port=metrics_port)
 
 
 @app.command()

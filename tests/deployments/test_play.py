@@ -21,6 +21,17 @@ def test_taken_port_is_refused(tiny_model):
             play(port=port, model=str(tiny_model))
 
 
+def test_metrics_port_that_is_taken_or_the_same_is_refused(tiny_model):
+    port = free_port()
+    with pytest.raises(ValueError, match=f"both {port}"):
+        play(port=port, model=str(tiny_model), metrics_port=port)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ValueError, match="choose another with --metrics-port"):
+            play(port=free_port(), model=str(tiny_model), metrics_port=taken.getsockname()[1])
+
+
 @pytest.mark.parametrize("port", [0, 70000])
 def test_impossible_port_is_refused(tiny_model, port):
     with pytest.raises(ValueError, match="from 1 to 65535"):
