@@ -60,4 +60,5 @@ def install_error_handlers(api: FastAPI) -> None:
         if error.status_code == 404:
             message = f"there is nothing at {request.url.path}: see /docs for the addresses"
             return error_response(ApiError(404, "not_found", message))
-        return error_response(ApiError(error.status_code, "http_error", str(error.detail)))
+        code = "body_too_large" if error.status_code == 413 else "http_error"
+        return error_response(ApiError(error.status_code, code, str(error.detail)))
