@@ -18,11 +18,13 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 import gamegen
+from deployments.body_limit import BodyLimit
 from deployments.clips import ClipTable
-from deployments.connection import Connection, MessageLimits
+from deployments.connection import Connection
 from deployments.errors import ApiError, install_error_handlers
 from deployments.messages import EncodedText, Refusal
 from deployments.schemas import (
+    MAX_BODY_BYTES,
     ClipCreated,
     ClipState,
     ErrorBody,
@@ -59,6 +61,7 @@ api = FastAPI(
     redoc_url=None,
 )
 install_error_handlers(api)
+api.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
 api.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
 
 
@@ -82,7 +85,6 @@ class Ingress:
         store = SessionStore(store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
         self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
-        self._limits = MessageLimits(settings.ingress)
         self._clips = ClipTable(generator, settings.generator)
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
@@ -152,7 +154,7 @@ class Ingress:
     async def stream(self, socket: WebSocket, session_id: str) -> None:
         """Plays a world: see the guide for its messages."""
         await socket.accept()
-        connection = Connection(socket, self._settings.ingress, self._limits)
+        connection = Connection(socket, self._settings.ingress)
         stream = Stream(session_id, connection, self._backstage)
         with self._sessions.playing(stream):
             await stream.run()

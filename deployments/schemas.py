@@ -25,7 +25,10 @@ MAX_SEED = 2**63 - 1
 MAX_BLEND_S = 10.0
 PROTOCOL = 1
 """The version of the stream's messages, see docs/protocol.md."""
+MAX_SEQUENCE = 2**32 - 1
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
+MAX_BODY_BYTES = _MAX_IMAGE_CHARACTERS + 256 * 1024
+"""The largest image and prompt, with every character of the prompt escaped."""
 
 
 class Body(BaseModel):
@@ -269,7 +272,7 @@ class SeenMessage(Body):
     """The newest frame received: whoever leaves too many unanswered is sent no more until it has caught up."""
 
     type: Literal["seen"]
-    sequence: int = Field(ge=0)
+    sequence: int = Field(ge=0, le=MAX_SEQUENCE)
 
 
 ClientMessage = HelloMessage | ControlMessage | SeenMessage | SettingsMessage | PingMessage | ByeMessage
