@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import websockets
 
 from deployments import connection, schemas, wire
 from deployments.load.client import FINAL_CLOSE_CODES
 from deployments.schemas import ClientMessage, parse_client_message
-from deployments.settings import IngressSettings
+from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
 from gamegen.controls import KEYS
+from tests.serving import streaming
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DOCUMENT = (REPOSITORY / "docs" / "protocol.md").read_text()
@@ -142,6 +144,8 @@ def test_limits_are_the_settings():
     for name, default, _ in rows("Limits"):
         assert float(default) == settings[name], name
     assert f"More than {connection._MOST_ERRORS_PER_S} wrong messages" in DOCUMENT
+    assert f"at most {schemas.MAX_BODY_BYTES / 2**20:g} MiB" in DOCUMENT.replace("\n", " ")
+    assert str(schemas.MAX_SEQUENCE) in section("Messages you send")
 
 
 def test_the_client_in_the_document_plays(address, client):
@@ -156,3 +160,16 @@ def test_the_client_in_the_document_plays(address, client):
     assert due_ms == sorted(due_ms)
     # It said goodbye, so nothing of it is left.
     assert client.get("/v1/sessions").json()["sessions"] == []
+
+
+async def test_the_server_declines_to_compress_and_takes_no_large_message(address, begin):
+    async with streaming(address, begin()) as player:
+        assert "permessage-deflate" in player.socket.request.headers["Sec-WebSocket-Extensions"]
+        assert "Sec-WebSocket-Extensions" not in player.socket.response.headers
+        await player.frame()
+        await player.socket.send(bytes(MAX_SOCKET_MESSAGE_BYTES + 1))
+        with pytest.raises(websockets.ConnectionClosed):
+            while True:
+                await player.frame()
+        assert player.socket.close_code == 1009
+    assert f"over {MAX_SOCKET_MESSAGE_BYTES // 1024} KiB" in DOCUMENT
