@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from starlette.websockets import WebSocketState
 
 from deployments import connection
 from deployments.connection import CLOSE_TOO_MANY_MESSAGES, Allowance, Connection
 from deployments.schemas import MAX_SEQUENCE, parse_client_message
 from deployments.settings import IngressSettings
-
-
-class Socket:
-    """A client that has sent some messages and leaves; keeps what it gets."""
-
-    application_state = WebSocketState.CONNECTED
-
-    def __init__(self, *received: dict[str, Any]) -> None:
-        self._received = [*received, {"type": "websocket.disconnect"}]
-        self.messages: list[dict[str, Any]] = []
-        self.closed: int | None = None
-
-    async def receive(self) -> dict[str, Any]:
-        return self._received.pop(0)
-
-    async def send_json(self, message: dict[str, Any]) -> None:
-        json.dumps(message, ensure_ascii=False).encode()
-        self.messages.append(message)
-
-    async def close(self, code: int, reason: str) -> None:
-        self.closed = code
-
-
-def text(message: str) -> dict[str, Any]:
-    return {"type": "websocket.receive", "text": message}
+from tests.deployments.fake_socket import Socket, text
 
 
 async def heard(socket: Socket, **settings: Any) -> list:
