@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
+from deployments.errors import shortened
 from deployments.schemas import ByeMessage, ClientMessage, PingMessage, SeenMessage, parse_client_message
 from deployments.settings import IngressSettings
 from deployments.wire import BinaryControl, FrameHeader, unpack_control
@@ -24,7 +25,6 @@ CLOSE_MIGRATE = 4503
 
 _MOST_ERRORS_PER_S = 20
 """Beyond these a client is not told any more what is wrong with its messages, but sent away."""
-_LONGEST_SENTENCE = 400
 
 Message = ClientMessage | BinaryControl
 
@@ -112,7 +112,7 @@ class Connection:
                 if not self._may_err.is_within():
                     await self.close(CLOSE_TOO_MANY_MESSAGES, "too many wrong messages")
                     return
-                await self.send_error("invalid_message", _shortened(str(error)))
+                await self.send_error("invalid_message", shortened(str(error)))
                 continue
             if isinstance(message, SeenMessage):
                 self._unacknowledged = max(0, self._newest_sent - message.sequence)
@@ -129,9 +129,3 @@ class Connection:
         if text is None:
             return unpack_control(received.get("bytes") or b"")
         return parse_client_message(text, self._settings.max_message_bytes)
-
-
-def _shortened(sentence: str) -> str:
-    """What is wrong with a message may quote it, but must not be as long."""
-    half = _LONGEST_SENTENCE // 2
-    return sentence if len(sentence) <= 2 * half else f"{sentence[:half]} ... {sentence[-half:]}"

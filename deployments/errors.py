@@ -7,6 +7,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+_LONGEST_MESSAGE = 400
+
 
 class ApiError(Exception):
     """Answered as `{"error": {"code", "message"}}`; `retry_after_s` becomes a Retry-After header."""
@@ -26,6 +28,12 @@ def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
+def shortened(message: str) -> str:
+    """What is wrong with a request may quote it, but must not be as long."""
+    half = _LONGEST_MESSAGE // 2
+    return message if len(message) <= 2 * half else f"{message[:half]} ... {message[-half:]}"
+
+
 def describe_validation_error(error: RequestValidationError) -> str:
     """One sentence a part of the body: where it is wrong and how."""
     sentences = []
@@ -35,7 +43,7 @@ def describe_validation_error(error: RequestValidationError) -> str:
         place = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"
         message = problem["msg"].removeprefix("Value error, ")
         sentences.append(f"{place}: {message[:1].lower()}{message[1:]}")
-    return "; ".join(sentences)
+    return shortened("; ".join(sentences))
 
 
 def install_error_handlers(api: FastAPI) -> None:

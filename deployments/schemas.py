@@ -14,6 +14,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from gamegen.controls import KEYS, MAX_CAMERA_DEG
@@ -27,6 +28,7 @@ PROTOCOL = 1
 """The version of the stream's messages, see docs/protocol.md."""
 MAX_SEQUENCE = 2**32 - 1
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
+_MOST_FIELDS = 32
 MAX_BODY_BYTES = _MAX_IMAGE_CHARACTERS + 256 * 1024
 """The largest image and prompt, with every character of the prompt escaped."""
 
@@ -37,7 +39,19 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Resolution(Body):
+class RequestBody(Body):
+    """A request's body or a part of one, which may be as long as an image."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_count(cls, data: Any) -> Any:
+        # An error for each of a million fields would keep the process busy for a quarter of a minute.
+        if isinstance(data, dict) and len(data) > _MOST_FIELDS:
+            raise ValueError(f"{len(data)} fields: there are {len(cls.model_fields)}, see /docs")
+        return data
+
+
+class Resolution(RequestBody):
     """Picture size in pixels, multiples of 16."""
 
     width: int = Field(examples=[160])
@@ -61,7 +75,7 @@ Prompt = Annotated[
 ]
 
 
-class NewSession(Body):
+class NewSession(RequestBody):
     """Begins a playable world."""
 
     prompt: Prompt = Field(examples=["snowy forest at night"])
@@ -132,7 +146,7 @@ class SessionList(BaseModel):
     total: int
 
 
-class NewClip(Body):
+class NewClip(RequestBody):
     """Renders a clip from a prompt."""
 
     prompt: Prompt = Field(examples=["sunny desert at noon"])

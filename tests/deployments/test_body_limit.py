@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 
 from deployments.body_limit import BodyLimit
 from deployments.errors import install_error_handlers
+from deployments.schemas import MAX_BODY_BYTES, NewClip, NewSession
 
 LIMIT = 100
+MANY = {f"field {i}": i for i in range(200_000)}
 
 
 class Upload:
@@ -25,14 +29,18 @@ class Upload:
         return {"type": "http.request", "body": body, "more_body": bool(self._parts)}
 
 
-async def answer_to(upload: Upload, length: bytes | None) -> tuple[int, bytes]:
+async def answer_to(
+    upload: Upload, length: bytes | None = None, kind: Any = dict, limit: int = LIMIT
+) -> tuple[int, bytes]:
     api = FastAPI()
     install_error_handlers(api)
-    api.add_middleware(BodyLimit, max_bytes=LIMIT)
+    api.add_middleware(BodyLimit, max_bytes=limit)
 
-    @api.post("/")
-    async def take(body: dict) -> int:
-        return len(body)
+    async def take(body: Any) -> int:
+        return len([*body])
+
+    take.__annotations__["body"] = kind
+    api.post("/")(take)
 
     headers = [(b"content-type", b"application/json")]
     if length is not None:
@@ -67,3 +75,43 @@ async def test_a_body_without_a_length_is_read_up_to_the_limit():
     assert upload.num_read == 2
     # A length that is a lie changes nothing.
     assert (await answer_to(Upload(*[b"x" * 60] * 50), b"10"))[0] == 413
+
+
+@pytest.mark.parametrize("kind", [NewSession, NewClip])
+@pytest.mark.parametrize(
+    "body, says",
+    [
+        (MANY, b"200000 fields"),
+        ({"prompt": "x", "resolution": MANY}, b""),
+        ({"prompt": "x", "y" * 10**6: 1}, b"extra inputs are not permitted"),
+        ({"prompt": "x", "perspective": MANY}, b"'first' or 'third'"),
+        ({"prompt": ["x"] * 10**6}, b"prompt: input should be a valid string"),
+    ],
+    ids=lambda value: "",
+)
+async def test_the_answer_to_a_long_body_is_short(kind, body, says):
+    """A sentence for each field would keep the process from its players, and be longer than the body."""
+    upload = Upload(json.dumps(body).encode())
+    status, answer = await answer_to(upload, kind=kind, limit=MAX_BODY_BYTES)
+    assert status == 422 and says in answer
+    assert len(answer) < 600
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "x", "\\ud800": 1}',
+        b'{"prompt": "\xff"}',
+        b"\xff",
+        b"null",
+        b"",
+    ]
+    + [b'{"prompt": "x", "seed": %s}' % seed for seed in (b"NaN", b"1e999", b"9" * 5000)],
+    ids=lambda body: body[:30].decode(errors="replace"),
+)
+async def test_a_body_of_nonsense_is_the_client_s_fault(body):
+    status, answer = await answer_to(Upload(body), kind=NewSession, limit=MAX_BODY_BYTES)
+    assert status in (400, 422)
+    assert set(json.loads(answer)["error"]) == {"code", "message"}
