@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
-from limits import RateLimitItemPerSecond
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 from starlette.websockets import WebSocketState
 
+from deployments.errors import shortened
 from deployments.metrics import MESSAGES_REFUSED, STREAMS_ENDED
 from deployments.schemas import ByeMessage, ClientMessage, PingMessage, SeenMessage, parse_client_message
 from deployments.settings import IngressSettings
@@ -41,21 +40,21 @@ _MOST_ERRORS_PER_S = 20
 Message = ClientMessage | BinaryControl
 
 
-class MessageLimits:
-    """How many messages each socket of this process may send."""
+class Allowance:
+    """So many events a second, counted from the first after the last second was over."""
 
-    def __init__(self, settings: IngressSettings) -> None:
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
-        self._messages = RateLimitItemPerSecond(settings.max_messages_per_s)
-        self._errors = RateLimitItemPerSecond(_MOST_ERRORS_PER_S)
+    def __init__(self, per_s: int) -> None:
+        self._per_s = per_s
+        self._began_s = -math.inf
+        self._count = 0
 
-    def is_message_within(self, socket_id: str) -> bool:
-        """Counts a message."""
-        return self._limiter.hit(self._messages, "messages", socket_id)
-
-    def is_error_within(self, socket_id: str) -> bool:
-        """Counts an error."""
-        return self._limiter.hit(self._errors, "errors", socket_id)
+    def is_within(self) -> bool:
+        """Counts an event."""
+        now = time.monotonic()
+        if now - self._began_s >= 1:
+            self._began_s, self._count = now, 0
+        self._count += 1
+        return self._count <= self._per_s
 
 
 class Connection:
@@ -65,11 +64,11 @@ class Connection:
     ones come again when it has caught up.
     """
 
-    def __init__(self, socket: WebSocket, settings: IngressSettings, limits: MessageLimits) -> None:
+    def __init__(self, socket: WebSocket, settings: IngressSettings) -> None:
         self._socket = socket
         self._settings = settings
-        self._limits = limits
-        self._id = hex(id(self))
+        self._may_send = Allowance(settings.max_messages_per_s)
+        self._may_err = Allowance(_MOST_ERRORS_PER_S)
         self._unacknowledged = 0
         self._newest_sent = -1
         self._is_ended = False
@@ -117,7 +116,7 @@ class Connection:
                 self._note_end("left")
                 return
             self.heard_s = time.monotonic()
-            if not self._limits.is_message_within(self._id):
+            if not self._may_send.is_within():
                 limit = self._settings.max_messages_per_s
                 await self.send_error("too_many_messages", f"more than {limit} messages a second", fatal=True)
                 await self.close(CLOSE_TOO_MANY_MESSAGES, f"more than {limit} messages a second")
@@ -125,10 +124,10 @@ class Connection:
             try:
                 message = self._parse(received)
             except ValueError as error:
-                if not self._limits.is_error_within(self._id):
+                if not self._may_err.is_within():
                     await self.close(CLOSE_TOO_MANY_MESSAGES, "too many wrong messages")
                     return
-                await self.send_error("invalid_message", str(error))
+                await self.send_error("invalid_message", shortened(str(error)))
                 continue
             if isinstance(message, SeenMessage):
                 self._unacknowledged = max(0, self._newest_sent - message.sequence)
@@ -148,5 +147,5 @@ class Connection:
     def _parse(self, received: MutableMapping[str, Any]) -> Message:
         text = received.get("text")
         if text is None:
-            return unpack_control(received["bytes"])
+            return unpack_control(received.get("bytes") or b"")
         return parse_client_message(text, self._settings.max_message_bytes)

@@ -14,6 +14,8 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     # A snapshot of a large world passes the default of 4 MB.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
+    # How the proxy treats sockets, see there.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.proxy.configure",
     # Whoever reaches a port of Ray can run code on it; the token is made when a cluster first starts here.
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",

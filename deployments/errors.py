@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 
 from deployments.metrics import REQUESTS_REFUSED
 
+_LONGEST_MESSAGE = 400
+
 
 class ApiError(Exception):
     """Answered as `{"error": {"code", "message"}}`; `retry_after_s` becomes a Retry-After header."""
@@ -52,6 +54,12 @@ def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(body, status_code=error.status, headers=headers)
 
 
+def shortened(message: str) -> str:
+    """What is wrong with a request may quote it, but must not be as long."""
+    half = _LONGEST_MESSAGE // 2
+    return message if len(message) <= 2 * half else f"{message[:half]} ... {message[-half:]}"
+
+
 def describe_validation_error(error: RequestValidationError) -> str:
     """One sentence a part of the body: where it is wrong and how."""
     return describe_problems(error.errors())
@@ -66,7 +74,7 @@ def describe_problems(problems: Sequence[Any]) -> str:
         place = ".".join(str(part) for part in problem["loc"] if part != "body") or "body"
         message = problem["msg"].removeprefix("Value error, ")
         sentences.append(f"{place}: {message[:1].lower()}{message[1:]}")
-    return "; ".join(sentences)
+    return shortened("; ".join(sentences))
 
 
 def install_error_handlers(api: FastAPI) -> None:
@@ -91,4 +99,5 @@ def install_error_handlers(api: FastAPI) -> None:
         if error.status_code == 404:
             message = f"there is nothing at {request.url.path}: see /docs for the addresses"
             return error_response(ApiError(404, "not_found", message))
-        return error_response(ApiError(error.status_code, "http_error", str(error.detail)))
+        code = "body_too_large" if error.status_code == 413 else "http_error"
+        return error_response(ApiError(error.status_code, code, str(error.detail)))

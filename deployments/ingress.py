@@ -20,13 +20,15 @@ from ray.serve.handle import DeploymentHandle
 
 import gamegen
 from deployments.backstage import Backstage
-from deployments.connection import CLOSE_ENDED, Connection, MessageLimits
+from deployments.body_limit import BodyLimit
+from deployments.connection import CLOSE_ENDED, Connection
 from deployments.direct import DirectDoor
 from deployments.draining import DrainWatch
 from deployments.errors import ApiError, Denied, describe_problems, install_error_handlers
 from deployments.messages import EncodedText, Refusal
 from deployments.one_shot import play_once
 from deployments.schemas import (
+    MAX_BODY_BYTES,
     ClipCreated,
     ClipState,
     ErrorBody,
@@ -66,6 +68,7 @@ api = FastAPI(
     redoc_url=None,
 )
 install_error_handlers(api)
+api.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
 api.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
 
 
@@ -89,7 +92,6 @@ class Ingress:
         store = SessionStore(store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
         self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
-        self._limits = MessageLimits(settings.ingress)
         self._door = DirectDoor(
             self._play_socket, settings.ingress.direct_host, settings.ingress.max_message_bytes
         )
@@ -178,7 +180,7 @@ class Ingress:
     ) -> None:
         """Begins a world and plays it on the same socket, which need not say hello."""
         await socket.accept()
-        connection = Connection(socket, self._settings.ingress, self._limits)
+        connection = Connection(socket, self._settings.ingress)
         try:
             request = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
             record, token = await self._begin(request)
@@ -283,7 +285,7 @@ class Ingress:
 
     async def _play_socket(self, socket: WebSocket, session_id: str) -> None:
         await socket.accept()
-        connection = Connection(socket, self._settings.ingress, self._limits)
+        connection = Connection(socket, self._settings.ingress)
         stream = Stream(session_id, connection, self._backstage)
         with self._sessions.playing(stream):
             await stream.run()

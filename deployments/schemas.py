@@ -29,7 +29,11 @@ PROTOCOL = 1
 """The version of the stream's messages, see docs/protocol.md."""
 MAX_TURN_DEG = 360.0
 """Of one message, each way: a flick of the mouse is far below, a client's mistake in units is not."""
+MAX_SEQUENCE = 2**32 - 1
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
+_MOST_FIELDS = 32
+MAX_BODY_BYTES = _MAX_IMAGE_CHARACTERS + 256 * 1024
+"""The largest image and prompt, with every character of the prompt escaped."""
 
 
 class Body(BaseModel):
@@ -38,7 +42,19 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Resolution(Body):
+class RequestBody(Body):
+    """A request's body or a part of one, which may be as long as an image."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_count(cls, data: Any) -> Any:
+        # An error for each of a million fields would keep the process busy for a quarter of a minute.
+        if isinstance(data, dict) and len(data) > _MOST_FIELDS:
+            raise ValueError(f"{len(data)} fields: there are {len(cls.model_fields)}, see /docs")
+        return data
+
+
+class Resolution(RequestBody):
     """Picture size in pixels, multiples of 16."""
 
     width: int = Field(examples=[160])
@@ -62,7 +78,7 @@ Prompt = Annotated[
 ]
 
 
-class Branch(Body):
+class Branch(RequestBody):
     """Where a session begins that goes on from another: after so many of its chunks, all of them by default."""
 
     session_id: str = Field(max_length=64)
@@ -70,7 +86,7 @@ class Branch(Body):
     chunk: int | None = Field(None, ge=0)
 
 
-class NewSession(Body):
+class NewSession(RequestBody):
     """Begins a playable world, or another way from some point of one (then all but `branch` is left out)."""
 
     prompt: Prompt | None = Field(None, examples=["snowy forest at night"])
@@ -156,7 +172,7 @@ class SessionList(BaseModel):
     total: int
 
 
-class NewClip(Body):
+class NewClip(RequestBody):
     """Renders a clip from a prompt."""
 
     prompt: Prompt = Field(examples=["sunny desert at noon"])
@@ -272,7 +288,7 @@ class ControlMessage(Body):
     instruction: SpokenInstruction | None = None
 
 
-class OneShot(Body):
+class OneShot(RequestBody):
     """Plays a session for a few chunks without a socket, under one control."""
 
     session_id: str = Field(max_length=64)
@@ -335,7 +351,7 @@ class SeenMessage(Body):
     """The newest frame received: whoever leaves too many unanswered is sent no more until it has caught up."""
 
     type: Literal["seen"]
-    sequence: int = Field(ge=0)
+    sequence: int = Field(ge=0, le=MAX_SEQUENCE)
 
 
 ClientMessage = HelloMessage | ControlMessage | SeenMessage | SettingsMessage | PingMessage | ByeMessage

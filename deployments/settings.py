@@ -8,6 +8,8 @@ from pathlib import Path
 
 from gamegen.config import load_yaml
 
+MAX_SOCKET_MESSAGE_BYTES = 256 * 1024
+"""What the proxy takes of one message; whoever sends more is sent away."""
 DEFAULT_SETTINGS = Path(__file__).parent.parent / "configs" / "serve" / "local.yaml"
 
 
@@ -46,6 +48,11 @@ class IngressSettings:
         )
         _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
         _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
+        if self.max_message_bytes > MAX_SOCKET_MESSAGE_BYTES:
+            raise ValueError(
+                f"IngressSettings.max_message_bytes = {self.max_message_bytes}: the proxy takes at most "
+                f"{MAX_SOCKET_MESSAGE_BYTES}"
+            )
 
 
 @dataclass(frozen=True)

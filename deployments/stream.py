@@ -68,16 +68,18 @@ class Stream:
         messages = self._connection.messages()
         if not is_known and not await self._is_greeted(messages):
             return
-        playing = asyncio.create_task(self._play())
+        playing, listening = asyncio.create_task(self._play()), asyncio.create_task(self._listen(messages))
         try:
-            listening = asyncio.create_task(self._listen(messages))
             await asyncio.wait({playing, listening}, return_when=asyncio.FIRST_COMPLETED)
-            listening.cancel()
         finally:
+            listening.cancel()
             playing.cancel()
-            await asyncio.gather(playing, return_exceptions=True)
-        if listening.done() and not listening.cancelled() and listening.exception():
-            logger.error("a socket's messages could not be handled", exc_info=listening.exception())
+            await asyncio.gather(listening, playing, return_exceptions=True)
+        for task in (listening, playing):
+            # Either may fail before there is anything to end: a socket is told why all the same.
+            if not task.cancelled() and (failure := task.exception()):
+                await self._say_ending(self._ending_of(failure))
+                return
         if not playing.cancelled():
             await self._say_ending(playing.result())
 

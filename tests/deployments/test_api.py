@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import time
 
 import av
@@ -81,6 +82,16 @@ def test_malformed_json_is_refused(client):
     response = client.post("/v1/sessions", content=b"{nope", headers=headers)
     assert response.status_code == 422
     assert "not valid JSON" in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("path", ["sessions", "videos"])
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(address, path):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
+        head = f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        connection.sendall(f'{head}Content-Length: {10**8}\r\n\r\n{{"prompt": "'.encode())
+        answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413") and b"body_too_large" in answer
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

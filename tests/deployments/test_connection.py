@@ -1,0 +1,100 @@
+"""A socket's messages without a server: what is let in, what is answered, who is sent away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deployments import connection
+from deployments.connection import CLOSE_TOO_MANY_MESSAGES, Allowance, Connection
+from deployments.schemas import MAX_SEQUENCE, parse_client_message
+from deployments.settings import IngressSettings
+from tests.deployments.fake_socket import Socket, text
+
+
+async def heard(socket: Socket, **settings: Any) -> list:
+    """What a connection makes of a client's messages."""
+    return [message async for message in Connection(socket, IngressSettings(**settings)).messages()]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"type":"control","timestamp":NaN}',
+        '{"type":"control","timestamp":Infinity}',
+        '{"type":"control","timestamp":1,"camera":{"yaw_deg":NaN}}',
+        '{"type":"control","timestamp":1,"camera":{"pitch_deg":"nan"}}',
+        '{"type":"control","timestamp":1,"instruction":{"text":"x","blend_s":NaN}}',
+        '{"type":"control","timestamp":' + "9" * 400 + "}",
+        '{"type":"seen","sequence":' + "9" * 5000 + "}",
+        '{"type":"seen","sequence":' + "9" * 4000 + "}",
+        f'{{"type":"seen","sequence":{MAX_SEQUENCE + 1}}}',
+        '{"type":"seen","sequence":-1}',
+        '{"type":"seen","sequence":1e300}',
+        '{"type":"hello","token":"x","protocol":' + "9" * 4000 + "}",
+        '{"type":"hello","token":"\\ud800"}',
+        '{"type":"control","timestamp":1,"instruction":{"text":"\\udfff"}}',
+        "[" * 8000,
+        '{"a":' * 2000 + "1" + "}" * 2000,
+        '{"type":"' + "x" * 8000 + '"}',
+        '{"type":"control","timestamp":1,"' + "x" * 8000 + '":1}',
+        '{"type":"control","timestamp":1,"keyboard":{"keys":["' + "\\u0000" * 1000 + '"],"state":true}}',
+        '{"type":{}}',
+        "null",
+        "",
+    ],
+    ids=lambda message: message[:40],
+)
+async def test_nonsense_is_answered_in_short_and_nothing_else_happens(message):
+    socket = Socket(text(message), text('{"type":"control","timestamp":1}'))
+    assert [m.type for m in await heard(socket)] == ["control"]
+    (answer,) = socket.messages
+    assert (answer["type"], answer["code"], answer["fatal"]) == ("error", "invalid_message", False)
+    assert 0 < len(answer["message"]) <= 410
+    assert socket.closed is None
+
+
+async def test_a_message_of_neither_kind_is_answered():
+    """ASGI servers may name both kinds and leave either empty."""
+    socket = Socket({"type": "websocket.receive", "text": None, "bytes": None}, {"type": "websocket.receive"})
+    assert await heard(socket) == []
+    assert ["22 bytes, got 0" in answer["message"] for answer in socket.messages] == [True, True]
+
+
+def test_text_that_is_not_unicode_is_no_message():
+    with pytest.raises(ValueError):
+        parse_client_message("\ud800", 100)
+
+
+async def test_too_many_messages_or_errors_send_a_client_away(monkeypatch):
+    monkeypatch.setattr(connection.time, "monotonic", lambda: 100.0)
+    ping = text('{"type":"ping","timestamp":1}')
+    socket = Socket(*[ping] * 12)
+    await heard(socket, max_messages_per_s=10)
+    assert [m["type"] for m in socket.messages] == ["pong"] * 10 + ["error"]
+    assert socket.messages[-1]["fatal"] and socket.closed == CLOSE_TOO_MANY_MESSAGES
+    socket = Socket(*[text("nonsense")] * 30)
+    await heard(socket)
+    assert len(socket.messages) == 20 and socket.closed == CLOSE_TOO_MANY_MESSAGES
+
+
+async def test_a_socket_does_not_pay_for_the_one_before_it(monkeypatch):
+    """A connection is counted by itself: a new object may have the address of one that is gone."""
+    monkeypatch.setattr(connection.time, "monotonic", lambda: 100.0)
+    ping = text('{"type":"ping","timestamp":1}')
+    for _ in range(20):
+        socket = Socket(*[ping] * 6)
+        await heard(socket, max_messages_per_s=10)
+        assert socket.closed is None
+
+
+def test_an_allowance_comes_back_after_a_second(monkeypatch):
+    now = [5.0]
+    monkeypatch.setattr(connection.time, "monotonic", lambda: now[0])
+    allowance = Allowance(2)
+    assert [allowance.is_within() for _ in range(4)] == [True, True, False, False]
+    now[0] = 5.9
+    assert not allowance.is_within()
+    now[0] = 6.0
+    assert [allowance.is_within() for _ in range(3)] == [True, True, False]

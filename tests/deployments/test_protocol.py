@@ -1,0 +1,175 @@
+"""docs/protocol.md says what the code does, and its client plays."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import re
+import struct
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import websockets
+
+from deployments import connection, schemas, wire
+from deployments.load.client import FINAL_CLOSE_CODES
+from deployments.schemas import ClientMessage, parse_client_message
+from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
+from gamegen.controls import KEYS
+from tests.serving import streaming
+
+REPOSITORY = Path(__file__).parent.parent.parent
+DOCUMENT = (REPOSITORY / "docs" / "protocol.md").read_text()
+MANUAL = (REPOSITORY / "deployments" / "static" / "docs.html").read_text()
+BYTES_OF = {"2 bytes": 2, "uint8": 1, "uint16": 2, "uint32": 4, "float32": 4, "float64": 8}
+SENDERS = ("connection", "stream", "player")
+
+
+def section(title: str) -> str:
+    """From a heading to the next one of any level."""
+    return re.split(r"^#+ ", DOCUMENT.split(f" {title}\n", 1)[1], maxsplit=1, flags=re.M)[0]
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of a section's table, its head left out."""
+    lines = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.M | re.S)
+
+
+def examples(title: str) -> list[dict]:
+    """The JSON objects of a section's examples; one may have several lines."""
+    found, (text,) = [], blocks(section(title), "json")
+    while text:
+        value, end = json.JSONDecoder().raw_decode(text)
+        found.append(value)
+        text = text[end:].lstrip()
+    return found
+
+
+def server_types() -> set[str]:
+    """The types of all messages that the code sends."""
+    source = "".join((REPOSITORY / "deployments" / f"{name}.py").read_text() for name in SENDERS)
+    return set(re.findall(r'"type": "(\w+)"', source)) - {"hello"}
+
+
+def test_message_types_are_those_of_the_code():
+    client_types = {get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(ClientMessage)}
+    assert [row[0] for row in rows("Messages you send")] == list(schemas._TYPES)
+    assert {row[0] for row in rows("Messages you send")} == client_types
+    assert {row[0] for row in rows("Messages you get")} == server_types()
+    for kind in client_types | server_types():
+        assert f"<code>{kind}</code>" in MANUAL or f'"type": "{kind}"' in MANUAL
+
+
+def test_examples_are_messages():
+    sent = examples("Messages you send")
+    assert {message["type"] for message in sent} == set(schemas._TYPES)
+    for message in sent:
+        parse_client_message(json.dumps(message), 1000)
+    got = {message["type"]: set(message) for message in examples("Messages you get")}
+    assert set(got) == server_types()
+    for kind, fields, *_ in rows("Messages you get"):
+        for name in got[kind] - {"type"}:
+            assert f"`{name}`" in f"`{fields}`", f"{kind}.{name}"
+
+
+def test_a_manual_s_examples_are_messages():
+    pre = re.search(r"<pre>(.*?)</pre>", MANUAL, flags=re.S)
+    text, kinds = pre[1], []
+    while text:
+        value, end = json.JSONDecoder().raw_decode(text)
+        kinds.append(parse_client_message(json.dumps(value), 1000).type)
+        text = text[end:].lstrip()
+    assert kinds == list(schemas._TYPES)
+
+
+def test_close_codes_are_those_of_the_code():
+    codes = {int(row[0]): row[1] == "yes" for row in rows("Close codes")}
+    assert set(codes) == {value for name, value in vars(connection).items() if name.startswith("CLOSE_")}
+    assert {code for code, is_final in codes.items() if is_final} == FINAL_CLOSE_CODES
+    page = (REPOSITORY / "deployments" / "static" / "stream.js").read_text()
+    constants = dict(re.findall(r"const (CLOSE_\w+) = (\d+);", page))
+    final = re.search(r"FINAL = new Set\(\[(.*?)\]\)", page)
+    assert {int(constants[name]) for name in final[1].split(", ")} == FINAL_CLOSE_CODES
+    assert all(f"<code>{code}</code>" in MANUAL for code in codes)
+
+
+@pytest.mark.parametrize(
+    "title, layout, size, version",
+    [
+        ("Frames", wire._HEADER, wire.HEADER_BYTES, wire.VERSION),
+        ("Controls in 22 bytes", wire._CONTROL, 22, wire.CONTROL_VERSION),
+    ],
+)
+def test_binary_layouts_are_those_of_the_code(title, layout: struct.Struct, size, version):
+    fields = [(int(offset), BYTES_OF[kind]) for offset, kind, _ in rows(title)]
+    ends = [offset + length for offset, length in fields]
+    assert [offset for offset, _ in fields] == [0, *ends[:-1]]
+    assert ends[-1] == layout.size == size
+    assert f"version, {version}" in section(title)
+    assert f"{size} bytes" in DOCUMENT
+
+
+def test_frame_header_s_offsets_and_the_client_s_layout():
+    assert [int(row[0]) for row in rows("Frames")] == [
+        offset for _, offset in wire.HEADER_DTYPE.fields.values()
+    ]
+    assert wire._HEADER.format in blocks(DOCUMENT, "python")[0]
+
+
+def test_binary_control_example_and_bits():
+    text = re.search(r"`w` and `left`, yaw 1.5, timestamp 1234.5: `([0-9a-f ]+)`", DOCUMENT)
+    control = wire.unpack_control(bytes.fromhex(text[1]))
+    assert control == wire.BinaryControl(frozenset({"w", "left"}), 1.5, 0, 1234.5)
+    bits = {row[0]: row[2] for row in rows("Controls in 22 bytes")}["4"]
+    assert re.findall(r"(\d+) `(\w+)`?", bits) == [(str(1 << i), key) for i, key in enumerate(KEYS)]
+
+
+def test_error_codes_are_those_of_the_code():
+    source = "".join((REPOSITORY / "deployments" / f"{name}.py").read_text() for name in SENDERS)
+    encode = (REPOSITORY / "deployments" / "ingress.py").read_text().split("async def _encode", 1)[1]
+    raised = re.findall(r'ApiError\(\d+, "(\w+)"', encode.split("    def ", 1)[0])
+    codes = {*re.findall(r'send_error\(\s*"(\w+)"', source), *raised}
+    assert {row[0] for row in rows("Error codes")} == codes
+
+
+def test_limits_are_the_settings():
+    settings = {field.name: field.default for field in dataclasses.fields(IngressSettings)}
+    for name, default, _ in rows("Limits"):
+        assert float(default) == settings[name], name
+    assert f"More than {connection._MOST_ERRORS_PER_S} wrong messages" in DOCUMENT
+    assert f"at most {schemas.MAX_BODY_BYTES / 2**20:g} MiB" in DOCUMENT.replace("\n", " ")
+    assert str(schemas.MAX_SEQUENCE) in section("Messages you send")
+
+
+def test_the_client_in_the_document_plays(address, client):
+    (source,) = blocks(DOCUMENT, "python")
+    program: dict = {"__name__": "client"}
+    exec(compile(source, "docs/protocol.md", "exec"), program)
+    frames = asyncio.run(program["play"](address, "a green forest", 60))
+    assert [sequence for sequence, *_ in frames] == list(range(60))
+    assert all(jpeg.startswith(b"\xff\xd8") for *_, jpeg in frames)
+    assert frames[-1][2] == frames[-2][2] > 0
+    due_ms = [frame[3] for frame in frames]
+    assert due_ms == sorted(due_ms)
+    # It said goodbye, so nothing of it is left.
+    assert client.get("/v1/sessions").json()["sessions"] == []
+
+
+async def test_the_server_declines_to_compress_and_takes_no_large_message(address, begin):
+    async with streaming(address, begin()) as player:
+        assert "permessage-deflate" in player.socket.request.headers["Sec-WebSocket-Extensions"]
+        assert "Sec-WebSocket-Extensions" not in player.socket.response.headers
+        await player.frame()
+        await player.socket.send(bytes(MAX_SOCKET_MESSAGE_BYTES + 1))
+        with pytest.raises(websockets.ConnectionClosed):
+            while True:
+                await player.frame()
+        assert player.socket.close_code == 1009
+    assert f"over {MAX_SOCKET_MESSAGE_BYTES // 1024} KiB" in DOCUMENT
