@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 DOCUMENT = (REPOSITORY / "docs" / "protocol.md").read_text()
 MANUAL = (REPOSITORY / "deployments" / "static" / "docs.html").read_text()
 BYTES_OF = {"2 bytes": 2, "uint8": 1, "uint16": 2, "uint32": 4, "float32": 4, "float64": 8}
-SENDERS = ("connection", "stream", "player")
+SENDERS = ("connection", "ingress", "stream", "player")
 
 
 def section(title: str) -> str:
