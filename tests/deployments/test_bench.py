@@ -59,7 +59,7 @@ def test_a_player_who_saw_nothing_is_an_error():
         figures([Played()], 1.0)
 
 
-def test_more_players_than_places_are_an_error(address, client):
+def test_more_players_than_places_are_an_error(address, client, nobody_else):
     result = CliRunner().invoke(app, [address, "--sessions", "4", "--seconds", "1"])
     assert result.exit_code == 2 and "session 4 of 4: refused" in result.output
-    assert client.get("/v1/status").json()["sessions"]["open"] == 0
+    assert client.get("/v1/status").json()["sessions"]["live"] == 0

@@ -218,7 +218,7 @@ def test_memory_is_left_out_where_the_server_is_elsewhere():
     assert is_local("http://localhost:8000") and not is_local("http://192.0.2.1:8000")
 
 
-def test_a_crowd_plays_on_a_running_server(address, client, tmp_path):
+def test_a_crowd_plays_on_a_running_server(address, client, nobody_else, tmp_path):
     file = tmp_path / "load.json"
     arguments = [address, "--sessions", "2", "--arrival-rate", "4", "--minutes", "0.15", "--mean-stay", "4"]
     result = CliRunner().invoke(
@@ -234,10 +234,10 @@ def test_a_crowd_plays_on_a_running_server(address, client, tmp_path):
     assert (counts["failed"], counts["lost"], figures["errors"]) == (0, 0, 0)
     assert 0 <= figures["attainment"] <= 1 and figures["key_to_frame_ms"]["p50"] > 0
     assert any("World" in name for name in figures["memory"]["by_name"])
-    assert client.get("/v1/status").json()["sessions"]["open"] == 0
+    assert client.get("/v1/status").json()["sessions"]["live"] == 0
 
 
-def test_players_beyond_the_limit_are_refused_and_a_missed_limit_is_named(address, client):
+def test_players_beyond_the_limit_are_refused_and_a_missed_limit_is_named(address, client, nobody_else):
     arguments = [
         address,
         "--sessions",
@@ -260,7 +260,7 @@ def test_players_beyond_the_limit_are_refused_and_a_missed_limit_is_named(addres
     assert rows["sessions opened"] == "3" and rows["sessions lost"] == "0"
     assert rows["refused / of them turned away for good"] == "1 / 1"
     assert "at least 1000 was required" in result.output
-    assert client.get("/v1/status").json()["sessions"]["open"] == 0
+    assert client.get("/v1/status").json()["sessions"]["live"] == 0
 
 
 def test_a_server_that_is_not_there_is_named():
