@@ -29,6 +29,7 @@ from deployments.messages import Instruction
 from deployments.player import Player
 from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
 from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord
+from deployments.tasks import end
 from deployments.wire import BinaryControl
 from deployments.world_client import WorldLostError, WorldRefusedError
 from gamegen.controls import FPS, FRAMES_PER_CHUNK
@@ -72,9 +73,7 @@ class Stream:
         try:
             await asyncio.wait({playing, listening}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            listening.cancel()
-            playing.cancel()
-            await asyncio.gather(listening, playing, return_exceptions=True)
+            await end(listening, playing)
         for task in (listening, playing):
             # Either may fail before there is anything to end: a socket is told why all the same.
             if not task.cancelled() and (failure := task.exception()):
@@ -225,9 +224,7 @@ class Stream:
             assert isinstance(ending, Ending)
             return ending
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
             if player.world.version and journal.record.version == 0:
                 # Nothing was logged: whoever comes next begins anew.
                 await world.close()

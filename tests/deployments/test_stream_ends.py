@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from typing import Any, cast
 
 import pytest
 
+from deployments import tasks
 from deployments.connection import (
     CLOSE_ENDED,
     CLOSE_MIGRATE,
@@ -91,6 +93,22 @@ async def test_a_fault_in_what_a_message_does_is_told(monkeypatch):
     socket, store = Socket(HELLO, text('{"type":"control","timestamp":1}'), leaves=False), Store(PENDING)
     await run(socket, store)
     assert socket.closed == CLOSE_MIGRATE
+
+
+async def test_a_player_who_leaves_is_gone_even_if_a_cancellation_is_lost(monkeypatch):
+    monkeypatch.setattr(tasks, "_AGAIN_S", 0.01)
+    store = Store(PENDING)
+
+    async def admit(*_: Any) -> int:
+        # As `asyncio.wait_for` does where its result comes in the same moment.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return 0
+
+    monkeypatch.setattr(store, "admit", admit)
+    async with asyncio.timeout(30):
+        await run(Socket(HELLO), store)
+    assert store.released == [RECORD.id]
 
 
 @pytest.mark.parametrize(
