@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from deployments.connection import CLOSE_TOO_MANY_MESSAGES, Allowance, Connectio
 from deployments.schemas import MAX_SEQUENCE, parse_client_message
 from deployments.settings import IngressSettings
 from tests.deployments.fake_socket import Socket, text
+from tests.deployments.nonsense import nonsense
 
 
 async def heard(socket: Socket, **settings: Any) -> list:
@@ -60,6 +62,22 @@ async def test_a_message_of_neither_kind_is_answered():
     socket = Socket({"type": "websocket.receive", "text": None, "bytes": None}, {"type": "websocket.receive"})
     assert await heard(socket) == []
     assert ["22 bytes, got 0" in answer["message"] for answer in socket.messages] == [True, True]
+
+
+async def test_ten_thousand_messages_of_nonsense_are_each_understood_or_answered(monkeypatch):
+    monkeypatch.setattr(connection, "_MOST_ERRORS_PER_S", 10**9)
+    messages = list(nonsense(seed=7, count=10_000))
+    received = [
+        text(m) if isinstance(m, str) else {"type": "websocket.receive", "bytes": m} for m in messages
+    ]
+    socket = Socket(*received)
+    understood = await heard(socket, max_messages_per_s=10**9)
+    kinds = Counter(message["type"] for message in socket.messages)
+    assert socket.closed is None
+    assert kinds["error"] > 5000 and kinds["pong"] > 100 and len(understood) > 1000
+    # Only `seen` has no answer.
+    assert 0 < len(messages) - len(socket.messages) - len(understood) < 1000
+    assert max(len(m["message"]) for m in socket.messages if m["type"] == "error") <= 410
 
 
 def test_text_that_is_not_unicode_is_no_message():

@@ -11,6 +11,7 @@ import os
 import socket as sockets
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,8 +25,8 @@ from tests.deployments.nonsense import nonsense
 from tests.serving import PATIENCE_S, streaming
 
 MESSAGES_A_STORM = 5000
-MOST_GROWTH_MB = 24
-"""Of a process from one storm to the next; a leak of a kilobyte a message would be more in sight of 100,000."""
+MOST_GROWTH_MB = 16
+"""Of a process from the first storm to the second: three kilobytes a message; 1 to 4 are usual."""
 GONE = (4404, 4410)
 
 
@@ -41,6 +42,13 @@ def pids(address: str) -> dict[str, int]:
     found = server_processes(listening_pid(urlsplit(address).port), processes())
     names = {process.name: process.pid for process in found}
     return {part: next(pid for name, pid in names.items() if part in name) for part in ("Ingress", "Proxy")}
+
+
+def complaints() -> list[str]:
+    """What the ingress has logged as errors, and the traces of its requests that failed."""
+    (replica,) = (name.rpartition("#")[2] for name in replicas() if "#Ingress#" in name)
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path())
+    return (folder / "serve" / f"replica_gamegen_Ingress_{replica}.log").read_text().splitlines()
 
 
 class Bystander:
@@ -74,24 +82,21 @@ class Storm:
 
     def __init__(self, address: str, begin: Callable[..., dict[str, Any]], seed: int) -> None:
         self.num_sent = 0
-        self.closed: dict[int, int] = {}
+        self.codes: set[int | None] = set()
         self._url = address.replace("http", "ws")
         self._host = urlsplit(address)
         self._begin = begin
         self._seed = seed
-        self._sessions = [begin(seed=1), begin(seed=2)]
         self._turn = asyncio.Lock()
-
-    @property
-    def session(self) -> dict[str, Any]:
-        """The session that most of the sockets play."""
-        return self._sessions[0]
+        self.session = begin(seed=1)
+        """The one that most of the sockets play; it may be ended by what they send."""
+        self._slow = begin(seed=2)
 
     async def rage(self, num_messages: int) -> None:
         """Sends them all, over seven sockets at a time; the slow ones last as long as the others."""
         share = num_messages // 7 + 1
         slow = [
-            asyncio.create_task(slow_one(self._host, self._sessions[1], parts, pause_s))
+            asyncio.create_task(slow_one(self._host, self._slow, parts, pause_s))
             for parts, pause_s in ((slow_request, 0.3), (slow_hello, 0.3), (silence, 0), (never_reads, 0.05))
             for _ in range(3)
         ]
@@ -129,15 +134,14 @@ class Storm:
                 if left is None:
                     await socket.close()
                 await reading
-            self.closed[socket.close_code or 0] = self.closed.get(socket.close_code or 0, 0) + 1
+            self.codes.add(socket.close_code)
             if socket.close_code in GONE:
                 await self._renew(session)
 
     async def _renew(self, session: dict[str, Any]) -> None:
         async with self._turn:
-            if session in self._sessions:
-                place = self._sessions.index(session)
-                self._sessions[place] = await asyncio.to_thread(self._begin, seed=place)
+            if session is self.session:
+                self.session = await asyncio.to_thread(self._begin, seed=1)
 
 
 def words(number: int) -> dict[str, Any]:
@@ -246,7 +250,7 @@ async def status_until(client: Any, is_so: Callable[[dict[str, int]], bool]) -> 
 
 async def test_a_storm_leaves_the_others_and_the_server_as_they_were(address, begin, client):
     before, running = replicas(), pids(address)
-    assert len(before) == 6
+    num_complaints = len(complaints())
     async with streaming(address, begin(seed=9)) as player:
         await player.send({"type": "settings", "fps": 6})
         bystander = Bystander(player)
@@ -255,20 +259,19 @@ async def test_a_storm_leaves_the_others_and_the_server_as_they_were(address, be
         resident: list[dict[str, float]] = []
         storm = Storm(address, begin, seed=0)
         for _ in range(2):
-            began = time.monotonic()
             await storm.rage(MESSAGES_A_STORM)
             await status_until(client, lambda counts: counts["here"] == 1)
             resident.append({name: resident_mb(pid) for name, pid in running.items()})
-            print(time.monotonic() - began, storm.num_sent, storm.closed, resident[-1], bystander.num_frames)
         assert storm.num_sent >= 2 * MESSAGES_A_STORM
-        # All of them were seen: sent away, taken over, refused, too large.
-        assert {4429, 4001, 4401, 1009} <= set(storm.closed)
+        # Sent away, refused, too large.
+        assert {4429, 4401, 1009} <= storm.codes
         assert (await broken_text(address, storm.session)).code == 1007
         await bystander.goes_on(playing)
         playing.cancel()
         assert bystander.gaps == []
         assert [message["type"] for message in player.messages] == ["welcome", "settings"]
     assert (replicas(), pids(address)) == (before, running)
+    assert complaints()[num_complaints:] == []
     for name in running:
         assert resident[1][name] - resident[0][name] < MOST_GROWTH_MB, (name, resident)
     for session in client.get("/v1/sessions").json()["sessions"]:
