@@ -19,6 +19,7 @@ logger = logging.getLogger("ray.serve")
 
 _STREAM_PATH = "/v1/sessions/{session_id}/stream"
 _CLOSING_S = 5.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class DirectDoor:
@@ -53,9 +54,12 @@ class DirectDoor:
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._serve(self._server, self._socket))
 
-    def url(self, session_id: str) -> str | None:
-        """Where a session can be played directly."""
-        if self._socket is None:
+    def url(self, session_id: str, asked: str | None) -> str | None:
+        """Where a session can be played directly by a client that asked for it at the host `asked`; None if nowhere.
+
+        A loopback address is good for those only who reached the server by one.
+        """
+        if self._socket is None or (self._host in _LOOPBACK and asked not in _LOOPBACK):
             return None
         host, port = self._socket.getsockname()[:2]
         return f"ws://{host}:{port}" + _STREAM_PATH.format(session_id=session_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import ray
-from fastapi import FastAPI, Query, WebSocket
+from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
@@ -122,10 +122,10 @@ class Ingress:
         return FileResponse(STATIC_FOLDER / "docs.html")
 
     @api.post("/v1/sessions", status_code=201, tags=["play"], responses=_errors(401, 404, 413, 422, 429, 503))
-    async def create_session(self, request: NewSession) -> SessionCreated:
+    async def create_session(self, wish: NewSession, request: Request) -> SessionCreated:
         """Begins a world; play it on its stream."""
-        record, token = await self._begin(request)
-        return self._created(record, token)
+        record, token = await self._begin(wish)
+        return self._created(record, token, request.url.hostname)
 
     @api.get("/v1/sessions", tags=["play"], responses=_errors(422, 503))
     async def list_sessions(
@@ -137,10 +137,12 @@ class Ingress:
         return await self._sessions.listed(limit, offset)
 
     @api.get("/v1/sessions/{session_id}", tags=["play"], responses=_errors(404))
-    async def get_session(self, session_id: str) -> SessionState:
+    async def get_session(self, session_id: str, request: Request) -> SessionState:
         """A world's state."""
-        state = state_of(await self._sessions.get(session_id))
-        return state.model_copy(update={"direct_stream_url": self._door.url(session_id)})
+        state = state_of(await self._sessions.summary(session_id))
+        return state.model_copy(
+            update={"direct_stream_url": self._door.url(session_id, request.url.hostname)}
+        )
 
     @api.get(
         "/v1/sessions/{session_id}/log",
@@ -189,7 +191,7 @@ class Ingress:
             await connection.send_error("refused", message, fatal=True)
             await connection.close(CLOSE_ENDED, message)
             return
-        begun = self._created(record, token)
+        begun = self._created(record, token, socket.url.hostname)
         await connection.send_message({"type": "session", **begun.model_dump()})
         stream = Stream(record.id, connection, self._backstage)
         with self._sessions.playing(stream):
@@ -198,7 +200,7 @@ class Ingress:
     @api.post("/v1/control", tags=["play"], responses=_errors(401, 404, 409, 422, 429, 503))
     async def control(self, order: OneShot) -> OneShotFrames:
         """Plays a few chunks of a world that no socket plays."""
-        record = await self._sessions.get(order.session_id)
+        record = await self._sessions.summary(order.session_id)
         return await play_once(record, order, self._backstage)
 
     @api.post("/v1/videos", status_code=202, tags=["clips"], responses=_errors(422, 503))
@@ -279,8 +281,8 @@ class Ingress:
             raise ApiError(422, "prompt_too_long", f"{place}: {encoded.message}")
         return encoded
 
-    def _created(self, record: SessionRecord, token: str) -> SessionCreated:
-        direct = {"direct_stream_url": self._door.url(record.id)}
+    def _created(self, record: SessionRecord, token: str, asked: str | None) -> SessionCreated:
+        direct = {"direct_stream_url": self._door.url(record.id, asked)}
         return SessionCreated.model_validate({**address(record), **direct, "resume_token": token})
 
     async def _play_socket(self, socket: WebSocket, session_id: str) -> None:

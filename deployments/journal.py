@@ -15,6 +15,9 @@ from gamegen.session_log import pack_controls
 
 logger = logging.getLogger("ray.serve")
 
+_RETRY_S = 3.0
+"""Whether a store that did not answer does again is tried this often: each trial holds a chunk up."""
+
 
 class SessionJournal:
     """Writes the log of one claimed session.
@@ -30,6 +33,7 @@ class SessionJournal:
         self._snapshot: tuple[int, bytes] | None = None
         self._num_told = 0
         self._turn = asyncio.Lock()
+        self._retry_at_s = 0.0
         self.state: State = "playing"
         self.frames_sent = record.frames_sent
         self.frames_dropped = record.frames_dropped
@@ -65,9 +69,12 @@ class SessionJournal:
         Raises SessionMovedError or SessionGoneError: the session is not this owner's any more.
         """
         async with self._turn:
+            if time.monotonic() < self._retry_at_s:
+                return
             try:
                 await self._send()
             except (ValkeyError, OSError) as error:
+                self._retry_at_s = time.monotonic() + _RETRY_S
                 logger.warning("session %s goes on unlogged: %s", self._record.id, error)
             finally:
                 self._tell_held_back(len(self._pending))

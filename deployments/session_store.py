@@ -26,10 +26,11 @@ from gamegen.session_log import CONTROL_BYTES, SessionLog, Spoken, WorldSpec, pa
 State = Literal["waiting", "queued", "playing", "recovering"]
 
 _PREFIX = "gamegen:"
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 2.0
 _ENDED_S = 120
 """How long it is remembered that a session was deleted, so that its owner does not put it back."""
 _NUMBERS = ("fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
+_SUMMARY = ("spec", "created_s", "token_sha256", "state", *_NUMBERS)
 
 
 class SessionGoneError(KeyError):
@@ -149,14 +150,24 @@ class SessionStore:
             pipe.zscore(_PREFIX + "playing", session_id)
             pipe.zscore(_PREFIX + "queue", session_id)
             fields, packed, said, lease_until, turn = await pipe.execute()
-        record = _record(session_id, fields, packed, said)
-        if lease_until is None or lease_until < time.time():
-            # Its last owner may have died without a word.
-            record = dataclasses.replace(record, state="waiting" if turn is None else "queued")
-        return record
+        return _with_state(_record(session_id, fields, packed, said), lease_until, turn)
+
+    async def summary(self, session_id: str) -> SessionRecord:
+        """A record without controls, snapshot, image, and all words but the last. Raises SessionGoneError."""
+        session, _, spoken, _ = _keys(session_id)
+        async with self._valkey.pipeline(transaction=True) as pipe:
+            pipe.hmget(session, [*_SUMMARY])
+            pipe.lrange(spoken, -1, -1)
+            pipe.zscore(_PREFIX + "playing", session_id)
+            pipe.zscore(_PREFIX + "queue", session_id)
+            values, said, lease_until, turn = await pipe.execute()
+        found = {
+            name.encode(): value for name, value in zip(_SUMMARY, values, strict=True) if value is not None
+        }
+        return _with_state(_record(session_id, found, b"", said), lease_until, turn)
 
     async def listed(self, limit: int, offset: int) -> tuple[list[SessionRecord], int]:
-        """Some of the sessions, the newest first, without their logs; and how many there are."""
+        """Summaries of some of the sessions, the newest first; and how many there are."""
         everyone = [i.decode() for i in await self._valkey.zrevrange(_PREFIX + "sessions", 0, -1)]
         async with self._valkey.pipeline(transaction=False) as pipe:
             for session_id in everyone:
@@ -169,7 +180,7 @@ class SessionStore:
         found = []
         for session_id in present[offset : offset + limit]:
             try:
-                found.append(await self.get(session_id))
+                found.append(await self.summary(session_id))
             # One may end while the others are read.
             except SessionGoneError:
                 continue
@@ -333,6 +344,13 @@ def _record(
         snapshot=fields.get(b"snapshot"),
         **{name: int(fields[name.encode()]) for name in _NUMBERS},
     )
+
+
+def _with_state(record: SessionRecord, lease_until: float | None, turn: float | None) -> SessionRecord:
+    """With the state that holds now: the last owner may have died without a word."""
+    if lease_until is not None and lease_until >= time.time():
+        return record
+    return dataclasses.replace(record, state="waiting" if turn is None else "queued")
 
 
 def _spoken_json(words: Spoken) -> str:

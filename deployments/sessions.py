@@ -96,9 +96,14 @@ class SessionBook:
         metrics.SESSIONS_BEGUN.add()
 
     async def get(self, session_id: str) -> SessionRecord:
-        """A session; raises ApiError (404, 503)."""
+        """A session with its log; raises ApiError (404, 503)."""
         with _store_errors(session_id):
             return await self._store.get(session_id)
+
+    async def summary(self, session_id: str) -> SessionRecord:
+        """A session without what grows; raises ApiError (404, 503)."""
+        with _store_errors(session_id):
+            return await self._store.summary(session_id)
 
     async def listed(self, limit: int, offset: int) -> SessionList:
         """Some sessions; raises ApiError (503)."""

@@ -106,7 +106,7 @@ class Stream:
         if not isinstance(hello, HelloMessage):
             return Ending(CLOSE_WRONG_TOKEN, 'the first message is {"type": "hello", "token": ...}')
         try:
-            record = await self._store.get(self.session_id)
+            record = await self._store.summary(self.session_id)
         except SessionGoneError:
             reason = "no such session: it has ended or never was, begin one with POST /v1/sessions"
             return Ending(CLOSE_UNKNOWN_SESSION, reason)

@@ -66,6 +66,21 @@ async def test_chunks_are_logged_once_however_often_they_are_sent(store):
     assert found.instruction == "make it rain"
 
 
+async def test_a_summary_says_the_same_but_for_what_grows(store):
+    record, _ = SessionRecord.new("a", SPEC)
+    await store.create(record)
+    claimed = await store.claim("a")
+    said = Spoken(0, "snow"), Spoken(1, "rain")
+    await store.commit(claimed, 0, [Entry(Control(), (words,)) for words in said], PLAYING, (2, b"snapshot"))
+    assert await store.admit("a", 1) == 0
+    found, short = await store.get("a"), await store.summary("a")
+    bare = dataclasses.replace(found, controls=b"", spoken=[said[1]], snapshot=None)
+    assert short == dataclasses.replace(bare, spec=dataclasses.replace(SPEC, image=None))
+    assert short.version == 2 and short.state == "playing"
+    with pytest.raises(SessionGoneError):
+        await store.summary("b")
+
+
 async def test_of_two_owners_only_the_later_one_can_write(store):
     await enter(store)
     first, second = await store.claim("a"), await store.claim("a")

@@ -1,0 +1,100 @@
+"""A session's log while its store is away, with a real Valkey server that is stopped and started."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deployments import journal as journals
+from deployments.embedded_store import embedded_store
+from deployments.journal import SessionJournal
+from deployments.session_store import (
+    Entry,
+    SessionGoneError,
+    SessionMovedError,
+    SessionRecord,
+    SessionStore,
+    StoreLimits,
+)
+from gamegen.controls import Control
+from gamegen.session_log import Spoken, WorldSpec
+
+SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[None]:
+    with embedded_store(folder):
+        yield
+
+
+@pytest.fixture
+async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[SessionStore, Path]]:
+    folder = tmp_path_factory.mktemp("valkey")
+    store = SessionStore(f"unix://{folder / 'valkey.sock'}", StoreLimits(max_live=3, kept_s=60))
+    yield store, folder
+    await store.close()
+
+
+async def claimed(store: SessionStore) -> SessionJournal:
+    record, _ = SessionRecord.new("a", SPEC)
+    await store.create(record)
+    return SessionJournal(store, await store.claim("a"))
+
+
+async def test_play_goes_on_while_the_store_is_away_and_nothing_of_it_is_lost(store, monkeypatch):
+    monkeypatch.setattr(journals, "_RETRY_S", 0.0)
+    store, folder = store
+    with running(folder):
+        journal = await claimed(store)
+        journal.add(Entry(Control({"w"}), (Spoken(0, "snow"),)))
+        await journal.flush()
+    for chunk in range(3):
+        journal.add(Entry(Control({"left"}, chunk)), b"snapshot" if chunk == 1 else None)
+        await journal.flush()
+    assert journal.num_held_back == 3
+    # It kept nothing: all of the session has to be entered again.
+    with running(folder):
+        await journal.flush()
+        assert journal.num_held_back == 0
+        assert await store.get("a") == journal.record
+        journal.add(Entry(Control()))
+        await journal.flush()
+        found = await store.get("a")
+        assert found.log() == journal.record.log() and found.version == 5
+        assert (found.snapshot_version, found.snapshot) == (3, b"snapshot")
+
+
+async def test_a_store_that_is_away_is_not_asked_with_every_chunk(store, monkeypatch):
+    store, folder = store
+    with running(folder):
+        journal = await claimed(store)
+    asked = []
+
+    async def commit(*arguments):
+        asked.append(arguments)
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(store, "commit", commit)
+    for _ in range(5):
+        journal.add(Entry(Control()))
+        await journal.flush()
+    assert len(asked) == 1 and journal.num_held_back == 5
+
+
+async def test_what_others_took_or_ended_is_not_written_again(store):
+    store, folder = store
+    with running(folder):
+        journal = await claimed(store)
+        await store.claim("a")
+        journal.add(Entry(Control()))
+        with pytest.raises(SessionMovedError):
+            await journal.flush()
+        await store.delete("a")
+        with pytest.raises(SessionGoneError):
+            await journal.flush()
+        with pytest.raises(SessionGoneError):
+            await store.get("a")
