@@ -27,7 +27,7 @@ def client(address: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def begin(client: httpx.Client) -> Iterator[Callable[..., dict[str, Any]]]:
+def begin(client: httpx.Client, nobody_else: None) -> Iterator[Callable[..., dict[str, Any]]]:
     """Begins a world and returns the answer's body; the worlds end with the test."""
     opened = []
 

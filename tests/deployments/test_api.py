@@ -108,7 +108,7 @@ def test_unknown_address_is_404(client):
     assert error_of(client.get("/v2/anything"))["code"] == "not_found"
 
 
-def test_too_many_sessions_are_429_with_retry_after(client, nobody_else, begin):
+def test_too_many_sessions_are_429_with_retry_after(client, begin):
     for _ in range(3):
         begin()
     response = client.post("/v1/sessions", json={"prompt": "one more"})

@@ -28,11 +28,18 @@ W = Entry(Control({"w"}))
 
 
 @pytest.fixture
-async def store(store_url: str) -> AsyncIterator[SessionStore]:
-    server = Valkey.from_url(store_url)
+async def own_url(store_url: str) -> str:
+    """An empty database of the server that a running application uses too."""
+    url = f"{store_url}?db=1"
+    server = Valkey.from_url(url)
     await server.flushdb()
     await server.aclose()
-    store = SessionStore(store_url, StoreLimits(max_live=3, kept_s=60, lease_s=30, return_s=30))
+    return url
+
+
+@pytest.fixture
+async def store(own_url: str) -> AsyncIterator[SessionStore]:
+    store = SessionStore(own_url, StoreLimits(max_live=3, kept_s=60, lease_s=30, return_s=30))
     yield store
     await store.close()
 
@@ -115,12 +122,12 @@ async def test_many_owners_at_once_leave_one_unbroken_log(store):
     assert found.fence == 8
 
 
-async def test_what_a_restarted_store_has_lost_is_put_back_and_what_was_deleted_is_not(store, store_url):
+async def test_what_a_restarted_store_has_lost_is_put_back_and_what_was_deleted_is_not(store, own_url):
     await enter(store)
     record = await store.claim("a")
     await store.commit(record, 0, [W], PLAYING)
     whole = await store.get("a")
-    await Valkey.from_url(store_url).flushdb()
+    await Valkey.from_url(own_url).flushdb()
     with pytest.raises(LookupError):
         await store.commit(record, 1, [W], PLAYING)
     await store.restore(whole)
@@ -157,8 +164,8 @@ async def test_players_wait_in_the_order_they_came(store):
     assert await store.admit("c", 2) == 0
 
 
-async def test_whoever_is_silent_loses_their_place(store, store_url):
-    brief = SessionStore(store_url, StoreLimits(max_live=3, kept_s=60, lease_s=0, return_s=0))
+async def test_whoever_is_silent_loses_their_place(store, own_url):
+    brief = SessionStore(own_url, StoreLimits(max_live=3, kept_s=60, lease_s=0, return_s=0))
     await enter(brief, "a")
     assert await brief.admit("a", 1) == 0
     assert await brief.admit("b", 1) == 0
