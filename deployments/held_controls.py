@@ -61,14 +61,6 @@ class HeldControls:
         pitch_deg, self.pending_pitch_deg = _part(self.pending_pitch_deg, held_pitch_deg)
         return Control(keys, self.yaw_deg + yaw_deg, self.pitch_deg + pitch_deg)
 
-    def release(self) -> None:
-        """Nobody holds anything any more."""
-        self.keys.clear()
-        self.tapped.clear()
-        self.yaw_deg = self.pitch_deg = 0.0
-        self.pending_yaw_deg = self.pending_pitch_deg = 0.0
-        self.timestamp = None
-
 
 def _part(pending_deg: float, held_deg: float) -> tuple[float, float]:
     """Of a turn, the degrees a frame that fit on top of what is held, and the turn that is left."""

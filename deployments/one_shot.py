@@ -10,7 +10,7 @@ from deployments.backstage import Backstage, resume_world
 from deployments.decoding import ChunkDecoding
 from deployments.errors import ApiError
 from deployments.journal import SessionJournal
-from deployments.messages import Chunk, DecodeRequest, Instruction
+from deployments.messages import Chunk, DecodeRequest, EncodedText, Instruction
 from deployments.pacing import ChunkClock
 from deployments.schemas import OneShot, OneShotFrames
 from deployments.session_store import Entry, SessionGoneError, SessionMovedError, SessionRecord
@@ -56,7 +56,7 @@ async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage)
 
 
 async def _play(
-    journal: SessionJournal, order: OneShot, words: object, backstage: Backstage
+    journal: SessionJournal, order: OneShot, words: EncodedText | None, backstage: Backstage
 ) -> OneShotFrames:
     spec = journal.record.spec
     world = await resume_world(journal.record, backstage)
@@ -72,7 +72,7 @@ async def _play(
         if order.instruction and number == first:
             blend_chunks = round(order.instruction.blend_s * FPS / FRAMES_PER_CHUNK)
             spoken = (Spoken(number, order.instruction.text.strip(), blend_chunks),)
-            instruction = Instruction(words, blend_chunks)  # type: ignore[arg-type]
+            instruction = Instruction(words, blend_chunks)
         memory = world.latent
         chunk: Chunk = await world.step(control.operations(), instruction)
         journal.add(Entry(control, spoken), chunk.snapshot)

@@ -287,10 +287,6 @@ class SessionStore:
         offers: list[bytes | None] = await self._valkey.hmget(_PREFIX + "places", replicas)  # type: ignore[misc]
         return sum(int(places or 0) for places in offers)
 
-    async def ping(self) -> None:
-        """Raises what the client raises if the store does not answer."""
-        await self._valkey.ping()
-
     async def close(self) -> None:
         """Closes the connections."""
         await self._valkey.aclose()

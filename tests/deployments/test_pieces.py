@@ -48,12 +48,12 @@ def test_a_tap_within_one_chunk_is_not_lost():
     assert held.take().keys == frozenset()
 
 
-def test_camera_stays_until_changed_and_release_lets_go_of_all():
+def test_camera_stays_until_changed():
     held = HeldControls()
     held.apply(control(camera={"yaw_deg": 2.0}))
     assert held.take().yaw_deg == held.take().yaw_deg == 2.0
-    held.release()
-    assert held.take().yaw_deg == 0.0 and held.timestamp is None
+    held.apply(control(camera={"yaw_deg": 0.0}))
+    assert held.take().yaw_deg == 0.0
 
 
 def turned_deg(held: HeldControls, num_chunks: int) -> list[tuple[float, float]]:
@@ -94,14 +94,6 @@ def test_a_flick_does_not_turn_the_world_for_long():
     assert 4 * sum(yaw for yaw, _ in turns) == pytest.approx(MAX_PENDING_DEG)
     assert 4 * sum(pitch for _, pitch in turns) == pytest.approx(-MAX_PENDING_DEG)
     assert turns[5] == (MAX_CAMERA_DEG, -MAX_CAMERA_DEG) and turns[6] == (0, 0)
-
-
-def test_release_forgets_the_rest_of_a_turn():
-    held = HeldControls()
-    held.apply(control(turn={"yaw_deg": 90, "pitch_deg": 90}))
-    held.take()
-    held.release()
-    assert turned_deg(held, 1) == [(0, 0)]
 
 
 @pytest.mark.parametrize(
