@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable
 import uvicorn
 from fastapi import FastAPI, WebSocket
 
+from deployments.proxy import StreamProtocol
+
 logger = logging.getLogger("ray.serve")
 
 _STREAM_PATH = "/v1/sessions/{session_id}/stream"
@@ -25,12 +27,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 class DirectDoor:
     """Serves `play(socket, session_id)` at a free port of an address of this machine."""
 
-    def __init__(
-        self, play: Callable[[WebSocket, str], Awaitable[None]], host: str, max_message_bytes: int
-    ) -> None:
+    def __init__(self, play: Callable[[WebSocket, str], Awaitable[None]], host: str) -> None:
         self._play = play
         self._host = host
-        self._max_message_bytes = max_message_bytes
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -42,15 +41,7 @@ class DirectDoor:
         app = FastAPI(openapi_url=None)
         app.add_api_websocket_route(_STREAM_PATH, self._play)
         self._socket = socket.create_server((self._host, 0))
-        config = uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            # JPEG files do not get smaller.
-            ws_per_message_deflate=False,
-            ws_max_size=self._max_message_bytes,
-        )
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, ws=StreamProtocol)
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._serve(self._server, self._socket))
 

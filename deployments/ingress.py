@@ -92,9 +92,7 @@ class Ingress:
         store = SessionStore(store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
         self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
-        self._door = DirectDoor(
-            self._play_socket, settings.ingress.direct_host, settings.ingress.max_message_bytes
-        )
+        self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
         self._clips = clips
         self._started_s = time.time()
@@ -136,7 +134,7 @@ class Ingress:
         """All worlds, the newest first."""
         return await self._sessions.listed(limit, offset)
 
-    @api.get("/v1/sessions/{session_id}", tags=["play"], responses=_errors(404))
+    @api.get("/v1/sessions/{session_id}", tags=["play"], responses=_errors(404, 503))
     async def get_session(self, session_id: str, request: Request) -> SessionState:
         """A world's state."""
         state = state_of(await self._sessions.summary(session_id))
@@ -247,13 +245,7 @@ class Ingress:
     @api.get("/healthz", tags=["service"], responses=_errors(503))
     async def healthz(self) -> dict[str, str]:
         """200 when a world could be begun now."""
-        try:
-            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-                await self._world.facts.remote()
-        # Any failure of the replica, whatever its type, means the same to whoever asks.
-        except Exception as error:
-            message = "no world replica answers: it is starting, try again in a few seconds"
-            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
+        await self._ask_world()
         return {"status": "ok"}
 
     async def _ask_clips(self, method: str, *arguments: Any) -> Any:
@@ -330,5 +322,15 @@ class Ingress:
     async def _model_facts(self) -> dict[str, Any]:
         # They never change while the application runs, so one answer is enough.
         if self._facts is None:
-            self._facts = await self._world.facts.remote()
+            self._facts = await self._ask_world()
         return self._facts
+
+    async def _ask_world(self) -> dict[str, Any]:
+        """A world replica's facts; raises ApiError (503)."""
+        try:
+            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+                return await self._world.facts.remote()
+        # Any failure of the replica, whatever its type, means the same to whoever asks.
+        except Exception as error:
+            message = "no world replica answers: it is starting, try again in a few seconds"
+            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
