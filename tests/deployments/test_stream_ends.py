@@ -38,7 +38,7 @@ class Store:
         self._failure = failure
         self.released: list[str] = []
 
-    async def get(self, session_id: str) -> SessionRecord:
+    async def summary(self, session_id: str) -> SessionRecord:
         return RECORD
 
     async def admit(self, session_id: str, capacity: int) -> int:
