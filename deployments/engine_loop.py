@@ -189,10 +189,11 @@ class EngineLoop:
         return replies
 
     def _is_moved(self, session_id: str, fence: int) -> bool:
-        """Whether a later owner was here already; remembers this one if not."""
+        """Whether a later owner was here already; of a session that is held, remembers this one if not."""
         if fence < self._fences.get(session_id, fence):
             return True
-        self._fences[session_id] = fence
+        if session_id in self._last_used:
+            self._fences[session_id] = fence
         return False
 
     def _open(self, request: OpenRequest) -> Opened | Refusal | Moved:
@@ -210,8 +211,7 @@ class EngineLoop:
             )
         self._make_room(request.session_id)
         self._engine.open(request.session_id, _text_states(request.prompt), request.seed, latent)
-        self._last_used[request.session_id] = time.monotonic()
-        return self._opened(request.session_id)
+        return self._entered(request.session_id, request.fence)
 
     def _restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
         if self._is_moved(session_id, fence):
@@ -219,14 +219,18 @@ class EngineLoop:
         self._make_room(session_id)
         self._engine.restore(session_id, WorldSnapshot.from_bytes(snapshot))
         metrics.RESTORES.add()
-        self._last_used[session_id] = time.monotonic()
-        return self._opened(session_id)
+        return self._entered(session_id, fence)
 
     def _latest(self, request: LatestRequest) -> Opened | Missing | Moved:
         if self._is_moved(request.session_id, request.fence):
             return Moved()
         version = self._engine.version(request.session_id)
         return self._opened(request.session_id) if version == request.version else Missing(version)
+
+    def _entered(self, session_id: str, fence: int) -> Opened:
+        self._last_used[session_id] = time.monotonic()
+        self._fences[session_id] = fence
+        return self._opened(session_id)
 
     def _opened(self, session_id: str) -> Opened:
         snapshot = self._engine.snapshot(session_id)
@@ -240,10 +244,7 @@ class EngineLoop:
 
     def _make_room(self, session_id: str) -> None:
         """Closes the session idle for longest when the slots are full: its ingress can always restore it."""
-        fence = self._fences.get(session_id)
         self._close(session_id)
-        if fence is not None:
-            self._fences[session_id] = fence
         while len(self._last_used) >= self._engine.max_sessions:
             self._close(min(self._last_used, key=self._last_used.__getitem__))
             metrics.SWAPS.add()

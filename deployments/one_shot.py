@@ -15,7 +15,7 @@ from deployments.pacing import ChunkClock
 from deployments.schemas import OneShot, OneShotFrames
 from deployments.session_store import Entry, SessionGoneError, SessionMovedError, SessionRecord
 from deployments.world_client import WorldLostError, WorldRefusedError
-from gamegen.controls import FPS, FRAMES_PER_CHUNK, Control
+from gamegen.controls import Control
 from gamegen.session_log import Spoken, rounded
 
 
@@ -31,8 +31,8 @@ async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage)
         raise ApiError(
             409, "session_is_played", "a socket plays this session: close it first", retry_after_s=1
         )
-    text = order.instruction.text.strip() if order.instruction else ""
-    words = await backstage.encode(text, None) if text else None
+    said = order.instruction
+    words = await backstage.encode(said.text, None) if said and said.text else None
     try:
         position = await backstage.store.admit(record.id, await backstage.capacity())
         if position:
@@ -70,9 +70,8 @@ async def _play(
         spoken: tuple[Spoken, ...] = ()
         instruction = None
         if order.instruction and number == first:
-            blend_chunks = round(order.instruction.blend_s * FPS / FRAMES_PER_CHUNK)
-            spoken = (Spoken(number, order.instruction.text.strip(), blend_chunks),)
-            instruction = Instruction(words, blend_chunks)
+            spoken = (Spoken(number, order.instruction.text, order.instruction.blend_chunks),)
+            instruction = Instruction(words, order.instruction.blend_chunks)
         memory = world.latent
         chunk: Chunk = await world.step(control.operations(), instruction)
         journal.add(Entry(control, spoken), chunk.snapshot)

@@ -70,7 +70,7 @@ class Player:
         self._size = size
         self._outlet = outlet
         self._shown = ShownChunks(self.clock)
-        self._instruction: tuple[Spoken, Instruction] | None = None
+        self._instruction: tuple[str, Instruction] | None = None
         self._drawn: asyncio.Queue[_Drawn] = asyncio.Queue(maxsize=1)
         world.on_recovering = self._tell_recovering
 
@@ -95,9 +95,8 @@ class Player:
 
     def instruct(self, text: str, instruction: Instruction) -> int:
         """Puts words in force with the next chunk; returns that chunk's number at the earliest."""
-        chunk = self._journal.record.version
-        self._instruction = Spoken(chunk, text, instruction.blend_chunks), instruction
-        return chunk
+        self._instruction = text, instruction
+        return self._journal.record.version
 
     async def _tell_recovering(self, recovering: bool) -> None:
         self._journal.state = "recovering" if recovering else "playing"
@@ -116,7 +115,7 @@ class Player:
             start = time.monotonic()
             chunk = await self.world.step(control.operations(), said[1] if said else None, self.clock.is_late)
             times = ChunkTimes(arrived_s, start, time.monotonic())
-            spoken = (Spoken(number, said[0].text, said[0].blend_chunks),) if said else ()
+            spoken = (Spoken(number, said[0], said[1].blend_chunks),) if said else ()
             self._journal.add(Entry(control, spoken), chunk.snapshot)
             is_typical = memory is not None and recoveries == self.world.num_recoveries
             self.clock.stepped(times.drawn_s - start, is_typical)

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from gamegen.controls import KEYS, MAX_CAMERA_DEG
+from gamegen.controls import FPS, FRAMES_PER_CHUNK, KEYS, MAX_CAMERA_DEG
 from gamegen.video import MAX_FRAMES, check_frames, check_size
 
 MAX_PROMPT_CHARACTERS = 8000
@@ -265,7 +265,7 @@ class Turn(Body):
 class SpokenInstruction(Body):
     """Words that change the world while it runs; empty words lift those in force."""
 
-    text: str = Field(max_length=MAX_PROMPT_CHARACTERS)
+    text: Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_PROMPT_CHARACTERS)]
     blend_s: float = Field(0.0, ge=0, le=MAX_BLEND_S)
     parameters: dict[str, Any] = Field(default_factory=dict)
 
@@ -275,6 +275,11 @@ class SpokenInstruction(Body):
         if parameters:
             raise ValueError(f"unknown parameter {next(iter(parameters))!r}: send an empty object")
         return parameters
+
+    @property
+    def blend_chunks(self) -> int:
+        """How many chunks the change takes."""
+        return round(self.blend_s * FPS / FRAMES_PER_CHUNK)
 
 
 class ControlMessage(Body):

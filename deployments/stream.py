@@ -32,7 +32,7 @@ from deployments.session_store import SessionGoneError, SessionMovedError, Sessi
 from deployments.tasks import end
 from deployments.wire import BinaryControl
 from deployments.world_client import WorldLostError, WorldRefusedError
-from gamegen.controls import FPS, FRAMES_PER_CHUNK
+from gamegen.controls import FPS
 
 logger = logging.getLogger("ray.serve")
 
@@ -42,11 +42,10 @@ _QUEUE_INTERVAL_S = 0.5
 
 @dataclass(frozen=True)
 class Ending:
-    """Why a stream ends: a close code, a reason, and whether the session ends with it."""
+    """Why a stream ends: a close code and a reason."""
 
     code: int
     reason: str
-    for_good: bool = False
 
 
 class Stream:
@@ -154,18 +153,16 @@ class Stream:
             await self._connection.send_message({"type": "settings", **told})
 
     async def _instruct(self, player: Player, spoken: SpokenInstruction, timestamp: float) -> None:
-        text = spoken.text.strip()
         start = time.monotonic()
         try:
-            words = await self._backstage.encode(text, None) if text else None
+            words = await self._backstage.encode(spoken.text, None) if spoken.text else None
         except ApiError as error:
             await self._connection.send_error(error.code, error.message)
             return
-        blend_chunks = round(spoken.blend_s * FPS / FRAMES_PER_CHUNK)
-        chunk = player.instruct(text, Instruction(words, blend_chunks))
+        chunk = player.instruct(spoken.text, Instruction(words, spoken.blend_chunks))
         ack = {
             "type": "ack",
-            "instruction": text,
+            "instruction": spoken.text,
             "chunk": chunk,
             "timestamp": timestamp,
             "encode_ms": round(1000 * (time.monotonic() - start), 2),
@@ -233,9 +230,9 @@ class Stream:
         if isinstance(error, SessionMovedError):
             return Ending(CLOSE_TAKEN_OVER, "another connection took this session over")
         if isinstance(error, SessionGoneError):
-            return Ending(CLOSE_ENDED, "the session was deleted", for_good=True)
+            return Ending(CLOSE_ENDED, "the session was deleted")
         if isinstance(error, WorldRefusedError):
-            return Ending(CLOSE_ENDED, str(error), for_good=True)
+            return Ending(CLOSE_ENDED, str(error))
         if isinstance(error, WorldLostError):
             logger.error("session %s: %s", self.session_id, error)
             return Ending(CLOSE_MIGRATE, f"{error}: try again in a few seconds")

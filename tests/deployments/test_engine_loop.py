@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from deployments.engine_loop import EngineLoop
-from deployments.messages import Chunk, EncodedText, Instruction, Missing, OpenRequest, Refusal, StepRequest
+from deployments.messages import (
+    Chunk,
+    EncodedText,
+    Instruction,
+    LatestRequest,
+    Missing,
+    Moved,
+    Opened,
+    OpenRequest,
+    Refusal,
+    StepRequest,
+)
 from gamegen.controls import Control
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.world import EngineConfig, WorldEngine
@@ -56,6 +67,21 @@ async def test_wrong_version_and_unknown_session_are_missing(loop):
     await begin(loop, "a")
     assert await step(loop, "a", 4) == Missing(0)
     assert await step(loop, "nobody", 0) == Missing(None)
+
+
+async def test_an_earlier_owner_can_do_nothing_any_more(loop):
+    await begin(loop, "a")
+    kept = await step(loop, "a", 0, wants_snapshot=True)
+    found = await loop.latest(LatestRequest("a", 3, 1))
+    assert isinstance(found, Opened) and np.array_equal(found.latent, kept.latent)
+    assert await step(loop, "a", 1) == Moved()
+    assert await loop.latest(LatestRequest("a", 2, 1)) == Moved()
+    assert await loop.restore("a", 2, kept.snapshot) == Moved()
+    assert await loop.open(OpenRequest("a", 2, words(1), 0)) == Moved()
+    # Of those who are not here nothing is kept.
+    assert await loop.step(StepRequest("nobody", 9, 0, FORWARD)) == Missing(None)
+    await loop.close("a")
+    assert not loop._fences
 
 
 async def test_full_slots_push_out_the_one_idle_for_longest_and_its_snapshot_brings_it_back(loop):

@@ -12,6 +12,7 @@ from deployments.schemas import ControlMessage, parse_client_message
 from deployments.settings import ServeSettings, WorldSettings, load_settings
 from deployments.wire import HEADER_BYTES, FrameHeader, unpack_frame
 from gamegen.controls import MAX_CAMERA_DEG
+from tests.stopped_clock import StoppedClock
 
 
 def control(**parts) -> ControlMessage:
@@ -111,19 +112,9 @@ def test_a_turn_out_of_bounds_is_refused(turn, says):
         parse_client_message(f'{{"type": "control", "timestamp": 1, "turn": {turn}}}', 1000)
 
 
-class Clock:
-    """Stands in for `time.monotonic`."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch) -> StoppedClock:
+    clock = StoppedClock()
     monkeypatch.setattr(pacing, "time", clock)
     return clock
 

@@ -11,23 +11,14 @@ from deployments import metric_kinds, pacing, shown_chunks
 from deployments.metric_kinds import Counter, Histogram, Level
 from deployments.pacing import ChunkClock
 from deployments.shown_chunks import ChunkTimes, ShownChunks
+from tests.stopped_clock import StoppedClock
 
 FRAME_S = 1 / 24
 
 
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def time(monkeypatch) -> Clock:
-    clock = Clock()
+def time(monkeypatch) -> StoppedClock:
+    clock = StoppedClock()
     monkeypatch.setattr(pacing, "time", clock)
     monkeypatch.setattr(shown_chunks, "time", clock)
     return clock
@@ -57,7 +48,9 @@ def observed(monkeypatch) -> dict[str, list[float]]:
     return values
 
 
-def show(time: Clock, clock: ChunkClock, shown: ShownChunks, num_bytes: int | None = 900, **times) -> None:
+def show(
+    time: StoppedClock, clock: ChunkClock, shown: ShownChunks, num_bytes: int | None = 900, **times
+) -> None:
     """Shows one chunk at its pace."""
     start_s, interval_s = clock.show()
     for frame in range(4):
