@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ray.serve.handle import DeploymentHandle
-
+from deployments.decoding import Decodings
 from deployments.messages import EncodedText, Instruction, OpenRequest, StepRequest
 from deployments.session_store import SessionRecord, SessionStore
 from deployments.settings import ServeSettings
 from deployments.world_client import WorldClient, WorldPast
+from deployments.world_lanes import WorldLanes
 from gamegen.session_log import unpack_controls
 
 
@@ -23,8 +23,8 @@ class Backstage:
 
     settings: ServeSettings
     store: SessionStore
-    world: DeploymentHandle
-    decoder: DeploymentHandle
+    worlds: WorldLanes
+    decodings: Decodings
     encode: Callable[[str, str | None], Awaitable[EncodedText]]
     capacity: Callable[[], Awaitable[int]]
 
@@ -47,7 +47,7 @@ async def resume_world(record: SessionRecord, backstage: Backstage) -> WorldClie
             instruction = Instruction(words, said[chunk].blend_chunks)
         steps.append(StepRequest(record.id, record.fence, chunk + offset, control.operations(), instruction))
     return WorldClient(
-        backstage.world,
+        backstage.worlds.of(record.id),
         opening,
         WorldPast(record.snapshot, steps),
         record.version + offset,

@@ -6,15 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from ray import serve
 
 from deployments.messages import DecodedFrames, DecodeRequest
 from deployments.settings import DecoderSettings
-
-# Its types leave out methods that yield.
-_in_batches: Any = serve.batch(batch_wait_timeout_s=0.001)
 
 
 @serve.deployment(name="Decoder")
@@ -36,18 +32,12 @@ class DecoderDeployment:
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
-        self._decode_batch.set_max_batch_size(settings.max_batch)
         size = (loaded.config.width, loaded.config.height)
         blank = np.zeros(loaded.config.latent_shape, np.float16)
         self._thread.submit(lambda: [*self._decode([DecodeRequest(blank, None, size)])]).result()
 
-    async def decode(self, request: DecodeRequest) -> AsyncIterator[DecodedFrames]:
-        """Yields a chunk's first frame as soon as it is drawn, then its other three."""
-        async for frames in self._decode_batch(request):
-            yield frames
-
-    @_in_batches
-    async def _decode_batch(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
+    async def decode(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
+        """Yields each chunk's first frame as soon as they are drawn, then each one's other three."""
         loop, parts = asyncio.get_running_loop(), self._decode(requests)
         while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
             yield part

@@ -9,12 +9,29 @@ from typing import cast
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
+from deployments.grouping import GroupedCalls
 from deployments.messages import DecodedFrames, DecodeRequest
 from deployments.pacing import ChunkClock
 from gamegen.controls import FRAMES_PER_CHUNK
 
 _ATTEMPTS = 5
 _FIRST_DELAY_S = 0.2
+
+
+class Decodings:
+    """The way from an ingress to the decoder replicas: chunks that were drawn together are decoded together."""
+
+    def __init__(self, decoder: DeploymentHandle, num_replicas: int, most: int) -> None:
+        self._decode = decoder.options(stream=True).decode
+        self._calls = GroupedCalls(self._call, most, calls_at_once=2 * num_replicas)
+
+    def frames(self, request: DecodeRequest) -> AsyncIterator[DecodedFrames]:
+        """A chunk's frames in parts; raises whatever a dying replica raises."""
+        return self._calls.parts(request)
+
+    async def _call(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
+        async for parts in cast(DeploymentResponseGenerator, self._decode.remote(requests)):
+            yield cast(list[DecodedFrames], parts)
 
 
 class ChunkDecoding:
@@ -25,8 +42,8 @@ class ChunkDecoding:
     came, by `time.monotonic`.
     """
 
-    def __init__(self, decoder: DeploymentHandle, request: DecodeRequest, clock: ChunkClock) -> None:
-        self._decode = decoder.options(stream=True).decode
+    def __init__(self, decodings: Decodings, request: DecodeRequest, clock: ChunkClock) -> None:
+        self._decodings = decodings
         self._request = request
         self._clock = clock
         self._frames: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
@@ -60,9 +77,7 @@ class ChunkDecoding:
 
     async def _attempt(self, start: float, came_s: list[float]) -> None:
         number = 0
-        parts = cast(DeploymentResponseGenerator, self._decode.remote(self._request))
-        async for part in parts:
-            assert isinstance(part, DecodedFrames)
+        async for part in self._decodings.frames(self._request):
             for jpeg in part.jpegs:
                 number += 1
                 if number > len(came_s):

@@ -22,6 +22,7 @@ import gamegen
 from deployments.backstage import Backstage
 from deployments.body_limit import BodyLimit
 from deployments.connection import CLOSE_ENDED, Connection
+from deployments.decoding import Decodings
 from deployments.direct import DirectDoor
 from deployments.draining import DrainWatch
 from deployments.errors import ApiError, Denied, describe_problems, install_error_handlers
@@ -44,6 +45,7 @@ from deployments.session_store import SessionRecord, SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
+from deployments.world_lanes import WorldLanes
 from gamegen.session_log import WorldSpec, to_json
 from gamegen.video import decode_image
 
@@ -91,7 +93,9 @@ class Ingress:
         self._world = world
         store = SessionStore(store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
-        self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
+        worlds = WorldLanes(world, settings.world.lanes, settings.world.slots)
+        decodings = Decodings(decoder, settings.decoder.replicas, settings.decoder.max_batch)
+        self._backstage = Backstage(settings, store, worlds, decodings, self._encode, self._sessions.capacity)
         self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
         self._clips = clips

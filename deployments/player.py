@@ -8,9 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ray.serve.handle import DeploymentHandle
-
-from deployments.decoding import ChunkDecoding
+from deployments.decoding import ChunkDecoding, Decodings
 from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, Instruction
@@ -55,7 +53,7 @@ class Player:
     def __init__(
         self,
         world: WorldClient,
-        decoder: DeploymentHandle,
+        decodings: Decodings,
         size: tuple[int, int],
         controls: HeldControls,
         journal: SessionJournal,
@@ -66,7 +64,7 @@ class Player:
         self.controls = controls
         self.every = 1
         self._journal = journal
-        self._decoder = decoder
+        self._decodings = decodings
         self._size = size
         self._outlet = outlet
         self._shown = ShownChunks(self.clock)
@@ -120,7 +118,7 @@ class Player:
             is_typical = memory is not None and recoveries == self.world.num_recoveries
             self.clock.stepped(times.drawn_s - start, is_typical)
             decoding = ChunkDecoding(
-                self._decoder, DecodeRequest(chunk.latent, memory, self._size), self.clock
+                self._decodings, DecodeRequest(chunk.latent, memory, self._size), self.clock
             )
             logging = asyncio.create_task(self._journal.flush())
             await self._drawn.put(_Drawn(number, chunk, timestamp, times, decoding, logging))

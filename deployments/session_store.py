@@ -13,13 +13,14 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from valkey.asyncio import Valkey
 
 from deployments import store_scripts
+from deployments.grouping import GroupedCalls
 from gamegen.controls import Control
 from gamegen.session_log import CONTROL_BYTES, SessionLog, Spoken, WorldSpec, pack_controls, unpack_controls
 
@@ -29,6 +30,7 @@ _PREFIX = "gamegen:"
 _TIMEOUT_S = 2.0
 _ENDED_S = 120
 """How long it is remembered that a session was deleted, so that its owner does not put it back."""
+_MOST_COMMITS = 128
 _NUMBERS = ("fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
 _SUMMARY = ("spec", "created_s", "token_sha256", "state", *_NUMBERS)
 
@@ -114,8 +116,14 @@ class Counters:
     frames_dropped: int
 
 
+@dataclass(frozen=True)
+class _Commit:
+    keys: list[str]
+    args: list[Any]
+
+
 class SessionStore:
-    """The store's client; one an ingress replica."""
+    """The store's client; one an ingress replica. Commits that wait at the same time travel together."""
 
     def __init__(self, url: str, limits: StoreLimits) -> None:
         self._valkey: Valkey = Valkey.from_url(
@@ -126,6 +134,7 @@ class SessionStore:
         self._create = script(store_scripts.CREATE)
         self._claim = script(store_scripts.CLAIM)
         self._commit = script(store_scripts.COMMIT)
+        self._commits = GroupedCalls(self._commit_all, _MOST_COMMITS, calls_at_once=1)
         self._admit = script(store_scripts.ADMIT)
         self._release = script(store_scripts.RELEASE)
         self._delete = script(store_scripts.DELETE)
@@ -209,22 +218,17 @@ class SessionStore:
         pairs = [part for words in spoken for part in (words.chunk, _spoken_json(words))]
         saved = [snapshot[0], snapshot[1]] if snapshot else ["", ""]
         packed = pack_controls([entry.control for entry in entries])
-        answer = await self._commit(
-            keys=[*_keys(record.id), _PREFIX + "live", _PREFIX + "playing"],
-            args=[
-                record.id,
-                record.fence,
-                since,
-                CONTROL_BYTES,
-                time.time() + self._limits.lease_s,
-                self._kept_ms,
-                packed,
-                *saved,
-                *told,
-                *pairs,
-            ],
-        )
-        _check(answer, record.id)
+        keys = [*_keys(record.id), _PREFIX + "live", _PREFIX + "playing"]
+        times = [time.time() + self._limits.lease_s, self._kept_ms]
+        head = [record.id, record.fence, since, CONTROL_BYTES, *times, packed]
+        _check(await self._commits.answer(_Commit(keys, [*head, *saved, *told, *pairs])), record.id)
+
+    async def _commit_all(self, commits: list[_Commit]) -> AsyncIterator[list[Any]]:
+        async with self._valkey.pipeline(transaction=False) as pipe:
+            for commit in commits:
+                await self._commit(keys=commit.keys, args=commit.args, client=pipe)
+            # An error in place of an answer is raised where that answer is waited for.
+            yield await pipe.execute(raise_on_error=False)
 
     async def restore(self, record: SessionRecord) -> None:
         """Puts a whole record back that a restarted store has lost."""

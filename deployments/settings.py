@@ -105,6 +105,11 @@ class WorldSettings:
         return self.max_replicas > self.replicas
 
     @property
+    def lanes(self) -> int:
+        """Sets of sessions that stay together on one replica; enough of them to share them out evenly."""
+        return 1 if self.max_replicas == 1 else 16 * self.max_replicas
+
+    @property
     def engine_threads(self) -> int:
         """Threads the model computes with.
 

@@ -198,7 +198,7 @@ class Stream:
         spec = record.spec
         player = Player(
             world,
-            self._backstage.decoder,
+            self._backstage.decodings,
             (spec.width, spec.height),
             self._controls,
             journal,

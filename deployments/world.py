@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -85,9 +86,9 @@ class WorldDeployment:
         """A session that is held here, at the version asked for."""
         return await self._loop.latest(request)
 
-    async def step(self, request: StepRequest) -> Chunk | Missing | Moved:
-        """Draws a session's next chunk."""
-        return await self._loop.step(request)
+    async def steps(self, requests: list[StepRequest]) -> list[Chunk | Missing | Moved]:
+        """Draws the next chunk of each of several sessions."""
+        return await asyncio.gather(*(self._loop.step(request) for request in requests))
 
     async def close(self, session_id: str) -> None:
         """Forgets a session."""

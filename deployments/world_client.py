@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
-from ray.serve.handle import DeploymentHandle
 
 from deployments import metrics
 from deployments.messages import (
@@ -24,6 +23,7 @@ from deployments.messages import (
     StepRequest,
 )
 from deployments.session_store import SessionMovedError
+from deployments.world_lanes import WorldLane
 
 Reply = TypeVar("Reply")
 
@@ -56,14 +56,14 @@ class WorldClient:
 
     def __init__(
         self,
-        handle: DeploymentHandle,
+        lane: WorldLane,
         opening: OpenRequest,
         past: WorldPast,
         version: int,
         snapshot_every_chunks: int,
         recovery_timeout_s: float,
     ) -> None:
-        self._handle = handle.options(session_id=opening.session_id)
+        self._lane = lane
         self._opening = opening
         self._past = past
         self._snapshot_every_chunks = snapshot_every_chunks
@@ -112,7 +112,7 @@ class WorldClient:
         """Frees the session's slot; an unreachable replica frees it by itself when it needs room."""
         try:
             async with asyncio.timeout(2):
-                await self._handle.close.remote(self._opening.session_id)
+                await self._lane.close(self._opening.session_id)
         except Exception:
             return
 
@@ -144,35 +144,35 @@ class WorldClient:
             await self.on_recovering(recovering)
 
     async def _step(self, request: StepRequest) -> Chunk:
-        reply = await self._handle.step.remote(request)
+        reply = await self._lane.step(request)
         if isinstance(reply, Missing):
             await self._note_recovering(True)
             await self._rebuild()
-            reply = await self._handle.step.remote(request)
+            reply = await self._lane.step(request)
         return self._checked(reply, Chunk)
 
     async def _open(self) -> Opened:
-        return self._checked(await self._handle.open.remote(self._opening), Opened)
+        return self._checked(await self._lane.open(self._opening), Opened)
 
     async def _find(self) -> Opened:
         """The world at its version where it still is, or else rebuilt."""
         request = LatestRequest(self._opening.session_id, self._opening.fence, self.version)
-        reply = await self._handle.latest.remote(request)
+        reply = await self._lane.latest(request)
         if isinstance(reply, Missing):
             await self._rebuild()
-            reply = await self._handle.latest.remote(request)
+            reply = await self._lane.latest(request)
         return self._checked(reply, Opened)
 
     async def _rebuild(self) -> None:
         if self._past.snapshot is None:
             await self._open()
         else:
-            restored = await self._handle.restore.remote(
+            restored = await self._lane.restore(
                 self._opening.session_id, self._opening.fence, self._past.snapshot
             )
             self._checked(restored, Opened)
         for past in self._past.steps:
-            self._checked(await self._handle.step.remote(past), Chunk)
+            self._checked(await self._lane.step(past), Chunk)
 
     @staticmethod
     def _checked(reply: object, kind: type[Reply]) -> Reply:
