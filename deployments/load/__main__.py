@@ -23,6 +23,7 @@ from deployments.load.figures import figures
 from deployments.load.memory import MemorySampler, is_local
 from deployments.load.report import missed, table, write_json
 from deployments.load.schedule import full_at_s
+from gamegen.controls import FPS
 
 _SAMPLES = 60
 _SHORTEST_SAMPLING_S, _LONGEST_SAMPLING_S = 1.0, 10.0
@@ -89,11 +90,15 @@ def main(
             help="processes whose memory, with their children's, is watched: 17,18; else the server's"
         ),
     ] = None,
+    fps: Annotated[
+        int,
+        typer.Option(min=4, max=24, help="frames a second that players ask for: fewer make worlds slower"),
+    ] = FPS,
     require_attainment: Annotated[
         float | None, typer.Option(help="exit with 1 if less than this share of chunks came in time")
     ] = None,
     require_pace: Annotated[
-        float | None, typer.Option(help="exit with 1 if less than this share were due at 24 frames a second")
+        float | None, typer.Option(help="exit with 1 if less than this share were due at the rate asked for")
     ] = None,
     require_fps: Annotated[
         float | None, typer.Option(help="exit with 1 if players got fewer frames a second on average")
@@ -108,7 +113,7 @@ def main(
     console = Console()
     url = url.rstrip("/")
     try:
-        config = LoadConfig(url, sessions, arrival_rate, minutes, mean_stay, seed, processes)
+        config = LoadConfig(url, sessions, arrival_rate, minutes, mean_stay, seed, processes, fps)
         full_s = full_at_s(config.visits(), sessions) or 0.0
         status = Server(url).status()
         roots = [int(pid) for pid in pids.split(",")] if pids else []
@@ -119,7 +124,7 @@ def main(
     except (ValueError, OSError) as error:
         print(f"gamegen: {url}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    result = figures(crowd, sampler.memory(crowd.began_s + full_s) if sampler else None)
+    result = figures(crowd, sampler.memory(crowd.began_s + full_s) if sampler else None, fps)
     console.print(table(config, result))
     if json_file:
         write_json(json_file, config, status, result)

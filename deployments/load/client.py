@@ -89,14 +89,17 @@ class SocketPlayer:
     """Plays one session on its socket: sends a track's keys, notes frames, and comes back when the socket drops.
 
     The track begins at a random place; each change comes up to half a frame sooner or later than written, so that it
-    has no fixed place within the server's chunks.
+    has no fixed place within the server's chunks. `fps` below 24 asks for a slower world.
     """
 
-    def __init__(self, server: Server, session: dict[str, Any], track: Track, seed: int) -> None:
+    def __init__(
+        self, server: Server, session: dict[str, Any], track: Track, seed: int, fps: int = FPS
+    ) -> None:
         self._address = server.url.replace("http", "ws", 1) + session["stream_url"]
         self._direct_address: str | None = session.get("direct_stream_url")
         self._token: str | None = session.get("resume_token")
         self._track = track
+        self._fps = fps
         self._chance = random.Random(seed)
         self._offset_s = self._chance.uniform(0, track.length_s)
         self._recorder = Recorder()
@@ -161,6 +164,8 @@ class SocketPlayer:
                 if self._token is not None:
                     hello = {"type": "hello", "token": self._token, "protocol": PROTOCOL}
                     await socket.send(json.dumps(hello))
+                if self._fps != FPS:
+                    await socket.send(json.dumps({"type": "settings", "fps": self._fps}))
                 typing = asyncio.create_task(self._type(socket))
                 try:
                     await self._receive(socket)

@@ -57,8 +57,8 @@ class Figures:
     memory: Memory | None = None
 
 
-def figures(crowd: Crowd, memory: Memory | None = None) -> Figures:
-    """Over all stays of a crowd."""
+def figures(crowd: Crowd, memory: Memory | None = None, fps: int = FPS) -> Figures:
+    """Over all stays of a crowd that asked for `fps` frames a second."""
     stays = crowd.stays
     seconds = crowd.ended_s - crowd.began_s
     seen = [stay for stay in stays if len(stay.frames)]
@@ -68,7 +68,7 @@ def figures(crowd: Crowd, memory: Memory | None = None) -> Figures:
     watched_minutes = sum(stay.left_s - stay.frames["at_s"][0] for stay in seen) / 60
     stalls = int((gaps > STALL_S).sum())
     chunks, in_time, pairs, on_pace = (
-        np.array([chunk_counts(stay) for stay in seen]).reshape(-1, 4).sum(0).tolist()
+        np.array([chunk_counts(stay, fps) for stay in seen]).reshape(-1, 4).sum(0).tolist()
     )
     players_mean, players_max = at_once(stays, seconds)
     return Figures(
@@ -124,11 +124,11 @@ def lateness_s(frames: np.ndarray) -> np.ndarray:
     return lags - np.lib.stride_tricks.sliding_window_view(padded, _WINDOW).min(1)
 
 
-def chunk_counts(stay: Played) -> tuple[int, int, int, int]:
+def chunk_counts(stay: Played, fps: int = FPS) -> tuple[int, int, int, int]:
     """Chunks, those whose first frame came in time; pairs of neighbours, those due one after the other at full pace.
 
     A chunk whose first frame never came counts as late. A pair is at full pace when the later one is due at most
-    `LATE_S` later than 24 frames a second allow.
+    `LATE_S` later than `fps` allow.
     """
     chunks = in_time = pairs = on_pace = 0
     for socket in np.unique(stay.frames["socket"]):
@@ -143,7 +143,7 @@ def chunk_counts(stay: Played) -> tuple[int, int, int, int]:
         steps = np.diff(numbers)
         apart_s = np.diff(heads["due_ms"])[steps == 1] / 1e3
         pairs += len(apart_s)
-        on_pace += int((apart_s <= FRAMES_PER_CHUNK / FPS + LATE_S).sum())
+        on_pace += int((apart_s <= FRAMES_PER_CHUNK / fps + LATE_S).sum())
     return chunks, in_time, pairs, on_pace
 
 

@@ -37,7 +37,7 @@ def table(config: LoadConfig, result: Figures) -> Table:
     shown = Table(
         "", "", title=f"{config.sessions} players for {result.seconds / 60:.1f} minutes, {config.url}"
     )
-    for section in (_visits(result), _stream(result), _answers(result), _memory(result.memory)):
+    for section in (_visits(result), _stream(result, config.fps), _answers(result), _memory(result.memory)):
         for name, value in section.items():
             shown.add_row(name, value)
         shown.add_section()
@@ -58,7 +58,7 @@ def _visits(r: Figures) -> dict[str, str]:
     }
 
 
-def _stream(r: Figures) -> dict[str, str]:
+def _stream(r: Figures, fps: int) -> dict[str, str]:
     stalls = f"{_number(r.stalls_per_minute, '.2f')} ({r.stalls}, longest gap {_number(r.longest_gap_ms, '.0f')} ms)"
     return {
         "frames a second, each, mean / p5": f"{_number(r.fps_mean, '.2f')} / {_number(r.fps_p5, '.2f')}",
@@ -66,7 +66,7 @@ def _stream(r: Figures) -> dict[str, str]:
         "time between frames, p50 / p95 / p99": percentiles(r.gaps_ms),
         f"stalls over {STALL_S * 1e3:.0f} ms a player-minute": stalls,
         f"chunks that came within {LATE_S * 1e3:.0f} ms of when they were due": _number(r.attainment, ".2%"),
-        "chunks that were due at 24 frames a second": _number(r.on_pace, ".2%"),
+        f"chunks that were due at {fps} frames a second": _number(r.on_pace, ".2%"),
         "frames dropped, of those made": f"{r.dropped} of {r.counts.frames + r.dropped}",
         "received": f"{r.bytes_per_s / 1e6:.2f} MB/s",
     }

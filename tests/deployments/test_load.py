@@ -274,3 +274,11 @@ def test_memory_of_processes_that_are_named_is_sampled():
     sampler.sample()
     memory = sampler.memory()
     assert memory is not None and memory.total.first_mb > 10
+
+
+def test_pace_is_measured_against_the_rate_asked_for():
+    frames = even_frames(80)
+    frames["at_s"] *= 2
+    frames["due_ms"] *= 2
+    assert chunk_counts(stay(frames), fps=12)[2:] == (19, 19)
+    assert chunk_counts(stay(frames))[2:] == (19, 0)

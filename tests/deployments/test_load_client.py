@@ -29,12 +29,12 @@ class FakeServer:
         self.script = list(script)
         self.firsts: list[dict[str, object]] = []
 
-    async def play(self, *, token: str | None = None, seconds: float = 60.0) -> Played:
+    async def play(self, *, token: str | None = None, seconds: float = 60.0, fps: int = 24) -> Played:
         stop = asyncio.Event()
         async with websockets.serve(self._answer, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             session = {"stream_url": "/s"} | ({"resume_token": token} if token else {})
-            player = SocketPlayer(Server(f"http://127.0.0.1:{port}"), session, load_tracks()[0], 0)
+            player = SocketPlayer(Server(f"http://127.0.0.1:{port}"), session, load_tracks()[0], 0, fps)
             playing = asyncio.create_task(player.play(time.monotonic() + seconds, stop))
             while not playing.done() and player.num_frames < 8:
                 await asyncio.sleep(0.01)
@@ -68,6 +68,12 @@ async def test_a_player_who_is_sent_elsewhere_goes_there():
     played = await FakeServer({"type": "migrate"}).play()
     assert (played.reconnects, played.migrations, played.lost) == (0, 1, None)
     assert len(played.frames) == 8
+
+
+async def test_a_slower_world_is_asked_for_on_each_socket():
+    server = FakeServer(1011)
+    await server.play(fps=12)
+    assert server.firsts == 2 * [{"type": "settings", "fps": 12}]
 
 
 async def test_waiting_for_a_place_and_goodbyes_are_counted():
