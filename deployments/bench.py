@@ -11,13 +11,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from deployments import serve_cost
 from deployments.load.client import RefusedError, Server, SocketPlayer
 from deployments.load.figures import STALL_S, stages_ms
 from deployments.load.played import Played
@@ -119,20 +120,43 @@ def main(
     url: Annotated[str, typer.Argument(help="a running server")] = "http://127.0.0.1:8000",
     sessions: Annotated[int, typer.Option(min=1, help="players at once")] = 1,
     seconds: Annotated[float, typer.Option(min=1, help="how long they play")] = 30,
+    bare: Annotated[
+        bool,
+        typer.Option("--bare", help="in turns with the same model drawing here, to see what serving costs"),
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="file for the same figures")] = None,
 ) -> None:
     """Plays on a running server and measures what players get.
 
     Example: gamegen bench serve http://127.0.0.1:8000 --sessions 2 --seconds 60
     """
+    url = url.rstrip("/")
     try:
-        result = asyncio.run(measure(url.rstrip("/"), sessions, seconds))
+        if bare:
+            _compare(url, sessions, seconds, json_file)
+            return
+        result = asyncio.run(measure(url, sessions, seconds))
     except (ValueError, OSError) as error:
         print(f"gamegen: {url}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     Console().print(table(result))
     if json_file:
-        json_file.write_text(json.dumps(result.__dict__ | {"command": sys.argv}, indent=2) + "\n")
+        _write(json_file, result.__dict__)
+
+
+def _compare(url: str, sessions: int, seconds: float, json_file: Path | None) -> None:
+    async def serve(round_s: float) -> tuple[float, float]:
+        result = await measure(url, sessions, round_s)
+        return sessions * result.frames_per_s, result.beyond_pacing_ms["p50"]
+
+    cost = asyncio.run(serve_cost.compare(serve_cost.bare_play(url, sessions), serve, seconds))
+    Console().print(serve_cost.table(cost, sessions))
+    if json_file:
+        _write(json_file, cost.__dict__ | {"share": cost.share, "added_ms": cost.added_ms})
+
+
+def _write(file: Path, facts: dict[str, Any]) -> None:
+    file.write_text(json.dumps(facts | {"command": sys.argv}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -54,15 +54,16 @@ class Control:
         """Total (yaw, pitch) in degrees a frame, held arrow keys included."""
         yaw = self.yaw_deg + KEY_TURN_DEG * (("right" in self.keys) - ("left" in self.keys))
         pitch = self.pitch_deg + KEY_PITCH_DEG * (("down" in self.keys) - ("up" in self.keys))
-        return (
-            float(np.clip(yaw, -MAX_CAMERA_DEG, MAX_CAMERA_DEG)),
-            float(np.clip(pitch, -MAX_CAMERA_DEG, MAX_CAMERA_DEG)),
-        )
+        return _clipped(yaw), _clipped(pitch)
 
     def operations(self) -> np.ndarray:
         """The chunk's operation vectors, float32 `(4, OPERATION_SIZE)`."""
         yaw, pitch = self.camera_deg()
         return operation_array([self.keys] * FRAMES_PER_CHUNK, [yaw] * 4, [pitch] * 4)
+
+
+def _clipped(turn_deg: float) -> float:
+    return max(-MAX_CAMERA_DEG, min(MAX_CAMERA_DEG, turn_deg))
 
 
 def operation_array(

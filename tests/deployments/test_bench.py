@@ -24,6 +24,23 @@ def test_players_of_a_running_server_are_measured(address, tmp_path):
     assert found["key_to_frame_ms"]["p50"] > found["beyond_pacing_ms"]["p50"] > 0
 
 
+def test_serving_is_compared_with_the_engine_by_itself(address, tmp_path):
+    file = tmp_path / "cost.json"
+    result = CliRunner().invoke(
+        app,
+        [address, "--bare", "--sessions", "2", "--seconds", "9", "--json", str(file)],
+        env={"COLUMNS": "200"},
+    )
+    assert result.exit_code == 0, result.output
+    assert "served / bare" in result.output
+    found = json.loads(file.read_text())
+    # Two players get at most 24 frames a second each, whoever draws them.
+    assert all(0 < fps < 50 for fps in found["served_fps"] + found["bare_fps"])
+    assert found["share"] == pytest.approx(np.mean(found["served_fps"]) / np.mean(found["bare_fps"]))
+    served_ms, bare_ms = np.mean(found["served_first_ms"]), np.mean(found["bare_first_ms"])
+    assert bare_ms > 0 and found["added_ms"] == pytest.approx(served_ms - bare_ms)
+
+
 def test_a_server_that_is_not_there_is_named():
     result = CliRunner().invoke(app, ["http://127.0.0.1:9"])
     assert result.exit_code == 2
