@@ -71,7 +71,8 @@ class BarePlay:
         if decoding:
             first_frames_s.append(decoding.result())
         frames = FRAMES_PER_CHUNK * len(self._operations) * len(first_frames_s)
-        return BareRun(frames / (time.perf_counter() - began_s), np.array(first_frames_s))
+        # The last chunk's own time counts too, of which it may have needed a part only.
+        return BareRun(frames / (max(due_s, time.perf_counter()) - began_s), np.array(first_frames_s))
 
     def _decode(
         self, latents: list[torch.Tensor], memory: list[torch.Tensor | None], chunk_s: float
