@@ -1,4 +1,4 @@
-"""Latents to JPEG frames: raw pixels never cross a handle."""
+"""Latents to JPEG files or fragments of MP4: raw pixels never cross a handle."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from ray import serve
 
+from deployments.encoding import ChunkEncoder
 from deployments.messages import DecodedFrames, DecodeRequest
 from deployments.settings import DecoderSettings
 
@@ -19,7 +20,7 @@ _in_batches: Any = serve.batch(batch_wait_timeout_s=0.001)
 
 @serve.deployment(name="Decoder")
 class DecoderDeployment:
-    """The streaming decoder and the JPEG encoder; holds no session, since each request brings its memory."""
+    """The streaming decoder and the encoders; holds no session, since each request brings its memory."""
 
     def __init__(self, model: str, settings: DecoderSettings) -> None:
         import numpy as np
@@ -32,7 +33,7 @@ class DecoderDeployment:
         torch.set_num_threads(settings.threads)
         loaded = Variant.parse(model).load()
         self._decoder = LatentDecoder(loaded)
-        self._jpeg_quality = settings.jpeg_quality
+        self._settings = settings
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
@@ -42,7 +43,7 @@ class DecoderDeployment:
         self._thread.submit(lambda: [*self._decode([DecodeRequest(blank, None, size)])]).result()
 
     async def decode(self, request: DecodeRequest) -> AsyncIterator[DecodedFrames]:
-        """Yields a chunk's first frame as soon as it is drawn, then its other three."""
+        """Yields a chunk's first frame as soon as it is drawn, then its other three; a fragment has all four."""
         async for frames in self._decode_batch(request):
             yield frames
 
@@ -55,16 +56,12 @@ class DecoderDeployment:
     def _decode(self, requests: list[DecodeRequest]) -> Iterator[list[DecodedFrames]]:
         import torch
 
-        from gamegen.video import encode_jpegs, resize_to
-
         start = time.perf_counter()
         # Copied, because arrays that crossed a handle may be read-only views.
         latents = [torch.from_numpy(r.latent.copy()) for r in requests]
         previous = [None if r.previous is None else torch.from_numpy(r.previous.copy()) for r in requests]
+        encoders = [ChunkEncoder(request, self._settings) for request in requests]
         for part in self._decoder.decode_in_parts(latents, previous):
-            jpegs = [
-                encode_jpegs(resize_to(frames, request.size), self._jpeg_quality)
-                for frames, request in zip(part.numpy(), requests, strict=True)
-            ]
+            files = [encoder.take(frames) for encoder, frames in zip(encoders, part.numpy(), strict=True)]
             decode_ms = 1000 * (time.perf_counter() - start)
-            yield [DecodedFrames(files, decode_ms) for files in jpegs]
+            yield [DecodedFrames(made, decode_ms) for made in files]

@@ -17,6 +17,7 @@ import websockets
 
 from deployments.load.played import Played, Recorder
 from deployments.load.tracks import Track
+from deployments.schemas import Format
 from gamegen.controls import FPS
 
 PROTOCOL = 1
@@ -92,11 +93,14 @@ class SocketPlayer:
     has no fixed place within the server's chunks.
     """
 
-    def __init__(self, server: Server, session: dict[str, Any], track: Track, seed: int) -> None:
+    def __init__(
+        self, server: Server, session: dict[str, Any], track: Track, seed: int, frame_format: Format = "jpeg"
+    ) -> None:
         self._address = server.url.replace("http", "ws", 1) + session["stream_url"]
         self._direct_address: str | None = session.get("direct_stream_url")
         self._token: str | None = session.get("resume_token")
         self._track = track
+        self._format = frame_format
         self._chance = random.Random(seed)
         self._offset_s = self._chance.uniform(0, track.length_s)
         self._recorder = Recorder()
@@ -161,6 +165,8 @@ class SocketPlayer:
                 if self._token is not None:
                     hello = {"type": "hello", "token": self._token, "protocol": PROTOCOL}
                     await socket.send(json.dumps(hello))
+                if self._format != "jpeg":
+                    await socket.send(json.dumps({"type": "settings", "format": self._format}))
                 typing = asyncio.create_task(self._type(socket))
                 try:
                     await self._receive(socket)
@@ -180,7 +186,7 @@ class SocketPlayer:
                     return
                 continue
             sequence = self._recorder.take(message, self._sockets)
-            if not 0 <= sequence - newest_seen < FRAMES_PER_ACKNOWLEDGEMENT:
+            if sequence is not None and not 0 <= sequence - newest_seen < FRAMES_PER_ACKNOWLEDGEMENT:
                 newest_seen = sequence
                 await socket.send(json.dumps({"type": "seen", "sequence": sequence}))
 

@@ -17,6 +17,7 @@ from deployments.load.client import RefusedError, Server, SocketPlayer
 from deployments.load.played import Played
 from deployments.load.schedule import Visit, schedule
 from deployments.load.tracks import load_tracks
+from deployments.schemas import Format
 
 _REPORT_INTERVAL_S = 0.5
 _FAILED_RETRY_S = 2.0
@@ -35,6 +36,7 @@ class LoadConfig:
     mean_stay_s: float = 120.0
     seed: int = 0
     processes: int = 1
+    frame_format: Format = "jpeg"
 
     def visits(self) -> tuple[Visit, ...]:
         """Everybody's stay; raises ValueError for values that make none."""
@@ -101,7 +103,8 @@ class _Share:
         session = await self._enter(track.prompt, visit.number, leaves_s)
         if session is None:
             return
-        player = SocketPlayer(self._server, session, track, self.config.seed * 1_000_003 + visit.number)
+        seed = self.config.seed * 1_000_003 + visit.number
+        player = SocketPlayer(self._server, session, track, seed, self.config.frame_format)
         self.playing[visit.number] = player
         played = await player.play(leaves_s, self.stop)
         was_there = await self._leave(session["id"])
