@@ -68,7 +68,9 @@ def test_a_chunk_s_bytes_are_the_same_whatever_was_coded_before():
 
 def test_the_init_segment_is_one_for_all_chunks_of_a_size():
     noise = np.random.default_rng(0).integers(0, 256, (4, 48, 64, 3), np.uint8)
-    of_64x48 = {split_init(part)[0] for part in [*files(4), encode_chunk(noise, 4), encode_chunk(noise * 0, 0)]}
+    of_64x48 = {
+        split_init(part)[0] for part in [*files(4), encode_chunk(noise, 4), encode_chunk(noise * 0, 0)]
+    }
     assert len(of_64x48) == 1
     assert split_init(files(1, 32, 32)[0])[0] not in of_64x48
 
@@ -77,7 +79,7 @@ def test_the_name_that_browsers_are_asked_for_is_that_of_the_stream():
     for width, height in ((32, 32), (1280, 720)):
         init, _ = split_init(files(1, width, height)[0])
         configuration = init[init.index(b"avcC") + 4 :]
-        assert CODEC == f"avc1.{configuration[1:4].hex()}"
+        assert f"avc1.{configuration[1:4].hex()}" == CODEC
 
 
 def test_nothing_is_sent_that_nobody_decodes():
