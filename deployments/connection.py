@@ -14,7 +14,9 @@ from deployments.errors import shortened
 from deployments.metrics import MESSAGES_REFUSED, STREAMS_ENDED
 from deployments.schemas import ByeMessage, ClientMessage, PingMessage, SeenMessage, parse_client_message
 from deployments.settings import IngressSettings
-from deployments.wire import BinaryControl, FrameHeader, unpack_control
+from deployments.wire import BinaryControl, FrameHeader, pack_fragment, pack_init, unpack_control
+from gamegen.boxes import split_init
+from gamegen.controls import FRAMES_PER_CHUNK
 
 CLOSE_TAKEN_OVER = 4001
 CLOSE_WRONG_TOKEN = 4401
@@ -61,7 +63,7 @@ class Connection:
     """One socket.
 
     A client acknowledges frames; beyond `max_unacknowledged_frames` that it has not, frames are dropped, and the newest
-    ones come again when it has caught up.
+    ones come again when it has caught up. Frames of a fragment are sent or dropped together.
     """
 
     def __init__(self, socket: WebSocket, settings: IngressSettings) -> None:
@@ -71,19 +73,48 @@ class Connection:
         self._may_err = Allowance(_MOST_ERRORS_PER_S)
         self._unacknowledged = 0
         self._newest_sent = -1
+        self._init = b""
         self._is_ended = False
         self.heard_s = time.monotonic()
 
-    async def send_frame(self, header: FrameHeader, jpeg: bytes) -> bool:
-        """Sends a frame unless the client is too far behind or gone."""
-        if self._unacknowledged >= self._settings.max_unacknowledged_frames:
+    async def send_frame(self, header: FrameHeader, jpeg: bytes) -> int:
+        """Sends a frame and returns its bytes; 0 if it was dropped, since the client is too far behind or gone."""
+        is_sent = self._has_room(1) and await self._send_frames(header.pack() + jpeg, header.sequence, 1)
+        return len(jpeg) * is_sent
+
+    async def send_fragment(self, header: FrameHeader, interval_ms: float, file: bytes) -> int:
+        """The same with the fragment of a chunk's MP4 file; its init segment goes before the first, or another one."""
+        if not self._has_room(FRAMES_PER_CHUNK):
+            return 0
+        init, fragment = split_init(file)
+        if init != self._init:
+            self._init = init
+            await self._send_bytes(pack_init(init))
+        message = pack_fragment(header, interval_ms, fragment)
+        newest = header.sequence + FRAMES_PER_CHUNK - 1
+        return len(fragment) * await self._send_frames(message, newest, FRAMES_PER_CHUNK)
+
+    def repeat_init(self) -> None:
+        """The next fragment is sent with its init segment, whether or not there was one before."""
+        self._init = b""
+
+    def _has_room(self, num_frames: int) -> bool:
+        # Whoever may have fewer frames on their way than a fragment has gets one at a time.
+        limit = max(self._settings.max_unacknowledged_frames, num_frames)
+        return self._unacknowledged + num_frames <= limit
+
+    async def _send_frames(self, message: bytes, newest: int, num_frames: int) -> bool:
+        self._unacknowledged += num_frames
+        if not await self._send_bytes(message):
             return False
-        self._unacknowledged += 1
+        self._newest_sent = newest
+        return True
+
+    async def _send_bytes(self, message: bytes) -> bool:
         try:
-            await self._socket.send_bytes(header.pack() + jpeg)
+            await self._socket.send_bytes(message)
         except (RuntimeError, WebSocketDisconnect):
             return False
-        self._newest_sent = header.sequence
         return True
 
     async def send_message(self, message: dict[str, Any]) -> None:

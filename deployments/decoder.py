@@ -1,4 +1,4 @@
-"""Latents to JPEG frames: raw pixels never cross a handle."""
+"""Latents to JPEG files or fragments of MP4: raw pixels never cross a handle."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ray import serve
 
+from deployments.encoding import ChunkEncoder
 from deployments.messages import DecodedFrames, DecodeRequest
 from deployments.settings import DecoderSettings
 
 
 @serve.deployment(name="Decoder")
 class DecoderDeployment:
-    """The streaming decoder and the JPEG encoder; holds no session, since each request brings its memory."""
+    """The streaming decoder and the encoders; holds no session, since each request brings its memory."""
 
     def __init__(self, model: str, settings: DecoderSettings) -> None:
         import numpy as np
@@ -28,7 +29,7 @@ class DecoderDeployment:
         torch.set_num_threads(settings.threads)
         loaded = Variant.parse(model).load()
         self._decoder = LatentDecoder(loaded)
-        self._jpeg_quality = settings.jpeg_quality
+        self._settings = settings
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
@@ -37,7 +38,7 @@ class DecoderDeployment:
         self._thread.submit(lambda: [*self._decode([DecodeRequest(blank, None, size)])]).result()
 
     async def decode(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
-        """Yields each chunk's first frame as soon as they are drawn, then each one's other three."""
+        """Yields each chunk's first frame as soon as it is drawn, then its other three; a fragment has all four."""
         loop, parts = asyncio.get_running_loop(), self._decode(requests)
         while (part := await loop.run_in_executor(self._thread, next, parts, None)) is not None:
             yield part
@@ -45,16 +46,12 @@ class DecoderDeployment:
     def _decode(self, requests: list[DecodeRequest]) -> Iterator[list[DecodedFrames]]:
         import torch
 
-        from gamegen.video import encode_jpegs, resize_to
-
         start = time.perf_counter()
         # Copied, because arrays that crossed a handle may be read-only views.
         latents = [torch.from_numpy(r.latent.copy()) for r in requests]
         previous = [None if r.previous is None else torch.from_numpy(r.previous.copy()) for r in requests]
+        encoders = [ChunkEncoder(request, self._settings) for request in requests]
         for part in self._decoder.decode_in_parts(latents, previous):
-            jpegs = [
-                encode_jpegs(resize_to(frames, request.size), self._jpeg_quality)
-                for frames, request in zip(part.numpy(), requests, strict=True)
-            ]
+            files = [encoder.take(frames) for encoder, frames in zip(encoders, part.numpy(), strict=True)]
             decode_ms = 1000 * (time.perf_counter() - start)
-            yield [DecodedFrames(files, decode_ms) for files in jpegs]
+            yield [DecodedFrames(made, decode_ms) for made in files]

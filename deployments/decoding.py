@@ -1,4 +1,4 @@
-"""One chunk on its way through a decoder replica: its frames as they come."""
+"""One chunk on its way through a decoder replica: its files as they come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from deployments.grouping import GroupedCalls
 from deployments.messages import DecodedFrames, DecodeRequest
 from deployments.pacing import ChunkClock
-from gamegen.controls import FRAMES_PER_CHUNK
 
 _ATTEMPTS = 5
 _FIRST_DELAY_S = 0.2
@@ -35,10 +34,10 @@ class Decodings:
 
 
 class ChunkDecoding:
-    """Begins at once; iterating yields `(jpeg, decode_ms)` of each frame in order, as soon as there is one.
+    """Begins at once; iterating yields `(file, decode_ms)` in order, as soon as there is one: JPEG or MP4 as asked for.
 
-    A request holds all that it needs, so that any other decoder can answer it if one dies; frames that had come
-    already are not given twice. Iterating raises what the last attempt raised. `first_came_s` is when the first frame
+    A request holds all that it needs, so that any other decoder can answer it if one dies; files that had come
+    already are not given twice. Iterating raises what the last attempt raised. `first_came_s` is when the first file
     came, by `time.monotonic`.
     """
 
@@ -46,16 +45,21 @@ class ChunkDecoding:
         self._decodings = decodings
         self._request = request
         self._clock = clock
-        self._frames: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
+        self._files: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
         self.first_came_s: float | None = None
         self._task = asyncio.create_task(self._fetch())
-        self._task.add_done_callback(lambda _: self._frames.put_nowait(None))
+        self._task.add_done_callback(lambda _: self._files.put_nowait(None))
 
     async def __aiter__(self) -> AsyncIterator[tuple[bytes, float]]:
-        """The frames."""
-        while (frame := await self._frames.get()) is not None:
-            yield frame
+        """The files."""
+        while (file := await self._files.get()) is not None:
+            yield file
         await self._task
+
+    @property
+    def num_files(self) -> int:
+        """How many there will be."""
+        return self._request.num_files
 
     def cancel(self) -> None:
         """Gives it up."""
@@ -78,11 +82,11 @@ class ChunkDecoding:
     async def _attempt(self, start: float, came_s: list[float]) -> None:
         number = 0
         async for part in self._decodings.frames(self._request):
-            for jpeg in part.jpegs:
+            for file in part.files:
                 number += 1
                 if number > len(came_s):
                     self.first_came_s = self.first_came_s or time.monotonic()
                     came_s.append(time.monotonic() - start)
-                    self._frames.put_nowait((jpeg, part.decode_ms))
-        if number < FRAMES_PER_CHUNK:
-            raise RuntimeError(f"a decoder ended after {number} of {FRAMES_PER_CHUNK} frames")
+                    self._files.put_nowait((file, part.decode_ms))
+        if number < self._request.num_files:
+            raise RuntimeError(f"a decoder ended after {number} of {self._request.num_files} files")

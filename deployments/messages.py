@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gamegen.controls import FRAMES_PER_CHUNK
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -102,18 +104,27 @@ class Moved:
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """A chunk's latent, the latent before it (None at the start) and the (width, height) to show it in."""
+    """A chunk's latent, the latent before it (None at the start) and the (width, height) to show it in.
+
+    With the `sequence` of its first frame it becomes one MP4 file of a fragment, without it four JPEG files.
+    """
 
     latent: np.ndarray
     previous: np.ndarray | None
     size: tuple[int, int]
+    sequence: int | None = None
+
+    @property
+    def num_files(self) -> int:
+        """How many files it becomes."""
+        return FRAMES_PER_CHUNK if self.sequence is None else 1
 
 
 @dataclass(frozen=True)
 class DecodedFrames:
-    """The next frames of a chunk as JPEG files, and how long they and those before them took."""
+    """The next files of a chunk, none while there are not enough frames, and how long it took until there."""
 
-    jpegs: list[bytes]
+    files: list[bytes]
     decode_ms: float
 
 

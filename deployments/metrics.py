@@ -88,7 +88,7 @@ FRAMES_SENT = Counter("gamegen_frames_sent_total", "Frames that were sent.")
 FRAMES_DROPPED = Counter(
     "gamegen_frames_dropped_total", "Frames that were not sent, as the client was behind or gone."
 )
-FRAME_BYTES = Counter("gamegen_frame_bytes_total", "Bytes of the JPEG files that were sent.")
+FRAME_BYTES = Counter("gamegen_frame_bytes_total", "Bytes of the JPEG files and fragments that were sent.")
 RECOVERIES = Counter(
     "gamegen_recoveries_total",
     "Sessions that went on elsewhere or again: world_moved (brought back on another world replica), resumed (their "

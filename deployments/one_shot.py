@@ -76,7 +76,7 @@ async def _play(
         chunk: Chunk = await world.step(control.operations(), instruction)
         journal.add(Entry(control, spoken), chunk.snapshot)
         request = DecodeRequest(chunk.latent, memory, (spec.width, spec.height))
-        jpegs += [jpeg async for jpeg, _ in ChunkDecoding(backstage.decodings, request, ChunkClock())]
+        jpegs += [file async for file, _ in ChunkDecoding(backstage.decodings, request, ChunkClock())]
     journal.frames_sent += len(jpegs)
     await journal.flush()
     frames = [base64.b64encode(jpeg).decode() for jpeg in jpegs]

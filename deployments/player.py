@@ -13,6 +13,7 @@ from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, Instruction
 from deployments.pacing import ChunkClock
+from deployments.schemas import Format
 from deployments.session_store import Entry
 from deployments.shown_chunks import ChunkTimes, ShownChunks
 from deployments.wire import FrameHeader
@@ -26,8 +27,11 @@ logger = logging.getLogger("ray.serve")
 class Outlet(Protocol):
     """Where frames and messages go."""
 
-    async def send_frame(self, header: FrameHeader, jpeg: bytes) -> bool:
-        """Sends a frame, or drops it and returns False if the client is behind."""
+    async def send_frame(self, header: FrameHeader, jpeg: bytes) -> int:
+        """Sends a frame and returns its bytes, or drops it and returns 0 if the client is behind."""
+
+    async def send_fragment(self, header: FrameHeader, interval_ms: float, file: bytes) -> int:
+        """The same with the fragment of a chunk's MP4 file, whose first frame the header tells of."""
 
     async def send_message(self, message: dict[str, Any]) -> None:
         """Sends a JSON message."""
@@ -41,6 +45,17 @@ class _Drawn:
     times: ChunkTimes
     decoding: ChunkDecoding
     logging: asyncio.Task[None]
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of a chunk, which begins with one of its frames; when that is due, and the time between two."""
+
+    frame: int
+    content: bytes
+    decode_ms: float
+    due_s: float
+    interval_s: float
 
 
 class Player:
@@ -63,6 +78,7 @@ class Player:
         self.clock = ChunkClock()
         self.controls = controls
         self.every = 1
+        self.format: Format = "jpeg"
         self._journal = journal
         self._decodings = decodings
         self._size = size
@@ -117,9 +133,9 @@ class Player:
             self._journal.add(Entry(control, spoken), chunk.snapshot)
             is_typical = memory is not None and recoveries == self.world.num_recoveries
             self.clock.stepped(times.drawn_s - start, is_typical)
-            decoding = ChunkDecoding(
-                self._decodings, DecodeRequest(chunk.latent, memory, self._size), self.clock
-            )
+            first = FRAMES_PER_CHUNK * number if self.format == "fmp4" else None
+            request = DecodeRequest(chunk.latent, memory, self._size, first)
+            decoding = ChunkDecoding(self._decodings, request, self.clock)
             logging = asyncio.create_task(self._journal.flush())
             await self._drawn.put(_Drawn(number, chunk, timestamp, times, decoding, logging))
 
@@ -130,28 +146,32 @@ class Player:
             turn: tuple[float, float] | None = None
             frame = 0
             try:
-                async for jpeg, decode_ms in drawn.decoding:
+                async for file, decode_ms in drawn.decoding:
                     turn = turn or self.clock.show()
                     due_s = turn[0] + frame * turn[1]
                     await asyncio.sleep(due_s - time.monotonic())
-                    self._shown.frame(await self._send(drawn, frame, decode_ms, due_s, jpeg))
-                    frame += 1
+                    frame += await self._send(_File(frame, file, decode_ms, due_s, turn[1]), drawn)
             except Exception:
                 logger.exception("a chunk could not be decoded and is left out")
             turn = turn or self.clock.show()
             self._shown.chunk(turn[1], drawn.times, drawn.decoding.first_came_s)
 
-    async def _send(
-        self, drawn: _Drawn, frame: int, decode_ms: float, due_s: float, jpeg: bytes
-    ) -> int | None:
-        """Returns how many bytes were sent; 0 if the frame was dropped, None if it was not asked for."""
-        sequence = FRAMES_PER_CHUNK * drawn.number + frame
-        if sequence % self.every:
-            return None
-        times_ms = drawn.chunk.step_ms, decode_ms, drawn.times.wait_ms, 1000 * due_s
-        header = FrameHeader(frame, sequence, drawn.number, drawn.timestamp, *times_ms)
-        if await self._outlet.send_frame(header, jpeg):
-            self._journal.frames_sent += 1
-            return len(jpeg)
-        self._journal.frames_dropped += 1
-        return 0
+    async def _send(self, file: _File, drawn: _Drawn) -> int:
+        """Returns how many frames the file has."""
+        num_frames = FRAMES_PER_CHUNK // drawn.decoding.num_files
+        sequence = FRAMES_PER_CHUNK * drawn.number + file.frame
+        if num_frames == 1 and sequence % self.every:
+            self._shown.frames(None)
+            return num_frames
+        times_ms = drawn.chunk.step_ms, file.decode_ms, drawn.times.wait_ms, 1000 * file.due_s
+        header = FrameHeader(file.frame, sequence, drawn.number, drawn.timestamp, *times_ms)
+        if num_frames == 1:
+            num_bytes = await self._outlet.send_frame(header, file.content)
+        else:
+            num_bytes = await self._outlet.send_fragment(header, 1000 * file.interval_s, file.content)
+        self._shown.frames(num_bytes, num_frames, file.interval_s)
+        if num_bytes:
+            self._journal.frames_sent += num_frames
+        else:
+            self._journal.frames_dropped += num_frames
+        return num_frames

@@ -30,6 +30,8 @@ PROTOCOL = 1
 MAX_TURN_DEG = 360.0
 """Of one message, each way: a flick of the mouse is far below, a client's mistake in units is not."""
 MAX_SEQUENCE = 2**32 - 1
+Format = Literal["jpeg", "fmp4"]
+"""What frames are sent as."""
 _MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
 _MOST_FIELDS = 32
 MAX_BODY_BYTES = _MAX_IMAGE_CHARACTERS + 256 * 1024
@@ -332,11 +334,15 @@ class HelloMessage(Body):
 
 
 class SettingsMessage(Body):
-    """How the world is sent: frames a second (fewer make it slower, not coarser), and only each nth of them."""
+    """How the world is sent: frames a second (fewer make it slower, not coarser), only each nth of them, and as what.
+
+    `jpeg` is a file for each frame; `fmp4` a fragment of H.264 for each chunk, which has all its frames.
+    """
 
     type: Literal["settings"]
     fps: int | None = Field(None, ge=4, le=24)
     every: Literal[1, 2, 4] | None = None
+    format: Format | None = None
 
 
 class PingMessage(Body):

@@ -121,16 +121,17 @@ class WorldSettings:
 
 @dataclass(frozen=True)
 class DecoderSettings:
-    """Replicas that turn latents into JPEG frames."""
+    """Replicas that turn latents into JPEG files, or fragments of H.264: of these a higher `h264_crf` is coarser."""
 
     replicas: int = 1
     num_cpus: float = 0.2
     threads: int = 1
     max_batch: int = 8
     jpeg_quality: int = 85
+    h264_crf: int = 22
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "threads", "max_batch", "jpeg_quality")
+        _positive(self, "replicas", "threads", "max_batch", "jpeg_quality", "h264_crf")
 
 
 @dataclass(frozen=True)

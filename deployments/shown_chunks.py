@@ -49,19 +49,24 @@ class ShownChunks:
         self._answered_s: float | None = None
         self._last_sent_s: float | None = None
 
-    def frame(self, num_bytes: int | None) -> None:
-        """A frame had its turn: so many bytes of it were sent; 0 if it was dropped, None if it was not asked for."""
+    def frames(self, num_bytes: int | None, num_frames: int = 1, interval_s: float = 0.0) -> None:
+        """A file had its turn: so many bytes of it were sent; 0 if it was dropped, None if it was not asked for.
+
+        Frames that came together are shown one after another, `interval_s` apart, and counted as if sent so.
+        """
         frames, now = self._frames, time.monotonic()
         frames.first_turn_s = frames.first_turn_s or now
-        frames.num_dropped += num_bytes == 0
+        frames.num_dropped += num_frames * (num_bytes == 0)
         if not num_bytes:
             return
         if self._last_sent_s is not None:
             frames.longest_gap_s = max(frames.longest_gap_s, now - self._last_sent_s)
+        if num_frames > 1:
+            frames.longest_gap_s = max(frames.longest_gap_s, interval_s)
         frames.first_sent_s = frames.first_sent_s or now
-        frames.num_sent += 1
+        frames.num_sent += num_frames
         frames.num_bytes += num_bytes
-        self._last_sent_s = now
+        self._last_sent_s = now + (num_frames - 1) * interval_s
 
     def chunk(self, interval_s: float, times: ChunkTimes, decoded_s: float | None) -> None:
         """The chunk's frames had their turn, one each `interval_s`; its first was decoded at `decoded_s`, or never."""

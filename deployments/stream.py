@@ -147,10 +147,17 @@ class Stream:
         if isinstance(message, ControlMessage) and message.instruction:
             await self._instruct(player, message.instruction, message.timestamp)
         elif isinstance(message, SettingsMessage):
-            player.clock.target_fps = message.fps or player.clock.target_fps
-            player.every = message.every or player.every
-            told = {"fps": player.clock.target_fps, "every": player.every}
-            await self._connection.send_message({"type": "settings", **told})
+            await self._set(player, message)
+
+    async def _set(self, player: Player, settings: SettingsMessage) -> None:
+        player.clock.target_fps = settings.fps or player.clock.target_fps
+        player.every = settings.every or player.every
+        player.format = settings.format or player.format
+        if settings.format:
+            # Whoever asks anew may have let go of what it had.
+            self._connection.repeat_init()
+        told = {"fps": player.clock.target_fps, "every": player.every, "format": player.format}
+        await self._connection.send_message({"type": "settings", **told})
 
     async def _instruct(self, player: Player, spoken: SpokenInstruction, timestamp: float) -> None:
         start = time.monotonic()

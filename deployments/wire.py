@@ -1,6 +1,6 @@
-"""The stream's binary side: a fixed header before each JPEG, and controls in a few bytes.
+"""The stream's binary side: a fixed header before each JPEG or fragment, and controls in a few bytes.
 
-Little-endian, 40 bytes:
+Little-endian. A frame, 40 bytes and then a JPEG file:
 
 | offset | type    | field |
 |--------|---------|-------|
@@ -15,6 +15,14 @@ Little-endian, 40 bytes:
 | 28     | float32 | time from that control message's arrival to the beginning of its step, in milliseconds |
 | 32     | float64 | when the frame is due, in milliseconds of the server's clock |
 
+A chunk as a fragment of MP4, 44 bytes and then the fragment: the same of its first frame, but with the magic `GV`, and
+
+| offset | type    | field |
+|--------|---------|-------|
+| 40     | float32 | time between its frames in milliseconds |
+
+The init segment that fragments are read with, before the first of them: `GI`, version 1, zero, and the segment.
+
 A control message, 22 bytes, says the same as the JSON one but for words:
 
 | offset | type    | field |
@@ -27,7 +35,7 @@ A control message, 22 bytes, says the same as the JSON one but for words:
 | 10     | float32 | pitch in degrees a frame |
 | 14     | float64 | timestamp |
 
-After the frame's header the JPEG file follows. Due times are even where arrivals are not: show each frame at its own
+Due times are even where arrivals are not: show each frame at its own
 plus a delay.
 """
 
@@ -35,21 +43,27 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gamegen.controls import KEYS, MAX_CAMERA_DEG
+from gamegen.controls import FRAMES_PER_CHUNK, KEYS, MAX_CAMERA_DEG
 
 MAGIC = b"GG"
 VERSION = 2
 _HEADER = struct.Struct("<2sBBIIdfffd")
 HEADER_BYTES = _HEADER.size
+FRAGMENT_MAGIC = b"GV"
+_INTERVAL = struct.Struct("<f")
+FRAGMENT_HEADER_BYTES = HEADER_BYTES + _INTERVAL.size
+INIT_MAGIC = b"GI"
+INIT_VERSION = 1
+_INIT = struct.Struct("<2sBx")
 CONTROL_MAGIC = b"GC"
 CONTROL_VERSION = 1
 _CONTROL = struct.Struct("<2sBxHffd")
-_BEGINNING = MAGIC + bytes([VERSION])
 _SEQUENCE = struct.Struct("<4xI")
+_KINDS = {MAGIC: "a frame", FRAGMENT_MAGIC: "a fragment", INIT_MAGIC: "an init"}
 HEADER_DTYPE = np.dtype(
     [
         ("magic", "S2"),
@@ -89,14 +103,51 @@ class FrameHeader:
 
 
 def unpack_frame(message: bytes) -> tuple[FrameHeader, bytes]:
-    """A binary message's header and JPEG file; raises ValueError if it is not one."""
-    if len(message) < HEADER_BYTES:
-        raise ValueError(f"a frame message has at least {HEADER_BYTES} bytes, got {len(message)}")
-    magic, version, frame, sequence, chunk, timestamp, *times_ms = _HEADER.unpack_from(message)
-    if magic != MAGIC or version != VERSION:
-        raise ValueError(f"not a frame message of version {VERSION}: it begins with {message[:3]!r}")
+    """A frame message's header and JPEG file; raises ValueError if it is not one."""
+    return _unpack_header(message, MAGIC, HEADER_BYTES), message[HEADER_BYTES:]
+
+
+def _unpack_header(message: bytes, expected: bytes, num_bytes: int) -> FrameHeader:
+    _check_beginning(message, expected, VERSION, num_bytes)
+    _, _, frame, sequence, chunk, timestamp, *times_ms = _HEADER.unpack_from(message)
     stamp = None if math.isnan(timestamp) else timestamp
-    return FrameHeader(frame, sequence, chunk, stamp, *times_ms), message[HEADER_BYTES:]
+    return FrameHeader(frame, sequence, chunk, stamp, *times_ms)
+
+
+def _check_beginning(message: bytes, magic: bytes, version: int, num_bytes: int) -> None:
+    """Raises ValueError unless a message has this magic, this version, and at least so many bytes."""
+    kind = _KINDS[magic]
+    if len(message) < num_bytes:
+        raise ValueError(f"{kind} message has at least {num_bytes} bytes, got {len(message)}")
+    if not message.startswith(magic + bytes([version])):
+        raise ValueError(f"not {kind} message of version {version}: it begins with {message[:3]!r}")
+
+
+def pack_fragment(header: FrameHeader, interval_ms: float, fragment: bytes) -> bytes:
+    """A fragment message: the header of its first frame, the time between its frames, and the fragment."""
+    return FRAGMENT_MAGIC + header.pack()[len(MAGIC) :] + _INTERVAL.pack(interval_ms) + fragment
+
+
+def unpack_fragment(message: bytes) -> tuple[list[FrameHeader], bytes]:
+    """The headers of a fragment message's frames, each with its own due time, and the fragment; or ValueError."""
+    first = _unpack_header(message, FRAGMENT_MAGIC, FRAGMENT_HEADER_BYTES)
+    (interval_ms,) = _INTERVAL.unpack_from(message, HEADER_BYTES)
+    headers = [
+        replace(first, frame=i, sequence=first.sequence + i, due_ms=first.due_ms + i * interval_ms)
+        for i in range(FRAMES_PER_CHUNK)
+    ]
+    return headers, message[FRAGMENT_HEADER_BYTES:]
+
+
+def pack_init(init: bytes) -> bytes:
+    """The message of an init segment."""
+    return _INIT.pack(INIT_MAGIC, INIT_VERSION) + init
+
+
+def unpack_init(message: bytes) -> bytes:
+    """The init segment of its message; raises ValueError if it is not one."""
+    _check_beginning(message, INIT_MAGIC, INIT_VERSION, _INIT.size)
+    return message[_INIT.size :]
 
 
 @dataclass(frozen=True)
@@ -137,7 +188,6 @@ def unpack_control(message: bytes) -> BinaryControl:
 
 
 def frame_sequence(message: bytes) -> int:
-    """The sequence in a binary message, the rest unread; raises ValueError if it is no frame."""
-    if not message.startswith(_BEGINNING) or len(message) < HEADER_BYTES:
-        raise ValueError(f"not a frame message of version {VERSION}: it begins with {message[:3]!r}")
+    """The sequence in a frame message, the rest unread; raises ValueError if it is none."""
+    _check_beginning(message, MAGIC, VERSION, HEADER_BYTES)
     return _SEQUENCE.unpack_from(message)[0]

@@ -35,7 +35,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FPS, crf: int = 1
 
     Raises ValueError for another dtype or shape, no frames, or an odd width or height.
     """
-    _check_frames(frames)
+    check_pixels(frames)
     height, width = frames.shape[1:3]
     if width % 2 or height % 2:
         raise ValueError(f"cannot write {width}x{height} as H.264: use an even width and height")
@@ -53,7 +53,7 @@ def write_mp4(path: str | Path, frames: np.ndarray, fps: int = FPS, crf: int = 1
 
 def write_contact_sheet(path: str | Path, frames: np.ndarray, columns: int = 4, rows: int = 2) -> None:
     """Writes frames spread evenly over a video, reading order, as one PNG; raises ValueError as `write_mp4`."""
-    _check_frames(frames)
+    check_pixels(frames)
     chosen = frames[sheet_frames(len(frames), columns * rows)]
     sheet = np.concatenate([np.concatenate(list(row), 1) for row in np.split(chosen, rows)])
     Image.fromarray(sheet).save(path)
@@ -112,7 +112,7 @@ def iter_mp4(path: str | Path | io.BytesIO, max_frames: int | None = None) -> It
 
 def encode_jpegs(frames: np.ndarray, quality: int = JPEG_QUALITY) -> list[bytes]:
     """One JPEG for each frame of `uint8 (T, H, W, 3)`."""
-    _check_frames(frames)
+    check_pixels(frames)
     return [
         simplejpeg.encode_jpeg(np.ascontiguousarray(f), quality=quality, colorsubsampling="420")
         for f in frames
@@ -145,7 +145,7 @@ def decode_image(
 
 def resize_to(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Frames `uint8 (T, H, W, 3)` scaled and centre-cropped to `size` = (width, height), aspect kept."""
-    _check_frames(frames)
+    check_pixels(frames)
     width, height = size
     old_height, old_width = frames.shape[1:3]
     if (old_width, old_height) == (width, height):
@@ -187,7 +187,8 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def _check_frames(frames: np.ndarray) -> None:
+def check_pixels(frames: np.ndarray) -> None:
+    """Raises ValueError unless there are frames, `uint8 (T, H, W, 3)`."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"expected uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}")
     if not len(frames):

@@ -18,7 +18,14 @@ import websockets
 from PIL import Image
 
 from deployments.settings import ServeSettings, load_settings
-from deployments.wire import FrameHeader, unpack_frame
+from deployments.wire import (
+    FRAGMENT_MAGIC,
+    INIT_MAGIC,
+    FrameHeader,
+    unpack_fragment,
+    unpack_frame,
+    unpack_init,
+)
 
 PATIENCE_S = 120.0
 """How long a test waits before it calls something lost; no test passes or fails by being slow or quick."""
@@ -70,6 +77,14 @@ class Frame:
     pixels: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Fragment:
+    """A chunk as a client got it: its four headers, and the MP4 file that it and the newest init segment make."""
+
+    headers: list[FrameHeader]
+    file: bytes
+
+
 class StreamClient:
     """One socket of one session."""
 
@@ -77,6 +92,7 @@ class StreamClient:
         self.socket = socket
         self.acknowledges = acknowledges
         self.messages: list[dict[str, Any]] = []
+        self.inits: list[bytes] = []
 
     async def send(self, message: dict[str, Any]) -> None:
         await self.socket.send(json.dumps(message))
@@ -84,17 +100,34 @@ class StreamClient:
     async def control(self, timestamp: float = 1.0, **parts: Any) -> None:
         await self.send({"type": "control", "timestamp": timestamp, **parts})
 
+    async def binary(self) -> bytes:
+        """The next binary message; JSON messages before it are kept in `messages`."""
+        while isinstance(data := await asyncio.wait_for(self.socket.recv(), PATIENCE_S), str):
+            self.messages.append(json.loads(data))
+        return data
+
     async def frame(self) -> Frame:
         """The next frame; JSON messages before it are kept in `messages`."""
-        while True:
-            data = await asyncio.wait_for(self.socket.recv(), PATIENCE_S)
-            if isinstance(data, str):
-                self.messages.append(json.loads(data))
-                continue
-            header, jpeg = unpack_frame(data)
-            if self.acknowledges and header.frame == 3:
-                await self.send({"type": "seen", "sequence": header.sequence})
-            return Frame(header, simplejpeg.decode_jpeg(jpeg))
+        header, jpeg = unpack_frame(await self.binary())
+        if header.frame == 3:
+            await self._acknowledge(header)
+        return Frame(header, simplejpeg.decode_jpeg(jpeg))
+
+    async def fragment(self) -> Fragment:
+        """The next fragment; frames before it are let go, init segments kept in `inits`."""
+        while not (data := await self.binary()).startswith(FRAGMENT_MAGIC):
+            if data.startswith(INIT_MAGIC):
+                self.inits.append(unpack_init(data))
+        headers, fragment = unpack_fragment(data)
+        await self._acknowledge(headers[-1])
+        return Fragment(headers, self.inits[-1] + fragment)
+
+    async def fragments(self, count: int) -> list[Fragment]:
+        return [await self.fragment() for _ in range(count)]
+
+    async def _acknowledge(self, header: FrameHeader) -> None:
+        if self.acknowledges:
+            await self.send({"type": "seen", "sequence": header.sequence})
 
     async def frames(self, count: int) -> list[Frame]:
         return [await self.frame() for _ in range(count)]

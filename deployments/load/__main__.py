@@ -23,6 +23,7 @@ from deployments.load.figures import figures
 from deployments.load.memory import MemorySampler, is_local
 from deployments.load.report import missed, table, write_json
 from deployments.load.schedule import full_at_s
+from deployments.schemas import Format
 from gamegen.controls import FPS
 
 _SAMPLES = 60
@@ -84,6 +85,9 @@ def main(
     mean_stay: Annotated[float, typer.Option(help="how long a player stays on average, in seconds")] = 120.0,
     seed: Annotated[int, typer.Option(help="the same seed plays the same crowd")] = 0,
     processes: Annotated[int, typer.Option(min=1, help="processes that share the players")] = 1,
+    frame_format: Annotated[
+        Format, typer.Option("--format", help="what frames are sent as: files, or H.264 for thin links")
+    ] = "jpeg",
     pids: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +117,9 @@ def main(
     console = Console()
     url = url.rstrip("/")
     try:
-        config = LoadConfig(url, sessions, arrival_rate, minutes, mean_stay, seed, processes, fps)
+        config = LoadConfig(
+            url, sessions, arrival_rate, minutes, mean_stay, seed, processes, fps, frame_format
+        )
         full_s = full_at_s(config.visits(), sessions) or 0.0
         status = Server(url).status()
         roots = [int(pid) for pid in pids.split(",")] if pids else []

@@ -10,6 +10,7 @@ import random
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,17 +90,22 @@ class SocketPlayer:
     """Plays one session on its socket: sends a track's keys, notes frames, and comes back when the socket drops.
 
     The track begins at a random place; each change comes up to half a frame sooner or later than written, so that it
-    has no fixed place within the server's chunks. `fps` below 24 asks for a slower world.
+    has no fixed place within the server's chunks. `settings` are asked for on each socket.
     """
 
     def __init__(
-        self, server: Server, session: dict[str, Any], track: Track, seed: int, fps: int = FPS
+        self,
+        server: Server,
+        session: dict[str, Any],
+        track: Track,
+        seed: int,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._address = server.url.replace("http", "ws", 1) + session["stream_url"]
         self._direct_address: str | None = session.get("direct_stream_url")
         self._token: str | None = session.get("resume_token")
         self._track = track
-        self._fps = fps
+        self._settings = settings
         self._chance = random.Random(seed)
         self._offset_s = self._chance.uniform(0, track.length_s)
         self._recorder = Recorder()
@@ -164,8 +170,8 @@ class SocketPlayer:
                 if self._token is not None:
                     hello = {"type": "hello", "token": self._token, "protocol": PROTOCOL}
                     await socket.send(json.dumps(hello))
-                if self._fps != FPS:
-                    await socket.send(json.dumps({"type": "settings", "fps": self._fps}))
+                if self._settings:
+                    await socket.send(json.dumps({"type": "settings", **self._settings}))
                 typing = asyncio.create_task(self._type(socket))
                 try:
                     await self._receive(socket)
@@ -185,7 +191,7 @@ class SocketPlayer:
                     return
                 continue
             sequence = self._recorder.take(message, self._sockets)
-            if not 0 <= sequence - newest_seen < FRAMES_PER_ACKNOWLEDGEMENT:
+            if sequence is not None and not 0 <= sequence - newest_seen < FRAMES_PER_ACKNOWLEDGEMENT:
                 newest_seen = sequence
                 await socket.send(json.dumps({"type": "seen", "sequence": sequence}))
 

@@ -17,12 +17,14 @@ from deployments.load.client import RefusedError, Server, SocketPlayer
 from deployments.load.played import Played
 from deployments.load.schedule import Visit, schedule
 from deployments.load.tracks import load_tracks
+from deployments.schemas import Format
 from gamegen.controls import FPS
 
 _REPORT_INTERVAL_S = 0.5
 _FAILED_RETRY_S = 2.0
 _END_ATTEMPTS = 3
 _START_DELAY_S = 0.2
+_USUAL = {"fps": FPS, "format": "jpeg"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class LoadConfig:
     seed: int = 0
     processes: int = 1
     fps: int = FPS
+    frame_format: Format = "jpeg"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What players ask for that they would not get anyway."""
+        asked = {"fps": self.fps, "format": self.frame_format}
+        return {name: value for name, value in asked.items() if value != _USUAL[name]}
 
     def visits(self) -> tuple[Visit, ...]:
         """Everybody's stay; raises ValueError for values that make none."""
@@ -104,7 +113,7 @@ class _Share:
         if session is None:
             return
         seed = self.config.seed * 1_000_003 + visit.number
-        player = SocketPlayer(self._server, session, track, seed, self.config.fps)
+        player = SocketPlayer(self._server, session, track, seed, self.config.settings)
         self.playing[visit.number] = player
         played = await player.play(leaves_s, self.stop)
         was_there = await self._leave(session["id"])

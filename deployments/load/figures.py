@@ -54,6 +54,7 @@ class Figures:
     stages_ms: dict[str, Summary]
     dropped: int
     bytes_per_s: float
+    bytes_per_frame: float | None
     memory: Memory | None = None
 
 
@@ -71,6 +72,8 @@ def figures(crowd: Crowd, memory: Memory | None = None, fps: int = FPS) -> Figur
         np.array([chunk_counts(stay, fps) for stay in seen]).reshape(-1, 4).sum(0).tolist()
     )
     players_mean, players_max = at_once(stays, seconds)
+    num_frames = sum(len(stay.frames) for stay in seen)
+    num_bytes = sum(int(stay.frames["num_bytes"].sum()) for stay in seen)
     return Figures(
         seconds=seconds,
         counts=crowd.counts,
@@ -94,7 +97,8 @@ def figures(crowd: Crowd, memory: Memory | None = None, fps: int = FPS) -> Figur
         key_to_frame_ms=_summary(answers["taken_s"]),
         stages_ms=stages_ms(answers),
         dropped=sum(stay.dropped for stay in seen),
-        bytes_per_s=sum(int(stay.frames["num_bytes"].sum()) for stay in seen) / seconds if seconds else 0.0,
+        bytes_per_s=num_bytes / seconds if seconds else 0.0,
+        bytes_per_frame=num_bytes / num_frames if num_frames else None,
         memory=memory,
     )
 

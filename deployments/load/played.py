@@ -8,10 +8,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from deployments.wire import HEADER_BYTES, HEADER_DTYPE, frame_sequence
+from deployments.wire import (
+    FRAGMENT_MAGIC,
+    HEADER_BYTES,
+    HEADER_DTYPE,
+    INIT_MAGIC,
+    frame_sequence,
+    unpack_fragment,
+    unpack_init,
+)
 
 FRAME_DTYPE = np.dtype([("at_s", "<f8"), ("num_bytes", "<u4"), ("socket", "<u2"), *HEADER_DTYPE.descr])
-"""A frame as it came: when (`time.monotonic`), its message's size, on which of the stay's sockets, and its header."""
+"""A frame as it came: when (`time.monotonic`), its message's size, on which of the stay's sockets, and its header.
+
+Of a fragment the first frame has the size, and the others come one after another as they are due.
+"""
 ANSWER_DTYPE = np.dtype([(name, "<f8") for name in ("taken_s", "wait_s", "step_s", "decode_s")])
 _ARRIVAL = struct.Struct("<dIH")
 
@@ -77,14 +88,34 @@ class Recorder:
     def __init__(self) -> None:
         self.num_frames = 0
         self._rows = bytearray()
+        self._init_bytes = 0
 
-    def take(self, message: bytes, socket: int) -> int:
-        """Notes a frame that came now; returns its sequence. Raises ValueError if it is none."""
+    def take(self, message: bytes, socket: int) -> int | None:
+        """Notes frames that came now; returns the sequence of the last, None for an init segment, or ValueError."""
+        now_s = time.monotonic()
+        if message.startswith(FRAGMENT_MAGIC):
+            return self._take_fragment(message, socket, now_s)
+        if message.startswith(INIT_MAGIC):
+            unpack_init(message)
+            # Counted with the fragment that follows.
+            self._init_bytes += len(message)
+            return None
         sequence = frame_sequence(message)
-        self._rows += _ARRIVAL.pack(time.monotonic(), len(message), socket)
-        self._rows += message[:HEADER_BYTES]
-        self.num_frames += 1
+        self._note(_ARRIVAL.pack(now_s, len(message), socket) + message[:HEADER_BYTES])
         return sequence
+
+    def _take_fragment(self, message: bytes, socket: int, now_s: float) -> int:
+        headers, _ = unpack_fragment(message)
+        num_bytes, self._init_bytes = len(message) + self._init_bytes, 0
+        for header in headers:
+            at_s = now_s + (header.due_ms - headers[0].due_ms) / 1e3
+            self._note(_ARRIVAL.pack(at_s, num_bytes, socket) + header.pack())
+            num_bytes = 0
+        return headers[-1].sequence
+
+    def _note(self, row: bytes) -> None:
+        self._rows += row
+        self.num_frames += 1
 
     def frames(self) -> np.ndarray:
         """What was taken so far, `FRAME_DTYPE`."""

@@ -68,7 +68,7 @@ def _stream(r: Figures, fps: int) -> dict[str, str]:
         f"chunks that came within {LATE_S * 1e3:.0f} ms of when they were due": _number(r.attainment, ".2%"),
         f"chunks that were due at {fps} frames a second": _number(r.on_pace, ".2%"),
         "frames dropped, of those made": f"{r.dropped} of {r.counts.frames + r.dropped}",
-        "received": f"{r.bytes_per_s / 1e6:.2f} MB/s",
+        "received / a frame": f"{r.bytes_per_s / 1e3:.1f} kB/s / {_number(r.bytes_per_frame, '.0f')} bytes",
     }
 
 

@@ -8,6 +8,7 @@ import { MouseLook } from "./mouse.js";
 import { Playout } from "./playout.js";
 import { Meter, Screen } from "./screen.js";
 import { Stream } from "./stream.js";
+import { ThinLink } from "./thin.js";
 import { Stick, TouchLook } from "./touch.js";
 
 const $ = (id) => document.getElementById(id);
@@ -29,6 +30,11 @@ const STATES = {
 const screen = new Screen($("screen"));
 const meter = new Meter();
 const playout = new Playout(showFrame);
+const thin = new ThinLink($("thin-field"), $("thin"), {
+  onFrame: (frame) => playout.push(frame),
+  onChange: (format) => stream?.send({ type: "settings", format }),
+  onFailed: () => showBanner("this browser could not show the stream for thin links: it gets pictures again"),
+});
 const controls = new Controls(sendKeys);
 const look = new Look($("look-speed"), $("look-speed-value"), (turn) => sendControl({ turn }));
 const mouse = new MouseLook($("screen"), $("mouse-hint"), look);
@@ -47,6 +53,7 @@ window.gamegen = {
   lastChunk: null,
   get framesShown() { return screen.framesShown; },
   get fps() { return meter.fps; },
+  get bytesPerSecond() { return meter.bytesPerSecond; },
   get latencyMs() { return meter.latencyMs; },
   get stepMs() { return meter.stepMs; },
   get playoutDelayMs() { return playout.delayMs; },
@@ -113,13 +120,23 @@ function play(session) {
   screen.setSize(session.width, session.height);
   meter.reset();
   playout.reset();
+  thin.reset();
   window.gamegen.lastChunk = null;
   showWords(session.instruction);
   $("ack").textContent = "";
-  stream = new Stream(session, session.resume_token, { onOpen, onFrame: (frame) => playout.push(frame), onMessage, onDropped, onEnded });
+  stream = new Stream(session, session.resume_token, {
+    onOpen,
+    onFrame: (frame) => playout.push(frame),
+    onInit: (init) => thin.begin(init),
+    onFragment: (frames, fragment) => thin.push(frames, fragment),
+    onMessage,
+    onDropped,
+    onEnded,
+  });
 }
 
 function onOpen() {
+  if (thin.format !== "jpeg") stream.send({ type: "settings", format: thin.format });
   // The server let go of every key when the last socket closed.
   if (controls.held.length) sendKeys(controls.held, true);
   gamepad.onReleased();
@@ -190,6 +207,7 @@ function showWords(text) {
 function showReadouts() {
   const fps = meter.fps;
   $("fps").textContent = fps ? fps.toFixed(1) : "–";
+  $("rate").textContent = fps ? `${Math.round(meter.bytesPerSecond / 1000)} kB/s` : "";
   $("latency").textContent = meter.latencyMs === null ? "–" : `${Math.round(meter.latencyMs)} ms`;
   $("step").textContent = meter.stepMs === null ? "–" : `${Math.round(meter.stepMs)} ms`;
 }
@@ -235,4 +253,4 @@ $("banner-close").addEventListener("click", () => showBanner(""));
 
 setInterval(showReadouts, READOUT_INTERVAL_MS);
 showAbout().catch(() => {}); // A nicety: a server that does not answer shows in the world's own state.
-resumeOrBegin();
+thin.ready.then(resumeOrBegin);

@@ -14,6 +14,7 @@ export class Playout {
 
   reset() {
     clearTimeout(this.timer);
+    for (const { frame } of this.waiting ?? []) frame.picture?.close();
     this.lags = [];
     this.waiting = [];
     this.delayMs = 0;
@@ -26,8 +27,8 @@ export class Playout {
 
   /** When to show a frame: as much after its due time as the quickest of the last ones took, plus the delay. */
   timeOf(frame) {
-    const now = performance.now();
-    this.lags.push(now - frame.dueMs);
+    // Frames of a fragment came with its first one.
+    this.lags.push(performance.now() - frame.dueMs + frame.aheadMs);
     if (this.lags.length > WINDOW) this.lags.shift();
     const sorted = [...this.lags].sort((a, b) => a - b);
     this.delayMs = Math.min(LONGEST_DELAY_MS, sorted[Math.floor(COVERED * (sorted.length - 1))] - sorted[0]);

@@ -20,26 +20,26 @@ export class Screen {
   }
 
   async show(frame) {
-    const bitmap = await createImageBitmap(frame.jpeg);
+    const picture = frame.picture ?? (await createImageBitmap(frame.jpeg));
     // Decoding may finish out of order; time only goes forward.
     if (frame.sequence > this.newest) {
       this.newest = frame.sequence;
       this.context.imageSmoothingQuality = "high";
-      this.context.drawImage(bitmap, 0, 0, this.canvas.width, this.canvas.height);
+      this.context.drawImage(picture, 0, 0, this.canvas.width, this.canvas.height);
       this.framesShown += 1;
     }
-    bitmap.close();
+    picture.close();
   }
 }
 
-/** Frames a second shown, and the time from a key to the first frame that it changed. */
+/** Frames a second shown, their bytes, and the time from a key to the first frame that it changed. */
 export class Meter {
   constructor() {
     this.reset();
   }
 
   reset() {
-    this.times = [];
+    this.frames = []; // when each of the last ones was shown, and its bytes
     this.pressedAt = null;
     this.latencyMs = null;
     this.stepMs = null;
@@ -51,7 +51,7 @@ export class Meter {
 
   shown(frame) {
     const now = performance.now();
-    this.times.push(now);
+    this.frames.push({ time: now, numBytes: frame.numBytes });
     this.stepMs = frame.stepMs;
     if (this.pressedAt !== null && frame.controlTimestamp !== null && frame.controlTimestamp >= this.pressedAt) {
       this.latencyMs = now - this.pressedAt;
@@ -60,10 +60,18 @@ export class Meter {
   }
 
   get fps() {
-    const since = performance.now() - FPS_WINDOW_MS;
-    this.times = this.times.filter((time) => time > since);
-    if (this.times.length < 2) return 0;
-    const span = performance.now() - this.times[0];
-    return (1000 * this.times.length) / span;
+    return this.perSecond(() => 1);
+  }
+
+  get bytesPerSecond() {
+    return this.perSecond(({ numBytes }) => numBytes);
+  }
+
+  perSecond(amount) {
+    const now = performance.now();
+    this.frames = this.frames.filter(({ time }) => time > now - FPS_WINDOW_MS);
+    if (this.frames.length < 2) return 0;
+    const total = this.frames.reduce((sum, frame) => sum + amount(frame), 0);
+    return (1000 * total) / (now - this.frames[0].time);
   }
 }

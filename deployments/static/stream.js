@@ -1,6 +1,6 @@
 // The session's socket: frames and messages in, controls out; it comes back by itself when it drops.
 
-import { readFrame } from "./wire.js";
+import { readMessage } from "./wire.js";
 
 const FIRST_DELAY_MS = 300;
 const LONGEST_DELAY_MS = 5000;
@@ -16,7 +16,8 @@ const CLOSE_MIGRATE = 4503;
 const FINAL = new Set([CLOSE_TAKEN_OVER, CLOSE_WRONG_TOKEN, CLOSE_UNKNOWN_SESSION, CLOSE_IDLE, CLOSE_ENDED]);
 
 /**
- * Events: onOpen(), onFrame(frame), onMessage(message), onDropped(delayMs), onEnded({ code, reason }).
+ * Events: onOpen(), onFrame(frame), onInit(init), onFragment(frames, fragment), onMessage(message), onDropped(delayMs),
+ * onEnded({ code, reason }).
  */
 export class Stream {
   constructor(session, token, events) {
@@ -46,9 +47,7 @@ export class Stream {
     // Frames may still arrive while a socket closes; they belong to a world that was left.
     if (this.closed) return;
     if (typeof data !== "string") {
-      const frame = readFrame(data);
-      if (frame.sequence % FRAMES_PER_ACKNOWLEDGEMENT === 0) this.send({ type: "seen", sequence: frame.sequence });
-      this.events.onFrame(frame);
+      this.receiveFrames(readMessage(data));
       return;
     }
     const message = JSON.parse(data);
@@ -57,6 +56,17 @@ export class Stream {
       this.events.onOpen(message);
     }
     this.events.onMessage(message);
+  }
+
+  receiveFrames({ init, frames, fragment }) {
+    if (init) {
+      this.events.onInit(init);
+      return;
+    }
+    const { sequence } = frames.at(-1);
+    if (fragment || sequence % FRAMES_PER_ACKNOWLEDGEMENT === 0) this.send({ type: "seen", sequence });
+    if (fragment) this.events.onFragment(frames, fragment);
+    else this.events.onFrame(frames[0]);
   }
 
   onClosed(socket, event) {

@@ -17,6 +17,7 @@ class Socket:
     def __init__(self, *received: dict[str, Any], leaves: bool = True) -> None:
         self._received = [*received, *([{"type": "websocket.disconnect"}] if leaves else [])]
         self.messages: list[dict[str, Any]] = []
+        self.binary: list[bytes] = []
         self.closed: int | None = None
 
     async def receive(self) -> dict[str, Any]:
@@ -27,6 +28,9 @@ class Socket:
     async def send_json(self, message: dict[str, Any]) -> None:
         json.dumps(message, ensure_ascii=False).encode()
         self.messages.append(message)
+
+    async def send_bytes(self, message: bytes) -> None:
+        self.binary.append(message)
 
     async def close(self, code: int, reason: str) -> None:
         self.closed = code

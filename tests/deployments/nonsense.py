@@ -21,6 +21,8 @@ VALID: list[dict[str, Any]] = [
     {"type": "control", "timestamp": 1, "keyboard": {"keys": ["d"], "state": False}},
     {"type": "seen", "sequence": 41},
     {"type": "settings", "fps": 12, "every": 2},
+    {"type": "settings", "format": "fmp4"},
+    {"type": "settings", "format": "jpeg"},
     {"type": "ping", "timestamp": 99.5},
     {"type": "hello", "token": "guess", "protocol": 1},
 ]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deployments import connection
 from deployments.connection import CLOSE_TOO_MANY_MESSAGES, Allowance, Connection
 from deployments.schemas import MAX_SEQUENCE, parse_client_message
 from deployments.settings import IngressSettings
+from deployments.wire import FRAGMENT_MAGIC, INIT_MAGIC, FrameHeader, unpack_fragment, unpack_init
+from gamegen.boxes import split_init
+from gamegen.fragments import encode_chunk
 from tests.deployments.fake_socket import Socket, text
 from tests.deployments.nonsense import nonsense
 
@@ -42,6 +47,8 @@ async def heard(socket: Socket, **settings: Any) -> list:
         '{"type":"' + "x" * 8000 + '"}',
         '{"type":"control","timestamp":1,"' + "x" * 8000 + '":1}',
         '{"type":"control","timestamp":1,"keyboard":{"keys":["' + "\\u0000" * 1000 + '"],"state":true}}',
+        '{"type":"settings","format":"FMP4"}',
+        '{"type":"settings","format":["fmp4"]}',
         '{"type":{}}',
         "null",
         "",
@@ -116,3 +123,62 @@ def test_an_allowance_comes_back_after_a_second(monkeypatch):
     assert not allowance.is_within()
     now[0] = 6.0
     assert [allowance.is_within() for _ in range(3)] == [True, True, False]
+
+
+def header(chunk: int) -> FrameHeader:
+    return FrameHeader(0, 4 * chunk, chunk, None, 1.0, 1.0, 0.0, 0.0)
+
+
+def seen(sequence: int) -> dict[str, Any]:
+    return text(f'{{"type":"seen","sequence":{sequence}}}')
+
+
+FILES = [encode_chunk(np.full((4, 32, 32, 3), 60 * number, np.uint8), 4 * number) for number in range(4)]
+
+
+async def test_an_init_segment_goes_before_the_first_fragment_and_when_it_is_asked_for():
+    socket = Socket()
+    connection = Connection(socket, IngressSettings())  # type: ignore[arg-type]
+    for number, file in enumerate(FILES):
+        if number == 2:
+            connection.repeat_init()
+        assert await connection.send_fragment(header(number), 41.5, file) == len(split_init(file)[1])
+    magics = [message[:2] for message in socket.binary]
+    assert magics == [INIT_MAGIC, *[FRAGMENT_MAGIC] * 2, INIT_MAGIC, *[FRAGMENT_MAGIC] * 2]
+    init, fragment = split_init(FILES[0])
+    assert unpack_init(socket.binary[0]) == init
+    headers, content = unpack_fragment(socket.binary[1])
+    assert content == fragment and [h.sequence for h in headers] == [0, 1, 2, 3]
+    # Another size has another one.
+    other = encode_chunk(np.zeros((4, 48, 64, 3), np.uint8), 16)
+    await connection.send_fragment(header(4), 41.5, other)
+    assert unpack_init(socket.binary[-2]) == split_init(other)[0]
+
+
+async def test_frames_of_a_fragment_are_dropped_together_until_they_are_seen():
+    socket = Socket(seen(3), leaves=False)
+    connection = Connection(socket, IngressSettings(max_unacknowledged_frames=10))  # type: ignore[arg-type]
+
+    async def sent(number: int) -> bool:
+        return bool(await connection.send_fragment(header(number), 41.5, FILES[number]))
+
+    assert [await sent(number) for number in range(4)] == [True, True, False, False]
+    assert len(socket.binary) == 3
+    listening = asyncio.create_task(anext(connection.messages()))
+    await asyncio.sleep(0)
+    # Four of eight are seen, and six more may be on their way: one fragment.
+    assert [await sent(2), await sent(3)] == [True, False]
+    # Frames still fit one by one.
+    assert [await connection.send_frame(header(number), b"jpeg") for number in range(3)] == [4, 4, 0]
+    listening.cancel()
+
+
+async def test_whoever_may_have_fewer_frames_on_their_way_than_a_fragment_has_gets_one_at_a_time():
+    socket = Socket(seen(3), leaves=False)
+    connection = Connection(socket, IngressSettings(max_unacknowledged_frames=2))  # type: ignore[arg-type]
+    assert await connection.send_fragment(header(0), 41.5, FILES[0])
+    assert not await connection.send_fragment(header(1), 41.5, FILES[1])
+    listening = asyncio.create_task(anext(connection.messages()))
+    await asyncio.sleep(0)
+    assert await connection.send_fragment(header(1), 41.5, FILES[1])
+    listening.cancel()

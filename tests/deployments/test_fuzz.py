@@ -162,6 +162,8 @@ def out_of_order() -> list[str | bytes]:
         {"type": "control", "timestamp": -1e308, "keyboard": {"keys": ["w"] * 32, "state": False}},
         {"type": "settings", "fps": 4, "every": 4},
         {"type": "settings", "fps": 24, "every": 1},
+        {"type": "settings", "format": "fmp4"},
+        {"type": "settings", "format": "jpeg", "every": 2},
         {"type": "settings"},
         {"type": "ping", "timestamp": 1e308},
     ]

@@ -17,7 +17,7 @@ from deployments.load.played import FRAME_DTYPE, Played, Recorder
 from deployments.load.report import missed
 from deployments.load.schedule import full_at_s, schedule
 from deployments.load.tracks import load_tracks
-from deployments.wire import HEADER_DTYPE, FrameHeader, frame_sequence
+from deployments.wire import HEADER_DTYPE, FrameHeader, frame_sequence, pack_fragment, pack_init
 from gamegen.controls import KEYS
 
 
@@ -106,6 +106,23 @@ def test_frames_are_noted_as_they_came():
         recorder.take(b"GG\x01" + message[3:], 0)
 
 
+def test_frames_of_a_fragment_come_one_after_another_and_its_bytes_once():
+    recorder = Recorder()
+    header = FrameHeader(0, 96, 24, 12.5, 30.0, 10.0, 50.0, 1000.0)
+    init, message = pack_init(bytes(600)), pack_fragment(header, 50.0, bytes(2500))
+    assert recorder.take(init, 1) is None and recorder.num_frames == 0
+    assert recorder.take(message, 1) == 99
+    assert recorder.num_frames == 4
+    frames = recorder.frames()
+    assert frames["sequence"].tolist() == [96, 97, 98, 99] and frames["frame"].tolist() == [0, 1, 2, 3]
+    assert frames["num_bytes"].tolist() == [len(init) + len(message), 0, 0, 0]
+    assert np.diff(frames["at_s"]) == pytest.approx([0.05] * 3)
+    assert frames["due_ms"].tolist() == [1000, 1050, 1100, 1150]
+    assert set(frames["control_timestamp"].tolist()) == {12.5} and set(frames["socket"].tolist()) == {1}
+    # Another session's frames may be files.
+    assert recorder.take(header.pack() + b"jpeg", 2) == 96 and recorder.num_frames == 5
+
+
 def test_lateness_is_counted_from_the_quickest_of_the_last_frames():
     frames = even_frames(200)
     frames["at_s"][50] += 0.03
@@ -161,6 +178,7 @@ def test_figures_of_a_crowd():
     assert result.dropped == 3 and result.saw_nothing == 1
     assert result.lost == {"4410 ended": 1} and result.queued == 2
     assert result.bytes_per_s == pytest.approx(240 * 1000 / 20)
+    assert result.bytes_per_frame == pytest.approx(240 * 1000 / 481)
     assert result.key_to_frame_ms and result.key_to_frame_ms["p50"] == pytest.approx(200)
     assert {name: round(ms["p50"]) for name, ms in result.stages_ms.items()} == {
         "wait": 50,
@@ -235,6 +253,31 @@ def test_a_crowd_plays_on_a_running_server(address, client, nobody_else, tmp_pat
     assert 0 <= figures["attainment"] <= 1 and figures["key_to_frame_ms"]["p50"] > 0
     assert any("World" in name for name in figures["memory"]["by_name"])
     assert client.get("/v1/status").json()["sessions"]["live"] == 0
+
+
+def test_a_crowd_on_thin_links_gets_as_many_frames_of_fewer_bytes(address, client, nobody_else, tmp_path):
+    bytes_a_frame = {}
+    for frame_format in ("jpeg", "fmp4"):
+        file = tmp_path / f"{frame_format}.json"
+        arguments = [
+            address,
+            "--sessions",
+            "1",
+            "--arrival-rate",
+            "10",
+            "--minutes",
+            "0.1",
+            "--mean-stay",
+            "100",
+        ]
+        result = CliRunner().invoke(app, [*arguments, "--format", frame_format, "--json", str(file)])
+        assert result.exit_code == 0, result.output
+        found = json.loads(file.read_text())
+        figures, counts = found["figures"], found["figures"]["counts"]
+        assert found["config"]["frame_format"] == frame_format
+        assert (counts["failed"], counts["lost"], figures["errors"]) == (0, 0, 0) and counts["frames"] > 8
+        bytes_a_frame[frame_format] = figures["bytes_per_frame"]
+    assert bytes_a_frame["fmp4"] < 0.8 * bytes_a_frame["jpeg"]
 
 
 def test_players_beyond_the_limit_are_refused_and_a_missed_limit_is_named(address, client, nobody_else):

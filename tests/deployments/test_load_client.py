@@ -29,12 +29,12 @@ class FakeServer:
         self.script = list(script)
         self.firsts: list[dict[str, object]] = []
 
-    async def play(self, *, token: str | None = None, seconds: float = 60.0, fps: int = 24) -> Played:
+    async def play(self, *, token: str | None = None, seconds: float = 60.0, **settings: object) -> Played:
         stop = asyncio.Event()
         async with websockets.serve(self._answer, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
             session = {"stream_url": "/s"} | ({"resume_token": token} if token else {})
-            player = SocketPlayer(Server(f"http://127.0.0.1:{port}"), session, load_tracks()[0], 0, fps)
+            player = SocketPlayer(Server(f"http://127.0.0.1:{port}"), session, load_tracks()[0], 0, settings)
             playing = asyncio.create_task(player.play(time.monotonic() + seconds, stop))
             while not playing.done() and player.num_frames < 8:
                 await asyncio.sleep(0.01)

@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import websockets
 
@@ -17,7 +18,9 @@ from deployments import connection, schemas, wire
 from deployments.load.client import FINAL_CLOSE_CODES
 from deployments.schemas import ClientMessage, parse_client_message
 from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
+from gamegen.boxes import split_init
 from gamegen.controls import KEYS
+from gamegen.fragments import CODEC, encode_chunk
 from tests.serving import streaming
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -114,6 +117,30 @@ def test_binary_layouts_are_those_of_the_code(title, layout: struct.Struct, size
     assert ends[-1] == layout.size == size
     assert f"version, {version}" in section(title)
     assert f"{size} bytes" in DOCUMENT
+
+
+def test_fragments_and_init_segments_are_those_of_the_code():
+    ((offset, kind, _),) = rows("Fragments")
+    assert int(offset) == wire.HEADER_BYTES
+    assert int(offset) + BYTES_OF[kind] == wire.FRAGMENT_HEADER_BYTES
+    text = section("Fragments")
+    assert f"a header of {wire.FRAGMENT_HEADER_BYTES} bytes" in text and CODEC in text and CODEC in MANUAL
+    assert f"of {wire.FRAGMENT_HEADER_BYTES} bytes" in MANUAL.replace("\n        ", " ")
+    for magic in (wire.FRAGMENT_MAGIC, wire.INIT_MAGIC):
+        assert f"`{magic.decode()}`" in text and f"<code>{magic.decode()}</code>" in MANUAL
+    init = wire.pack_init(b"ftyp")
+    assert init == b"GI" + bytes([wire.INIT_VERSION, 0]) + b"ftyp"
+    assert re.search(rf"`GI`, uint8\s+version, {wire.INIT_VERSION}, a zero byte", text)
+    page = (REPOSITORY / "deployments" / "static" / "fragments.js").read_text()
+    assert f'CODEC = "{CODEC}"' in page
+
+
+def test_the_sizes_in_a_fragment_are_where_the_document_says():
+    _, fragment = split_init(encode_chunk(np.zeros((4, 32, 32, 3), np.uint8), 0))
+    run = fragment.index(b"trun") - 4
+    first, last = map(int, re.search(r"at its bytes (\d+) to (\d+)", section("Fragments")).groups())
+    sizes = struct.unpack(">4I", fragment[run + first : run + last + 1])
+    assert sum(sizes) == len(fragment) - fragment.index(b"mdat") - 4
 
 
 def test_frame_header_s_offsets_and_the_client_s_layout():

@@ -55,7 +55,7 @@ def show(
     start_s, interval_s = clock.show()
     for frame in range(4):
         time.now = start_s + frame * interval_s
-        shown.frame(num_bytes)
+        shown.frames(num_bytes)
     chunk = ChunkTimes(times.get("arrived_s"), times.get("begun_s", 0.0), times.get("drawn_s", 0.0))
     shown.chunk(interval_s, chunk, times.get("decoded_s"))
 
@@ -113,6 +113,21 @@ def test_frames_that_were_dropped_or_not_asked_for_are_not_sent(time, counted, o
     show(time, clock, shown, num_bytes=None)
     assert counted["frames_dropped_total"] == 4 and counted["frames_sent_total"] == 0
     assert counted["chunks_shown_total"] == 2 and not observed["frame_gap_seconds"]
+
+
+def test_frames_that_come_together_count_as_if_one_came_after_another(time, counted, observed):
+    clock = ChunkClock()
+    shown = ShownChunks(clock)
+    for late_s in (0.0, 0.0, 0.1):
+        start_s, interval_s = clock.show()
+        time.now = start_s + late_s
+        shown.frames(2500, 4, interval_s)
+        shown.chunk(interval_s, ChunkTimes(None, 0.0, 0.0), None)
+    assert counted["frames_sent_total"] == 12 and counted["frame_bytes_total"] == 3 * 2500
+    assert observed["frame_gap_seconds"] == pytest.approx([FRAME_S, FRAME_S, FRAME_S + 0.1])
+    shown.frames(0, 4, FRAME_S)
+    shown.chunk(FRAME_S, ChunkTimes(None, 0.0, 0.0), None)
+    assert counted["frames_dropped_total"] == 4 and counted["frames_sent_total"] == 12
 
 
 def test_a_control_is_answered_once_and_its_stages_add_up(time, counted, observed):

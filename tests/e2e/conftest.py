@@ -32,14 +32,17 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, address) -> Iterator[Callable[..., Any]]:
-    """Opens the page, in a browser window of given options, and waits until its first world plays."""
+    """Opens the page, in a browser window of given options, and waits until its first world plays.
+
+    A script of the test's own may run before those of the page.
+    """
     contexts = []
 
-    def open_page(**options: Any) -> Any:
+    def open_page(script: str = "", **options: Any) -> Any:
         context = browser.new_context(**options)
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
-        page.add_init_script(RECORD_SOCKETS)
+        page.add_init_script(RECORD_SOCKETS + script)
         page.goto(address)
         wait_for_frames(page, 1)
         contexts.append((context, page))

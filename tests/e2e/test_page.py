@@ -120,7 +120,7 @@ def test_late_frames_are_shown_evenly(page):
           for (let i = 0; i < 60; i++) {
             const due = 1000 + 40 * i + (i >= 50 ? 400 : 0);
             performance.now = () => 5000 + due + late[i % 5];
-            times.push(playout.timeOf({ dueMs: due }));
+            times.push(playout.timeOf({ dueMs: due, aheadMs: 0 }));
           }
           performance.now = clock;
           return { steps: times.slice(20).map((t, i) => t - times[19 + i]), delay: playout.delayMs };
