@@ -19,6 +19,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 import gamegen
+from deployments import metrics
 from deployments.backstage import Backstage
 from deployments.body_limit import BodyLimit
 from deployments.connection import CLOSE_ENDED, Connection
@@ -56,6 +57,10 @@ _HEALTH_TIMEOUT_S = 5.0
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an operation may answer when it does not succeed, for its description."""
     return {status: {"model": ErrorBody} for status in statuses}
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    return ApiError(422, "invalid_request", describe_problems(error.errors()))
 
 
 api = FastAPI(
@@ -185,7 +190,9 @@ class Ingress:
             request = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
             record, token = await self._begin(request)
         except (ApiError, ValidationError) as error:
-            message = error.message if isinstance(error, ApiError) else describe_problems(error.errors())
+            refusal = error if isinstance(error, ApiError) else _invalid(error)
+            metrics.REQUESTS_REFUSED.add(tag=refusal.code)
+            message = refusal.message
             await connection.send_error("refused", message, fatal=True)
             await connection.close(CLOSE_ENDED, message)
             return

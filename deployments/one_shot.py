@@ -36,8 +36,9 @@ async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage)
     try:
         position = await backstage.store.admit(record.id, await backstage.capacity())
         if position:
-            message = f"all places are taken, {position - 1} wait before you: try again in a few seconds"
-            raise ApiError(429, "too_many_sessions", message, retry_after_s=5)
+            retry_s = await backstage.store.retry_after_s(position)
+            message = f"all places are taken, {position - 1} wait before you: try again in {retry_s} s"
+            raise ApiError(429, "too_many_sessions", message, retry_s)
         claimed = await backstage.store.claim(record.id)
         journal = SessionJournal(backstage.store, claimed)
         try:

@@ -29,6 +29,8 @@ _PREFIX = "gamegen:"
 _TIMEOUT_S = 2.0
 _ENDED_S = 120
 """How long it is remembered that a session was deleted, so that its owner does not put it back."""
+_SOONEST_S, _RETRY_S, _LATEST_S = 5, 30, 120
+"""Who found no place is told to come back in this many seconds: the least, where nothing is known, the most."""
 _NUMBERS = ("fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
 _SUMMARY = ("spec", "created_s", "token_sha256", "state", *_NUMBERS)
 
@@ -47,13 +49,12 @@ class StoreFullError(RuntimeError):
 
 @dataclass(frozen=True)
 class StoreLimits:
-    """`max_live` sessions may be played, queued or about to begin; a record nobody plays expires after `kept_s`.
+    """A record nobody plays expires after `kept_s`.
 
     An owner that says nothing for `lease_s` has lost its place among those who play; a socket that closed keeps its own
     for `return_s`.
     """
 
-    max_live: int
     kept_s: float
     lease_s: float = 10.0
     return_s: float = 10.0
@@ -130,15 +131,15 @@ class SessionStore:
         self._release = script(store_scripts.RELEASE)
         self._delete = script(store_scripts.DELETE)
 
-    async def create(self, record: SessionRecord) -> None:
-        """Enters a session; raises StoreFullError."""
+    async def create(self, record: SessionRecord, max_live: int) -> None:
+        """Enters a session; raises StoreFullError where `max_live` are played, queued or about to begin."""
         fields = _fields(record)
         flat = [part for pair in fields.items() for part in pair]
         keys = [*_keys(record.id), _PREFIX + "sessions", _PREFIX + "live"]
-        times = [time.time(), self._limits.return_s, self._limits.max_live, self._kept_ms]
+        times = [time.time(), self._limits.return_s, max_live, self._kept_ms]
         packed = [record.controls, json.dumps([_spoken_json(words) for words in record.spoken])]
         if not await self._create(keys=keys, args=[record.id, *times, *packed, *flat]):
-            raise StoreFullError(f"all {self._limits.max_live} places are taken")
+            raise StoreFullError(f"{max_live} sessions are played or wait for a place, more are not taken")
 
     async def get(self, session_id: str) -> SessionRecord:
         """A session's record; raises SessionGoneError."""
@@ -243,7 +244,7 @@ class SessionStore:
     async def admit(self, session_id: str, capacity: int) -> int:
         """Asks for a place among those who play: 0 if it is given, else the position in the queue, 1 the next."""
         now = time.time()
-        keys = [_PREFIX + name for name in ("live", "playing", "queue", "tickets")]
+        keys = [_PREFIX + name for name in ("live", "playing", "queue", "tickets", "given")]
         return int(await self._admit(keys=keys, args=[session_id, now, now + self._limits.lease_s, capacity]))
 
     async def release(self, record: SessionRecord) -> None:
@@ -278,6 +279,15 @@ class SessionStore:
                 pipe.hdel(_PREFIX + "places", replica)
                 pipe.zrem(_PREFIX + "worlds", replica)
             await pipe.execute()
+
+    async def retry_after_s(self, turns: int = 1) -> int:
+        """In how many seconds so many places may be given, by how often they were of late."""
+        given = [float(at) for at in await self._valkey.lrange(_PREFIX + "given", 0, -1)]  # type: ignore[misc]
+        if not given:
+            return _RETRY_S
+        # The time since the last one counts: the longer nobody leaves, the less soon somebody will.
+        wait_s = turns * (time.time() - given[-1]) / len(given)
+        return round(min(max(wait_s, _SOONEST_S), _LATEST_S))
 
     async def places(self) -> int:
         """Sessions that all world replicas together can hold."""

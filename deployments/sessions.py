@@ -49,8 +49,7 @@ class SessionBook:
     @staticmethod
     def store_limits(settings: ServeSettings) -> StoreLimits:
         """The store's limits that the settings ask for."""
-        ingress = settings.ingress
-        return StoreLimits(ingress.max_sessions + ingress.max_queued, ingress.resume_timeout_s)
+        return StoreLimits(settings.ingress.resume_timeout_s)
 
     async def create(self, spec: WorldSpec) -> tuple[SessionRecord, str]:
         """A new session and its token; raises ApiError (429, 503)."""
@@ -88,11 +87,16 @@ class SessionBook:
 
     async def _enter(self, record: SessionRecord) -> None:
         with _store_errors():
+            capacity = await self.capacity()
             try:
-                await self._store.create(record)
+                await self._store.create(record, capacity + self._settings.ingress.max_queued)
             except StoreFullError as error:
-                message = f"{error}: close a session or try again in a minute"
-                raise ApiError(429, "too_many_sessions", message, retry_after_s=30) from error
+                if not capacity:
+                    message = "no world replica takes players yet: try again in a few seconds"
+                    raise ApiError(503, "not_ready", message, retry_after_s=5) from error
+                retry_s = await self._store.retry_after_s()
+                message = f"{error}: close a session or try again in {retry_s} s"
+                raise ApiError(429, "too_many_sessions", message, retry_s) from error
         metrics.SESSIONS_BEGUN.add()
 
     async def get(self, session_id: str) -> SessionRecord:
@@ -121,7 +125,9 @@ class SessionBook:
         """Sessions everywhere; raises ApiError (503)."""
         with _store_errors():
             counts = await self._store.counts()
-        return {**counts, "here": len(self._streams), "limit": self._settings.ingress.max_sessions}
+            places = await self.capacity()
+        limit = self._settings.ingress.max_sessions
+        return {**counts, "here": len(self._streams), "places": places, "limit": limit}
 
     async def capacity(self) -> int:
         """How many may play at once just now."""

@@ -77,6 +77,8 @@ class WorldSettings:
     replicas die; when they are full the one idle for longest makes room and is restored when next stepped.
     With several players the loop waits `gather_s` at a chunk boundary for those who are about to ask, so that
     they share a forward pass. The ingress takes a snapshot every `snapshot_every_chunks`.
+    Where more than `most_late_share` of the chunks come late, or slower than was asked for, a replica offers fewer
+    places than it has slots; 1 offers all of them whatever happens.
     `threads` 0 takes half of the machine's cores. With `max_replicas` above `replicas` their number follows the
     players: more after `upscale_delay_s`, fewer after `downscale_delay_s`.
     """
@@ -88,12 +90,17 @@ class WorldSettings:
     num_cpus: float = 0.4
     threads: int = 0
     slots: int = 8
+    most_late_share: float = 0.05
     gather_s: float = 0.01
     snapshot_every_chunks: int = 6
     graceful_shutdown_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "slots", "snapshot_every_chunks")
+        _positive(self, "replicas", "slots", "snapshot_every_chunks", "most_late_share")
+        if self.most_late_share > 1:
+            raise ValueError(
+                f"WorldSettings.most_late_share = {self.most_late_share}: use a share of at most 1, 0.05 for 5 %"
+            )
         if self.max_replicas < self.replicas:
             raise ValueError(
                 f"WorldSettings.max_replicas = {self.max_replicas} is less than replicas = {self.replicas}"

@@ -53,7 +53,7 @@ return 'done'
 """
 
 ADMIT = """
--- live, playing, queue, tickets; id, now, lease_until, capacity
+-- live, playing, queue, tickets, given; id, now, lease_until, capacity
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
@@ -71,6 +71,8 @@ local ahead = redis.call('ZRANK', KEYS[3], ARGV[1])
 if redis.call('ZCARD', KEYS[2]) + ahead >= tonumber(ARGV[4]) then return ahead + 1 end
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+redis.call('LPUSH', KEYS[5], ARGV[2])
+redis.call('LTRIM', KEYS[5], 0, 15)
 return 0
 """
 

@@ -38,7 +38,10 @@ def tiny_settings(model: Path) -> ServeSettings:
         settings,
         model=str(model),
         ingress=dataclasses.replace(settings.ingress, max_sessions=3, max_queued=0, max_message_bytes=8192),
-        world=dataclasses.replace(settings.world, threads=1, slots=3, snapshot_every_chunks=5),
+        # Tests wait for each other's worlds: all places are offered however late chunks come.
+        world=dataclasses.replace(
+            settings.world, threads=1, slots=3, snapshot_every_chunks=5, most_late_share=1
+        ),
         generator=dataclasses.replace(settings.generator, threads=1, max_queued=2),
     )
 
