@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import HTTPConnection
 
 import gamegen
 from deployments import metrics
@@ -45,6 +46,7 @@ from deployments.session_store import SessionRecord, SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
+from deployments.users import user_of
 from gamegen.session_log import WorldSpec, to_json
 from gamegen.video import decode_image
 
@@ -127,7 +129,7 @@ class Ingress:
     @api.post("/v1/sessions", status_code=201, tags=["play"], responses=_errors(401, 404, 413, 422, 429, 503))
     async def create_session(self, wish: NewSession, request: Request) -> SessionCreated:
         """Begins a world; play it on its stream."""
-        record, token = await self._begin(wish)
+        record, token = await self._begin(wish, request)
         return self._created(record, token, request.url.hostname)
 
     @api.get("/v1/sessions", tags=["play"], responses=_errors(422, 503))
@@ -187,8 +189,8 @@ class Ingress:
         await socket.accept()
         connection = Connection(socket, self._settings.ingress)
         try:
-            request = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
-            record, token = await self._begin(request)
+            wish = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
+            record, token = await self._begin(wish, socket)
         except (ApiError, ValidationError) as error:
             refusal = error if isinstance(error, ApiError) else _invalid(error)
             metrics.REQUESTS_REFUSED.add(tag=refusal.code)
@@ -291,27 +293,22 @@ class Ingress:
         with self._sessions.playing(stream):
             await stream.run()
 
-    async def _begin(self, request: NewSession) -> tuple[SessionRecord, str]:
-        if request.branch:
-            return await self._sessions.create_branch(request.branch)
-        assert request.prompt is not None
-        self._check_image(request.image_bytes)
-        await self._encode(request.prompt, request.perspective)
+    async def _begin(self, wish: NewSession, request: HTTPConnection) -> tuple[SessionRecord, str]:
+        user = user_of(request, self._settings.ingress.user_header)
+        if wish.branch:
+            return await self._sessions.create_branch(wish.branch, user)
+        assert wish.prompt is not None
+        self._check_image(wish.image_bytes)
+        await self._encode(wish.prompt, wish.perspective)
         facts = await self._model_facts()
-        if request.model not in (None, facts["model"]):
-            message = f"model: {request.model!r} is not served here, {facts['model']!r} is"
+        if wish.model not in (None, facts["model"]):
+            message = f"model: {wish.model!r} is not served here, {facts['model']!r} is"
             raise ApiError(422, "unknown_model", message)
-        width, height = request.resolution.size if request.resolution else (facts["width"], facts["height"])
+        width, height = wish.resolution.size if wish.resolution else (facts["width"], facts["height"])
         spec = WorldSpec(
-            facts["model"],
-            request.prompt,
-            request.perspective,
-            request.seed,
-            width,
-            height,
-            request.image_bytes,
+            facts["model"], wish.prompt, wish.perspective, wish.seed, width, height, wish.image_bytes
         )
-        return await self._sessions.create(spec)
+        return await self._sessions.create(spec, user)
 
     def _check_image(self, image: bytes | None) -> None:
         """Raises ApiError (413, 422) for an image that no world can begin with."""

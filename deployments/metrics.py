@@ -50,7 +50,7 @@ REQUESTS_REFUSED = Counter(
     "gamegen_requests_refused_total",
     "REST requests, and beginnings on a socket, that were answered with an error, by its code.",
     "code",
-    ("too_many_sessions", "not_ready"),
+    ("too_many_sessions", "too_many_sessions_of_user", "not_ready"),
 )
 MESSAGES_REFUSED = Counter(
     "gamegen_messages_refused_total",

@@ -8,12 +8,18 @@ from valkey.exceptions import ValkeyError
 
 from deployments.backstage import Backstage, resume_world
 from deployments.decoding import ChunkDecoding
-from deployments.errors import ApiError
+from deployments.errors import ApiError, user_full
 from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, EncodedText, Instruction
 from deployments.pacing import ChunkClock
 from deployments.schemas import OneShot, OneShotFrames
-from deployments.session_store import Entry, SessionGoneError, SessionMovedError, SessionRecord
+from deployments.session_store import (
+    Entry,
+    SessionGoneError,
+    SessionMovedError,
+    SessionRecord,
+    UserFullError,
+)
 from deployments.world_client import WorldLostError, WorldRefusedError
 from gamegen.controls import Control
 from gamegen.session_log import Spoken, rounded
@@ -45,6 +51,8 @@ async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage)
             return await _play(journal, order, words, backstage)
         finally:
             await backstage.store.release(journal.record)
+    except UserFullError as error:
+        raise user_full(error) from error
     except SessionGoneError as error:
         raise ApiError(404, "unknown_session", "the session was deleted") from error
     except SessionMovedError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from valkey.exceptions import ValkeyError
 
 from deployments import metrics
-from deployments.errors import ApiError
+from deployments.errors import ApiError, user_full
 from deployments.schemas import Branch, SessionList, SessionState
 from deployments.session_store import (
     SessionGoneError,
@@ -22,6 +22,7 @@ from deployments.session_store import (
     SessionStore,
     StoreFullError,
     StoreLimits,
+    UserFullError,
 )
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
@@ -49,15 +50,16 @@ class SessionBook:
     @staticmethod
     def store_limits(settings: ServeSettings) -> StoreLimits:
         """The store's limits that the settings ask for."""
-        return StoreLimits(settings.ingress.resume_timeout_s)
+        ingress = settings.ingress
+        return StoreLimits(ingress.resume_timeout_s, max_of_user=ingress.max_sessions_per_user)
 
-    async def create(self, spec: WorldSpec) -> tuple[SessionRecord, str]:
+    async def create(self, spec: WorldSpec, user: str = "") -> tuple[SessionRecord, str]:
         """A new session and its token; raises ApiError (429, 503)."""
-        record, token = SessionRecord.new(uuid.uuid4().hex, spec)
+        record, token = SessionRecord.new(uuid.uuid4().hex, spec, await self._pseudonym(user))
         await self._enter(record)
         return record, token
 
-    async def create_branch(self, branch: Branch) -> tuple[SessionRecord, str]:
+    async def create_branch(self, branch: Branch, user: str = "") -> tuple[SessionRecord, str]:
         """A session that begins as another went; raises ApiError (401, 404, 422, 429, 503)."""
         origin = await self.get(branch.session_id)
         if not origin.is_token(branch.resume_token):
@@ -74,7 +76,7 @@ class SessionBook:
                 "branch off where the session stands, or use gamegen replay with its log"
             )
             raise ApiError(422, "invalid_request", message)
-        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec)
+        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec, await self._pseudonym(user))
         record = dataclasses.replace(
             fresh, version=chunk, controls=pack_controls(log.controls), spoken=log.spoken
         )
@@ -84,6 +86,10 @@ class SessionBook:
             )
         await self._enter(record)
         return record, token
+
+    async def _pseudonym(self, user: str) -> str:
+        with _store_errors():
+            return await self._store.pseudonym(user)
 
     async def _enter(self, record: SessionRecord) -> None:
         with _store_errors():
@@ -97,6 +103,8 @@ class SessionBook:
                 retry_s = await self._store.retry_after_s()
                 message = f"{error}: close a session or try again in {retry_s} s"
                 raise ApiError(429, "too_many_sessions", message, retry_s) from error
+            except UserFullError as error:
+                raise user_full(error) from error
         metrics.SESSIONS_BEGUN.add()
 
     async def get(self, session_id: str) -> SessionRecord:

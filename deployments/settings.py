@@ -23,12 +23,17 @@ class IngressSettings:
     may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second. A
     lost world replica is waited for at most `recovery_timeout_s`. Each replica also takes sockets directly, at a port
     of `direct_host`; an empty one opens none.
+
+    One user has at most `max_sessions_per_user` sessions that are played, queued or about to begin; 0 for any number. A
+    user is an address other than this machine's own, or whom a reverse proxy names in `user_header`.
     """
 
     replicas: int = 1
     num_cpus: float = 0.1
     max_sessions: int = 8
     max_queued: int = 8
+    max_sessions_per_user: int = 4
+    user_header: str = ""
     resume_timeout_s: float = 1800.0
     idle_timeout_s: float = 1800.0
     session_timeout_s: float = 14400.0
@@ -48,6 +53,10 @@ class IngressSettings:
         )
         _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
         _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
+        if self.max_sessions_per_user < 0:
+            raise ValueError(
+                f"IngressSettings.max_sessions_per_user = {self.max_sessions_per_user}: use 0 for any number"
+            )
         if self.max_message_bytes > MAX_SOCKET_MESSAGE_BYTES:
             raise ValueError(
                 f"IngressSettings.max_message_bytes = {self.max_message_bytes}: the proxy takes at most "

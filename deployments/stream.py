@@ -22,13 +22,13 @@ from deployments.connection import (
     Connection,
     Message,
 )
-from deployments.errors import ApiError
+from deployments.errors import ApiError, user_full
 from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
 from deployments.messages import Instruction
 from deployments.player import Player
 from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
-from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord
+from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, UserFullError
 from deployments.tasks import end
 from deployments.wire import BinaryControl
 from deployments.world_client import WorldLostError, WorldRefusedError
@@ -259,14 +259,20 @@ class Stream:
 
     @metrics.SESSIONS_QUEUED.during
     async def _wait_for_place(self) -> None:
-        told = 0
+        told: int | None = None
         while True:
-            position = await self._store.admit(self.session_id, await self._backstage.capacity())
-            if position == 0:
-                return
-            if position != told:
-                told = position
-                await self._connection.send_message({"type": "queued", "position": position})
+            try:
+                position = await self._store.admit(self.session_id, await self._backstage.capacity())
+            except UserFullError as error:
+                if told != 0:
+                    told, refusal = 0, user_full(error)
+                    await self._connection.send_error(refusal.code, refusal.message)
+            else:
+                if position == 0:
+                    return
+                if position != told:
+                    told = position
+                    await self._connection.send_message({"type": "queued", "position": position})
             await asyncio.sleep(_QUEUE_INTERVAL_S)
 
     async def _release(self, journal: SessionJournal) -> None:

@@ -37,7 +37,14 @@ def tiny_settings(model: Path) -> ServeSettings:
     return dataclasses.replace(
         settings,
         model=str(model),
-        ingress=dataclasses.replace(settings.ingress, max_sessions=3, max_queued=0, max_message_bytes=8192),
+        ingress=dataclasses.replace(
+            settings.ingress,
+            max_sessions=3,
+            max_queued=0,
+            max_sessions_per_user=2,
+            user_header="X-User",
+            max_message_bytes=8192,
+        ),
         # Tests wait for each other's worlds: all places are offered however late chunks come.
         world=dataclasses.replace(
             settings.world, threads=1, slots=3, snapshot_every_chunks=5, most_late_share=1

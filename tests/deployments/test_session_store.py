@@ -19,6 +19,7 @@ from deployments.session_store import (
     SessionStore,
     StoreFullError,
     StoreLimits,
+    UserFullError,
 )
 from gamegen.controls import Control
 from gamegen.session_log import SessionLog, Spoken, WorldSpec
@@ -167,6 +168,51 @@ async def test_a_crowd_over_the_capacity_plays_on_and_nobody_comes_until_it_has_
     assert await store.admit("c", 1) == 1
     await store.delete("b")
     assert await store.admit("c", 1) == 0
+
+
+async def test_a_user_has_so_many_live_sessions_however_many_ingresses_are_asked_at_once(own_url):
+    limits = StoreLimits(kept_s=60, lease_s=30, return_s=30, max_of_user=2)
+    stores = [SessionStore(own_url, limits) for _ in range(8)]
+
+    async def begin(number: int, user: str) -> str:
+        try:
+            await stores[number % 8].create(SessionRecord.new(f"{user}{number}", SPEC, user)[0], 100)
+        except UserFullError as error:
+            return str(error)
+        return ""
+
+    answers = await asyncio.gather(*(begin(number, user) for number in range(16) for user in ("ann", "bob")))
+    assert answers.count("") == 4
+    assert all("limit is 2" in answer and "DELETE" in answer for answer in answers if answer)
+    # Nobody in particular may have any number.
+    assert [await begin(number, "") for number in range(8)] == [""] * 8
+    mine, _ = await stores[0].listed(100, 0)
+    await stores[1].delete(next(record.id for record in mine if record.user == "ann"))
+    assert [bool(await begin(number, "ann")) for number in (20, 21)] == [False, True]
+    for store in stores:
+        await store.close()
+
+
+async def test_sessions_that_nobody_plays_do_not_count_until_they_are_played_again(own_url):
+    brief = SessionStore(own_url, StoreLimits(kept_s=60, lease_s=30, return_s=0, max_of_user=1))
+    for name in "ab":
+        await brief.create(SessionRecord.new(name, SPEC, "ann")[0], 100)
+    assert await brief.admit("a", 9) == 0
+    with pytest.raises(UserFullError):
+        await brief.admit("b", 9)
+    assert await brief.admit("a", 9) == 0
+    await brief.release(await brief.claim("a"))
+    assert await brief.admit("b", 9) == 0
+    assert await brief.counts() == {"live": 1, "playing": 1, "queued": 0}
+    await brief.close()
+
+
+async def test_users_are_kept_under_names_that_only_the_store_can_tell(store, own_url):
+    name = await store.pseudonym("203.0.113.5")
+    assert name == await store.pseudonym("203.0.113.5") != await store.pseudonym("203.0.113.6")
+    assert await store.pseudonym("") == "" and "203" not in name
+    await Valkey.from_url(own_url).flushdb()
+    assert await store.pseudonym("203.0.113.5") != name
 
 
 async def test_who_finds_no_place_is_told_to_come_back_when_one_may_be_given(store, monkeypatch):
