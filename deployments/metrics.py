@@ -56,7 +56,7 @@ MESSAGES_REFUSED = Counter(
     "gamegen_messages_refused_total",
     "Messages on sockets that were answered with an error, by its code.",
     "code",
-    ("invalid_message", "too_many_messages", "refused"),
+    ("invalid_message", "too_many_messages", "too_many_instructions", "too_many_words", "refused"),
 )
 CHUNKS_SHOWN = Counter("gamegen_chunks_shown_total", "Chunks whose turn came.")
 CHUNKS_LATE = Counter(

@@ -20,6 +20,7 @@ from deployments.session_store import (
     SessionRecord,
     UserFullError,
 )
+from deployments.speech import Speech
 from deployments.world_client import WorldLostError, WorldRefusedError
 from gamegen.controls import Control
 from gamegen.session_log import Spoken, rounded
@@ -48,6 +49,8 @@ async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage)
         claimed = await backstage.store.claim(record.id)
         journal = SessionJournal(backstage.store, claimed)
         try:
+            if said:
+                Speech(backstage.settings.ingress, claimed.spoken).check(said.text)
             return await _play(journal, order, words, backstage)
         finally:
             await backstage.store.release(journal.record)

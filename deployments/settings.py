@@ -20,7 +20,8 @@ class IngressSettings:
     Of all ingress replicas together, `max_sessions` play at once, as far as the world replicas have places, and
     `max_queued` more may wait for one. A session that nobody plays is kept for `resume_timeout_s`; one whose player
     does nothing for `idle_timeout_s`, or plays for `session_timeout_s`, is closed, and can be taken up again. A client
-    may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second. A
+    may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second, and so
+    many instructions, each of which is encoded; the words in a session's log have `max_logged_words_bytes` together. A
     lost world replica is waited for at most `recovery_timeout_s`. Each replica also takes sockets directly, at a port
     of `direct_host`; an empty one opens none.
 
@@ -40,6 +41,8 @@ class IngressSettings:
     hello_timeout_s: float = 10.0
     silence_timeout_s: float = 60.0
     max_messages_per_s: int = 240
+    max_instructions_per_s: int = 4
+    max_logged_words_bytes: int = 1048576
     recovery_timeout_s: float = 90.0
     graceful_shutdown_s: float = 20.0
     direct_host: str = "127.0.0.1"
@@ -53,6 +56,7 @@ class IngressSettings:
         )
         _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
         _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
+        _positive(self, "max_instructions_per_s", "max_logged_words_bytes")
         if self.max_sessions_per_user < 0:
             raise ValueError(
                 f"IngressSettings.max_sessions_per_user = {self.max_sessions_per_user}: use 0 for any number"

@@ -29,6 +29,7 @@ from deployments.messages import Instruction
 from deployments.player import Player
 from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
 from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, UserFullError
+from deployments.speech import Speech
 from deployments.tasks import end
 from deployments.wire import BinaryControl
 from deployments.world_client import WorldLostError, WorldRefusedError
@@ -56,6 +57,7 @@ class Stream:
         self.player: Player | None = None
         self._controls = HeldControls()
         self._early: dict[type, Message] = {}
+        self._speech = Speech(backstage.settings.ingress, ())
         self._connection = connection
         self._backstage = backstage
         self._settings = backstage.settings.ingress
@@ -155,10 +157,12 @@ class Stream:
     async def _instruct(self, player: Player, spoken: SpokenInstruction, timestamp: float) -> None:
         start = time.monotonic()
         try:
+            self._speech.check(spoken.text)
             words = await self._backstage.encode(spoken.text, None) if spoken.text else None
         except ApiError as error:
             await self._connection.send_error(error.code, error.message)
             return
+        self._speech.said(spoken.text)
         chunk = player.instruct(spoken.text, Instruction(words, spoken.blend_chunks))
         ack = {
             "type": "ack",
@@ -205,6 +209,7 @@ class Stream:
             self._connection,
         )
         self.player, self._active_s = player, time.monotonic()
+        self._speech = Speech(self._settings, record.spoken)
         await self._connection.send_message(
             {"type": "welcome", **address(record), "chunk": record.version, "instruction": record.instruction}
         )

@@ -44,6 +44,7 @@ def tiny_settings(model: Path) -> ServeSettings:
             max_sessions_per_user=2,
             user_header="X-User",
             max_message_bytes=8192,
+            max_logged_words_bytes=4096,
         ),
         # Tests wait for each other's worlds: all places are offered however late chunks come.
         world=dataclasses.replace(
