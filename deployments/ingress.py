@@ -29,6 +29,7 @@ from deployments.draining import DrainWatch
 from deployments.errors import ApiError, Denied, describe_problems, install_error_handlers
 from deployments.messages import EncodedText, Refusal
 from deployments.one_shot import play_once
+from deployments.rebuild_turns import RebuildTurns
 from deployments.schemas import (
     MAX_BODY_BYTES,
     ClipCreated,
@@ -98,7 +99,8 @@ class Ingress:
         self._world = world
         store = SessionStore(store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
-        self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
+        turns, capacity = RebuildTurns(settings.ingress.rebuilds_at_once), self._sessions.capacity
+        self._backstage = Backstage(settings, store, world, decoder, self._encode, capacity, turns)
         self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
         self._clips = clips

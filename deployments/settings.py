@@ -22,8 +22,9 @@ class IngressSettings:
     does nothing for `idle_timeout_s`, or plays for `session_timeout_s`, is closed, and can be taken up again. A client
     may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second, and so
     many instructions, each of which is encoded; the words in a session's log have `max_logged_words_bytes` together. A
-    lost world replica is waited for at most `recovery_timeout_s`. Each replica also takes sockets directly, at a port
-    of `direct_host`; an empty one opens none.
+    lost world replica is waited for at most `recovery_timeout_s`, and its worlds are brought back elsewhere
+    `rebuilds_at_once` by each ingress replica, so that those who play there keep their rate. Each also takes sockets
+    directly, at a port of `direct_host`; an empty one opens none.
 
     One user has at most `max_sessions_per_user` sessions that are played, queued or about to begin; 0 for any number. A
     user is an address other than this machine's own, or whom a reverse proxy names in `user_header`.
@@ -44,6 +45,7 @@ class IngressSettings:
     max_instructions_per_s: int = 4
     max_logged_words_bytes: int = 1048576
     recovery_timeout_s: float = 90.0
+    rebuilds_at_once: int = 1
     graceful_shutdown_s: float = 20.0
     direct_host: str = "127.0.0.1"
     max_message_bytes: int = 16384
@@ -56,7 +58,7 @@ class IngressSettings:
         )
         _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
         _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
-        _positive(self, "max_instructions_per_s", "max_logged_words_bytes")
+        _positive(self, "max_instructions_per_s", "max_logged_words_bytes", "rebuilds_at_once")
         if self.max_sessions_per_user < 0:
             raise ValueError(
                 f"IngressSettings.max_sessions_per_user = {self.max_sessions_per_user}: use 0 for any number"

@@ -21,6 +21,7 @@ from deployments.connection import (
     Connection,
 )
 from deployments.held_controls import HeldControls
+from deployments.rebuild_turns import RebuildTurns
 from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, UserFullError
 from deployments.settings import ServeSettings
 from deployments.stream import Backstage, Stream
@@ -65,7 +66,9 @@ async def run(socket: Socket, store: Store, hello_timeout_s: float = 10.0) -> No
     settings = ServeSettings()
     ingress = dataclasses.replace(settings.ingress, hello_timeout_s=hello_timeout_s)
     settings = dataclasses.replace(settings, ingress=ingress)
-    backstage = Backstage(settings, cast(Any, store), *cast(Any, (None, None, None)), capacity)
+    backstage = Backstage(
+        settings, cast(Any, store), *cast(Any, (None, None, None)), capacity, RebuildTurns(1)
+    )
     await Stream(RECORD.id, Connection(cast(Any, socket), ingress), backstage).run()
 
 
