@@ -24,6 +24,7 @@ from deployments.world import WorldDeployment
 NAME = "gamegen"
 
 _HEALTH_CHECK_S = 3.0
+_WORLD_HEALTH_CHECK_S = 1.0
 _METRICS_INTERVAL_S = 1.0
 
 
@@ -40,7 +41,8 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
         max_ongoing_requests=4 * settings.ingress.max_sessions,
         request_router_config=_session_router(),
         graceful_shutdown_timeout_s=settings.world.graceful_shutdown_s,
-        **_replica(settings.world.num_cpus),
+        # With it a replica tells how many it can take.
+        **_replica(settings.world.num_cpus) | {"health_check_period_s": _WORLD_HEALTH_CHECK_S},
     ).bind(settings.model, settings.world, store_url)
     decoder = DecoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.decoder.replicas,
@@ -89,9 +91,7 @@ def _replica(num_cpus: float) -> dict[str, Any]:
 def _num_world_replicas(settings: WorldSettings) -> dict[str, Any]:
     if not settings.is_autoscaled:
         return {"num_replicas": settings.replicas}
-    policy = AutoscalingPolicy(
-        policy_function="deployments.scaling:WorldPolicy", policy_kwargs={"slots": settings.slots}
-    )
+    policy = AutoscalingPolicy(policy_function="deployments.scaling:world_policy")
     config = AutoscalingConfig(
         min_replicas=settings.replicas,
         max_replicas=settings.max_replicas,

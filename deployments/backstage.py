@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deployments.decoding import Decodings
 from deployments.messages import EncodedText, Instruction, OpenRequest, StepRequest
+from deployments.rebuild_turns import RebuildTurns
 from deployments.session_store import SessionRecord, SessionStore
 from deployments.settings import ServeSettings
 from deployments.world_client import WorldClient, WorldPast
@@ -18,7 +19,8 @@ from gamegen.session_log import unpack_controls
 class Backstage:
     """The same for every session of an ingress replica.
 
-    `encode` raises ApiError for a text that is refused; `capacity` tells how many may play at once.
+    `encode` raises ApiError for a text that is refused; `capacity` tells how many may play at once; worlds that were
+    lost are brought back in `turns`.
     """
 
     settings: ServeSettings
@@ -27,6 +29,7 @@ class Backstage:
     decodings: Decodings
     encode: Callable[[str, str | None], Awaitable[EncodedText]]
     capacity: Callable[[], Awaitable[int]]
+    turns: RebuildTurns
 
 
 async def resume_world(record: SessionRecord, backstage: Backstage) -> WorldClient:
@@ -53,4 +56,5 @@ async def resume_world(record: SessionRecord, backstage: Backstage) -> WorldClie
         record.version + offset,
         backstage.settings.world.snapshot_every_chunks,
         backstage.settings.ingress.recovery_timeout_s,
+        backstage.turns,
     )

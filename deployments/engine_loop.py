@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -18,6 +17,7 @@ from typing import TypeVar
 import torch
 
 from deployments import metrics
+from deployments.admission import Lateness
 from deployments.messages import (
     Chunk,
     EncodedText,
@@ -37,8 +37,6 @@ logger = logging.getLogger("ray.serve")
 
 ACTIVE_S = 1.0
 """A session stepped this recently is expected to ask again soon."""
-_REMEMBERED_STEPS = 120
-"""Steps of sessions over which lateness is told."""
 
 Reply = TypeVar("Reply")
 Stepped = Chunk | Missing | Moved
@@ -56,7 +54,7 @@ class EngineLoop:
         self._wake = asyncio.Event()
         self._last_used: dict[str, float] = {}
         self._fences: dict[str, int] = {}
-        self._late: deque[bool] = deque(maxlen=_REMEMBERED_STEPS)
+        self.lateness = Lateness()
         self._thread = ThreadPoolExecutor(1, "engine", initializer=torch.set_num_threads, initargs=(threads,))
         self._task: asyncio.Task[None] | None = None
 
@@ -69,14 +67,8 @@ class EngineLoop:
     def num_active(self) -> int:
         """Sessions stepped just now."""
         now = time.monotonic()
-        return sum(now - used < ACTIVE_S for used in self._last_used.values())
-
-    @property
-    def late_share(self) -> float:
-        """The share of late ones among the chunks last asked for; 0 while too few were."""
-        if not self.num_active or len(self._late) < _REMEMBERED_STEPS:
-            return 0.0
-        return sum(self._late) / len(self._late)
+        # Copied at once: the engine's thread enters and drops sessions meanwhile.
+        return sum(now - used < ACTIVE_S for used in [*self._last_used.values()])
 
     async def open(self, request: OpenRequest) -> Opened | Refusal | Moved:
         """Begins a session; refuses an image that cannot be read."""
@@ -174,7 +166,7 @@ class EngineLoop:
         step_ms = 1000 * (time.perf_counter() - start)
         metrics.record_step(len(ready), step_ms / 1000)
         self._last_used |= dict.fromkeys(ready, time.monotonic())
-        self._late.extend(request.was_late for request in ready.values())
+        self.lateness.tell({sid: request.was_late for sid, request in ready.items()})
         replies: list[Stepped] = []
         for request in requests:
             sid = request.session_id
@@ -219,6 +211,7 @@ class EngineLoop:
         self._make_room(session_id)
         self._engine.restore(session_id, WorldSnapshot.from_bytes(snapshot))
         metrics.RESTORES.add()
+        self.lateness.recovering()
         return self._entered(session_id, fence)
 
     def _latest(self, request: LatestRequest) -> Opened | Missing | Moved:

@@ -46,6 +46,11 @@ class Denied:
         return ApiError(self.status, self.code, self.message, self.retry_after_s)
 
 
+def user_full(error: Exception) -> ApiError:
+    """A user has as many sessions as one may have; a place is free some seconds after a socket closed."""
+    return ApiError(429, "too_many_sessions_of_user", str(error), retry_after_s=10)
+
+
 def error_response(error: ApiError) -> JSONResponse:
     """The JSON answer to an error, which is counted."""
     REQUESTS_REFUSED.add(tag=error.code)

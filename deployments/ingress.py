@@ -17,8 +17,10 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import HTTPConnection
 
 import gamegen
+from deployments import metrics
 from deployments.backstage import Backstage
 from deployments.body_limit import BodyLimit
 from deployments.connection import CLOSE_ENDED, Connection
@@ -28,6 +30,7 @@ from deployments.draining import DrainWatch
 from deployments.errors import ApiError, Denied, describe_problems, install_error_handlers
 from deployments.messages import EncodedText, Refusal
 from deployments.one_shot import play_once
+from deployments.rebuild_turns import RebuildTurns
 from deployments.schemas import (
     MAX_BODY_BYTES,
     ClipCreated,
@@ -45,6 +48,7 @@ from deployments.session_store import SessionRecord, SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
+from deployments.users import user_of
 from deployments.world_lanes import WorldLanes
 from gamegen.session_log import WorldSpec, to_json
 from gamegen.video import decode_image
@@ -58,6 +62,10 @@ _HEALTH_TIMEOUT_S = 5.0
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What an operation may answer when it does not succeed, for its description."""
     return {status: {"model": ErrorBody} for status in statuses}
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    return ApiError(422, "invalid_request", describe_problems(error.errors()))
 
 
 api = FastAPI(
@@ -95,7 +103,8 @@ class Ingress:
         self._sessions = SessionBook(settings, store)
         worlds = WorldLanes(world, settings.world.lanes, settings.world.slots)
         decodings = Decodings(decoder, settings.decoder.replicas, settings.decoder.max_batch)
-        self._backstage = Backstage(settings, store, worlds, decodings, self._encode, self._sessions.capacity)
+        turns, capacity = RebuildTurns(settings.ingress.rebuilds_at_once), self._sessions.capacity
+        self._backstage = Backstage(settings, store, worlds, decodings, self._encode, capacity, turns)
         self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
         self._clips = clips
@@ -126,7 +135,7 @@ class Ingress:
     @api.post("/v1/sessions", status_code=201, tags=["play"], responses=_errors(401, 404, 413, 422, 429, 503))
     async def create_session(self, wish: NewSession, request: Request) -> SessionCreated:
         """Begins a world; play it on its stream."""
-        record, token = await self._begin(wish)
+        record, token = await self._begin(wish, request)
         return self._created(record, token, request.url.hostname)
 
     @api.get("/v1/sessions", tags=["play"], responses=_errors(422, 503))
@@ -186,10 +195,12 @@ class Ingress:
         await socket.accept()
         connection = Connection(socket, self._settings.ingress)
         try:
-            request = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
-            record, token = await self._begin(request)
+            wish = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
+            record, token = await self._begin(wish, socket)
         except (ApiError, ValidationError) as error:
-            message = error.message if isinstance(error, ApiError) else describe_problems(error.errors())
+            refusal = error if isinstance(error, ApiError) else _invalid(error)
+            metrics.REQUESTS_REFUSED.add(tag=refusal.code)
+            message = refusal.message
             await connection.send_error("refused", message, fatal=True)
             await connection.close(CLOSE_ENDED, message)
             return
@@ -288,27 +299,22 @@ class Ingress:
         with self._sessions.playing(stream):
             await stream.run()
 
-    async def _begin(self, request: NewSession) -> tuple[SessionRecord, str]:
-        if request.branch:
-            return await self._sessions.create_branch(request.branch)
-        assert request.prompt is not None
-        self._check_image(request.image_bytes)
-        await self._encode(request.prompt, request.perspective)
+    async def _begin(self, wish: NewSession, request: HTTPConnection) -> tuple[SessionRecord, str]:
+        user = user_of(request, self._settings.ingress.user_header)
+        if wish.branch:
+            return await self._sessions.create_branch(wish.branch, user)
+        assert wish.prompt is not None
+        self._check_image(wish.image_bytes)
+        await self._encode(wish.prompt, wish.perspective)
         facts = await self._model_facts()
-        if request.model not in (None, facts["model"]):
-            message = f"model: {request.model!r} is not served here, {facts['model']!r} is"
+        if wish.model not in (None, facts["model"]):
+            message = f"model: {wish.model!r} is not served here, {facts['model']!r} is"
             raise ApiError(422, "unknown_model", message)
-        width, height = request.resolution.size if request.resolution else (facts["width"], facts["height"])
+        width, height = wish.resolution.size if wish.resolution else (facts["width"], facts["height"])
         spec = WorldSpec(
-            facts["model"],
-            request.prompt,
-            request.perspective,
-            request.seed,
-            width,
-            height,
-            request.image_bytes,
+            facts["model"], wish.prompt, wish.perspective, wish.seed, width, height, wish.image_bytes
         )
-        return await self._sessions.create(spec)
+        return await self._sessions.create(spec, user)
 
     def _check_image(self, image: bytes | None) -> None:
         """Raises ApiError (413, 422) for an image that no world can begin with."""

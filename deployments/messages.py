@@ -67,7 +67,7 @@ class LatestRequest:
 class StepRequest:
     """Draws the chunk after `version` under `operations`, float32 `(4, OPERATION_SIZE)`.
 
-    `was_late` tells that the chunk before was shown later than it should have been.
+    `was_late` tells that the chunk before was shown later than it should have been, or more slowly.
     """
 
     session_id: str

@@ -48,15 +48,15 @@ STREAMS_ENDED = Counter(
 )
 REQUESTS_REFUSED = Counter(
     "gamegen_requests_refused_total",
-    "REST requests that were answered with an error, by its code.",
+    "REST requests, and beginnings on a socket, that were answered with an error, by its code.",
     "code",
-    ("too_many_sessions", "not_ready"),
+    ("too_many_sessions", "too_many_sessions_of_user", "not_ready"),
 )
 MESSAGES_REFUSED = Counter(
     "gamegen_messages_refused_total",
     "Messages on sockets that were answered with an error, by its code.",
     "code",
-    ("invalid_message", "too_many_messages", "refused"),
+    ("invalid_message", "too_many_messages", "too_many_instructions", "too_many_words", "refused"),
 )
 CHUNKS_SHOWN = Counter("gamegen_chunks_shown_total", "Chunks whose turn came.")
 CHUNKS_LATE = Counter(
@@ -111,6 +111,7 @@ CHUNKS_DRAWN = Counter(
     "gamegen_chunks_drawn_total", "Chunks that were drawn, one for each session of a step."
 )
 SLOTS = Level("gamegen_slots", "Worlds that a replica can hold.")
+PLACES = Level("gamegen_places", "Sessions that a replica offers to draw, fewer while chunks come late.")
 SLOTS_HELD = Level("gamegen_slots_held", "Worlds that a replica holds, played or not.")
 SWAPS = Counter("gamegen_swaps_total", "Worlds that were pushed out of their slot by another.")
 RESTORES = Counter("gamegen_restores_total", "Worlds that were brought back from a snapshot.")
@@ -144,7 +145,7 @@ def begin_world(slots: int) -> None:
     for counter in (CHUNKS_DRAWN, SWAPS, RESTORES):
         counter.begin()
     SLOTS.set(slots)
-    keep((SLOTS, SLOTS_HELD))
+    keep((SLOTS, PLACES, SLOTS_HELD))
 
 
 def record_claim(record: SessionRecord) -> None:

@@ -8,12 +8,19 @@ from valkey.exceptions import ValkeyError
 
 from deployments.backstage import Backstage, resume_world
 from deployments.decoding import ChunkDecoding
-from deployments.errors import ApiError
+from deployments.errors import ApiError, user_full
 from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, EncodedText, Instruction
 from deployments.pacing import ChunkClock
 from deployments.schemas import OneShot, OneShotFrames
-from deployments.session_store import Entry, SessionGoneError, SessionMovedError, SessionRecord
+from deployments.session_store import (
+    Entry,
+    SessionGoneError,
+    SessionMovedError,
+    SessionRecord,
+    UserFullError,
+)
+from deployments.speech import Speech
 from deployments.world_client import WorldLostError, WorldRefusedError
 from gamegen.controls import Control
 from gamegen.session_log import Spoken, rounded
@@ -36,14 +43,19 @@ async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage)
     try:
         position = await backstage.store.admit(record.id, await backstage.capacity())
         if position:
-            message = f"all places are taken, {position - 1} wait before you: try again in a few seconds"
-            raise ApiError(429, "too_many_sessions", message, retry_after_s=5)
+            retry_s = await backstage.store.retry_after_s(position)
+            message = f"all places are taken, {position - 1} wait before you: try again in {retry_s} s"
+            raise ApiError(429, "too_many_sessions", message, retry_s)
         claimed = await backstage.store.claim(record.id)
         journal = SessionJournal(backstage.store, claimed)
         try:
+            if said:
+                Speech(backstage.settings.ingress, claimed.spoken).check(said.text)
             return await _play(journal, order, words, backstage)
         finally:
             await backstage.store.release(journal.record)
+    except UserFullError as error:
+        raise user_full(error) from error
     except SessionGoneError as error:
         raise ApiError(404, "unknown_session", "the session was deleted") from error
     except SessionMovedError as error:

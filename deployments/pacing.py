@@ -16,6 +16,8 @@ _IN_TIME = 0.9
 _MARGIN_S = 0.004
 _CATCHING_UP = 0.04
 """By this much quicker frames are shown after a late chunk, until its delay is made up for: nobody sees that."""
+_IN_PACE = 0.98
+"""The share of the frames a second that were asked for with which a world is shown as it should be."""
 _FORGOTTEN_S = 0.5
 """More than this is not made up for: the game stood still."""
 _LONGEST_SAMPLE_S = 2.0
@@ -40,6 +42,7 @@ class ChunkClock:
     decode_leads_s: deque[float] = field(default_factory=_times)
     target_fps: float = FPS
     shown_until_s: float = 0.0
+    shown_interval_s: float = 0.0
     due_s: float = 0.0
     behind_s: float = 0.0
     late_s: float = 0.0
@@ -58,8 +61,8 @@ class ChunkClock:
 
     @property
     def is_late(self) -> bool:
-        """Whether the last chunk was shown more than a frame later than it should have been."""
-        return self.late_s > 1 / FPS
+        """Whether the last chunk was shown over a frame later than it should have been, or slower than asked for."""
+        return self.late_s > 1 / FPS or self.shown_interval_s * self.target_fps > 1 / _IN_PACE
 
     @property
     def lead_s(self) -> float:
@@ -92,6 +95,7 @@ class ChunkClock:
         """A chunk begins to be shown: returns when, by `time.monotonic`, and the time between its frames."""
         self.num_unshown -= 1
         now, interval_s = time.monotonic(), self.frame_interval_s
+        self.shown_interval_s = interval_s
         self.due_s = self.shown_until_s or now
         self.late_s = max(0.0, now - self.due_s)
         self.behind_s = self.behind_s + self.late_s if self.late_s < _FORGOTTEN_S else 0.0

@@ -27,12 +27,15 @@ from gamegen.session_log import CONTROL_BYTES, SessionLog, Spoken, WorldSpec, pa
 State = Literal["waiting", "queued", "playing", "recovering"]
 
 _PREFIX = "gamegen:"
+_USER = _PREFIX + "user:"
 _TIMEOUT_S = 2.0
 _ENDED_S = 120
 """How long it is remembered that a session was deleted, so that its owner does not put it back."""
 _MOST_COMMITS = 128
+_SOONEST_S, _RETRY_S, _LATEST_S = 5, 30, 120
+"""Who found no place is told to come back in this many seconds: the least, where nothing is known, the most."""
 _NUMBERS = ("fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
-_SUMMARY = ("spec", "created_s", "token_sha256", "state", *_NUMBERS)
+_SUMMARY = ("spec", "created_s", "token_sha256", "user", "state", *_NUMBERS)
 
 
 class SessionGoneError(KeyError):
@@ -47,28 +50,37 @@ class StoreFullError(RuntimeError):
     """So many sessions live already."""
 
 
+class UserFullError(RuntimeError):
+    """So many sessions of one user live already."""
+
+
 @dataclass(frozen=True)
 class StoreLimits:
-    """`max_live` sessions may be played, queued or about to begin; a record nobody plays expires after `kept_s`.
+    """A record nobody plays expires after `kept_s`.
 
     An owner that says nothing for `lease_s` has lost its place among those who play; a socket that closed keeps its own
-    for `return_s`.
+    for `return_s`. `max_of_user` sessions of one user may be live, that is played, queued or about to begin; 0 for any
+    number.
     """
 
-    max_live: int
     kept_s: float
     lease_s: float = 10.0
     return_s: float = 10.0
+    max_of_user: int = 0
 
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None."""
+    """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None.
+
+    `user` stands for who began it, see `SessionStore.pseudonym`; empty if nobody in particular.
+    """
 
     id: str
     spec: WorldSpec
     created_s: float
     token_sha256: str
+    user: str = ""
     fence: int = 0
     version: int = 0
     state: State = "waiting"
@@ -80,10 +92,10 @@ class SessionRecord:
     frames_dropped: int = 0
 
     @classmethod
-    def new(cls, session_id: str, spec: WorldSpec) -> tuple[SessionRecord, str]:
+    def new(cls, session_id: str, spec: WorldSpec, user: str = "") -> tuple[SessionRecord, str]:
         """A session that nobody has played, and the token by which its player is known."""
         token = secrets.token_urlsafe(24)
-        return cls(session_id, spec, time.time(), _digest(token)), token
+        return cls(session_id, spec, time.time(), _digest(token), user), token
 
     def is_token(self, token: str) -> bool:
         """Whether the token is this session's."""
@@ -139,15 +151,19 @@ class SessionStore:
         self._release = script(store_scripts.RELEASE)
         self._delete = script(store_scripts.DELETE)
 
-    async def create(self, record: SessionRecord) -> None:
-        """Enters a session; raises StoreFullError."""
+    async def create(self, record: SessionRecord, max_live: int) -> None:
+        """Enters a session; raises StoreFullError where `max_live` live already, or UserFullError."""
         fields = _fields(record)
         flat = [part for pair in fields.items() for part in pair]
-        keys = [*_keys(record.id), _PREFIX + "sessions", _PREFIX + "live"]
-        times = [time.time(), self._limits.return_s, self._limits.max_live, self._kept_ms]
+        keys = [*_keys(record.id), _PREFIX + "sessions", _PREFIX + "live", _USER + record.user]
+        max_of_user = self._limits.max_of_user if record.user else 0
+        limits = [time.time(), self._limits.return_s, max_live, max_of_user, self._kept_ms]
         packed = [record.controls, json.dumps([_spoken_json(words) for words in record.spoken])]
-        if not await self._create(keys=keys, args=[record.id, *times, *packed, *flat]):
-            raise StoreFullError(f"all {self._limits.max_live} places are taken")
+        answer = await self._create(keys=keys, args=[record.id, *limits, *packed, *flat])
+        if answer == b"full":
+            raise StoreFullError(f"{max_live} sessions are played or wait for a place, more are not taken")
+        if answer == b"user":
+            raise self._user_full()
 
     async def get(self, session_id: str) -> SessionRecord:
         """A session's record; raises SessionGoneError."""
@@ -245,10 +261,30 @@ class SessionStore:
             await pipe.execute()
 
     async def admit(self, session_id: str, capacity: int) -> int:
-        """Asks for a place among those who play: 0 if it is given, else the position in the queue, 1 the next."""
-        now = time.time()
-        keys = [_PREFIX + name for name in ("live", "playing", "queue", "tickets")]
-        return int(await self._admit(keys=keys, args=[session_id, now, now + self._limits.lease_s, capacity]))
+        """Asks for a place among those who play: 0 if it is given, else the position in the queue, 1 the next.
+
+        Raises UserFullError for one that comes back when its user has begun as many others.
+        """
+        now, limits = time.time(), self._limits
+        keys = [_PREFIX + name for name in ("live", "playing", "queue", "tickets", "given")]
+        of_user = [limits.max_of_user, _USER, self._kept_ms]
+        position = await self._admit(
+            keys=[*keys, _keys(session_id)[0]],
+            args=[session_id, now, now + limits.lease_s, capacity, *of_user],
+        )
+        if position < 0:
+            raise self._user_full()
+        return int(position)
+
+    async def pseudonym(self, user: str) -> str:
+        """What stands for a user in this store: a hash by a key of the store, which tells nobody else who it is."""
+        if not user:
+            return ""
+        async with self._valkey.pipeline(transaction=True) as pipe:
+            pipe.set(_PREFIX + "pseudonyms", secrets.token_bytes(32), nx=True)
+            pipe.get(_PREFIX + "pseudonyms")
+            _, key = await pipe.execute()
+        return hashlib.blake2b(user.encode(), key=key, digest_size=16).hexdigest()
 
     async def release(self, record: SessionRecord) -> None:
         """Leaves the session to whoever claims it next; nothing if somebody has."""
@@ -283,6 +319,15 @@ class SessionStore:
                 pipe.zrem(_PREFIX + "worlds", replica)
             await pipe.execute()
 
+    async def retry_after_s(self, turns: int = 1) -> int:
+        """In how many seconds so many places may be given, by how often they were of late."""
+        given = [float(at) for at in await self._valkey.lrange(_PREFIX + "given", 0, -1)]  # type: ignore[misc]
+        if not given:
+            return _RETRY_S
+        # The time since the last one counts: the longer nobody leaves, the less soon somebody will.
+        wait_s = turns * (time.time() - given[-1]) / len(given)
+        return round(min(max(wait_s, _SOONEST_S), _LATEST_S))
+
     async def places(self) -> int:
         """Sessions that all world replicas together can hold."""
         replicas = await self._valkey.zrangebyscore(_PREFIX + "worlds", time.time(), "inf")
@@ -294,6 +339,13 @@ class SessionStore:
     async def close(self) -> None:
         """Closes the connections."""
         await self._valkey.aclose()
+
+    def _user_full(self) -> UserFullError:
+        most, return_s = self._limits.max_of_user, self._limits.return_s
+        return UserFullError(
+            f"you play or wait in {most} sessions already and the limit is {most}: end one with DELETE "
+            f"/v1/sessions/{{id}}, or close its socket and wait {return_s:g} s"
+        )
 
     @property
     def _kept_ms(self) -> int:
@@ -317,6 +369,7 @@ def _fields(record: SessionRecord) -> dict[str, Any]:
         "spec": json.dumps(spec),
         "created_s": record.created_s,
         "token_sha256": record.token_sha256,
+        "user": record.user,
         "state": record.state,
         **{name: getattr(record, name) for name in _NUMBERS},
     }
@@ -338,6 +391,7 @@ def _record(
         spec,
         float(fields[b"created_s"]),
         fields[b"token_sha256"].decode(),
+        fields[b"user"].decode(),
         state=fields[b"state"].decode(),  # type: ignore[arg-type]
         controls=controls or b"",
         spoken=[Spoken(**json.loads(words)) for words in spoken],

@@ -14,7 +14,7 @@ from typing import Any
 from valkey.exceptions import ValkeyError
 
 from deployments import metrics
-from deployments.errors import ApiError
+from deployments.errors import ApiError, user_full
 from deployments.schemas import Branch, SessionList, SessionState
 from deployments.session_store import (
     SessionGoneError,
@@ -22,6 +22,7 @@ from deployments.session_store import (
     SessionStore,
     StoreFullError,
     StoreLimits,
+    UserFullError,
 )
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
@@ -50,15 +51,15 @@ class SessionBook:
     def store_limits(settings: ServeSettings) -> StoreLimits:
         """The store's limits that the settings ask for."""
         ingress = settings.ingress
-        return StoreLimits(ingress.max_sessions + ingress.max_queued, ingress.resume_timeout_s)
+        return StoreLimits(ingress.resume_timeout_s, max_of_user=ingress.max_sessions_per_user)
 
-    async def create(self, spec: WorldSpec) -> tuple[SessionRecord, str]:
+    async def create(self, spec: WorldSpec, user: str = "") -> tuple[SessionRecord, str]:
         """A new session and its token; raises ApiError (429, 503)."""
-        record, token = SessionRecord.new(uuid.uuid4().hex, spec)
+        record, token = SessionRecord.new(uuid.uuid4().hex, spec, await self._pseudonym(user))
         await self._enter(record)
         return record, token
 
-    async def create_branch(self, branch: Branch) -> tuple[SessionRecord, str]:
+    async def create_branch(self, branch: Branch, user: str = "") -> tuple[SessionRecord, str]:
         """A session that begins as another went; raises ApiError (401, 404, 422, 429, 503)."""
         origin = await self.get(branch.session_id)
         if not origin.is_token(branch.resume_token):
@@ -75,7 +76,7 @@ class SessionBook:
                 "branch off where the session stands, or use gamegen replay with its log"
             )
             raise ApiError(422, "invalid_request", message)
-        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec)
+        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec, await self._pseudonym(user))
         record = dataclasses.replace(
             fresh, version=chunk, controls=pack_controls(log.controls), spoken=log.spoken
         )
@@ -86,13 +87,24 @@ class SessionBook:
         await self._enter(record)
         return record, token
 
+    async def _pseudonym(self, user: str) -> str:
+        with _store_errors():
+            return await self._store.pseudonym(user)
+
     async def _enter(self, record: SessionRecord) -> None:
         with _store_errors():
+            capacity = await self.capacity()
             try:
-                await self._store.create(record)
+                await self._store.create(record, capacity + self._settings.ingress.max_queued)
             except StoreFullError as error:
-                message = f"{error}: close a session or try again in a minute"
-                raise ApiError(429, "too_many_sessions", message, retry_after_s=30) from error
+                if not capacity:
+                    message = "no world replica takes players yet: try again in a few seconds"
+                    raise ApiError(503, "not_ready", message, retry_after_s=5) from error
+                retry_s = await self._store.retry_after_s()
+                message = f"{error}: close a session or try again in {retry_s} s"
+                raise ApiError(429, "too_many_sessions", message, retry_s) from error
+            except UserFullError as error:
+                raise user_full(error) from error
         metrics.SESSIONS_BEGUN.add()
 
     async def get(self, session_id: str) -> SessionRecord:
@@ -121,7 +133,9 @@ class SessionBook:
         """Sessions everywhere; raises ApiError (503)."""
         with _store_errors():
             counts = await self._store.counts()
-        return {**counts, "here": len(self._streams), "limit": self._settings.ingress.max_sessions}
+            places = await self.capacity()
+        limit = self._settings.ingress.max_sessions
+        return {**counts, "here": len(self._streams), "places": places, "limit": limit}
 
     async def capacity(self) -> int:
         """How many may play at once just now."""

@@ -20,22 +20,32 @@ class IngressSettings:
     Of all ingress replicas together, `max_sessions` play at once, as far as the world replicas have places, and
     `max_queued` more may wait for one. A session that nobody plays is kept for `resume_timeout_s`; one whose player
     does nothing for `idle_timeout_s`, or plays for `session_timeout_s`, is closed, and can be taken up again. A client
-    may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second. A
-    lost world replica is waited for at most `recovery_timeout_s`. Each replica also takes sockets directly, at a port
-    of `direct_host`; an empty one opens none.
+    may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second, and so
+    many instructions, each of which is encoded; the words in a session's log have `max_logged_words_bytes` together. A
+    lost world replica is waited for at most `recovery_timeout_s`, and its worlds are brought back elsewhere
+    `rebuilds_at_once` by each ingress replica, so that those who play there keep their rate. Each also takes sockets
+    directly, at a port of `direct_host`; an empty one opens none.
+
+    One user has at most `max_sessions_per_user` sessions that are played, queued or about to begin; 0 for any number. A
+    user is an address other than this machine's own, or whom a reverse proxy names in `user_header`.
     """
 
     replicas: int = 1
     num_cpus: float = 0.1
     max_sessions: int = 8
     max_queued: int = 8
+    max_sessions_per_user: int = 4
+    user_header: str = ""
     resume_timeout_s: float = 1800.0
     idle_timeout_s: float = 1800.0
     session_timeout_s: float = 14400.0
     hello_timeout_s: float = 10.0
     silence_timeout_s: float = 60.0
     max_messages_per_s: int = 240
+    max_instructions_per_s: int = 4
+    max_logged_words_bytes: int = 1048576
     recovery_timeout_s: float = 90.0
+    rebuilds_at_once: int = 1
     graceful_shutdown_s: float = 20.0
     direct_host: str = "127.0.0.1"
     max_message_bytes: int = 16384
@@ -48,6 +58,11 @@ class IngressSettings:
         )
         _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
         _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
+        _positive(self, "max_instructions_per_s", "max_logged_words_bytes", "rebuilds_at_once")
+        if self.max_sessions_per_user < 0:
+            raise ValueError(
+                f"IngressSettings.max_sessions_per_user = {self.max_sessions_per_user}: use 0 for any number"
+            )
         if self.max_message_bytes > MAX_SOCKET_MESSAGE_BYTES:
             raise ValueError(
                 f"IngressSettings.max_message_bytes = {self.max_message_bytes}: the proxy takes at most "
@@ -77,6 +92,8 @@ class WorldSettings:
     replicas die; when they are full the one idle for longest makes room and is restored when next stepped.
     With several players the loop waits `gather_s` at a chunk boundary for those who are about to ask, so that
     they share a forward pass. The ingress takes a snapshot every `snapshot_every_chunks`.
+    Where more than `most_late_share` of the chunks come late, or slower than was asked for, a replica offers fewer
+    places than it has slots; 1 offers all of them whatever happens.
     `threads` 0 takes half of the machine's cores. With `max_replicas` above `replicas` their number follows the
     players: more after `upscale_delay_s`, fewer after `downscale_delay_s`.
     """
@@ -88,12 +105,17 @@ class WorldSettings:
     num_cpus: float = 0.4
     threads: int = 0
     slots: int = 8
+    most_late_share: float = 0.05
     gather_s: float = 0.01
     snapshot_every_chunks: int = 6
     graceful_shutdown_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "slots", "snapshot_every_chunks")
+        _positive(self, "replicas", "slots", "snapshot_every_chunks", "most_late_share")
+        if self.most_late_share > 1:
+            raise ValueError(
+                f"WorldSettings.most_late_share = {self.most_late_share}: use a share of at most 1, 0.05 for 5 %"
+            )
         if self.max_replicas < self.replicas:
             raise ValueError(
                 f"WorldSettings.max_replicas = {self.max_replicas} is less than replicas = {self.replicas}"

@@ -4,18 +4,38 @@ Sorted sets hold the sessions that are live, play, or queue, by when that ends i
 or by their turn (`queue`).
 """
 
-CREATE = """
--- session, controls, spoken, ended, sessions, live; id, now, return_s, max_live, kept_ms, controls, spoken, fields...
+_MAY_LIVE = """
+-- Whether a user may have one more live session, which is then noted; those that live no more are forgotten.
+local function may_live(user, live, id, most, kept_ms)
+  local count = 0
+  for _, other in ipairs(redis.call('SMEMBERS', user)) do
+    if redis.call('ZSCORE', live, other) then count = count + 1 else redis.call('SREM', user, other) end
+  end
+  if count >= most then return false end
+  redis.call('SADD', user, id)
+  redis.call('PEXPIRE', user, kept_ms)
+  return true
+end
+"""
+
+CREATE = (
+    _MAY_LIVE
+    + """
+-- session, controls, spoken, ended, sessions, live, user;
+-- id, now, return_s, max_live, max_of_user, kept_ms, controls, spoken, fields...
 redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', ARGV[2])
-if redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[4]) then return 0 end
+if redis.call('ZCARD', KEYS[6]) >= tonumber(ARGV[4]) then return 'full' end
+local most = tonumber(ARGV[5])
+if most > 0 and not may_live(KEYS[7], KEYS[6], ARGV[1], most, ARGV[6]) then return 'user' end
 redis.call('ZADD', KEYS[6], ARGV[2] + ARGV[3], ARGV[1])
 redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1])
-redis.call('HSET', KEYS[1], unpack(ARGV, 8))
-redis.call('SET', KEYS[2], ARGV[6])
-for _, words in ipairs(cjson.decode(ARGV[7])) do redis.call('RPUSH', KEYS[3], words) end
-for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
-return 1
+redis.call('HSET', KEYS[1], unpack(ARGV, 9))
+redis.call('SET', KEYS[2], ARGV[7])
+for _, words in ipairs(cjson.decode(ARGV[8])) do redis.call('RPUSH', KEYS[3], words) end
+for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[6]) end
+return 'done'
 """
+)
 
 CLAIM = """
 -- session, controls, spoken, ended; kept_ms
@@ -52,10 +72,17 @@ redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1])
 return 'done'
 """
 
-ADMIT = """
--- live, playing, queue, tickets; id, now, lease_until, capacity
+ADMIT = (
+    _MAY_LIVE
+    + """
+-- live, playing, queue, tickets, given, session; id, now, lease_until, capacity, max_of_user, user_prefix, kept_ms
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
+local most, user = tonumber(ARGV[5]), redis.call('HGET', KEYS[6], 'user')
+-- Whoever was away for long comes back to a limit that holds for all sessions of a user at once.
+if most > 0 and user and user ~= '' and not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
+  if not may_live(ARGV[6] .. user, KEYS[1], ARGV[1], most, ARGV[7]) then return -1 end
+end
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then
   redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
@@ -71,8 +98,11 @@ local ahead = redis.call('ZRANK', KEYS[3], ARGV[1])
 if redis.call('ZCARD', KEYS[2]) + ahead >= tonumber(ARGV[4]) then return ahead + 1 end
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1])
+redis.call('LPUSH', KEYS[5], ARGV[2])
+redis.call('LTRIM', KEYS[5], 0, 15)
 return 0
 """
+)
 
 RELEASE = """
 -- session, live, playing, queue; id, fence, return_at, kept_ms

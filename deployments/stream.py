@@ -22,13 +22,14 @@ from deployments.connection import (
     Connection,
     Message,
 )
-from deployments.errors import ApiError
+from deployments.errors import ApiError, user_full
 from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
 from deployments.messages import Instruction
 from deployments.player import Player
 from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
-from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord
+from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, UserFullError
+from deployments.speech import Speech
 from deployments.tasks import end
 from deployments.wire import BinaryControl
 from deployments.world_client import WorldLostError, WorldRefusedError
@@ -56,6 +57,7 @@ class Stream:
         self.player: Player | None = None
         self._controls = HeldControls()
         self._early: dict[type, Message] = {}
+        self._speech = Speech(backstage.settings.ingress, ())
         self._connection = connection
         self._backstage = backstage
         self._settings = backstage.settings.ingress
@@ -162,10 +164,12 @@ class Stream:
     async def _instruct(self, player: Player, spoken: SpokenInstruction, timestamp: float) -> None:
         start = time.monotonic()
         try:
+            self._speech.check(spoken.text)
             words = await self._backstage.encode(spoken.text, None) if spoken.text else None
         except ApiError as error:
             await self._connection.send_error(error.code, error.message)
             return
+        self._speech.said(spoken.text)
         chunk = player.instruct(spoken.text, Instruction(words, spoken.blend_chunks))
         ack = {
             "type": "ack",
@@ -212,6 +216,7 @@ class Stream:
             self._connection,
         )
         self.player, self._active_s = player, time.monotonic()
+        self._speech = Speech(self._settings, record.spoken)
         await self._connection.send_message(
             {"type": "welcome", **address(record), "chunk": record.version, "instruction": record.instruction}
         )
@@ -266,14 +271,20 @@ class Stream:
 
     @metrics.SESSIONS_QUEUED.during
     async def _wait_for_place(self) -> None:
-        told = 0
+        told: int | None = None
         while True:
-            position = await self._store.admit(self.session_id, await self._backstage.capacity())
-            if position == 0:
-                return
-            if position != told:
-                told = position
-                await self._connection.send_message({"type": "queued", "position": position})
+            try:
+                position = await self._store.admit(self.session_id, await self._backstage.capacity())
+            except UserFullError as error:
+                if told != 0:
+                    told, refusal = 0, user_full(error)
+                    await self._connection.send_error(refusal.code, refusal.message)
+            else:
+                if position == 0:
+                    return
+                if position != told:
+                    told = position
+                    await self._connection.send_message({"type": "queued", "position": position})
             await asyncio.sleep(_QUEUE_INTERVAL_S)
 
     async def _release(self, journal: SessionJournal) -> None:

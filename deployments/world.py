@@ -9,6 +9,8 @@ from typing import Any
 from ray import serve
 from valkey.exceptions import ValkeyError
 
+from deployments import metrics
+from deployments.admission import OfferedPlaces
 from deployments.messages import (
     Chunk,
     LatestRequest,
@@ -25,7 +27,7 @@ from deployments.settings import WorldSettings
 logger = logging.getLogger("ray.serve")
 
 _OFFER_LASTS_S = 10.0
-"""Three health checks and a little."""
+"""Several health checks and a little."""
 
 
 @serve.deployment(name="World")
@@ -61,8 +63,8 @@ class WorldDeployment:
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
         engine = WorldEngine(loaded, EngineConfig(settings.slots))
-        self._places, self._queued = settings.slots, 0
-        self._store = SessionStore(store_url, StoreLimits(0, 0))
+        self._places, self._queued = OfferedPlaces(settings.slots, settings.most_late_share), 0
+        self._store = SessionStore(store_url, StoreLimits(0))
         self._name = serve.get_replica_context().replica_tag
         self._loop = EngineLoop(engine, settings.gather_s, settings.engine_threads)
 
@@ -71,12 +73,17 @@ class WorldDeployment:
         return await self._loop.open(request)
 
     async def check_health(self) -> None:
-        """Serve asks every few seconds as long as this replica is in use: its places are offered that long."""
+        """Serve asks every second as long as this replica is in use: its places are offered that long."""
         await self._offer()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `WorldPolicy` decides by; Serve asks often."""
-        return {"active": self._loop.num_active, "queued": self._queued, "late": self._loop.late_share}
+        """What `world_policy` decides by; Serve asks often."""
+        return {
+            "active": self._loop.num_active,
+            "queued": self._queued,
+            "late": self._loop.lateness.share(),
+            "carried": self._places.carried,
+        }
 
     async def restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
         """Takes a session over from a snapshot."""
@@ -100,8 +107,10 @@ class WorldDeployment:
         return {**self._facts, "sessions_held": self._loop.num_sessions}
 
     async def _offer(self) -> None:
+        places = self._places.review(self._loop.lateness, self._loop.num_active)
+        metrics.PLACES.set(places)
         try:
-            await self._store.offer_places(self._name, self._places, _OFFER_LASTS_S)
+            await self._store.offer_places(self._name, places, _OFFER_LASTS_S)
             self._queued = (await self._store.counts())["queued"]
         # The worlds held here can be played on without the store.
         except (ValkeyError, OSError) as error:

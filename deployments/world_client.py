@@ -22,6 +22,7 @@ from deployments.messages import (
     Refusal,
     StepRequest,
 )
+from deployments.rebuild_turns import RebuildTurns
 from deployments.session_store import SessionMovedError
 from deployments.world_lanes import WorldLane
 
@@ -62,12 +63,14 @@ class WorldClient:
         version: int,
         snapshot_every_chunks: int,
         recovery_timeout_s: float,
+        turns: RebuildTurns,
     ) -> None:
         self._lane = lane
         self._opening = opening
         self._past = past
         self._snapshot_every_chunks = snapshot_every_chunks
         self._recovery_timeout_s = recovery_timeout_s
+        self._turns = turns
         self.version = version
         self.num_recoveries = 0
         self.is_recovering = False
@@ -164,6 +167,10 @@ class WorldClient:
         return self._checked(reply, Opened)
 
     async def _rebuild(self) -> None:
+        async with self._turns.one():
+            await self._rebuild_now()
+
+    async def _rebuild_now(self) -> None:
         if self._past.snapshot is None:
             await self._open()
         else:

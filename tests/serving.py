@@ -44,8 +44,19 @@ def tiny_settings(model: Path) -> ServeSettings:
     return dataclasses.replace(
         settings,
         model=str(model),
-        ingress=dataclasses.replace(settings.ingress, max_sessions=3, max_queued=0, max_message_bytes=8192),
-        world=dataclasses.replace(settings.world, threads=1, slots=3, snapshot_every_chunks=5),
+        ingress=dataclasses.replace(
+            settings.ingress,
+            max_sessions=3,
+            max_queued=0,
+            max_sessions_per_user=2,
+            user_header="X-User",
+            max_message_bytes=8192,
+            max_logged_words_bytes=4096,
+        ),
+        # Tests wait for each other's worlds: all places are offered however late chunks come.
+        world=dataclasses.replace(
+            settings.world, threads=1, slots=3, snapshot_every_chunks=5, most_late_share=1
+        ),
         generator=dataclasses.replace(settings.generator, threads=1, max_queued=2),
     )
 

@@ -12,3 +12,7 @@ class StoppedClock:
     def monotonic(self) -> float:
         """Seconds."""
         return self.now
+
+    def time(self) -> float:
+        """The same."""
+        return self.now

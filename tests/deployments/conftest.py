@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from valkey.asyncio import Valkey
 
 from tests.serving import PATIENCE_S, served, tiny_settings
 
@@ -17,6 +18,16 @@ def address(serve_address: str, store_url: str, tiny_model: Path) -> Iterator[st
     """The address of the application, served by Ray with the tiny model."""
     with served(tiny_settings(tiny_model), store_url):
         yield serve_address
+
+
+@pytest.fixture
+async def own_url(store_url: str) -> str:
+    """An empty database of the server that a running application uses too."""
+    url = f"{store_url}?db=1"
+    server = Valkey.from_url(url)
+    await server.flushdb()
+    await server.aclose()
+    return url
 
 
 @pytest.fixture

@@ -117,6 +117,31 @@ def test_too_many_sessions_are_429_with_retry_after(client, begin):
     assert error_of(response)["code"] == "too_many_sessions"
 
 
+@pytest.mark.parametrize(
+    "mine, others",
+    [
+        ({"X-User": "ann"}, {"X-User": "bob"}),
+        # The proxy of Ray Serve believes this of its own machine.
+        ({"X-Forwarded-For": "203.0.113.5"}, {"X-Forwarded-For": "203.0.113.6"}),
+        ({"X-Forwarded-For": "2001:db8::1"}, {}),
+    ],
+)
+def test_too_many_sessions_of_one_user_are_429(client, nobody_else, mine, others):
+    ids = []
+    for _ in range(2):
+        ids.append(client.post("/v1/sessions", json={"prompt": "x"}, headers=mine).json()["id"])
+    response = client.post("/v1/sessions", json={"prompt": "x"}, headers=mine)
+    assert response.status_code == 429
+    assert response.headers["Retry-After"] == "10"
+    assert error_of(response)["code"] == "too_many_sessions_of_user"
+    assert "the limit is 2" in error_of(response)["message"]
+    ids.append(client.post("/v1/sessions", json={"prompt": "x"}, headers=others).json()["id"])
+    text = client.get("/v1/sessions").text
+    assert "203.0" not in text and "user" not in text
+    for session_id in ids:
+        assert client.delete(f"/v1/sessions/{session_id}").status_code == 204
+
+
 def wait_for_clip(client, clip_id: str) -> dict:
     give_up_at = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_at:

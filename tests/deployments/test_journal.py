@@ -34,14 +34,14 @@ def running(folder: Path) -> Iterator[None]:
 @pytest.fixture
 async def store(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[SessionStore, Path]]:
     folder = tmp_path_factory.mktemp("valkey")
-    store = SessionStore(f"unix://{folder / 'valkey.sock'}", StoreLimits(max_live=3, kept_s=60))
+    store = SessionStore(f"unix://{folder / 'valkey.sock'}", StoreLimits(kept_s=60))
     yield store, folder
     await store.close()
 
 
 async def claimed(store: SessionStore) -> SessionJournal:
     record, _ = SessionRecord.new("a", SPEC)
-    await store.create(record)
+    await store.create(record, 3)
     return SessionJournal(store, await store.claim("a"))
 
 

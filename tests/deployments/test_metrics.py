@@ -56,7 +56,7 @@ RISES = {
     ("control_stage_seconds_count", "send"): 1,
 }
 """By how much at least each metric, for a value of its tag, rises by what the fixture below plays."""
-LEVELS = {"sessions_playing": 0, "sessions_queued": 0, "chunks_held_back": 0, "slots": 3}
+LEVELS = {"sessions_playing": 0, "sessions_queued": 0, "chunks_held_back": 0, "slots": 3, "places": 3}
 
 
 @pytest.fixture

@@ -183,6 +183,24 @@ def test_one_slow_chunk_does_not_set_the_pace(clock):
     assert chunk.fps == pytest.approx(24)
 
 
+def test_late_is_what_is_shown_after_its_time_or_below_the_pace_that_was_asked_for(clock):
+    quick, slow = pacing.ChunkClock(), pacing.ChunkClock()
+    quick.stepped(0.05, is_typical=True)
+    slow.stepped(0.18, is_typical=True)
+    for chunk in (quick, slow):
+        chunk.show()
+    assert (quick.is_late, slow.is_late) == (False, True)
+    slow.target_fps = 12
+    clock.now += 0.18
+    for chunk in (quick, slow):
+        chunk.show()
+    assert (quick.is_late, slow.is_late) == (False, False)
+    clock.now += 0.25
+    quick.show()
+    # It was due 70 ms ago.
+    assert quick.is_late
+
+
 def test_a_chunk_is_begun_as_early_as_nine_of_ten_need(clock):
     steady, jumpy = pacing.ChunkClock(), pacing.ChunkClock()
     for i in range(100):
@@ -231,5 +249,7 @@ def test_shipped_settings_load_and_nonsense_is_refused():
     assert sum(part.num_cpus for part in shares) <= 1
     with pytest.raises(ValueError, match=r"WorldSettings\.slots = 0"):
         dataclasses.replace(settings.world, slots=0)
+    with pytest.raises(ValueError, match=r"most_late_share = 5: use a share"):
+        dataclasses.replace(settings.world, most_late_share=5)
     with pytest.raises(ValueError, match="raise the slots"):
         ServeSettings(world=WorldSettings(slots=1))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 from valkey.asyncio import Valkey
 
+from deployments import session_store
 from deployments.session_store import (
     Counters,
     Entry,
@@ -18,9 +19,11 @@ from deployments.session_store import (
     SessionStore,
     StoreFullError,
     StoreLimits,
+    UserFullError,
 )
 from gamegen.controls import Control
 from gamegen.session_log import SessionLog, Spoken, WorldSpec
+from tests.stopped_clock import StoppedClock
 
 SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96, b"\x89PNG\xff\x00")
 PLAYING = Counters("playing", 0, 0)
@@ -28,31 +31,21 @@ W = Entry(Control({"w"}))
 
 
 @pytest.fixture
-async def own_url(store_url: str) -> str:
-    """An empty database of the server that a running application uses too."""
-    url = f"{store_url}?db=1"
-    server = Valkey.from_url(url)
-    await server.flushdb()
-    await server.aclose()
-    return url
-
-
-@pytest.fixture
 async def store(own_url: str) -> AsyncIterator[SessionStore]:
-    store = SessionStore(own_url, StoreLimits(max_live=3, kept_s=60, lease_s=30, return_s=30))
+    store = SessionStore(own_url, StoreLimits(kept_s=60, lease_s=30, return_s=30))
     yield store
     await store.close()
 
 
 async def enter(store: SessionStore, name: str = "a") -> SessionRecord:
     record, _ = SessionRecord.new(name, SPEC)
-    await store.create(record)
+    await store.create(record, 3)
     return record
 
 
 async def test_a_session_comes_back_as_it_was_entered(store):
     record, token = SessionRecord.new("a", SPEC)
-    await store.create(record)
+    await store.create(record, 3)
     assert await store.get("a") == record
     assert record.is_token(token) and not record.is_token(token + "x")
     with pytest.raises(SessionGoneError):
@@ -75,7 +68,7 @@ async def test_chunks_are_logged_once_however_often_they_are_sent(store):
 
 async def test_a_summary_says_the_same_but_for_what_grows(store):
     record, _ = SessionRecord.new("a", SPEC)
-    await store.create(record)
+    await store.create(record, 3)
     claimed = await store.claim("a")
     said = Spoken(0, "snow"), Spoken(1, "rain")
     await store.commit(claimed, 0, [Entry(Control(), (words,)) for words in said], PLAYING, (2, b"snapshot"))
@@ -143,7 +136,7 @@ async def test_what_a_restarted_store_has_lost_is_put_back_and_what_was_deleted_
 async def test_no_more_than_so_many_live_and_those_who_left_make_room(store):
     for name in "abc":
         await enter(store, name)
-    with pytest.raises(StoreFullError, match="3 places"):
+    with pytest.raises(StoreFullError, match="3 sessions"):
         await enter(store, "d")
     await store.delete("b")
     await enter(store, "d")
@@ -164,8 +157,87 @@ async def test_players_wait_in_the_order_they_came(store):
     assert await store.admit("c", 2) == 0
 
 
+async def test_a_crowd_over_the_capacity_plays_on_and_nobody_comes_until_it_has_shrunk(store):
+    for name in "abc":
+        await enter(store, name)
+    assert [await store.admit(name, 3) for name in "ab"] == [0, 0]
+    assert [await store.admit(name, 1) for name in "abc"] == [0, 0, 1]
+    with pytest.raises(StoreFullError, match="2 sessions"):
+        await store.create(SessionRecord.new("d", SPEC)[0], 2)
+    await store.delete("a")
+    assert await store.admit("c", 1) == 1
+    await store.delete("b")
+    assert await store.admit("c", 1) == 0
+
+
+async def test_a_user_has_so_many_live_sessions_however_many_ingresses_are_asked_at_once(own_url):
+    limits = StoreLimits(kept_s=60, lease_s=30, return_s=30, max_of_user=2)
+    stores = [SessionStore(own_url, limits) for _ in range(8)]
+
+    async def begin(number: int, user: str) -> str:
+        try:
+            await stores[number % 8].create(SessionRecord.new(f"{user}{number}", SPEC, user)[0], 100)
+        except UserFullError as error:
+            return str(error)
+        return ""
+
+    answers = await asyncio.gather(*(begin(number, user) for number in range(16) for user in ("ann", "bob")))
+    assert answers.count("") == 4
+    assert all("limit is 2" in answer and "DELETE" in answer for answer in answers if answer)
+    # Nobody in particular may have any number.
+    assert [await begin(number, "") for number in range(8)] == [""] * 8
+    mine, _ = await stores[0].listed(100, 0)
+    await stores[1].delete(next(record.id for record in mine if record.user == "ann"))
+    assert [bool(await begin(number, "ann")) for number in (20, 21)] == [False, True]
+    for store in stores:
+        await store.close()
+
+
+async def test_sessions_that_nobody_plays_do_not_count_until_they_are_played_again(own_url):
+    brief = SessionStore(own_url, StoreLimits(kept_s=60, lease_s=30, return_s=0, max_of_user=1))
+    for name in "ab":
+        await brief.create(SessionRecord.new(name, SPEC, "ann")[0], 100)
+    assert await brief.admit("a", 9) == 0
+    with pytest.raises(UserFullError):
+        await brief.admit("b", 9)
+    assert await brief.admit("a", 9) == 0
+    await brief.release(await brief.claim("a"))
+    assert await brief.admit("b", 9) == 0
+    assert await brief.counts() == {"live": 1, "playing": 1, "queued": 0}
+    await brief.close()
+
+
+async def test_users_are_kept_under_names_that_only_the_store_can_tell(store, own_url):
+    name = await store.pseudonym("203.0.113.5")
+    assert name == await store.pseudonym("203.0.113.5") != await store.pseudonym("203.0.113.6")
+    assert await store.pseudonym("") == "" and "203" not in name
+    await Valkey.from_url(own_url).flushdb()
+    assert await store.pseudonym("203.0.113.5") != name
+
+
+async def test_who_finds_no_place_is_told_to_come_back_when_one_may_be_given(store, monkeypatch):
+    clock = StoppedClock()
+    monkeypatch.setattr(session_store, "time", clock)
+    assert await store.retry_after_s() == 30
+    for name in "abc":
+        await enter(store, name)
+        assert await store.admit(name, 3) == 0
+        clock.now += 20
+    assert await store.retry_after_s() == 20
+    assert await store.retry_after_s(2) == 40
+    # Whoever plays already is given none.
+    assert await store.admit("c", 3) == 0
+    clock.now += 600
+    assert await store.retry_after_s() == 120
+    for _ in range(40):
+        await store.delete("c")
+        await enter(store, "c")
+        assert await store.admit("c", 3) == 0
+    assert await store.retry_after_s() == 5
+
+
 async def test_whoever_is_silent_loses_their_place(store, own_url):
-    brief = SessionStore(own_url, StoreLimits(max_live=3, kept_s=60, lease_s=0, return_s=0))
+    brief = SessionStore(own_url, StoreLimits(kept_s=60, lease_s=0, return_s=0))
     await enter(brief, "a")
     assert await brief.admit("a", 1) == 0
     assert await brief.admit("b", 1) == 0
@@ -183,5 +255,5 @@ async def test_world_replicas_offer_places_while_they_are_there(store):
 
 async def test_an_image_less_record_has_none(store):
     record, _ = SessionRecord.new("a", dataclasses.replace(SPEC, image=None))
-    await store.create(record)
+    await store.create(record, 3)
     assert (await store.get("a")).spec.image is None

@@ -62,6 +62,18 @@ def test_a_world_is_played_chunk_by_chunk_and_replayed_from_its_log(client, begi
     assert (state["chunks"], state["state"], state["instruction"]) == (11, "waiting", "make it rain")
 
 
+def test_a_log_has_room_for_so_many_words(client, begin):
+    session = begin()
+    for _ in range(2):
+        once(client, session, instruction={"text": "rain " * 290})
+    known = {"session_id": session["id"], "resume_token": session["resume_token"]}
+    order = {**known, "instruction": {"text": "snow " * 290}}
+    refused = client.post("/v1/control", json=order)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, "too_many_words")
+    assert "the limit is 4096" in refused.json()["error"]["message"]
+    assert once(client, session)["chunk"] == 2
+
+
 async def test_a_socket_goes_on_where_single_chunks_ended_and_keeps_them_away(address, client, begin):
     session = begin(seed=6)
     once(client, session, chunks=2)

@@ -72,6 +72,19 @@ async def test_instruction_is_acknowledged_and_changes_the_frames(address, begin
         assert ack["chunk"] >= 0
 
 
+async def test_words_that_come_too_often_or_are_too_many_are_answered_and_play_goes_on(address, begin):
+    session = begin(seed=3)
+    async with streaming(address, session) as player:
+        await player.frame()
+        for number in range(12):
+            await player.control(number, instruction={"text": "rain " * 290})
+        # Two are logged, and of the others two a second at least are looked at.
+        codes = {(await player.message("error"))["code"] for _ in range(10)}
+        assert "too_many_words" in codes <= {"too_many_instructions", "too_many_words"}
+        first = await player.frame()
+        assert (await player.frame()).header.sequence > first.header.sequence
+
+
 @pytest.mark.parametrize(
     "message, says",
     [

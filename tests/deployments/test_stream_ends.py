@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from deployments import stream as streams
 from deployments import tasks
 from deployments.connection import (
     CLOSE_ENDED,
@@ -20,7 +21,8 @@ from deployments.connection import (
     Connection,
 )
 from deployments.held_controls import HeldControls
-from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord
+from deployments.rebuild_turns import RebuildTurns
+from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, UserFullError
 from deployments.settings import ServeSettings
 from deployments.stream import Backstage, Stream
 from gamegen.session_log import WorldSpec
@@ -64,7 +66,9 @@ async def run(socket: Socket, store: Store, hello_timeout_s: float = 10.0) -> No
     settings = ServeSettings()
     ingress = dataclasses.replace(settings.ingress, hello_timeout_s=hello_timeout_s)
     settings = dataclasses.replace(settings, ingress=ingress)
-    backstage = Backstage(settings, cast(Any, store), *cast(Any, (None, None, None)), capacity)
+    backstage = Backstage(
+        settings, cast(Any, store), *cast(Any, (None, None, None)), capacity, RebuildTurns(1)
+    )
     await Stream(RECORD.id, Connection(cast(Any, socket), ingress), backstage).run()
 
 
@@ -83,6 +87,24 @@ async def test_a_session_that_is_lost_before_it_begins_is_told_so(failure, code,
     assert socket.closed == code
     assert [message["type"] for message in socket.messages] == [kind]
     assert store.released == [RECORD.id]
+
+
+async def test_who_comes_back_to_too_many_sessions_is_told_once_and_waits(monkeypatch):
+    monkeypatch.setattr(streams, "_QUEUE_INTERVAL_S", 0.01)
+    socket, store = Socket(HELLO, leaves=False), Store(SessionGoneError("deleted"))
+    answers: list[Any] = [UserFullError("one too many")] * 3 + [2, 2, 1, 0]
+
+    async def admit(*_: Any) -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(store, "admit", admit)
+    await run(socket, store)
+    told = [(m["type"], m.get("code") or m.get("position")) for m in socket.messages]
+    assert told[:3] == [("error", "too_many_sessions_of_user"), ("queued", 2), ("queued", 1)]
+    assert not answers and socket.closed == CLOSE_ENDED
 
 
 async def test_a_fault_in_what_a_message_does_is_told(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +15,10 @@ from tests.serving import served
 
 @pytest.fixture(scope="package")
 def address(serve_address: str, store_url: str) -> Iterator[str]:
-    """The application as `make play` starts it."""
-    with served(load_settings(), store_url):
+    """The application as `make play` starts it, with all its places however late chunks come."""
+    settings = load_settings()
+    world = dataclasses.replace(settings.world, most_late_share=1)
+    with served(dataclasses.replace(settings, world=world), store_url):
         yield serve_address
 
 
