@@ -294,14 +294,14 @@ def test_players_beyond_the_limit_are_refused_and_a_missed_limit_is_named(addres
     ]
     result = CliRunner().invoke(app, [*arguments, "--require-fps", "1000"], env={"COLUMNS": "200"})
     assert result.exit_code == 1
-    # Whoever is refused is to come again in half a minute, longer than this run: once is all.
     rows = {
         row[0].strip(): row[1].strip()
         for line in result.output.splitlines()
         if len(row := line.split("│")[1:-1]) == 2
     }
     assert rows["sessions opened"] == "3" and rows["sessions lost"] == "0"
-    assert rows["refused / of them turned away for good"] == "1 / 1"
+    # Whoever is refused is to come again in five seconds or more, which may be within this run.
+    assert rows["refused / of them turned away for good"] in ("1 / 1", "2 / 1")
     assert "at least 1000 was required" in result.output
     assert client.get("/v1/status").json()["sessions"]["live"] == 0
 
