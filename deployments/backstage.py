@@ -33,9 +33,9 @@ async def resume_world(record: SessionRecord, backstage: Backstage) -> WorldClie
     """A claimed session's world where its log ends; raises ApiError if the words cannot be read just now."""
     spec, encode = record.spec, backstage.encode
     prompt = await encode(spec.prompt, spec.perspective)
-    opening = OpenRequest(record.id, record.fence, prompt, spec.seed, spec.image)
-    # An image that a world begins with is its first chunk, which nobody played.
-    offset = int(spec.image is not None)
+    opening = OpenRequest(record.id, record.fence, prompt, spec.seed, spec.first_frames)
+    # What a world goes on from are its first chunks, which nobody played.
+    offset = record.first_chunks
     said = {words.chunk: words for words in record.spoken if words.chunk >= record.snapshot_version}
     steps = []
     for chunk, control in enumerate(unpack_controls(record.controls)):

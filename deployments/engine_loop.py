@@ -29,9 +29,10 @@ from deployments.messages import (
     Refusal,
     StepRequest,
 )
+from gamegen.device import one_thread
+from gamegen.first_frames import read_first_frames
 from gamegen.models.text import TextStates
-from gamegen.video import decode_image, resize_to
-from gamegen.world import WorldEngine, WorldSnapshot, encode_image
+from gamegen.world import WorldEngine, WorldSnapshot
 
 logger = logging.getLogger("ray.serve")
 
@@ -79,8 +80,15 @@ class EngineLoop:
         return sum(self._late) / len(self._late)
 
     async def open(self, request: OpenRequest) -> Opened | Refusal | Moved:
-        """Begins a session; refuses an image that cannot be read."""
-        return await self._in_thread(lambda: self._open(request))
+        """Begins a session; refuses first frames that cannot be read."""
+        latents = None
+        if request.first_frames is not None:
+            try:
+                # Not in the engine's thread, where everybody would wait for it.
+                latents = await asyncio.to_thread(self._first_latents, request.first_frames)
+            except ValueError as error:
+                return Refusal(str(error))
+        return await self._in_thread(lambda: self._open(request, latents))
 
     async def restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
         """Takes over a session from its snapshot."""
@@ -155,6 +163,11 @@ class EngineLoop:
         except Exception:
             logger.exception("sessions were dropped, their chunk could not be remembered")
 
+    @one_thread()
+    def _first_latents(self, file: bytes) -> torch.Tensor:
+        model = self._engine.model
+        return model.encode(read_first_frames(file, self._engine.size, self._engine.history))
+
     # Below: runs in the engine's thread.
 
     def _step(self, requests: list[StepRequest]) -> list[Stepped]:
@@ -196,21 +209,11 @@ class EngineLoop:
             self._fences[session_id] = fence
         return False
 
-    def _open(self, request: OpenRequest) -> Opened | Refusal | Moved:
+    def _open(self, request: OpenRequest, first_latents: torch.Tensor | None) -> Opened | Moved:
         if self._is_moved(request.session_id, request.fence):
             return Moved()
-        latent = None
-        if request.image is not None:
-            try:
-                image = decode_image(request.image)
-            except ValueError as error:
-                return Refusal(str(error))
-            config = self._engine.model.config
-            latent = encode_image(
-                self._engine.model, resize_to(image[None], (config.width, config.height))[0]
-            )
         self._make_room(request.session_id)
-        self._engine.open(request.session_id, _text_states(request.prompt), request.seed, latent)
+        self._engine.open(request.session_id, _text_states(request.prompt), request.seed, first_latents)
         return self._entered(request.session_id, request.fence)
 
     def _restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:

@@ -44,8 +44,9 @@ from deployments.session_store import SessionRecord, SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
-from gamegen.session_log import WorldSpec, to_json
-from gamegen.video import decode_image
+from deployments.uploads import Uploads
+from gamegen.session_file import to_json
+from gamegen.session_log import WorldSpec
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 INGRESS_HEALTH_CHECK_S = 1.0
@@ -94,6 +95,7 @@ class Ingress:
         self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
         self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
+        self._uploads = Uploads(settings.ingress)
         self._clips = clips
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
@@ -288,36 +290,16 @@ class Ingress:
         if request.branch:
             return await self._sessions.create_branch(request.branch)
         assert request.prompt is not None
-        self._check_image(request.image_bytes)
         await self._encode(request.prompt, request.perspective)
         facts = await self._model_facts()
         if request.model not in (None, facts["model"]):
             message = f"model: {request.model!r} is not served here, {facts['model']!r} is"
             raise ApiError(422, "unknown_model", message)
         width, height = request.resolution.size if request.resolution else (facts["width"], facts["height"])
-        spec = WorldSpec(
-            facts["model"],
-            request.prompt,
-            request.perspective,
-            request.seed,
-            width,
-            height,
-            request.image_bytes,
-        )
-        return await self._sessions.create(spec)
-
-    def _check_image(self, image: bytes | None) -> None:
-        """Raises ApiError (413, 422) for an image that no world can begin with."""
-        if image is None:
-            return
-        limit = self._settings.ingress.max_image_bytes
-        if len(image) > limit:
-            message = f"the image has {len(image)} bytes and the limit is {limit}: send a smaller one"
-            raise ApiError(413, "image_too_large", message)
-        try:
-            decode_image(image)
-        except ValueError as error:
-            raise ApiError(422, "invalid_image", str(error)) from error
+        first_frames, first_chunks = await self._uploads.first_frames(request, facts)
+        about = request.prompt, request.perspective, request.seed, width, height
+        spec = WorldSpec(facts["model"], *about, first_frames)
+        return await self._sessions.create(spec, first_chunks)
 
     async def _model_facts(self) -> dict[str, Any]:
         # They never change while the application runs, so one answer is enough.

@@ -27,13 +27,13 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """Begins a world; `image` is a PNG or JPEG file to begin with, `fence` tells later owners from earlier ones."""
+    """Begins a world; `first_frames` is a file that it goes on from, `fence` tells later owners from earlier ones."""
 
     session_id: str
     fence: int
     prompt: EncodedText
     seed: int
-    image: bytes | None = None
+    first_frames: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -30,10 +31,11 @@ PROTOCOL = 1
 MAX_TURN_DEG = 360.0
 """Of one message, each way: a flick of the mouse is far below, a client's mistake in units is not."""
 MAX_SEQUENCE = 2**32 - 1
-_MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
+_MAX_FILE_CHARACTERS = 12 * 1024 * 1024
+"""In base64, and more than the largest image or video: one that is a little too large is told so."""
 _MOST_FIELDS = 32
-MAX_BODY_BYTES = _MAX_IMAGE_CHARACTERS + 256 * 1024
-"""The largest image and prompt, with every character of the prompt escaped."""
+MAX_BODY_BYTES = _MAX_FILE_CHARACTERS + 256 * 1024
+"""The largest file and prompt, with every character of the prompt escaped."""
 
 
 class Body(BaseModel):
@@ -43,7 +45,7 @@ class Body(BaseModel):
 
 
 class RequestBody(Body):
-    """A request's body or a part of one, which may be as long as an image."""
+    """A request's body or a part of one, which may be as long as a video."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,6 +80,26 @@ Prompt = Annotated[
 ]
 
 
+def _decoded(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError("not text: send the bytes of the file in base64")
+    if len(text) > _MAX_FILE_CHARACTERS:
+        raise ValueError(
+            f"{len(text)} characters and the limit is {_MAX_FILE_CHARACTERS}: send a smaller file"
+        )
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError("not valid base64: send the bytes of the file in base64") from error
+
+
+File = Annotated[
+    bytes,
+    BeforeValidator(_decoded),
+    WithJsonSchema({"type": "string", "format": "base64", "maxLength": _MAX_FILE_CHARACTERS}),
+]
+
+
 class Branch(RequestBody):
     """Where a session begins that goes on from another: after so many of its chunks, all of them by default."""
 
@@ -94,10 +116,9 @@ class NewSession(RequestBody):
     seed: int = Field(0, ge=0, le=MAX_SEED)
     model: str | None = Field(None, max_length=256, description="only the one that is served, see /v1/status")
     branch: Branch | None = None
-    image: str | None = Field(
-        None,
-        max_length=_MAX_IMAGE_CHARACTERS,
-        description="a PNG or JPEG file in base64 that the world begins with",
+    image: File | None = Field(None, description="a PNG, JPEG or WebP file in base64 to go on from")
+    video: File | None = Field(
+        None, description="an MP4 or WebM file in base64, of half a minute at most, whose end to go on from"
     )
     resolution: Size = None
 
@@ -110,24 +131,9 @@ class NewSession(RequestBody):
             raise ValueError(f"{sorted(others)[0]}: a branch begins as its session did, leave this out")
         if self.branch is None and self.prompt is None:
             raise ValueError("prompt: field required")
+        if self.image is not None and self.video is not None:
+            raise ValueError("image, video: a world goes on from one of them, leave the other out")
         return self
-
-    @field_validator("image")
-    @classmethod
-    def _check_base64(cls, image: str | None) -> str | None:
-        if image is not None:
-            try:
-                base64.b64decode(image, validate=True)
-            except binascii.Error as error:
-                raise ValueError(
-                    "not valid base64: send the bytes of a PNG or JPEG file in base64"
-                ) from error
-        return image
-
-    @property
-    def image_bytes(self) -> bytes | None:
-        """The image file's bytes."""
-        return None if self.image is None else base64.b64decode(self.image)
 
 
 class SessionAddress(BaseModel):

@@ -29,7 +29,7 @@ _PREFIX = "gamegen:"
 _TIMEOUT_S = 2.0
 _ENDED_S = 120
 """How long it is remembered that a session was deleted, so that its owner does not put it back."""
-_NUMBERS = ("fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
+_NUMBERS = ("first_chunks", "fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
 _SUMMARY = ("spec", "created_s", "token_sha256", "state", *_NUMBERS)
 
 
@@ -61,12 +61,16 @@ class StoreLimits:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None."""
+    """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None.
+
+    Versions count the chunks that were played; `first_chunks` came before, those that the world goes on from.
+    """
 
     id: str
     spec: WorldSpec
     created_s: float
     token_sha256: str
+    first_chunks: int = 0
     fence: int = 0
     version: int = 0
     state: State = "waiting"
@@ -78,10 +82,10 @@ class SessionRecord:
     frames_dropped: int = 0
 
     @classmethod
-    def new(cls, session_id: str, spec: WorldSpec) -> tuple[SessionRecord, str]:
+    def new(cls, session_id: str, spec: WorldSpec, first_chunks: int = 0) -> tuple[SessionRecord, str]:
         """A session that nobody has played, and the token by which its player is known."""
         token = secrets.token_urlsafe(24)
-        return cls(session_id, spec, time.time(), _digest(token)), token
+        return cls(session_id, spec, time.time(), _digest(token), first_chunks), token
 
     def is_token(self, token: str) -> bool:
         """Whether the token is this session's."""
@@ -153,7 +157,7 @@ class SessionStore:
         return _with_state(_record(session_id, fields, packed, said), lease_until, turn)
 
     async def summary(self, session_id: str) -> SessionRecord:
-        """A record without controls, snapshot, image, and all words but the last. Raises SessionGoneError."""
+        """A record without controls, snapshot, first frames, and all words but the last. Raises SessionGoneError."""
         session, _, spoken, _ = _keys(session_id)
         async with self._valkey.pipeline(transaction=True) as pipe:
             pipe.hmget(session, [*_SUMMARY])
@@ -308,7 +312,7 @@ def _digest(token: str) -> str:
 def _fields(record: SessionRecord) -> dict[str, Any]:
     """The hash of a record; what grows with the session has keys of its own."""
     spec = dataclasses.asdict(record.spec)
-    image = spec.pop("image")
+    first_frames = spec.pop("first_frames")
     fields = {
         "spec": json.dumps(spec),
         "created_s": record.created_s,
@@ -316,8 +320,8 @@ def _fields(record: SessionRecord) -> dict[str, Any]:
         "state": record.state,
         **{name: getattr(record, name) for name in _NUMBERS},
     }
-    if image is not None:
-        fields["image"] = image
+    if first_frames is not None:
+        fields["first_frames"] = first_frames
     if record.snapshot is not None:
         fields["snapshot"] = record.snapshot
     return fields
@@ -328,7 +332,7 @@ def _record(
 ) -> SessionRecord:
     if b"spec" not in fields:
         raise SessionGoneError(session_id)
-    spec = WorldSpec(**json.loads(fields[b"spec"]), image=fields.get(b"image"))
+    spec = WorldSpec(**json.loads(fields[b"spec"]), first_frames=fields.get(b"first_frames"))
     return SessionRecord(
         session_id,
         spec,

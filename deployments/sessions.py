@@ -52,9 +52,9 @@ class SessionBook:
         ingress = settings.ingress
         return StoreLimits(ingress.max_sessions + ingress.max_queued, ingress.resume_timeout_s)
 
-    async def create(self, spec: WorldSpec) -> tuple[SessionRecord, str]:
+    async def create(self, spec: WorldSpec, first_chunks: int) -> tuple[SessionRecord, str]:
         """A new session and its token; raises ApiError (429, 503)."""
-        record, token = SessionRecord.new(uuid.uuid4().hex, spec)
+        record, token = SessionRecord.new(uuid.uuid4().hex, spec, first_chunks)
         await self._enter(record)
         return record, token
 
@@ -75,7 +75,7 @@ class SessionBook:
                 "branch off where the session stands, or use gamegen replay with its log"
             )
             raise ApiError(422, "invalid_request", message)
-        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec)
+        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec, origin.first_chunks)
         record = dataclasses.replace(
             fresh, version=chunk, controls=pack_controls(log.controls), spoken=log.spoken
         )

@@ -50,16 +50,17 @@ class WorldDeployment:
         variant = Variant.parse(model)
         loaded = variant.load()
         config = loaded.config
+        engine = WorldEngine(loaded, EngineConfig(settings.slots))
         self._facts = {
             "model": model,
             "width": config.width,
             "height": config.height,
             "parameters": sum(parameter_counts(config).values()),
             "steps_per_chunk": config.sampling.num_steps,
+            "remembered_chunks": engine.history,
             "device": str(loaded.device),
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
-        engine = WorldEngine(loaded, EngineConfig(settings.slots))
         self._places, self._queued = settings.slots, 0
         self._store = SessionStore(store_url, StoreLimits(0, 0))
         self._name = serve.get_replica_context().replica_tag

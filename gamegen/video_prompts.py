@@ -7,12 +7,10 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from gamegen.controls import FPS, FRAMES_PER_CHUNK
 from gamegen.models.checkpoint import Model
-from gamegen.models.vae import encode_frames
 
 EDGE_THRESHOLDS = (60, 160)
 FULL_MOTION_PX = 8.0
@@ -74,5 +72,4 @@ def encode_video_prompt(
             f"({MAX_SECONDS} seconds)"
         )
     pictures = frames if kind == POSE else KINDS[kind](frames)
-    latents = torch.from_numpy(encode_frames(pictures, model.vae)).float().to(model.device)
-    return model.normalise(latents).cpu()
+    return model.encode(pictures)

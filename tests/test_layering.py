@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-BASE = {"config", "controls", "device", "session_log", "video"}
+BASE = {
+    "config",
+    "controls",
+    "device",
+    "first_frames",
+    "session_file",
+    "session_log",
+    "uploaded_video",
+    "video",
+}
 ENGINE = BASE | {"flow", "models", "snapshot", "session", "engine", "video_prompts", "world"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),

@@ -22,9 +22,11 @@ from gamegen.footage.clips import read_table
 from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import load_text_encoder
 from gamegen.replay import draw, export, replay
-from gamegen.session_log import SessionLog, Spoken, WorldSpec, from_json, rounded, to_json
+from gamegen.session_file import from_json, to_json
+from gamegen.session_log import SessionLog, Spoken, WorldSpec, rounded
 from gamegen.video import read_mp4, resize_to
 from gamegen.world import EngineConfig, World, WorldEngine, compose_prompt
+from tests.test_first_frames import video
 from tests.test_world import random_model
 
 CONTROLS = [rounded(Control(keys, yaw)) for keys, yaw in (({"w"}, 0), ({"left"}, 0.3), ((), -6))] * 3
@@ -54,8 +56,9 @@ def frames_of(world: World, log: SessionLog) -> np.ndarray:
     return np.stack([*draw(world, log)])
 
 
-def test_replayed_twice_is_the_same_and_so_is_its_file(world):
-    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, image=picture(32, 32)))
+@pytest.mark.parametrize("file", [picture(32, 32), video(30)], ids=["picture", "video"])
+def test_replayed_twice_is_the_same_and_so_is_its_file(world, file):
+    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, first_frames=file))
     first = frames_of(world, log)
     assert first.shape == (9, 4, 32, 32, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(frames_of(world, from_json(to_json(log))), first)
@@ -92,18 +95,18 @@ def test_a_branch_is_the_same_up_to_its_chunk_and_another_after(world):
     assert (other[4] != whole[4]).any()
 
 
-async def test_it_is_what_a_server_shows(world):
-    """By the deployments' own loop and decoder: with an image and a size that are not the model's."""
+@pytest.mark.parametrize("file", [picture(50, 40), video(30)], ids=["picture", "video"])
+async def test_it_is_what_a_server_shows(world, file):
+    """By the deployments' own loop and decoder: with first frames and a size that are not the model's."""
     model, encode = world.engine.model, world.text_encoder.encode
-    image = picture(50, 40)
-    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, width=64, height=48, image=image))
+    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, width=64, height=48, first_frames=file))
 
     def words(text: str) -> EncodedText:
         states = encode([text])[0]
         return EncodedText(states.tokens.numpy(), states.pooled.numpy())
 
     loop, decoder = EngineLoop(WorldEngine(model), 0.0, torch.get_num_threads()), LatentDecoder(model)
-    opened = await loop.open(OpenRequest("a", 1, words(compose_prompt("snow", "third")), 5, image))
+    opened = await loop.open(OpenRequest("a", 1, words(compose_prompt("snow", "third")), 5, file))
     latent, shown = torch.from_numpy(opened.latent.copy()), []
     for i, control in enumerate(CONTROLS):
         said = {2: Instruction(words("make it rain")), 5: Instruction(None)}.get(i)
@@ -118,8 +121,8 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is(world, monkeypatch):
     monkeypatch.setattr(world, "step", lambda control: pytest.fail("drawn"))
     with pytest.raises(ValueError, match="the limit is 300"):
         draw(world, SessionLog(SPEC, CONTROLS, [Spoken(8, "word " * 400)]))
-    with pytest.raises(ValueError, match="image cannot be read"):
-        draw(world, SessionLog(dataclasses.replace(SPEC, image=b"no picture"), CONTROLS))
+    with pytest.raises(ValueError, match="video cannot be read"):
+        draw(world, SessionLog(dataclasses.replace(SPEC, first_frames=b"nothing"), CONTROLS))
     with pytest.raises(ValueError, match="no checkpoint at 'nowhere'"):
         replay(SessionLog(dataclasses.replace(SPEC, model="nowhere"), CONTROLS))
 

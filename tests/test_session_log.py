@@ -13,19 +13,17 @@ import pytest
 from PIL import Image
 
 from gamegen.controls import KEYS, Control
+from gamegen.session_file import MAX_CHUNKS, MAX_FILE_BYTES, from_json, to_json
 from gamegen.session_log import (
     CONTROL_BYTES,
-    MAX_CHUNKS,
-    MAX_FILE_BYTES,
     SessionLog,
     Spoken,
     WorldSpec,
-    from_json,
     pack_controls,
     rounded,
-    to_json,
     unpack_controls,
 )
+from tests.test_first_frames import video
 
 SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96)
 
@@ -74,7 +72,9 @@ def png_bytes() -> bytes:
 
 
 def sample_log() -> SessionLog:
-    spec = dataclasses.replace(SPEC, prompt='a "quoted" désert\n at noon', seed=2**63 - 1, image=png_bytes())
+    spec = dataclasses.replace(
+        SPEC, prompt='a "quoted" désert\n at noon', seed=2**63 - 1, first_frames=png_bytes()
+    )
     controls = [Control({"w"})] * 12 + [Control(KEYS, 0.1, -6), Control({"left"}, -1 / 3), Control()]
     return SessionLog(
         spec, [rounded(c) for c in controls], [Spoken(3, "make it rain"), Spoken(3, "", 2), Spoken(15, "x")]
@@ -98,9 +98,25 @@ def test_a_file_holds_controls_as_they_are_logged():
 
 def test_what_a_person_would_leave_out_may_be_left_out():
     data = json.loads(to_json(SessionLog(SPEC)))
-    del data["world"]["image"]
+    del data["world"]["image"], data["world"]["video"]
     data["controls"], data["spoken"] = [{"chunks": 2, "keys": []}], [{"chunk": 1, "text": "rain"}]
     assert from_json(json.dumps(data)) == SessionLog(SPEC, [Control()] * 2, [Spoken(1, "rain")])
+
+
+def test_a_video_that_a_world_goes_on_from_is_kept_too():
+    log = SessionLog(dataclasses.replace(SPEC, first_frames=video(8)))
+    data = json.loads(to_json(log))
+    assert data["world"]["image"] is None and from_json(json.dumps(data)) == log
+    for wrong, says in (
+        ("%%%", "video is not valid base64"),
+        (base64.b64encode(video(8)[:-40]).decode(), "the video is cut off"),
+        (base64.b64encode(video(3)).decode(), "has 3 frames"),
+        (base64.b64encode(png_bytes()).decode(), "is a picture"),
+        ("A" * 12_000_000, "video has 12000000 characters and the limit is 11184812"),
+    ):
+        data["world"]["video"] = wrong
+        with pytest.raises(ValueError, match=says):
+            from_json(json.dumps(data))
 
 
 def changed(path: str, value: object) -> str:
@@ -137,6 +153,7 @@ def changed(path: str, value: object) -> str:
         ("world.image", base64.b64encode(b"no picture").decode(), "cannot be read: send a complete PNG"),
         ("world.image", base64.b64encode(png_bytes()[:-20]).decode(), "cannot be read: send a complete PNG"),
         ("world.image", "A" * 12_000_000, "image has 12000000 characters and the limit is 11184812"),
+        ("world.video", base64.b64encode(video(4)).decode(), "image and video are both given"),
         ("controls", {}, "controls = {}: expected a list"),
         ("controls.0", 3, r"controls\[0\]: expected a mapping"),
         ("controls.1.chunks", 0, r"controls\[1\]: chunks = 0: give a number from 1"),

@@ -24,6 +24,7 @@ from gamegen.controls import Control
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.world import EngineConfig, WorldEngine
 from tests.serving import png
+from tests.test_first_frames import video
 
 FORWARD = Control({"w"}).operations()
 
@@ -104,11 +105,12 @@ async def test_instruction_takes_effect_with_its_chunk(loop):
     assert np.abs(latents[0] - latents[1]).max() > 1e-3
 
 
-async def test_starting_image_is_resized_and_a_broken_one_is_refused(loop):
-    opened = await loop.open(OpenRequest("a", 1, words(1), 0, png(90, 50)))
-    assert opened.version == 1 and opened.latent.shape == (4, 4, 4)
-    refused = await loop.open(OpenRequest("b", 1, words(1), 0, b"nothing"))
-    assert isinstance(refused, Refusal) and "PNG" in refused.message
+@pytest.mark.parametrize(("file", "num_chunks"), [(png(90, 50), 1), (video(12), 3), (video(60), 7)])
+async def test_first_frames_are_resized_and_broken_ones_are_refused(loop, file, num_chunks):
+    opened = await loop.open(OpenRequest("a", 1, words(1), 0, file))
+    assert opened.version == num_chunks and opened.latent.shape == (4, 4, 4)
+    refused = await loop.open(OpenRequest("b", 1, words(1), 0, file[:-40]))
+    assert isinstance(refused, Refusal) and "send a complete" in refused.message
 
 
 async def test_failing_step_reaches_its_callers_and_the_loop_goes_on(loop, monkeypatch):

@@ -18,6 +18,9 @@ from deployments.load.client import FINAL_CLOSE_CODES
 from deployments.schemas import ClientMessage, parse_client_message
 from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
 from gamegen.controls import KEYS
+from gamegen.first_frames import MAX_CHUNKS
+from gamegen.uploaded_video import MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS, MAX_VIDEO_S
+from gamegen.video import MAX_IMAGE_PIXELS
 from tests.serving import streaming
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -146,6 +149,16 @@ def test_limits_are_the_settings():
     assert f"More than {connection._MOST_ERRORS_PER_S} wrong messages" in DOCUMENT
     assert f"at most {schemas.MAX_BODY_BYTES / 2**20:g} MiB" in DOCUMENT.replace("\n", " ")
     assert str(schemas.MAX_SEQUENCE) in section("Messages you send")
+    first = section("First frames")
+    assert f"{MAX_VIDEO_S:g} s, {MAX_VIDEO_FRAMES} frames and 1920x1080 pixels" in first.replace("\n ", "")
+    assert MAX_VIDEO_PIXELS == 1920 * 1080 and MAX_IMAGE_PIXELS == 4096 * 4096 and "4096x4096" in first
+    assert f"{MAX_CHUNKS} at most" in first
+    # What is a little too large is told so by its own limit, not by the request's.
+    largest = max(settings["max_image_bytes"], settings["max_video_bytes"])
+    assert 4 / 3 * 1.1 * largest < schemas.MAX_BODY_BYTES
+    for name in ("max_image_bytes", "max_video_bytes"):
+        with pytest.raises(ValueError, match=f"{name} = .*: use a number from 1 to {settings[name]}"):
+            IngressSettings(**{name: settings[name] + 1})
 
 
 def test_the_client_in_the_document_plays(address, client):

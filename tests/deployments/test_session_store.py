@@ -51,9 +51,10 @@ async def enter(store: SessionStore, name: str = "a") -> SessionRecord:
 
 
 async def test_a_session_comes_back_as_it_was_entered(store):
-    record, token = SessionRecord.new("a", SPEC)
+    record, token = SessionRecord.new("a", SPEC, first_chunks=7)
     await store.create(record)
     assert await store.get("a") == record
+    assert (await store.claim("a")).first_chunks == (await store.summary("a")).first_chunks == 7
     assert record.is_token(token) and not record.is_token(token + "x")
     with pytest.raises(SessionGoneError):
         await store.get("b")
@@ -82,7 +83,7 @@ async def test_a_summary_says_the_same_but_for_what_grows(store):
     assert await store.admit("a", 1) == 0
     found, short = await store.get("a"), await store.summary("a")
     bare = dataclasses.replace(found, controls=b"", spoken=[said[1]], snapshot=None)
-    assert short == dataclasses.replace(bare, spec=dataclasses.replace(SPEC, image=None))
+    assert short == dataclasses.replace(bare, spec=dataclasses.replace(SPEC, first_frames=None))
     assert short.version == 2 and short.state == "playing"
     with pytest.raises(SessionGoneError):
         await store.summary("b")
@@ -181,7 +182,7 @@ async def test_world_replicas_offer_places_while_they_are_there(store):
     assert await store.places() == 8
 
 
-async def test_an_image_less_record_has_none(store):
-    record, _ = SessionRecord.new("a", dataclasses.replace(SPEC, image=None))
+async def test_a_record_without_first_frames_has_none(store):
+    record, _ = SessionRecord.new("a", dataclasses.replace(SPEC, first_frames=None))
     await store.create(record)
-    assert (await store.get("a")).spec.image is None
+    assert (await store.get("a")).spec.first_frames is None
