@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from deployments import metrics
@@ -32,6 +33,8 @@ from deployments.messages import (
 from gamegen.device import one_thread
 from gamegen.first_frames import read_first_frames
 from gamegen.models.text import TextStates
+from gamegen.session_log import VideoPrompt
+from gamegen.video_prompts import read_video_prompt
 from gamegen.world import WorldEngine, WorldSnapshot
 
 logger = logging.getLogger("ray.serve")
@@ -42,7 +45,7 @@ _REMEMBERED_STEPS = 120
 """Steps of sessions over which lateness is told."""
 
 Reply = TypeVar("Reply")
-Stepped = Chunk | Missing | Moved
+Stepped = Chunk | Missing | Moved | Refusal
 _Waiting = tuple[StepRequest, "asyncio.Future[Stepped]"]
 
 
@@ -163,6 +166,18 @@ class EngineLoop:
         except Exception:
             logger.exception("sessions were dropped, their chunk could not be remembered")
 
+    async def encode_video(self, prompt: VideoPrompt) -> np.ndarray | Refusal:
+        """A video prompt's latents, float16 `(T, C, h, w)`, for `Follow`; refuses what cannot be read or followed."""
+        try:
+            return await asyncio.to_thread(self._video_latents, prompt)
+        except ValueError as error:
+            return Refusal(str(error))
+
+    @one_thread()
+    def _video_latents(self, prompt: VideoPrompt) -> np.ndarray:
+        self._engine.check_sees_video()
+        return read_video_prompt(self._engine.model, prompt, self._engine.size).half().numpy()
+
     @one_thread()
     def _first_latents(self, file: bytes) -> torch.Tensor:
         model = self._engine.model
@@ -177,11 +192,14 @@ class EngineLoop:
             for r in requests
             if r.session_id not in moved and self._engine.version(r.session_id) == r.version
         }
-        for request in ready.values():
-            if request.instruction:
-                words = request.instruction.words
-                said = _text_states(words) if words else None
-                self._engine.instruct(request.session_id, said, request.instruction.blend_chunks)
+        refused: dict[str, Refusal] = {}
+        for request in [*ready.values()]:
+            try:
+                self._steer(request)
+            except ValueError as error:
+                # The others of the batch are not to blame.
+                refused[request.session_id] = Refusal(str(error))
+                del ready[request.session_id]
         start = time.perf_counter()
         latents = self._engine.step({sid: r.operations for sid, r in ready.items()}) if ready else {}
         step_ms = 1000 * (time.perf_counter() - start)
@@ -194,12 +212,26 @@ class EngineLoop:
             if sid in moved:
                 replies.append(Moved())
                 continue
+            if sid in refused:
+                replies.append(refused[sid])
+                continue
             if sid not in ready:
                 replies.append(Missing(self._engine.version(sid)))
                 continue
             snapshot = self._engine.snapshot(sid).to_bytes() if request.wants_snapshot else None
             replies.append(Chunk(request.version + 1, latents[sid], step_ms, len(ready), snapshot))
         return replies
+
+    def _steer(self, request: StepRequest) -> None:
+        """Puts in force what begins with a step; raises ValueError for what this model cannot do."""
+        if request.instruction:
+            words = request.instruction.words
+            said = _text_states(words) if words else None
+            self._engine.instruct(request.session_id, said, request.instruction.blend_chunks)
+        if request.follow:
+            latents = request.follow.latents
+            followed = None if latents is None else torch.from_numpy(latents.copy())
+            self._engine.prompt_video(request.session_id, followed)
 
     def _is_moved(self, session_id: str, fence: int) -> bool:
         """Whether a later owner was here already; of a session that is held, remembers this one if not."""

@@ -34,11 +34,13 @@ from deployments.schemas import (
     ErrorBody,
     NewClip,
     NewSession,
+    NewVideoPrompt,
     OneShot,
     OneShotFrames,
     SessionCreated,
     SessionList,
     SessionState,
+    VideoPromptKept,
 )
 from deployments.session_store import SessionRecord, SessionStore
 from deployments.sessions import SessionBook, state_of
@@ -46,7 +48,7 @@ from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
 from deployments.uploads import Uploads
 from gamegen.session_file import to_json
-from gamegen.session_log import WorldSpec
+from gamegen.session_log import VideoPrompt, WorldSpec
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 INGRESS_HEALTH_CHECK_S = 1.0
@@ -92,10 +94,11 @@ class Ingress:
         self._world = world
         store = SessionStore(store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
-        self._backstage = Backstage(settings, store, world, decoder, self._encode, self._sessions.capacity)
+        self._uploads = Uploads(settings.ingress, world)
+        encoders = self._encode, self._uploads.encode_video
+        self._backstage = Backstage(settings, store, world, decoder, *encoders, self._sessions.capacity)
         self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
-        self._uploads = Uploads(settings.ingress)
         self._clips = clips
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
@@ -155,6 +158,20 @@ class Ingress:
         record = await self._sessions.get(session_id)
         text = await asyncio.to_thread(lambda: to_json(record.log()))
         return Response(text, media_type="application/json")
+
+    @api.post(
+        "/v1/sessions/{session_id}/video-prompts",
+        status_code=201,
+        tags=["play"],
+        responses=_errors(401, 404, 409, 413, 422, 503),
+    )
+    async def upload_video_prompt(self, session_id: str, upload: NewVideoPrompt) -> VideoPromptKept:
+        """Keeps a video that the world can be told to follow, on its stream."""
+        await self._sessions.check_token(session_id, upload.resume_token)
+        prompt = VideoPrompt(upload.kind, upload.video)
+        num_chunks = await self._uploads.check_video_prompt(prompt, await self._model_facts())
+        await self._sessions.keep_video_prompt(session_id, prompt)
+        return VideoPromptKept(id=prompt.id, chunks=num_chunks)
 
     @api.delete(
         "/v1/sessions/{session_id}",

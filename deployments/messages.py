@@ -53,6 +53,13 @@ class Instruction:
 
 
 @dataclass(frozen=True)
+class Follow:
+    """Has the next chunks follow a video prompt, float16 latents `(T, C, h, w)`, one each; None ends what there is."""
+
+    latents: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class LatestRequest:
     """Asks for a session at `version`."""
 
@@ -75,6 +82,7 @@ class StepRequest:
     instruction: Instruction | None = None
     wants_snapshot: bool = False
     was_late: bool = False
+    follow: Follow | None = None
 
 
 @dataclass(frozen=True)

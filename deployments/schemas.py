@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from gamegen.controls import FPS, FRAMES_PER_CHUNK, KEYS, MAX_CAMERA_DEG
+from gamegen.session_log import PromptKind
 from gamegen.video import MAX_FRAMES, check_frames, check_size
 
 MAX_PROMPT_CHARACTERS = 8000
@@ -134,6 +135,21 @@ class NewSession(RequestBody):
         if self.image is not None and self.video is not None:
             raise ValueError("image, video: a world goes on from one of them, leave the other out")
         return self
+
+
+class NewVideoPrompt(RequestBody):
+    """A video to follow: its edges, its motion, or the poses that are drawn in it."""
+
+    resume_token: str = Field(max_length=128)
+    kind: PromptKind
+    video: File = Field(description="an MP4 or WebM file in base64, of ten seconds at most")
+
+
+class VideoPromptKept(BaseModel):
+    """A video prompt that was uploaded, by whose id a stream asks for it, and for how many chunks it lasts."""
+
+    id: str
+    chunks: int
 
 
 class SessionAddress(BaseModel):
@@ -288,6 +304,12 @@ class SpokenInstruction(Body):
         return round(self.blend_s * FPS / FRAMES_PER_CHUNK)
 
 
+class FollowedVideo(Body):
+    """Has the next chunks follow a video prompt that was uploaded; an empty id lifts the one there is."""
+
+    id: str = Field(max_length=64)
+
+
 class ControlMessage(Body):
     """What the player does; `timestamp` (milliseconds, client's clock) is echoed in the frames it changed."""
 
@@ -297,6 +319,7 @@ class ControlMessage(Body):
     camera: Camera | None = None
     turn: Turn | None = None
     instruction: SpokenInstruction | None = None
+    video_prompt: FollowedVideo | None = None
 
 
 class OneShot(RequestBody):

@@ -21,7 +21,16 @@ from valkey.asyncio import Valkey
 
 from deployments import store_scripts
 from gamegen.controls import Control
-from gamegen.session_log import CONTROL_BYTES, SessionLog, Spoken, WorldSpec, pack_controls, unpack_controls
+from gamegen.session_log import (
+    CONTROL_BYTES,
+    Followed,
+    SessionLog,
+    Spoken,
+    VideoPrompt,
+    WorldSpec,
+    pack_controls,
+    unpack_controls,
+)
 
 State = Literal["waiting", "queued", "playing", "recovering"]
 
@@ -30,6 +39,8 @@ _TIMEOUT_S = 2.0
 _ENDED_S = 120
 """How long it is remembered that a session was deleted, so that its owner does not put it back."""
 _NUMBERS = ("first_chunks", "fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
+_VIDEO_PROMPT = "video_prompt:"
+"""What the fields of video prompts are called, with their id."""
 _SUMMARY = ("spec", "created_s", "token_sha256", "state", *_NUMBERS)
 
 
@@ -43,6 +54,10 @@ class SessionMovedError(RuntimeError):
 
 class StoreFullError(RuntimeError):
     """So many sessions live already."""
+
+
+class PromptsFullError(RuntimeError):
+    """So many video prompts of a session are kept already."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ class SessionRecord:
     """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None.
 
     Versions count the chunks that were played; `first_chunks` came before, those that the world goes on from.
+    `video_prompts` are those that were uploaded, by id, whether they are followed or not.
     """
 
     id: str
@@ -76,6 +92,8 @@ class SessionRecord:
     state: State = "waiting"
     controls: bytes = b""
     spoken: list[Spoken] = field(default_factory=list)
+    followed: list[Followed] = field(default_factory=list)
+    video_prompts: dict[str, VideoPrompt] = field(default_factory=dict)
     snapshot: bytes | None = None
     snapshot_version: int = 0
     frames_sent: int = 0
@@ -98,15 +116,19 @@ class SessionRecord:
 
     def log(self) -> SessionLog:
         """What it was played by."""
-        return SessionLog(self.spec, unpack_controls(self.controls), self.spoken)
+        controls = unpack_controls(self.controls)
+        whole = SessionLog(self.spec, controls, self.spoken, self.followed, self.video_prompts)
+        # All of it, but for the video prompts that nothing followed.
+        return whole.until(len(controls))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One chunk for the log: its control, and the words that began with it."""
+    """One chunk for the log: its control, and the words and the video prompt that began with it."""
 
     control: Control
     spoken: tuple[Spoken, ...] = ()
+    followed: tuple[Followed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +152,7 @@ class SessionStore:
         self._create = script(store_scripts.CREATE)
         self._claim = script(store_scripts.CLAIM)
         self._commit = script(store_scripts.COMMIT)
+        self._keep_video_prompt = script(store_scripts.KEEP_VIDEO_PROMPT)
         self._admit = script(store_scripts.ADMIT)
         self._release = script(store_scripts.RELEASE)
         self._delete = script(store_scripts.DELETE)
@@ -157,7 +180,7 @@ class SessionStore:
         return _with_state(_record(session_id, fields, packed, said), lease_until, turn)
 
     async def summary(self, session_id: str) -> SessionRecord:
-        """A record without controls, snapshot, first frames, and all words but the last. Raises SessionGoneError."""
+        """A record without controls, snapshot, files, and all words but the last. Raises SessionGoneError."""
         session, _, spoken, _ = _keys(session_id)
         async with self._valkey.pipeline(transaction=True) as pipe:
             pipe.hmget(session, [*_SUMMARY])
@@ -213,6 +236,8 @@ class SessionStore:
         pairs = [part for words in spoken for part in (words.chunk, _spoken_json(words))]
         saved = [snapshot[0], snapshot[1]] if snapshot else ["", ""]
         packed = pack_controls([entry.control for entry in entries])
+        # Few, so that all of them are written again when there is another.
+        followed = _followed_json(record) if any(entry.followed for entry in entries) else ""
         answer = await self._commit(
             keys=[*_keys(record.id), _PREFIX + "live", _PREFIX + "playing"],
             args=[
@@ -225,10 +250,29 @@ class SessionStore:
                 packed,
                 *saved,
                 *told,
+                followed,
                 *pairs,
             ],
         )
         _check(answer, record.id)
+
+    async def keep_video_prompt(self, session_id: str, prompt: VideoPrompt, most: int) -> None:
+        """Keeps a video prompt with its session, which has no more than `most`; one that is there stays the only one.
+
+        Raises SessionGoneError or PromptsFullError.
+        """
+        field = _VIDEO_PROMPT + prompt.id
+        packed = prompt.kind.encode() + b"\0" + prompt.file
+        keys = [_keys(session_id)[0]]
+        answer = await self._keep_video_prompt(keys=keys, args=[_VIDEO_PROMPT, most, field, packed])
+        if answer == b"full":
+            raise PromptsFullError(f"this session has {most} video prompts already")
+        _check(answer, session_id)
+
+    async def video_prompt(self, session_id: str, prompt_id: str) -> VideoPrompt | None:
+        """A session's video prompt, if there is one of that id."""
+        packed = await self._valkey.hget(_keys(session_id)[0], _VIDEO_PROMPT + prompt_id)  # type: ignore[misc]
+        return None if packed is None else _video_prompt(packed)
 
     async def restore(self, record: SessionRecord) -> None:
         """Puts a whole record back that a restarted store has lost."""
@@ -322,6 +366,10 @@ def _fields(record: SessionRecord) -> dict[str, Any]:
     }
     if first_frames is not None:
         fields["first_frames"] = first_frames
+    for name, prompt in record.video_prompts.items():
+        fields[_VIDEO_PROMPT + name] = prompt.kind.encode() + b"\0" + prompt.file
+    if record.followed:
+        fields["followed"] = _followed_json(record)
     if record.snapshot is not None:
         fields["snapshot"] = record.snapshot
     return fields
@@ -341,6 +389,8 @@ def _record(
         state=fields[b"state"].decode(),  # type: ignore[arg-type]
         controls=controls or b"",
         spoken=[Spoken(**json.loads(words)) for words in spoken],
+        followed=[Followed(**prompt) for prompt in json.loads(fields.get(b"followed", b"[]"))],
+        video_prompts=_video_prompts(fields),
         snapshot=fields.get(b"snapshot"),
         **{name: int(fields[name.encode()]) for name in _NUMBERS},
     )
@@ -355,6 +405,21 @@ def _with_state(record: SessionRecord, lease_until: float | None, turn: float | 
 
 def _spoken_json(words: Spoken) -> str:
     return json.dumps(dataclasses.asdict(words))
+
+
+def _followed_json(record: SessionRecord) -> str:
+    return json.dumps([dataclasses.asdict(prompt) for prompt in record.followed])
+
+
+def _video_prompt(packed: bytes) -> VideoPrompt:
+    kind, _, file = packed.partition(b"\0")
+    return VideoPrompt(kind.decode(), file)  # type: ignore[arg-type]
+
+
+def _video_prompts(fields: dict[bytes, bytes]) -> dict[str, VideoPrompt]:
+    start = _VIDEO_PROMPT.encode()
+    named = {name.removeprefix(start).decode(): it for name, it in fields.items() if name.startswith(start)}
+    return {name: _video_prompt(packed) for name, packed in named.items()}
 
 
 def _check(answer: bytes, session_id: str) -> None:

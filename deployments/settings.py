@@ -41,6 +41,7 @@ class IngressSettings:
     max_message_bytes: int = 16384
     max_image_bytes: int = 8388608
     max_video_bytes: int = 8388608
+    max_video_prompt_bytes: int = 2097152
     max_unacknowledged_frames: int = 48
 
     def __post_init__(self) -> None:
@@ -50,10 +51,11 @@ class IngressSettings:
         _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
         _positive(self, "max_message_bytes", "max_unacknowledged_frames")
         # The proxy takes this module too, and needs no codecs.
-        from gamegen.uploaded_video import MAX_VIDEO_BYTES
+        from gamegen.uploaded_video import MAX_PROMPT_BYTES, MAX_VIDEO_BYTES
         from gamegen.video import MAX_IMAGE_BYTES
 
         _within(self, max_image_bytes=MAX_IMAGE_BYTES, max_video_bytes=MAX_VIDEO_BYTES)
+        _within(self, max_video_prompt_bytes=MAX_PROMPT_BYTES)
         if self.max_message_bytes > MAX_SOCKET_MESSAGE_BYTES:
             raise ValueError(
                 f"IngressSettings.max_message_bytes = {self.max_message_bytes}: the proxy takes at most "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 from ray import serve
 from valkey.exceptions import ValkeyError
 
@@ -20,6 +21,7 @@ from deployments.messages import (
 )
 from deployments.session_store import SessionStore, StoreLimits
 from deployments.settings import WorldSettings
+from gamegen.session_log import VideoPrompt
 
 logger = logging.getLogger("ray.serve")
 
@@ -58,6 +60,7 @@ class WorldDeployment:
             "parameters": sum(parameter_counts(config).values()),
             "steps_per_chunk": config.sampling.num_steps,
             "remembered_chunks": engine.history,
+            "follows_video_prompts": engine.sees_video,
             "device": str(loaded.device),
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
@@ -86,7 +89,11 @@ class WorldDeployment:
         """A session that is held here, at the version asked for."""
         return await self._loop.latest(request)
 
-    async def step(self, request: StepRequest) -> Chunk | Missing | Moved:
+    async def encode_video(self, prompt: VideoPrompt) -> np.ndarray | Refusal:
+        """A video prompt's latents, for `Follow`."""
+        return await self._loop.encode_video(prompt)
+
+    async def step(self, request: StepRequest) -> Chunk | Missing | Moved | Refusal:
         """Draws a session's next chunk."""
         return await self._loop.step(request)
 

@@ -146,8 +146,7 @@ class WorldEngine:
         if latents is None:
             session.videos = []
             return
-        if not self.sees_video:
-            raise ValueError("this checkpoint follows no video prompts: train one with some")
+        self.check_sees_video()
         if tuple(latents.shape[1:]) != self.latent_shape:
             raise ValueError(
                 f"a video prompt of shape {tuple(latents.shape)}: it is (T, C, h, w) with {self.latent_shape} here"
@@ -159,6 +158,11 @@ class WorldEngine:
         if not rounded.isfinite().all():
             raise ValueError("a video prompt with values that are no numbers")
         session.videos = [*rounded]
+
+    def check_sees_video(self) -> None:
+        """Raises ValueError if the checkpoint was not trained with video prompts."""
+        if not self.sees_video:
+            raise ValueError("this checkpoint follows no video prompts: train one with some")
 
     def version(self, session_id: str) -> int | None:
         """Chunks made so far, or None if the session is not here."""

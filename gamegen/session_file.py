@@ -6,10 +6,13 @@
       "world": {"model": "nano", "prompt": "desert at noon", "perspective": "first", "seed": 7,
                 "width": 160, "height": 96, "image": null, "video": null},
       "controls": [{"chunks": 12, "keys": ["w"], "yaw_deg": 0.0, "pitch_deg": 0.0}],
-      "spoken": [{"chunk": 6, "text": "make it rain", "blend_chunks": 0}]
+      "spoken": [{"chunk": 6, "text": "make it rain", "blend_chunks": 0}],
+      "followed": [{"chunk": 9, "video_prompt": "walk"}],
+      "video_prompts": [{"id": "walk", "kind": "motion", "video": "AAAAIGZ0eXA..."}]
     }
 
-What the world goes on from is a PNG, JPEG or WebP file in base64, `image`, or an MP4 or WebM file, `video`.
+What the world goes on from is a PNG, JPEG or WebP file in base64, `image`, or an MP4 or WebM file, `video`; video
+prompts are such files too.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import base64
 import binascii
 import itertools
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -26,16 +29,26 @@ import numpy as np
 from gamegen.config import build
 from gamegen.controls import FPS, FRAMES_PER_CHUNK, KEYS, Control
 from gamegen.first_frames import check_video, is_image
-from gamegen.session_log import SessionLog, Spoken, WorldSpec, rounded
-from gamegen.uploaded_video import MAX_VIDEO_BYTES
+from gamegen.session_log import (
+    Followed,
+    PromptKind,
+    SessionLog,
+    Spoken,
+    VideoPrompt,
+    WorldSpec,
+    rounded,
+)
+from gamegen.uploaded_video import MAX_PROMPT_BYTES, MAX_PROMPT_S, MAX_VIDEO_BYTES, count_frames
 from gamegen.video import MAX_IMAGE_BYTES, check_size, decode_image
 
 FORMAT = "gamegen session"
 VERSION = 1
 MAX_CHUNKS = 24 * 3600 * FPS // FRAMES_PER_CHUNK
 """Chunks of a day of play: the longest session that is read."""
-MAX_FILE_BYTES = 64 * 1024 * 1024
+MAX_FILE_BYTES = 96 * 1024 * 1024
 MAX_TEXT_CHARACTERS = 8000
+MAX_ID_CHARACTERS = 64
+MAX_VIDEO_PROMPTS = 8
 MAX_SEED = 2**63 - 1
 MAX_TURN_DEG = 180.0
 """Yaw or pitch of a control in degrees a frame; the world turns far slower."""
@@ -99,12 +112,36 @@ class _Run:
 
 
 @dataclass(frozen=True)
+class _Prompt:
+    """`VideoPrompt` as the file has it, checked."""
+
+    id: str
+    kind: PromptKind
+    video: str
+
+    def __post_init__(self) -> None:
+        _check_text("id", self.id)
+        if not 0 < len(self.id) <= MAX_ID_CHARACTERS:
+            raise ValueError(f"id = {_short(repr(self.id))}: use 1 to {MAX_ID_CHARACTERS} characters")
+        num_frames = count_frames(self.prompt().file, MAX_PROMPT_BYTES, MAX_PROMPT_S)
+        if num_frames < FRAMES_PER_CHUNK:
+            raise ValueError(
+                f"video has {num_frames} frames at {FPS} a second: take at least {FRAMES_PER_CHUNK}"
+            )
+
+    def prompt(self) -> VideoPrompt:
+        return VideoPrompt(self.kind, _bytes("video", self.video, MAX_PROMPT_BYTES, "an MP4 or WebM file"))
+
+
+@dataclass(frozen=True)
 class _File:
     format: str
     version: int
     world: _World
     controls: list[_Run]
     spoken: list[Spoken]
+    followed: list[Followed] = field(default_factory=list)
+    video_prompts: list[_Prompt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         num_chunks = sum(run.chunks for run in self.controls)
@@ -118,6 +155,25 @@ class _File:
             _check_number(f"spoken[{i}].blend_chunks", words.blend_chunks, 0, MAX_CHUNKS)
             _check_text(f"spoken[{i}].text", words.text)
             earliest = words.chunk
+        self._check_followed(num_chunks)
+
+    def _check_followed(self, num_chunks: int) -> None:
+        if len(self.video_prompts) > MAX_VIDEO_PROMPTS:
+            raise ValueError(
+                f"{len(self.video_prompts)} video_prompts and the limit is {MAX_VIDEO_PROMPTS}: leave some out"
+            )
+        known = {"", *(prompt.id for prompt in self.video_prompts)}
+        if len(known) <= len(self.video_prompts):
+            raise ValueError("video_prompts: an id is there twice, give each its own")
+        earliest = 0
+        for i, prompt in enumerate(self.followed):
+            _check_number(f"followed[{i}].chunk", prompt.chunk, earliest, num_chunks)
+            if prompt.video_prompt not in known:
+                named = _short(repr(prompt.video_prompt))
+                raise ValueError(
+                    f"followed[{i}].video_prompt = {named}: there is none of this id in video_prompts"
+                )
+            earliest = prompt.chunk
 
 
 def to_json(log: SessionLog) -> str:
@@ -128,8 +184,19 @@ def to_json(log: SessionLog) -> str:
     world = _world(log.spec)
     runs = [_run(control, len(list(same))) for control, same in itertools.groupby(map(rounded, log.controls))]
     head = {"format": FORMAT, "version": VERSION, "world": world}
-    lists: dict[str, list] = {"controls": runs, "spoken": [asdict(words) for words in log.spoken]}
-    _File(FORMAT, VERSION, build(_World, world, "world"), [_Run(**run) for run in runs], log.spoken)
+    prompts = [
+        {"id": name, "kind": prompt.kind, "video": base64.b64encode(prompt.file).decode()}
+        for name, prompt in log.video_prompts.items()
+    ]
+    lists: dict[str, list] = {
+        "controls": runs,
+        "spoken": [asdict(words) for words in log.spoken],
+        "followed": [asdict(prompt) for prompt in log.followed],
+        "video_prompts": prompts,
+    }
+    files = [build(_Prompt, prompt, "video prompt") for prompt in prompts]
+    beginning = build(_World, world, "world")
+    _File(FORMAT, VERSION, beginning, [_Run(**run) for run in runs], log.spoken, log.followed, files)
     entries = [f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
     for name, values in lists.items():
         lines = ",\n".join(f"    {json.dumps(value)}" for value in values)
@@ -163,9 +230,9 @@ def from_json(text: str) -> SessionLog:
         file = build(_File, data, "session log")
     except ValueError as error:
         raise ValueError(_short(error)) from None
-    return SessionLog(
-        file.world.spec(), [control for run in file.controls for control in run.controls()], file.spoken
-    )
+    controls = [control for run in file.controls for control in run.controls()]
+    prompts = {prompt.id: prompt.prompt() for prompt in file.video_prompts}
+    return SessionLog(file.world.spec(), controls, file.spoken, file.followed, prompts)
 
 
 def _run(control: Control, chunks: int) -> dict[str, Any]:

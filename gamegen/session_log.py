@@ -1,17 +1,23 @@
 """What a session was played by: enough to draw it again, frame for frame.
 
-A chunk's picture depends on the world's beginning, the controls of each chunk and the words in force: with the same
-model on the same type of device, the same log gives the same frames. `gamegen.session_file` writes and reads it.
+A chunk's picture depends on the world's beginning, the controls of each chunk, the words in force and the video prompt
+that it follows: with the same model on the same type of device, the same log gives the same frames. As a file it is
+written and read by `gamegen.session_file`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
 from gamegen.controls import KEYS, Control
+
+PromptKind = Literal["canny", "motion", "pose"]
 
 _CONTROL = struct.Struct("<Hff")
 CONTROL_BYTES = _CONTROL.size
@@ -44,22 +50,50 @@ class Spoken:
 
 
 @dataclass(frozen=True)
+class VideoPrompt:
+    """A video file that chunks follow: its edges (`canny`), its motion, or the poses that are drawn in it."""
+
+    kind: PromptKind
+    file: bytes
+
+    @cached_property
+    def id(self) -> str:
+        """Names it by what it holds."""
+        return hashlib.sha256(self.kind.encode() + b"\0" + self.file).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """From chunk `chunk` on the world follows the video prompt of that id for its length; none if it is empty."""
+
+    chunk: int
+    video_prompt: str
+
+
+@dataclass(frozen=True)
 class SessionLog:
-    """A world's beginning, one control for each chunk made since, and what was said when."""
+    """A world's beginning, one control for each chunk made since, what was said when, and what was followed.
+
+    `video_prompts` are those that are followed, by id.
+    """
 
     spec: WorldSpec
     controls: list[Control] = field(default_factory=list)
     spoken: list[Spoken] = field(default_factory=list)
+    followed: list[Followed] = field(default_factory=list)
+    video_prompts: dict[str, VideoPrompt] = field(default_factory=dict)
 
     def until(self, num_chunks: int) -> SessionLog:
         """The beginning of it: where another session can branch off. Raises ValueError if it is not that long."""
         if not 0 <= num_chunks <= len(self.controls):
             raise ValueError(f"chunk {num_chunks}: this session has {len(self.controls)}")
         spoken = [words for words in self.spoken if words.chunk < num_chunks]
-        return SessionLog(self.spec, self.controls[:num_chunks], spoken)
+        followed = [prompt for prompt in self.followed if prompt.chunk < num_chunks]
+        prompts = {f.video_prompt: self.video_prompts[f.video_prompt] for f in followed if f.video_prompt}
+        return SessionLog(self.spec, self.controls[:num_chunks], spoken, followed, prompts)
 
     def branch(self, num_chunks: int, controls: Sequence[Control]) -> SessionLog:
-        """The same up to chunk `num_chunks`, then `controls`; words in force there stay. Raises ValueError."""
+        """The same up to chunk `num_chunks`, then `controls`; words and video prompt stay. Raises ValueError."""
         beginning = self.until(num_chunks)
         return replace(beginning, controls=[*beginning.controls, *controls])
 

@@ -19,7 +19,10 @@ from gamegen.controls import FPS
 from gamegen.video import covering, cropped_to
 
 MAX_VIDEO_BYTES = 8 * 1024 * 1024
+MAX_PROMPT_BYTES = 2 * 1024 * 1024
+"""Of a video prompt, of which a session keeps several."""
 MAX_VIDEO_S = 30.0
+MAX_PROMPT_S = 10.0
 MAX_VIDEO_FRAMES = 1800
 """Half a minute at 60 frames a second."""
 MAX_VIDEO_PIXELS = 1920 * 1080
@@ -139,9 +142,11 @@ def _look_through(container: Any, stream: Any, max_s: float) -> _Outline:
             end_s = max(end_s, time_s + lasts_s)
     if not shown_s:
         raise ValueError(f"the file holds no video frames: {_WHAT_TO_SEND}")
-    if end_s - min(shown_s) > max_s:
+    length_s = end_s - min(shown_s)
+    # Files round times, by far less than a frame.
+    if length_s > max_s + 0.5 / FPS:
         raise ValueError(
-            f"the video is {end_s - min(shown_s):.1f} s long and the limit is {max_s:g}: send a shorter part of it"
+            f"the video is {length_s:.1f} s long and the limit is {max_s:g}: send a shorter part of it"
         )
     if container.duration and last_s < container.duration / av.time_base - _MISSING_S:
         raise ValueError(f"the video is cut off: {_WHAT_TO_SEND}")

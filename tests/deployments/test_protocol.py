@@ -15,11 +15,13 @@ import websockets
 
 from deployments import connection, schemas, wire
 from deployments.load.client import FINAL_CLOSE_CODES
+from deployments.player import MAX_FOLLOWED
 from deployments.schemas import ClientMessage, parse_client_message
 from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
 from gamegen.controls import KEYS
 from gamegen.first_frames import MAX_CHUNKS
-from gamegen.uploaded_video import MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS, MAX_VIDEO_S
+from gamegen.session_file import MAX_VIDEO_PROMPTS
+from gamegen.uploaded_video import MAX_PROMPT_S, MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS, MAX_VIDEO_S
 from gamegen.video import MAX_IMAGE_PIXELS
 from tests.serving import streaming
 
@@ -27,7 +29,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 DOCUMENT = (REPOSITORY / "docs" / "protocol.md").read_text()
 MANUAL = (REPOSITORY / "deployments" / "static" / "docs.html").read_text()
 BYTES_OF = {"2 bytes": 2, "uint8": 1, "uint16": 2, "uint32": 4, "float32": 4, "float64": 8}
-SENDERS = ("connection", "ingress", "stream", "player")
+SENDERS = ("connection", "ingress", "stream", "player", "following")
 
 
 def section(title: str) -> str:
@@ -135,9 +137,12 @@ def test_binary_control_example_and_bits():
 
 
 def test_error_codes_are_those_of_the_code():
-    source = "".join((REPOSITORY / "deployments" / f"{name}.py").read_text() for name in SENDERS)
-    encode = (REPOSITORY / "deployments" / "ingress.py").read_text().split("async def _encode", 1)[1]
-    raised = re.findall(r'ApiError\(\d+, "(\w+)"', encode.split("    def ", 1)[0])
+    folder = REPOSITORY / "deployments"
+    source = "".join((folder / f"{name}.py").read_text() for name in SENDERS)
+    encode = (folder / "ingress.py").read_text().split("async def _encode", 1)[1].split("    def ", 1)[0]
+    encode_video = (folder / "uploads.py").read_text().split("async def _encoded", 1)[1]
+    follow = (folder / "following.py").read_text() + (folder / "player.py").read_text()
+    raised = re.findall(r'ApiError\(\d+, "(\w+)"', encode + encode_video + follow)
     codes = {*re.findall(r'send_error\(\s*"(\w+)"', source), *raised}
     assert {row[0] for row in rows("Error codes")} == codes
 
@@ -156,7 +161,10 @@ def test_limits_are_the_settings():
     # What is a little too large is told so by its own limit, not by the request's.
     largest = max(settings["max_image_bytes"], settings["max_video_bytes"])
     assert 4 / 3 * 1.1 * largest < schemas.MAX_BODY_BYTES
-    for name in ("max_image_bytes", "max_video_bytes"):
+    prompts = section("Video prompts")
+    assert f"{MAX_VIDEO_PROMPTS} of a session" in prompts and f"{MAX_PROMPT_S:g} s" in prompts
+    assert f"{MAX_FOLLOWED} times" in prompts
+    for name in ("max_image_bytes", "max_video_bytes", "max_video_prompt_bytes"):
         with pytest.raises(ValueError, match=f"{name} = .*: use a number from 1 to {settings[name]}"):
             IngressSettings(**{name: settings[name] + 1})
 

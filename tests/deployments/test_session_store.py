@@ -12,6 +12,7 @@ from valkey.asyncio import Valkey
 from deployments.session_store import (
     Counters,
     Entry,
+    PromptsFullError,
     SessionGoneError,
     SessionMovedError,
     SessionRecord,
@@ -20,7 +21,7 @@ from deployments.session_store import (
     StoreLimits,
 )
 from gamegen.controls import Control
-from gamegen.session_log import SessionLog, Spoken, WorldSpec
+from gamegen.session_log import Followed, SessionLog, Spoken, VideoPrompt, WorldSpec
 
 SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96, b"\x89PNG\xff\x00")
 PLAYING = Counters("playing", 0, 0)
@@ -87,6 +88,34 @@ async def test_a_summary_says_the_same_but_for_what_grows(store):
     assert short.version == 2 and short.state == "playing"
     with pytest.raises(SessionGoneError):
         await store.summary("b")
+
+
+async def test_video_prompts_are_kept_with_their_session_and_logged_when_they_are_followed(store):
+    await enter(store)
+    walk, run = VideoPrompt("motion", b"\0mp4\0"), VideoPrompt("canny", b"\xff")
+    for prompt in (walk, walk, run):
+        await store.keep_video_prompt("a", prompt, 2)
+    with pytest.raises(PromptsFullError, match="2 video prompts already"):
+        await store.keep_video_prompt("a", VideoPrompt("pose", b""), 2)
+    with pytest.raises(SessionGoneError):
+        await store.keep_video_prompt("b", walk, 2)
+    assert await store.video_prompt("a", run.id) == run
+    assert await store.video_prompt("a", "x") is None
+    record = await store.claim("a")
+    assert record.video_prompts == {walk.id: walk, run.id: run}
+    record = dataclasses.replace(record, followed=[Followed(1, walk.id)])
+    entries = [W, Entry(Control(), followed=(Followed(1, walk.id),))]
+    await store.commit(record, 0, entries, PLAYING)
+    await store.commit(record, 0, entries, PLAYING)
+    await store.commit(record, 2, [W], PLAYING)
+    found = await store.get("a")
+    assert found.followed == [Followed(1, walk.id)]
+    # Nobody followed the other.
+    assert found.log().video_prompts == {walk.id: walk}
+    short = await store.summary("a")
+    assert not short.followed and not short.video_prompts
+    await store.delete("a")
+    assert await store.video_prompt("a", run.id) is None
 
 
 async def test_of_two_owners_only_the_later_one_can_write(store):
