@@ -8,12 +8,15 @@ import time
 from valkey.exceptions import ValkeyError
 
 from deployments.backstage import Backstage
-from deployments.connection import Connection
+from deployments.connection import Allowance, Connection
 from deployments.errors import ApiError
 from deployments.messages import Follow
 from deployments.player import Player
 from deployments.tasks import end
 from gamegen.session_log import VideoPrompt
+
+MOST_PER_S = 4
+"""Video prompts that a player may ask for in a second: each is fetched, as large as it is, and encoded."""
 
 
 class Following:
@@ -23,10 +26,15 @@ class Following:
         self._session_id = session_id
         self._backstage = backstage
         self._connection = connection
+        self._may_ask = Allowance(MOST_PER_S)
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, player: Player, prompt_id: str, timestamp: float) -> None:
+    async def begin(self, player: Player, prompt_id: str, timestamp: float) -> None:
         """Has the world follow a video prompt as soon as it is read; an empty id lifts the one there is."""
+        if not self._may_ask.is_within():
+            message = f"more than {MOST_PER_S} video prompts a second: ask for this one again in a second"
+            await self._connection.send_error("too_many_video_prompts", message)
+            return
         if self._task:
             self._task.cancel()
         self._task = asyncio.create_task(self._follow(player, prompt_id, timestamp))
@@ -39,7 +47,7 @@ class Following:
     async def _follow(self, player: Player, prompt_id: str, timestamp: float) -> None:
         start = time.monotonic()
         try:
-            prompt = await self._find(prompt_id) if prompt_id else None
+            prompt = await self._find(player, prompt_id) if prompt_id else None
             latents = await self._backstage.encode_video(prompt) if prompt else None
             if self._task is not asyncio.current_task():
                 # Another was asked for, and this one did not hear of it in time.
@@ -59,7 +67,9 @@ class Following:
         }
         await self._connection.send_message(ack)
 
-    async def _find(self, prompt_id: str) -> VideoPrompt:
+    async def _find(self, player: Player, prompt_id: str) -> VideoPrompt:
+        if known := player.video_prompt(prompt_id):
+            return known
         try:
             prompt = await self._backstage.store.video_prompt(self._session_id, prompt_id)
         except (ValkeyError, OSError) as error:

@@ -104,6 +104,10 @@ class Player:
         self._instruction = text, instruction
         return self._journal.record.version
 
+    def video_prompt(self, prompt_id: str) -> VideoPrompt | None:
+        """A video prompt of the session, if it is known here."""
+        return self._journal.record.video_prompts.get(prompt_id)
+
     def follow(self, prompt: VideoPrompt | None, follow: Follow) -> int:
         """Has the world follow a video prompt from the next chunk on, or none; returns that chunk's number.
 

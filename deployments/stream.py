@@ -158,7 +158,7 @@ class Stream:
     async def _tell(self, player: Player, message: Message) -> None:
         if isinstance(message, ControlMessage):
             if message.video_prompt:
-                self._following.begin(player, message.video_prompt.id, message.timestamp)
+                await self._following.begin(player, message.video_prompt.id, message.timestamp)
             if message.instruction:
                 await self._instruct(player, message.instruction, message.timestamp)
         elif isinstance(message, SettingsMessage):

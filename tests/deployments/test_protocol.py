@@ -14,6 +14,7 @@ import pytest
 import websockets
 
 from deployments import connection, schemas, wire
+from deployments.following import MOST_PER_S
 from deployments.load.client import FINAL_CLOSE_CODES
 from deployments.player import MAX_FOLLOWED
 from deployments.schemas import ClientMessage, parse_client_message
@@ -163,7 +164,7 @@ def test_limits_are_the_settings():
     assert 4 / 3 * 1.1 * largest < schemas.MAX_BODY_BYTES
     prompts = section("Video prompts")
     assert f"{MAX_VIDEO_PROMPTS} of a session" in prompts and f"{MAX_PROMPT_S:g} s" in prompts
-    assert f"{MAX_FOLLOWED} times" in prompts
+    assert f"{MAX_FOLLOWED} times" in prompts and f"\n{MOST_PER_S} times a second" in prompts
     for name in ("max_image_bytes", "max_video_bytes", "max_video_prompt_bytes"):
         with pytest.raises(ValueError, match=f"{name} = .*: use a number from 1 to {settings[name]}"):
             IngressSettings(**{name: settings[name] + 1})
