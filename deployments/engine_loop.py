@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from deployments import metrics
@@ -29,9 +30,12 @@ from deployments.messages import (
     Refusal,
     StepRequest,
 )
+from gamegen.device import one_thread
+from gamegen.first_frames import read_first_frames
 from gamegen.models.text import TextStates
-from gamegen.video import decode_image, resize_to
-from gamegen.world import WorldEngine, WorldSnapshot, encode_image
+from gamegen.session_log import VideoPrompt
+from gamegen.video_prompts import read_video_prompt
+from gamegen.world import WorldEngine, WorldSnapshot
 
 logger = logging.getLogger("ray.serve")
 
@@ -39,7 +43,7 @@ ACTIVE_S = 1.0
 """A session stepped this recently is expected to ask again soon."""
 
 Reply = TypeVar("Reply")
-Stepped = Chunk | Missing | Moved
+Stepped = Chunk | Missing | Moved | Refusal
 _Waiting = tuple[StepRequest, "asyncio.Future[Stepped]"]
 
 
@@ -71,8 +75,15 @@ class EngineLoop:
         return sum(now - used < ACTIVE_S for used in [*self._last_used.values()])
 
     async def open(self, request: OpenRequest) -> Opened | Refusal | Moved:
-        """Begins a session; refuses an image that cannot be read."""
-        return await self._in_thread(lambda: self._open(request))
+        """Begins a session; refuses first frames that cannot be read."""
+        latents = None
+        if request.first_frames is not None:
+            try:
+                # Not in the engine's thread, where everybody would wait for it.
+                latents = await asyncio.to_thread(self._first_latents, request.first_frames)
+            except ValueError as error:
+                return Refusal(str(error))
+        return await self._in_thread(lambda: self._open(request, latents))
 
     async def restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
         """Takes over a session from its snapshot."""
@@ -147,6 +158,23 @@ class EngineLoop:
         except Exception:
             logger.exception("sessions were dropped, their chunk could not be remembered")
 
+    async def encode_video(self, prompt: VideoPrompt) -> np.ndarray | Refusal:
+        """A video prompt's latents, float16 `(T, C, h, w)`, for `Follow`; refuses what cannot be read or followed."""
+        try:
+            return await asyncio.to_thread(self._video_latents, prompt)
+        except ValueError as error:
+            return Refusal(str(error))
+
+    @one_thread()
+    def _video_latents(self, prompt: VideoPrompt) -> np.ndarray:
+        self._engine.check_sees_video()
+        return read_video_prompt(self._engine.model, prompt, self._engine.size).half().numpy()
+
+    @one_thread()
+    def _first_latents(self, file: bytes) -> torch.Tensor:
+        model = self._engine.model
+        return model.encode(read_first_frames(file, self._engine.size, self._engine.history))
+
     # Below: runs in the engine's thread.
 
     def _step(self, requests: list[StepRequest]) -> list[Stepped]:
@@ -156,11 +184,14 @@ class EngineLoop:
             for r in requests
             if r.session_id not in moved and self._engine.version(r.session_id) == r.version
         }
-        for request in ready.values():
-            if request.instruction:
-                words = request.instruction.words
-                said = _text_states(words) if words else None
-                self._engine.instruct(request.session_id, said, request.instruction.blend_chunks)
+        refused: dict[str, Refusal] = {}
+        for request in [*ready.values()]:
+            try:
+                self._steer(request)
+            except ValueError as error:
+                # The others of the batch are not to blame.
+                refused[request.session_id] = Refusal(str(error))
+                del ready[request.session_id]
         start = time.perf_counter()
         latents = self._engine.step({sid: r.operations for sid, r in ready.items()}) if ready else {}
         step_ms = 1000 * (time.perf_counter() - start)
@@ -173,12 +204,26 @@ class EngineLoop:
             if sid in moved:
                 replies.append(Moved())
                 continue
+            if sid in refused:
+                replies.append(refused[sid])
+                continue
             if sid not in ready:
                 replies.append(Missing(self._engine.version(sid)))
                 continue
             snapshot = self._engine.snapshot(sid).to_bytes() if request.wants_snapshot else None
             replies.append(Chunk(request.version + 1, latents[sid], step_ms, len(ready), snapshot))
         return replies
+
+    def _steer(self, request: StepRequest) -> None:
+        """Puts in force what begins with a step; raises ValueError for what this model cannot do."""
+        if request.instruction:
+            words = request.instruction.words
+            said = _text_states(words) if words else None
+            self._engine.instruct(request.session_id, said, request.instruction.blend_chunks)
+        if request.follow:
+            latents = request.follow.latents
+            followed = None if latents is None else torch.from_numpy(latents.copy())
+            self._engine.prompt_video(request.session_id, followed)
 
     def _is_moved(self, session_id: str, fence: int) -> bool:
         """Whether a later owner was here already; of a session that is held, remembers this one if not."""
@@ -188,21 +233,11 @@ class EngineLoop:
             self._fences[session_id] = fence
         return False
 
-    def _open(self, request: OpenRequest) -> Opened | Refusal | Moved:
+    def _open(self, request: OpenRequest, first_latents: torch.Tensor | None) -> Opened | Moved:
         if self._is_moved(request.session_id, request.fence):
             return Moved()
-        latent = None
-        if request.image is not None:
-            try:
-                image = decode_image(request.image)
-            except ValueError as error:
-                return Refusal(str(error))
-            config = self._engine.model.config
-            latent = encode_image(
-                self._engine.model, resize_to(image[None], (config.width, config.height))[0]
-            )
         self._make_room(request.session_id)
-        self._engine.open(request.session_id, _text_states(request.prompt), request.seed, latent)
+        self._engine.open(request.session_id, _text_states(request.prompt), request.seed, first_latents)
         return self._entered(request.session_id, request.fence)
 
     def _restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:

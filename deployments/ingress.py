@@ -38,20 +38,23 @@ from deployments.schemas import (
     ErrorBody,
     NewClip,
     NewSession,
+    NewVideoPrompt,
     OneShot,
     OneShotFrames,
     SessionCreated,
     SessionList,
     SessionState,
+    VideoPromptKept,
 )
 from deployments.session_store import SessionRecord, SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
+from deployments.uploads import Uploads
 from deployments.users import user_of
 from deployments.world_lanes import WorldLanes
-from gamegen.session_log import WorldSpec, to_json
-from gamegen.video import decode_image
+from gamegen.session_file import to_json
+from gamegen.session_log import VideoPrompt, WorldSpec
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 INGRESS_HEALTH_CHECK_S = 1.0
@@ -101,10 +104,12 @@ class Ingress:
         self._world = world
         store = SessionStore(store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
+        self._uploads = Uploads(settings.ingress, world)
         worlds = WorldLanes(world, settings.world.lanes, settings.world.slots)
         decodings = Decodings(decoder, settings.decoder.replicas, settings.decoder.max_batch)
+        encoders = self._encode, self._uploads.encode_video
         turns, capacity = RebuildTurns(settings.ingress.rebuilds_at_once), self._sessions.capacity
-        self._backstage = Backstage(settings, store, worlds, decodings, self._encode, capacity, turns)
+        self._backstage = Backstage(settings, store, worlds, decodings, *encoders, capacity, turns)
         self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
         self._clips = clips
@@ -166,6 +171,20 @@ class Ingress:
         record = await self._sessions.get(session_id)
         text = await asyncio.to_thread(lambda: to_json(record.log()))
         return Response(text, media_type="application/json")
+
+    @api.post(
+        "/v1/sessions/{session_id}/video-prompts",
+        status_code=201,
+        tags=["play"],
+        responses=_errors(401, 404, 409, 413, 422, 503),
+    )
+    async def upload_video_prompt(self, session_id: str, upload: NewVideoPrompt) -> VideoPromptKept:
+        """Keeps a video that the world can be told to follow, on its stream."""
+        await self._sessions.check_token(session_id, upload.resume_token)
+        prompt = VideoPrompt(upload.kind, upload.video)
+        num_chunks = await self._uploads.check_video_prompt(prompt, await self._model_facts())
+        await self._sessions.keep_video_prompt(session_id, prompt)
+        return VideoPromptKept(id=prompt.id, chunks=num_chunks)
 
     @api.delete(
         "/v1/sessions/{session_id}",
@@ -304,30 +323,16 @@ class Ingress:
         if wish.branch:
             return await self._sessions.create_branch(wish.branch, user)
         assert wish.prompt is not None
-        self._check_image(wish.image_bytes)
         await self._encode(wish.prompt, wish.perspective)
         facts = await self._model_facts()
         if wish.model not in (None, facts["model"]):
             message = f"model: {wish.model!r} is not served here, {facts['model']!r} is"
             raise ApiError(422, "unknown_model", message)
         width, height = wish.resolution.size if wish.resolution else (facts["width"], facts["height"])
-        spec = WorldSpec(
-            facts["model"], wish.prompt, wish.perspective, wish.seed, width, height, wish.image_bytes
-        )
-        return await self._sessions.create(spec, user)
-
-    def _check_image(self, image: bytes | None) -> None:
-        """Raises ApiError (413, 422) for an image that no world can begin with."""
-        if image is None:
-            return
-        limit = self._settings.ingress.max_image_bytes
-        if len(image) > limit:
-            message = f"the image has {len(image)} bytes and the limit is {limit}: send a smaller one"
-            raise ApiError(413, "image_too_large", message)
-        try:
-            decode_image(image)
-        except ValueError as error:
-            raise ApiError(422, "invalid_image", str(error)) from error
+        first_frames, first_chunks = await self._uploads.first_frames(wish, facts)
+        about = wish.prompt, wish.perspective, wish.seed, width, height
+        spec = WorldSpec(facts["model"], *about, first_frames)
+        return await self._sessions.create(spec, first_chunks, user)
 
     async def _model_facts(self) -> dict[str, Any]:
         # They never change while the application runs, so one answer is enough.

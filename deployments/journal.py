@@ -11,7 +11,7 @@ from valkey.exceptions import ValkeyError
 
 from deployments.metrics import CHUNKS_HELD_BACK, STORE_COMMIT
 from deployments.session_store import Counters, Entry, SessionRecord, SessionStore, State
-from gamegen.session_log import pack_controls
+from gamegen.session_log import VideoPrompt, pack_controls
 
 logger = logging.getLogger("ray.serve")
 
@@ -58,10 +58,16 @@ class SessionJournal:
             version=version,
             controls=record.controls + pack_controls([entry.control]),
             spoken=[*record.spoken, *entry.spoken] if entry.spoken else record.spoken,
+            followed=[*record.followed, *entry.followed] if entry.followed else record.followed,
         )
         if snapshot is not None:
             self._snapshot = version, snapshot
             self._record = dataclasses.replace(self._record, snapshot=snapshot, snapshot_version=version)
+
+    def keep(self, prompt: VideoPrompt) -> None:
+        """Knows a video prompt of the session, which is entered with it again if the store loses both."""
+        prompts = {**self._record.video_prompts, prompt.id: prompt}
+        self._record = dataclasses.replace(self._record, video_prompts=prompts)
 
     async def flush(self) -> None:
         """Sends what is held back and tells that the owner is there.

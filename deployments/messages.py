@@ -29,13 +29,13 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class OpenRequest:
-    """Begins a world; `image` is a PNG or JPEG file to begin with, `fence` tells later owners from earlier ones."""
+    """Begins a world; `first_frames` is a file that it goes on from, `fence` tells later owners from earlier ones."""
 
     session_id: str
     fence: int
     prompt: EncodedText
     seed: int
-    image: bytes | None = None
+    first_frames: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,13 @@ class Instruction:
 
     words: EncodedText | None
     blend_chunks: int = 0
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Has the next chunks follow a video prompt, float16 latents `(T, C, h, w)`, one each; None ends what there is."""
+
+    latents: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class StepRequest:
     instruction: Instruction | None = None
     wants_snapshot: bool = False
     was_late: bool = False
+    follow: Follow | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ async def play_once(record: SessionRecord, order: OneShot, backstage: Backstage)
     except SessionMovedError as error:
         raise ApiError(409, "session_is_played", str(error), retry_after_s=1) from error
     except WorldRefusedError as error:
-        raise ApiError(422, "invalid_image", str(error)) from error
+        raise ApiError(422, "world_refused", str(error)) from error
     except (WorldLostError, ValkeyError, OSError) as error:
         message = "the world cannot be reached just now: try again in a few seconds"
         raise ApiError(503, "not_ready", message, retry_after_s=5) from error

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deployments.decoding import ChunkDecoding, Decodings
+from deployments.errors import ApiError
 from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
-from deployments.messages import Chunk, DecodeRequest, Instruction
+from deployments.messages import Chunk, DecodeRequest, Follow, Instruction
 from deployments.pacing import ChunkClock
 from deployments.schemas import Format
 from deployments.session_store import Entry
@@ -19,9 +20,12 @@ from deployments.shown_chunks import ChunkTimes, ShownChunks
 from deployments.wire import FrameHeader
 from deployments.world_client import WorldClient
 from gamegen.controls import FRAMES_PER_CHUNK
-from gamegen.session_log import Spoken, rounded
+from gamegen.session_log import Followed, Spoken, VideoPrompt, rounded
 
 logger = logging.getLogger("ray.serve")
+
+MAX_FOLLOWED = 500
+"""Video prompts that a session follows, one after the other; all are written with each, and those lifted too."""
 
 
 class Outlet(Protocol):
@@ -85,6 +89,8 @@ class Player:
         self._outlet = outlet
         self._shown = ShownChunks(self.clock)
         self._instruction: tuple[str, Instruction] | None = None
+        self._follow: tuple[str, Follow] | None = None
+        self._drawing = -1
         self._drawn: asyncio.Queue[_Drawn] = asyncio.Queue(maxsize=1)
         world.on_recovering = self._tell_recovering
 
@@ -112,6 +118,24 @@ class Player:
         self._instruction = text, instruction
         return self._journal.record.version
 
+    def video_prompt(self, prompt_id: str) -> VideoPrompt | None:
+        """A video prompt of the session, if it is known here."""
+        return self._journal.record.video_prompts.get(prompt_id)
+
+    def follow(self, prompt: VideoPrompt | None, follow: Follow) -> int:
+        """Has the world follow a video prompt from the next chunk on, or none; returns that chunk's number.
+
+        Raises ApiError where the log has no room for more.
+        """
+        record = self._journal.record
+        if len(record.followed) >= MAX_FOLLOWED:
+            message = f"this session has followed {MAX_FOLLOWED} video prompts: go on in another"
+            raise ApiError(422, "too_many_video_prompts", message)
+        if prompt:
+            self._journal.keep(prompt)
+        self._follow = prompt.id if prompt else "", follow
+        return max(record.version, self._drawing + 1)
+
     async def _tell_recovering(self, recovering: bool) -> None:
         self._journal.state = "recovering" if recovering else "playing"
         await self._outlet.send_message({"type": "status", "state": self._journal.state})
@@ -126,11 +150,15 @@ class Player:
             arrived_s = None if timestamp is None else self.controls.arrived_s
             # Taken before the await: words that arrive while this chunk is drawn belong to the next.
             said, self._instruction = self._instruction, None
+            follow, self._follow = self._follow, None
+            self._drawing = number
             start = time.monotonic()
-            chunk = await self.world.step(control.operations(), said[1] if said else None, self.clock.is_late)
+            steering = said[1] if said else None, self.clock.is_late, follow[1] if follow else None
+            chunk = await self.world.step(control.operations(), *steering)
             times = ChunkTimes(arrived_s, start, time.monotonic())
             spoken = (Spoken(number, said[0], said[1].blend_chunks),) if said else ()
-            self._journal.add(Entry(control, spoken), chunk.snapshot)
+            followed = (Followed(number, follow[0]),) if follow else ()
+            self._journal.add(Entry(control, spoken, followed), chunk.snapshot)
             is_typical = memory is not None and recoveries == self.world.num_recoveries
             self.clock.stepped(times.drawn_s - start, is_typical)
             first = FRAMES_PER_CHUNK * number if self.format == "fmp4" else None

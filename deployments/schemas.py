@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
 from gamegen.controls import FPS, FRAMES_PER_CHUNK, KEYS, MAX_CAMERA_DEG
+from gamegen.session_log import PromptKind
 from gamegen.video import MAX_FRAMES, check_frames, check_size
 
 MAX_PROMPT_CHARACTERS = 8000
@@ -32,10 +34,11 @@ MAX_TURN_DEG = 360.0
 MAX_SEQUENCE = 2**32 - 1
 Format = Literal["jpeg", "fmp4"]
 """What frames are sent as."""
-_MAX_IMAGE_CHARACTERS = 12 * 1024 * 1024
+_MAX_FILE_CHARACTERS = 12 * 1024 * 1024
+"""In base64, and more than the largest image or video: one that is a little too large is told so."""
 _MOST_FIELDS = 32
-MAX_BODY_BYTES = _MAX_IMAGE_CHARACTERS + 256 * 1024
-"""The largest image and prompt, with every character of the prompt escaped."""
+MAX_BODY_BYTES = _MAX_FILE_CHARACTERS + 256 * 1024
+"""The largest file and prompt, with every character of the prompt escaped."""
 
 
 class Body(BaseModel):
@@ -45,7 +48,7 @@ class Body(BaseModel):
 
 
 class RequestBody(Body):
-    """A request's body or a part of one, which may be as long as an image."""
+    """A request's body or a part of one, which may be as long as a video."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,6 +83,26 @@ Prompt = Annotated[
 ]
 
 
+def _decoded(text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError("not text: send the bytes of the file in base64")
+    if len(text) > _MAX_FILE_CHARACTERS:
+        raise ValueError(
+            f"{len(text)} characters and the limit is {_MAX_FILE_CHARACTERS}: send a smaller file"
+        )
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError("not valid base64: send the bytes of the file in base64") from error
+
+
+File = Annotated[
+    bytes,
+    BeforeValidator(_decoded),
+    WithJsonSchema({"type": "string", "format": "base64", "maxLength": _MAX_FILE_CHARACTERS}),
+]
+
+
 class Branch(RequestBody):
     """Where a session begins that goes on from another: after so many of its chunks, all of them by default."""
 
@@ -96,10 +119,9 @@ class NewSession(RequestBody):
     seed: int = Field(0, ge=0, le=MAX_SEED)
     model: str | None = Field(None, max_length=256, description="only the one that is served, see /v1/status")
     branch: Branch | None = None
-    image: str | None = Field(
-        None,
-        max_length=_MAX_IMAGE_CHARACTERS,
-        description="a PNG or JPEG file in base64 that the world begins with",
+    image: File | None = Field(None, description="a PNG, JPEG or WebP file in base64 to go on from")
+    video: File | None = Field(
+        None, description="an MP4 or WebM file in base64, of half a minute at most, whose end to go on from"
     )
     resolution: Size = None
 
@@ -112,24 +134,24 @@ class NewSession(RequestBody):
             raise ValueError(f"{sorted(others)[0]}: a branch begins as its session did, leave this out")
         if self.branch is None and self.prompt is None:
             raise ValueError("prompt: field required")
+        if self.image is not None and self.video is not None:
+            raise ValueError("image, video: a world goes on from one of them, leave the other out")
         return self
 
-    @field_validator("image")
-    @classmethod
-    def _check_base64(cls, image: str | None) -> str | None:
-        if image is not None:
-            try:
-                base64.b64decode(image, validate=True)
-            except binascii.Error as error:
-                raise ValueError(
-                    "not valid base64: send the bytes of a PNG or JPEG file in base64"
-                ) from error
-        return image
 
-    @property
-    def image_bytes(self) -> bytes | None:
-        """The image file's bytes."""
-        return None if self.image is None else base64.b64decode(self.image)
+class NewVideoPrompt(RequestBody):
+    """A video to follow: its edges, its motion, or the poses that are drawn in it."""
+
+    resume_token: str = Field(max_length=128)
+    kind: PromptKind
+    video: File = Field(description="an MP4 or WebM file in base64, of ten seconds at most")
+
+
+class VideoPromptKept(BaseModel):
+    """A video prompt that was uploaded, by whose id a stream asks for it, and for how many chunks it lasts."""
+
+    id: str
+    chunks: int
 
 
 class SessionAddress(BaseModel):
@@ -284,6 +306,12 @@ class SpokenInstruction(Body):
         return round(self.blend_s * FPS / FRAMES_PER_CHUNK)
 
 
+class FollowedVideo(Body):
+    """Has the next chunks follow a video prompt that was uploaded; an empty id lifts the one there is."""
+
+    id: str = Field(max_length=64)
+
+
 class ControlMessage(Body):
     """What the player does; `timestamp` (milliseconds, client's clock) is echoed in the frames it changed."""
 
@@ -293,6 +321,7 @@ class ControlMessage(Body):
     camera: Camera | None = None
     turn: Turn | None = None
     instruction: SpokenInstruction | None = None
+    video_prompt: FollowedVideo | None = None
 
 
 class OneShot(RequestBody):

@@ -22,7 +22,16 @@ from valkey.asyncio import Valkey
 from deployments import store_scripts
 from deployments.grouping import GroupedCalls
 from gamegen.controls import Control
-from gamegen.session_log import CONTROL_BYTES, SessionLog, Spoken, WorldSpec, pack_controls, unpack_controls
+from gamegen.session_log import (
+    CONTROL_BYTES,
+    Followed,
+    SessionLog,
+    Spoken,
+    VideoPrompt,
+    WorldSpec,
+    pack_controls,
+    unpack_controls,
+)
 
 State = Literal["waiting", "queued", "playing", "recovering"]
 
@@ -34,7 +43,9 @@ _ENDED_S = 120
 _MOST_COMMITS = 128
 _SOONEST_S, _RETRY_S, _LATEST_S = 5, 30, 120
 """Who found no place is told to come back in this many seconds: the least, where nothing is known, the most."""
-_NUMBERS = ("fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
+_VIDEO_PROMPT = "video_prompt:"
+"""What the fields of video prompts are called, with their id."""
+_NUMBERS = ("first_chunks", "fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
 _SUMMARY = ("spec", "created_s", "token_sha256", "user", "state", *_NUMBERS)
 
 
@@ -52,6 +63,10 @@ class StoreFullError(RuntimeError):
 
 class UserFullError(RuntimeError):
     """So many sessions of one user live already."""
+
+
+class PromptsFullError(RuntimeError):
+    """So many video prompts of a session are kept already."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,9 @@ class StoreLimits:
 class SessionRecord:
     """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None.
 
-    `user` stands for who began it, see `SessionStore.pseudonym`; empty if nobody in particular.
+    `user` stands for who began it, see `SessionStore.pseudonym`; empty if nobody in particular. Versions count the
+    chunks that were played; `first_chunks` came before, those that the world goes on from. `video_prompts` are those
+    that were uploaded, by id, whether they are followed or not.
     """
 
     id: str
@@ -81,21 +98,26 @@ class SessionRecord:
     created_s: float
     token_sha256: str
     user: str = ""
+    first_chunks: int = 0
     fence: int = 0
     version: int = 0
     state: State = "waiting"
     controls: bytes = b""
     spoken: list[Spoken] = field(default_factory=list)
+    followed: list[Followed] = field(default_factory=list)
+    video_prompts: dict[str, VideoPrompt] = field(default_factory=dict)
     snapshot: bytes | None = None
     snapshot_version: int = 0
     frames_sent: int = 0
     frames_dropped: int = 0
 
     @classmethod
-    def new(cls, session_id: str, spec: WorldSpec, user: str = "") -> tuple[SessionRecord, str]:
+    def new(
+        cls, session_id: str, spec: WorldSpec, user: str = "", first_chunks: int = 0
+    ) -> tuple[SessionRecord, str]:
         """A session that nobody has played, and the token by which its player is known."""
         token = secrets.token_urlsafe(24)
-        return cls(session_id, spec, time.time(), _digest(token), user), token
+        return cls(session_id, spec, time.time(), _digest(token), user, first_chunks), token
 
     def is_token(self, token: str) -> bool:
         """Whether the token is this session's."""
@@ -108,15 +130,19 @@ class SessionRecord:
 
     def log(self) -> SessionLog:
         """What it was played by."""
-        return SessionLog(self.spec, unpack_controls(self.controls), self.spoken)
+        controls = unpack_controls(self.controls)
+        whole = SessionLog(self.spec, controls, self.spoken, self.followed, self.video_prompts)
+        # All of it, but for the video prompts that nothing followed.
+        return whole.until(len(controls))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One chunk for the log: its control, and the words that began with it."""
+    """One chunk for the log: its control, and the words and the video prompt that began with it."""
 
     control: Control
     spoken: tuple[Spoken, ...] = ()
+    followed: tuple[Followed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,6 +173,7 @@ class SessionStore:
         self._claim = script(store_scripts.CLAIM)
         self._commit = script(store_scripts.COMMIT)
         self._commits = GroupedCalls(self._commit_all, _MOST_COMMITS, calls_at_once=1)
+        self._keep_video_prompt = script(store_scripts.KEEP_VIDEO_PROMPT)
         self._admit = script(store_scripts.ADMIT)
         self._release = script(store_scripts.RELEASE)
         self._delete = script(store_scripts.DELETE)
@@ -178,7 +205,7 @@ class SessionStore:
         return _with_state(_record(session_id, fields, packed, said), lease_until, turn)
 
     async def summary(self, session_id: str) -> SessionRecord:
-        """A record without controls, snapshot, image, and all words but the last. Raises SessionGoneError."""
+        """A record without controls, snapshot, files, and all words but the last. Raises SessionGoneError."""
         session, _, spoken, _ = _keys(session_id)
         async with self._valkey.pipeline(transaction=True) as pipe:
             pipe.hmget(session, [*_SUMMARY])
@@ -234,10 +261,12 @@ class SessionStore:
         pairs = [part for words in spoken for part in (words.chunk, _spoken_json(words))]
         saved = [snapshot[0], snapshot[1]] if snapshot else ["", ""]
         packed = pack_controls([entry.control for entry in entries])
+        # Few, so that all of them are written again when there is another.
+        followed = _followed_json(record) if any(entry.followed for entry in entries) else ""
         keys = [*_keys(record.id), _PREFIX + "live", _PREFIX + "playing"]
         times = [time.time() + self._limits.lease_s, self._kept_ms]
-        head = [record.id, record.fence, since, CONTROL_BYTES, *times, packed]
-        _check(await self._commits.answer(_Commit(keys, [*head, *saved, *told, *pairs])), record.id)
+        args = [record.id, record.fence, since, CONTROL_BYTES, *times, packed, *saved, *told, followed]
+        _check(await self._commits.answer(_Commit(keys, [*args, *pairs])), record.id)
 
     async def _commit_all(self, commits: list[_Commit]) -> AsyncIterator[list[Any]]:
         async with self._valkey.pipeline(transaction=False) as pipe:
@@ -245,6 +274,24 @@ class SessionStore:
                 await self._commit(keys=commit.keys, args=commit.args, client=pipe)
             # An error in place of an answer is raised where that answer is waited for.
             yield await pipe.execute(raise_on_error=False)
+
+    async def keep_video_prompt(self, session_id: str, prompt: VideoPrompt, most: int) -> None:
+        """Keeps a video prompt with its session, which has no more than `most`; one that is there stays the only one.
+
+        Raises SessionGoneError or PromptsFullError.
+        """
+        field = _VIDEO_PROMPT + prompt.id
+        packed = prompt.kind.encode() + b"\0" + prompt.file
+        keys = [_keys(session_id)[0]]
+        answer = await self._keep_video_prompt(keys=keys, args=[_VIDEO_PROMPT, most, field, packed])
+        if answer == b"full":
+            raise PromptsFullError(f"this session has {most} video prompts already")
+        _check(answer, session_id)
+
+    async def video_prompt(self, session_id: str, prompt_id: str) -> VideoPrompt | None:
+        """A session's video prompt, if there is one of that id."""
+        packed = await self._valkey.hget(_keys(session_id)[0], _VIDEO_PROMPT + prompt_id)  # type: ignore[misc]
+        return None if packed is None else _video_prompt(packed)
 
     async def restore(self, record: SessionRecord) -> None:
         """Puts a whole record back that a restarted store has lost."""
@@ -364,7 +411,7 @@ def _digest(token: str) -> str:
 def _fields(record: SessionRecord) -> dict[str, Any]:
     """The hash of a record; what grows with the session has keys of its own."""
     spec = dataclasses.asdict(record.spec)
-    image = spec.pop("image")
+    first_frames = spec.pop("first_frames")
     fields = {
         "spec": json.dumps(spec),
         "created_s": record.created_s,
@@ -373,8 +420,12 @@ def _fields(record: SessionRecord) -> dict[str, Any]:
         "state": record.state,
         **{name: getattr(record, name) for name in _NUMBERS},
     }
-    if image is not None:
-        fields["image"] = image
+    if first_frames is not None:
+        fields["first_frames"] = first_frames
+    for name, prompt in record.video_prompts.items():
+        fields[_VIDEO_PROMPT + name] = prompt.kind.encode() + b"\0" + prompt.file
+    if record.followed:
+        fields["followed"] = _followed_json(record)
     if record.snapshot is not None:
         fields["snapshot"] = record.snapshot
     return fields
@@ -385,7 +436,7 @@ def _record(
 ) -> SessionRecord:
     if b"spec" not in fields:
         raise SessionGoneError(session_id)
-    spec = WorldSpec(**json.loads(fields[b"spec"]), image=fields.get(b"image"))
+    spec = WorldSpec(**json.loads(fields[b"spec"]), first_frames=fields.get(b"first_frames"))
     return SessionRecord(
         session_id,
         spec,
@@ -395,6 +446,8 @@ def _record(
         state=fields[b"state"].decode(),  # type: ignore[arg-type]
         controls=controls or b"",
         spoken=[Spoken(**json.loads(words)) for words in spoken],
+        followed=[Followed(**prompt) for prompt in json.loads(fields.get(b"followed", b"[]"))],
+        video_prompts=_video_prompts(fields),
         snapshot=fields.get(b"snapshot"),
         **{name: int(fields[name.encode()]) for name in _NUMBERS},
     )
@@ -409,6 +462,21 @@ def _with_state(record: SessionRecord, lease_until: float | None, turn: float | 
 
 def _spoken_json(words: Spoken) -> str:
     return json.dumps(dataclasses.asdict(words))
+
+
+def _followed_json(record: SessionRecord) -> str:
+    return json.dumps([dataclasses.asdict(prompt) for prompt in record.followed])
+
+
+def _video_prompt(packed: bytes) -> VideoPrompt:
+    kind, _, file = packed.partition(b"\0")
+    return VideoPrompt(kind.decode(), file)  # type: ignore[arg-type]
+
+
+def _video_prompts(fields: dict[bytes, bytes]) -> dict[str, VideoPrompt]:
+    start = _VIDEO_PROMPT.encode()
+    named = {name.removeprefix(start).decode(): it for name, it in fields.items() if name.startswith(start)}
+    return {name: _video_prompt(packed) for name, packed in named.items()}
 
 
 def _check(answer: bytes, session_id: str) -> None:

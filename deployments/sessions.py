@@ -17,6 +17,7 @@ from deployments import metrics
 from deployments.errors import ApiError, user_full
 from deployments.schemas import Branch, SessionList, SessionState
 from deployments.session_store import (
+    PromptsFullError,
     SessionGoneError,
     SessionRecord,
     SessionStore,
@@ -26,7 +27,8 @@ from deployments.session_store import (
 )
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
-from gamegen.session_log import WorldSpec, pack_controls
+from gamegen.session_file import MAX_VIDEO_PROMPTS
+from gamegen.session_log import VideoPrompt, WorldSpec, pack_controls
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,9 +55,9 @@ class SessionBook:
         ingress = settings.ingress
         return StoreLimits(ingress.resume_timeout_s, max_of_user=ingress.max_sessions_per_user)
 
-    async def create(self, spec: WorldSpec, user: str = "") -> tuple[SessionRecord, str]:
+    async def create(self, spec: WorldSpec, first_chunks: int, user: str = "") -> tuple[SessionRecord, str]:
         """A new session and its token; raises ApiError (429, 503)."""
-        record, token = SessionRecord.new(uuid.uuid4().hex, spec, await self._pseudonym(user))
+        record, token = SessionRecord.new(uuid.uuid4().hex, spec, await self._pseudonym(user), first_chunks)
         await self._enter(record)
         return record, token
 
@@ -76,9 +78,15 @@ class SessionBook:
                 "branch off where the session stands, or use gamegen replay with its log"
             )
             raise ApiError(422, "invalid_request", message)
-        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec, await self._pseudonym(user))
+        whose = await self._pseudonym(user)
+        fresh, token = SessionRecord.new(uuid.uuid4().hex, origin.spec, whose, origin.first_chunks)
         record = dataclasses.replace(
-            fresh, version=chunk, controls=pack_controls(log.controls), spoken=log.spoken
+            fresh,
+            version=chunk,
+            controls=pack_controls(log.controls),
+            spoken=log.spoken,
+            followed=log.followed,
+            video_prompts=log.video_prompts,
         )
         if has_snapshot:
             record = dataclasses.replace(
@@ -122,6 +130,20 @@ class SessionBook:
         with _store_errors():
             records, total = await self._store.listed(limit, offset)
         return SessionList(sessions=[state_of(record) for record in records], total=total)
+
+    async def check_token(self, session_id: str, token: str) -> None:
+        """Raises ApiError (401, 404, 503) unless this is the session's token."""
+        if not (await self.summary(session_id)).is_token(token):
+            raise ApiError(401, "wrong_token", "this is not the session's resume_token")
+
+    async def keep_video_prompt(self, session_id: str, prompt: VideoPrompt) -> None:
+        """Keeps a video prompt for the session's player to follow; raises ApiError (404, 409, 503)."""
+        with _store_errors(session_id):
+            try:
+                await self._store.keep_video_prompt(session_id, prompt, MAX_VIDEO_PROMPTS)
+            except PromptsFullError as error:
+                message = f"{error}: go on in a branch of it, which keeps those that were followed"
+                raise ApiError(409, "too_many_video_prompts", message) from error
 
     async def delete(self, session_id: str) -> None:
         """Ends a session; raises ApiError (404, 503)."""

@@ -50,6 +50,8 @@ class IngressSettings:
     direct_host: str = "127.0.0.1"
     max_message_bytes: int = 16384
     max_image_bytes: int = 8388608
+    max_video_bytes: int = 8388608
+    max_video_prompt_bytes: int = 2097152
     max_unacknowledged_frames: int = 48
 
     def __post_init__(self) -> None:
@@ -57,12 +59,18 @@ class IngressSettings:
             self, "replicas", "max_sessions", "resume_timeout_s", "idle_timeout_s", "recovery_timeout_s"
         )
         _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
-        _positive(self, "max_message_bytes", "max_image_bytes", "max_unacknowledged_frames")
+        _positive(self, "max_message_bytes", "max_unacknowledged_frames")
         _positive(self, "max_instructions_per_s", "max_logged_words_bytes", "rebuilds_at_once")
         if self.max_sessions_per_user < 0:
             raise ValueError(
                 f"IngressSettings.max_sessions_per_user = {self.max_sessions_per_user}: use 0 for any number"
             )
+        # The proxy takes this module too, and needs no codecs.
+        from gamegen.uploaded_video import MAX_PROMPT_BYTES, MAX_VIDEO_BYTES
+        from gamegen.video import MAX_IMAGE_BYTES
+
+        _within(self, max_image_bytes=MAX_IMAGE_BYTES, max_video_bytes=MAX_VIDEO_BYTES)
+        _within(self, max_video_prompt_bytes=MAX_PROMPT_BYTES)
         if self.max_message_bytes > MAX_SOCKET_MESSAGE_BYTES:
             raise ValueError(
                 f"IngressSettings.max_message_bytes = {self.max_message_bytes}: the proxy takes at most "
@@ -198,6 +206,13 @@ class ServeSettings:
 def load_settings(path: Path = DEFAULT_SETTINGS) -> ServeSettings:
     """Reads a settings file; raises ValueError naming the file and the key that is wrong."""
     return load_yaml(ServeSettings, path)
+
+
+def _within(settings: object, **limits: int) -> None:
+    for name, limit in limits.items():
+        value = getattr(settings, name)
+        if not 0 < value <= limit:
+            raise ValueError(f"{type(settings).__name__}.{name} = {value}: use a number from 1 to {limit}")
 
 
 def _positive(settings: object, *names: str) -> None:

@@ -48,7 +48,7 @@ return {redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]) or '', redis.
 COMMIT = """
 -- session, controls, spoken, ended, live, playing;
 -- id, fence, since, control_bytes, lease_until, kept_ms, controls, snapshot_version, snapshot,
--- state, frames_sent, frames_dropped, (chunk, spoken)...
+-- state, frames_sent, frames_dropped, followed, (chunk, spoken)...
 if redis.call('EXISTS', KEYS[4]) == 1 then return 'gone' end
 local fence = redis.call('HGET', KEYS[1], 'fence')
 if not fence then return 'behind' end
@@ -59,9 +59,10 @@ local size = tonumber(ARGV[4])
 local last = since + #ARGV[7] / size
 if last > version then
   redis.call('APPEND', KEYS[2], string.sub(ARGV[7], (version - since) * size + 1))
-  for i = 13, #ARGV, 2 do
+  for i = 14, #ARGV, 2 do
     if tonumber(ARGV[i]) >= version then redis.call('RPUSH', KEYS[3], ARGV[i + 1]) end
   end
+  if ARGV[13] ~= '' then redis.call('HSET', KEYS[1], 'followed', ARGV[13]) end
   redis.call('HSET', KEYS[1], 'version', last)
 end
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'snapshot_version', ARGV[8], 'snapshot', ARGV[9]) end
@@ -69,6 +70,19 @@ redis.call('HSET', KEYS[1], 'state', ARGV[10], 'frames_sent', ARGV[11], 'frames_
 for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], ARGV[6]) end
 redis.call('ZADD', KEYS[5], ARGV[5], ARGV[1])
 redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1])
+return 'done'
+"""
+
+KEEP_VIDEO_PROMPT = """
+-- session; prefix, most, field, content
+if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
+if redis.call('HEXISTS', KEYS[1], ARGV[3]) == 1 then return 'done' end
+local kept = 0
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.sub(name, 1, #ARGV[1]) == ARGV[1] then kept = kept + 1 end
+end
+if kept >= tonumber(ARGV[2]) then return 'full' end
+redis.call('HSET', KEYS[1], ARGV[3], ARGV[4])
 return 'done'
 """
 

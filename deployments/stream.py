@@ -23,6 +23,7 @@ from deployments.connection import (
     Message,
 )
 from deployments.errors import ApiError, user_full
+from deployments.following import Following
 from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
 from deployments.messages import Instruction
@@ -56,8 +57,9 @@ class Stream:
         self.session_id = session_id
         self.player: Player | None = None
         self._controls = HeldControls()
-        self._early: dict[type, Message] = {}
+        self._early: dict[str, Message] = {}
         self._speech = Speech(backstage.settings.ingress, ())
+        self._following = Following(session_id, backstage, connection)
         self._connection = connection
         self._backstage = backstage
         self._settings = backstage.settings.ingress
@@ -75,6 +77,7 @@ class Stream:
             await asyncio.wait({playing, listening}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(listening, playing)
+            await self._following.end()
         for task in (listening, playing):
             # Either may fail before there is anything to end: a socket is told why all the same.
             if not task.cancelled() and (failure := task.exception()):
@@ -141,13 +144,25 @@ class Stream:
                 self._controls.apply(message)
             if self.player:
                 await self._tell(self.player, message)
-            elif not isinstance(message, ControlMessage) or message.instruction:
-                # Who waits for a place may say already how to begin.
-                self._early[type(message)] = message
+            else:
+                self._note_early(message)
+
+    def _note_early(self, message: Message) -> None:
+        """Who waits for a place may say already how to begin: the newest words, video prompt and settings count."""
+        if isinstance(message, SettingsMessage):
+            self._early["settings"] = message
+        elif isinstance(message, ControlMessage):
+            if message.instruction:
+                self._early["instruction"] = message.model_copy(update={"video_prompt": None})
+            if message.video_prompt:
+                self._early["video_prompt"] = message.model_copy(update={"instruction": None})
 
     async def _tell(self, player: Player, message: Message) -> None:
-        if isinstance(message, ControlMessage) and message.instruction:
-            await self._instruct(player, message.instruction, message.timestamp)
+        if isinstance(message, ControlMessage):
+            if message.video_prompt:
+                await self._following.begin(player, message.video_prompt.id, message.timestamp)
+            if message.instruction:
+                await self._instruct(player, message.instruction, message.timestamp)
         elif isinstance(message, SettingsMessage):
             await self._set(player, message)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+import numpy as np
 from ray import serve
 from valkey.exceptions import ValkeyError
 
@@ -23,6 +24,7 @@ from deployments.messages import (
 )
 from deployments.session_store import SessionStore, StoreLimits
 from deployments.settings import WorldSettings
+from gamegen.session_log import VideoPrompt
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,16 +55,18 @@ class WorldDeployment:
         variant = Variant.parse(model)
         loaded = variant.load()
         config = loaded.config
+        engine = WorldEngine(loaded, EngineConfig(settings.slots))
         self._facts = {
             "model": model,
             "width": config.width,
             "height": config.height,
             "parameters": sum(parameter_counts(config).values()),
             "steps_per_chunk": config.sampling.num_steps,
+            "remembered_chunks": engine.history,
+            "follows_video_prompts": engine.sees_video,
             "device": str(loaded.device),
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
-        engine = WorldEngine(loaded, EngineConfig(settings.slots))
         self._places, self._queued = OfferedPlaces(settings.slots, settings.most_late_share), 0
         self._store = SessionStore(store_url, StoreLimits(0))
         self._name = serve.get_replica_context().replica_tag
@@ -93,7 +97,11 @@ class WorldDeployment:
         """A session that is held here, at the version asked for."""
         return await self._loop.latest(request)
 
-    async def steps(self, requests: list[StepRequest]) -> list[Chunk | Missing | Moved]:
+    async def encode_video(self, prompt: VideoPrompt) -> np.ndarray | Refusal:
+        """A video prompt's latents, for `Follow`."""
+        return await self._loop.encode_video(prompt)
+
+    async def steps(self, requests: list[StepRequest]) -> list[Chunk | Missing | Moved | Refusal]:
         """Draws the next chunk of each of several sessions."""
         return await asyncio.gather(*(self._loop.step(request) for request in requests))
 

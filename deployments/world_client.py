@@ -13,6 +13,7 @@ import numpy as np
 from deployments import metrics
 from deployments.messages import (
     Chunk,
+    Follow,
     Instruction,
     LatestRequest,
     Missing,
@@ -87,11 +88,16 @@ class WorldClient:
         self.version, self.latent = opened.version, opened.latent
 
     async def step(
-        self, operations: np.ndarray, instruction: Instruction | None, was_late: bool = False
+        self,
+        operations: np.ndarray,
+        instruction: Instruction | None,
+        was_late: bool = False,
+        follow: Follow | None = None,
     ) -> Chunk:
         """Draws the next chunk; see `StepRequest`.
 
-        Raises WorldLostError when the session could not be brought back in time, or SessionMovedError.
+        Raises WorldLostError when the session could not be brought back in time, WorldRefusedError, or
+        SessionMovedError.
         """
         wants_snapshot = (self.version + 1) % self._snapshot_every_chunks == 0
         request = StepRequest(
@@ -102,6 +108,7 @@ class WorldClient:
             instruction,
             wants_snapshot,
             was_late,
+            follow,
         )
         chunk = await self._somewhere(lambda: self._step(request))
         self.version, self.latent = chunk.version, chunk.latent

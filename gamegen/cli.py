@@ -140,7 +140,8 @@ def rollout(
     rain" --seed 7 -o out.mp4
     """
     from gamegen.controls import FRAMES_PER_CHUNK, Control, chunk_controls, parse_script
-    from gamegen.session_log import SessionLog, Spoken, WorldSpec, to_json
+    from gamegen.session_file import to_json
+    from gamegen.session_log import SessionLog, Spoken, WorldSpec
     from gamegen.video import check_suffix, write_by_suffix
     from gamegen.world import World
 

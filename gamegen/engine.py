@@ -115,17 +115,17 @@ class WorldEngine:
         session_id: str,
         prompt: TextStates,
         seed: int,
-        first_latent: Tensor | None = None,
+        first_latents: Tensor | None = None,
     ) -> None:
-        """Starts a session; `first_latent` `(C, h, w)`, normalised, is a starting image (see `encode_image`).
+        """Starts a session; it goes on from `first_latents` `(T, C, h, w)`, normalised (see `Model.encode`).
 
-        Raises RuntimeError when every slot is taken.
+        Nobody played them. More than `history` are forgotten again. Raises RuntimeError when every slot is taken.
         """
         if session_id in self._sessions:
             self.close(session_id)
         session = self._take_slot(session_id, Session(-1, seed, prompt))
-        if first_latent is not None:
-            self._commit_known(session, PastChunk(first_latent.half().cpu(), Steering(idle_operations())))
+        for latent in () if first_latents is None else first_latents.half().cpu():
+            self._commit_known(session, PastChunk(latent, Steering(idle_operations())))
 
     def instruct(self, session_id: str, instruction: TextStates | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, all of it `blend_chunks` later; None lifts it.
@@ -146,8 +146,7 @@ class WorldEngine:
         if latents is None:
             session.videos = []
             return
-        if not self.sees_video:
-            raise ValueError("this checkpoint follows no video prompts: train one with some")
+        self.check_sees_video()
         if tuple(latents.shape[1:]) != self.latent_shape:
             raise ValueError(
                 f"a video prompt of shape {tuple(latents.shape)}: it is (T, C, h, w) with {self.latent_shape} here"
@@ -159,6 +158,11 @@ class WorldEngine:
         if not rounded.isfinite().all():
             raise ValueError("a video prompt with values that are no numbers")
         session.videos = [*rounded]
+
+    def check_sees_video(self) -> None:
+        """Raises ValueError if the checkpoint was not trained with video prompts."""
+        if not self.sees_video:
+            raise ValueError("this checkpoint follows no video prompts: train one with some")
 
     def version(self, session_id: str) -> int | None:
         """Chunks made so far, or None if the session is not here."""

@@ -12,7 +12,7 @@ from gamegen.controls import FRAMES_PER_CHUNK, Control
 from gamegen.models.text import EncodesText, load_text_encoder
 from gamegen.models.vae import from_pixels, to_pixels
 from gamegen.video import MAX_FRAMES, check_frames, check_size
-from gamegen.world import EngineConfig, WorldEngine, check_image, compose_prompt, encode_image
+from gamegen.world import EngineConfig, WorldEngine, check_frames_fit, compose_prompt
 
 Progress = Callable[[int, int], None]
 
@@ -54,11 +54,13 @@ class VideoPipeline:
         num_chunks = -(-num_frames // FRAMES_PER_CHUNK)
         states = self.text_encoder.encode([compose_prompt(prompt, perspective)])[0]
         engine = self.engine.sized(width, height)
+        first = None
         if image is not None:
-            check_image(image, (width, height))
-        first = None if image is None else encode_image(engine.model, image)
+            frames = np.repeat(image[None], FRAMES_PER_CHUNK, 0)
+            check_frames_fit(frames, (width, height))
+            first = engine.model.encode(frames)
         engine.open("clip", states, seed, first)
-        latents = [] if first is None else [first]
+        latents = [] if first is None else [*first]
         for i in range(len(latents), num_chunks):
             control = controls[i] if controls and i < len(controls) else Control({"w"})
             latents.append(torch.from_numpy(engine.step({"clip": control.operations()})["clip"]).float())

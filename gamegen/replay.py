@@ -17,14 +17,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
+from gamegen.first_frames import read_first_frames
 from gamegen.footage import played
 from gamegen.footage.clips import Clip, write_table
 from gamegen.footage.recording import VideoWriter
 from gamegen.models.checkpoint import read_card
 from gamegen.models.variants import Variant
 from gamegen.session_log import SessionLog, Spoken
-from gamegen.video import decode_image, resize_to
+from gamegen.video import resize_to
+from gamegen.video_prompts import read_video_prompt
 from gamegen.world import World
 
 EXPORT_X264 = {"crf": "14", "preset": "veryfast"}
@@ -34,7 +37,7 @@ EXPORT_X264 = {"crf": "14", "preset": "veryfast"}
 def replay(log: SessionLog, model: str | None = None) -> Iterator[np.ndarray]:
     """Each chunk of the session in order, uint8 `(4, H, W, 3)`, drawn by `model` or the one that the log names.
 
-    Raises ValueError at once for a model, an image or words that cannot be used.
+    Raises ValueError at once for a model, first frames, words or video prompts that cannot be used.
     """
     return draw(World.load(model or log.spec.model), log)
 
@@ -45,21 +48,28 @@ def draw(world: World, log: SessionLog) -> Iterator[np.ndarray]:
     `log.spec.model` is not looked at. Frames have the log's size, whatever the model's own is.
     """
     spec = log.spec
-    image = None if spec.image is None else resize_to(decode_image(spec.image)[None], world.size)[0]
-    # Read before anything is drawn: words that are too long are refused now and not after an hour.
+    first = spec.first_frames
+    frames = None if first is None else read_first_frames(first, world.size, world.engine.history)
+    # Read before anything is drawn: what cannot be used is refused now and not after an hour.
     for words in log.spoken:
         world.text_encoder.encode([words.text])
-    world.reset(spec.prompt, spec.seed, spec.perspective, image)
-    return _chunks(world, log)
+    world.reset(spec.prompt, spec.seed, spec.perspective, frames)
+    prompts = {name: read_video_prompt(world.engine.model, it) for name, it in log.video_prompts.items()}
+    for latents in (*prompts.values(), None):
+        world.engine.prompt_video(world.SESSION, latents)
+    return _chunks(world, log, prompts)
 
 
-def _chunks(world: World, log: SessionLog) -> Iterator[np.ndarray]:
+def _chunks(world: World, log: SessionLog, prompts: dict[str, Tensor]) -> Iterator[np.ndarray]:
     said: dict[int, list[Spoken]] = {}
     for words in log.spoken:
         said.setdefault(words.chunk, []).append(words)
+    followed = {prompt.chunk: prompts.get(prompt.video_prompt) for prompt in log.followed}
     for index, control in enumerate(log.controls):
         for words in said.get(index, ()):
             _say(world, words)
+        if index in followed:
+            world.engine.prompt_video(world.SESSION, followed[index])
         yield resize_to(world.step(control), (log.spec.width, log.spec.height))
 
 

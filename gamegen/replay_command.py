@@ -49,7 +49,7 @@ def replay(
     Example: gamegen replay session.json --branch 24 --keys "w*24,left*24" --save other.json -o other.png
     """
     from gamegen.controls import FRAMES_PER_CHUNK, chunk_controls, parse_script
-    from gamegen.session_log import to_json
+    from gamegen.session_file import to_json
     from gamegen.video import check_suffix
 
     if not (output or export or save):
@@ -86,7 +86,7 @@ def read_session(source: str) -> SessionLog:
 
     Raises ValueError for anything else, naming it, and FileNotFoundError if there is no such file.
     """
-    from gamegen.session_log import from_json
+    from gamegen.session_file import from_json
 
     is_address = source.startswith(("http://", "https://"))
     data = _fetch(source) if is_address else _read(Path(source))
@@ -99,7 +99,7 @@ def read_session(source: str) -> SessionLog:
 
 
 def _read(path: Path) -> bytes:
-    from gamegen.session_log import MAX_FILE_BYTES
+    from gamegen.session_file import MAX_FILE_BYTES
 
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a session's file")
@@ -109,7 +109,7 @@ def _read(path: Path) -> bytes:
 
 
 def _fetch(address: str) -> bytes:
-    from gamegen.session_log import MAX_FILE_BYTES
+    from gamegen.session_file import MAX_FILE_BYTES
 
     deadline_s = time.monotonic() + FETCH_TIMEOUT_S
     data = bytearray()

@@ -23,6 +23,8 @@ JPEG_QUALITY = 85
 MAX_IMAGE_BYTES = 8 * 1024 * 1024
 MAX_IMAGE_PIXELS = 4096 * 4096
 
+MAX_STRETCH = 10
+"""By how much longer than the picture that is wanted one may be, when both are equally wide or high."""
 MAX_FRAMES = 102
 """Frames of the longest clip the models draw at once."""
 SIZE_MULTIPLE = 16
@@ -144,19 +146,37 @@ def decode_image(
 
 
 def resize_to(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Frames `uint8 (T, H, W, 3)` scaled and centre-cropped to `size` = (width, height), aspect kept."""
+    """Frames `uint8 (T, H, W, 3)` scaled and centre-cropped to `size` = (width, height), aspect kept.
+
+    Raises ValueError as `covering`.
+    """
     check_pixels(frames)
-    width, height = size
     old_height, old_width = frames.shape[1:3]
-    if (old_width, old_height) == (width, height):
+    if (old_width, old_height) == size:
         return frames
-    scale = max(width / old_width, height / old_height)
-    scaled = (max(width, round(old_width * scale)), max(height, round(old_height * scale)))
-    left, top = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+    scaled = covering((old_width, old_height), size)
     # Area averaging keeps a shrunk picture free of moire; enlarging wants a smooth interpolation instead.
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    resized = [cv2.resize(f, scaled, interpolation=method) for f in frames]
-    return np.stack([f[top : top + height, left : left + width] for f in resized])
+    method = cv2.INTER_AREA if scaled[0] < old_width else cv2.INTER_CUBIC
+    return cropped_to(np.stack([cv2.resize(f, scaled, interpolation=method) for f in frames]), size)
+
+
+def covering(old: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) of a picture of size `old` that is scaled until it covers `size`, aspect kept.
+
+    Raises ValueError for a strip, of which nearly nothing would be left and which would take much memory.
+    """
+    scale = max(size[0] / old[0], size[1] / old[1])
+    scaled = max(size[0], round(old[0] * scale)), max(size[1], round(old[1] * scale))
+    if scaled[0] > MAX_STRETCH * size[0] or scaled[1] > MAX_STRETCH * size[1]:
+        raise ValueError(f"a picture of {old[0]}x{old[1]} is a strip: crop it to about {size[0]}x{size[1]}")
+    return scaled
+
+
+def cropped_to(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The centre of frames `(T, H, W, 3)` that are not smaller than `size` = (width, height)."""
+    width, height = size
+    left, top = (frames.shape[2] - width) // 2, (frames.shape[1] - height) // 2
+    return np.ascontiguousarray(frames[:, top : top + height, left : left + width])
 
 
 def parse_size(text: str) -> tuple[int, int]:

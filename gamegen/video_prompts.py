@@ -7,18 +7,17 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
 from gamegen.controls import FPS, FRAMES_PER_CHUNK
 from gamegen.models.checkpoint import Model
-from gamegen.models.vae import encode_frames
+from gamegen.session_log import VideoPrompt
+from gamegen.uploaded_video import MAX_PROMPT_BYTES, MAX_PROMPT_S, read_frames
 
 EDGE_THRESHOLDS = (60, 160)
 FULL_MOTION_PX = 8.0
 """Motion of this many pixels a frame is shown at full brightness."""
-MAX_SECONDS = 10
-MAX_CHUNKS = MAX_SECONDS * FPS // FRAMES_PER_CHUNK
+MAX_CHUNKS = round(MAX_PROMPT_S * FPS) // FRAMES_PER_CHUNK
 """The longest that a video prompt in play may be."""
 
 
@@ -56,7 +55,7 @@ def encode_video_prompt(
     `frames` uint8 `(F, H, W, 3)` at 24 frames a second: a video whose edges (`canny`) or motion (`motion`) count, or
     one of drawn poses (`pose`). T is F // 4, a rest is left out. Raises ValueError for another kind, frames that are
     not those of a world of `size` (width and height in pixels, the model's own by default), fewer than 4 or more than
-    `MAX_SECONDS` of them.
+    `MAX_PROMPT_S` of them.
     """
     if kind not in (*KINDS, POSE):
         raise ValueError(f"video prompt {kind!r}: use one of {', '.join((*KINDS, POSE))}")
@@ -67,12 +66,19 @@ def encode_video_prompt(
         raise ValueError(
             f"the video prompt is {frames.shape[2]}x{frames.shape[1]}: resize it to {width}x{height}"
         )
-    most = MAX_SECONDS * FPS
+    most = MAX_CHUNKS * FRAMES_PER_CHUNK
     if not FRAMES_PER_CHUNK <= len(frames) <= most:
         raise ValueError(
             f"the video prompt has {len(frames)} frames: it takes {FRAMES_PER_CHUNK} to {most} "
-            f"({MAX_SECONDS} seconds)"
+            f"({MAX_PROMPT_S:g} seconds)"
         )
     pictures = frames if kind == POSE else KINDS[kind](frames)
-    latents = torch.from_numpy(encode_frames(pictures, model.vae)).float().to(model.device)
-    return model.normalise(latents).cpu()
+    return model.encode(pictures)
+
+
+def read_video_prompt(model: Model, prompt: VideoPrompt, size: tuple[int, int] | None = None) -> Tensor:
+    """The same of a file, at 24 frames a second, scaled and cropped. Raises ValueError for one that cannot be read."""
+    wanted = size or (model.config.width, model.config.height)
+    most = MAX_CHUNKS * FRAMES_PER_CHUNK
+    frames = read_frames(prompt.file, wanted, most, MAX_PROMPT_BYTES, MAX_PROMPT_S)
+    return encode_video_prompt(model, frames, prompt.kind, wanted)

@@ -20,10 +20,8 @@ from torch import Tensor
 from gamegen.controls import FRAMES_PER_CHUNK
 from gamegen.controls import Control as PlayerControl
 from gamegen.engine import EngineConfig, UnknownSessionError, WorldEngine
-from gamegen.models.checkpoint import Model
 from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import TextEncoder, load_text_encoder
-from gamegen.models.vae import from_pixels
 from gamegen.snapshot import WorldSnapshot
 from gamegen.video_prompts import encode_video_prompt
 
@@ -33,9 +31,8 @@ __all__ = [
     "World",
     "WorldEngine",
     "WorldSnapshot",
-    "check_image",
+    "check_frames_fit",
     "compose_prompt",
-    "encode_image",
     "encode_video_prompt",
 ]
 
@@ -65,19 +62,19 @@ class World:
         return self.engine.model.config.width, self.engine.model.config.height
 
     def reset(
-        self, prompt: str, seed: int = 0, perspective: str = "first", image: np.ndarray | None = None
+        self, prompt: str, seed: int = 0, perspective: str = "first", first_frames: np.ndarray | None = None
     ) -> None:
-        """Begins a new world; `image` uint8 `(H, W, 3)` of the world's size is what it begins with.
+        """Begins a new world; `first_frames` uint8 `(4n, H, W, 3)` of the world's size are what it goes on from.
 
-        Raises ValueError for an unknown perspective, a prompt of too many tokens or an image of another size.
+        Raises ValueError for an unknown perspective, a prompt of too many tokens or frames of another size.
         """
         states = self.text_encoder.encode([compose_prompt(prompt, perspective)])[0]
-        if image is not None:
-            check_image(image, self.size)
-        first = None if image is None else encode_image(self.engine.model, image)
+        if first_frames is not None:
+            check_frames_fit(first_frames, self.size)
+        first = None if first_frames is None else self.engine.model.encode(first_frames)
         self.engine.open(self.SESSION, states, seed, first)
         # Rounded as every latent that is kept, so that a restored world shows the same.
-        self._memory = None if first is None else first.half()
+        self._memory = None if first is None else first[-1].half()
 
     def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
         """Says what should change, from the next chunk on, and entirely `blend_chunks` later; None takes it back.
@@ -123,14 +120,13 @@ def compose_prompt(prompt: str, perspective: str) -> str:
     return f"{PERSPECTIVES[perspective]}, {prompt.strip()}"
 
 
-def check_image(image: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises ValueError unless the image, uint8 `(H, W, 3)`, has the world's (width, height)."""
-    if image.shape != (size[1], size[0], 3):
-        raise ValueError(f"the image is {image.shape[1]}x{image.shape[0]}: resize it to {size[0]}x{size[1]}")
-
-
-@torch.inference_mode()
-def encode_image(model: Model, image: np.ndarray) -> Tensor:
-    """A starting image, uint8 `(H, W, 3)`, as a normalised latent `(C, h, w)`: one chunk of four equal frames."""
-    frames = from_pixels(torch.from_numpy(image)[None].expand(FRAMES_PER_CHUNK, -1, -1, -1)).to(model.device)
-    return model.normalise(model.vae.encode(frames[None])[0, 0]).cpu()
+def check_frames_fit(frames: np.ndarray, size: tuple[int, int]) -> None:
+    """Raises ValueError unless frames `(T, H, W, 3)` are whole chunks of the world's (width, height)."""
+    if frames.shape[1:] != (size[1], size[0], 3):
+        raise ValueError(
+            f"the first frames are {frames.shape[2]}x{frames.shape[1]}: resize them to {size[0]}x{size[1]}"
+        )
+    if not len(frames) or len(frames) % FRAMES_PER_CHUNK:
+        raise ValueError(
+            f"{len(frames)} first frames: a chunk has {FRAMES_PER_CHUNK}, a picture is one of equal frames"
+        )

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-BASE = {"boxes", "config", "controls", "device", "fragments", "session_log", "video"}
+BASE = {
+    "boxes",
+    "config",
+    "controls",
+    "device",
+    "first_frames",
+    "fragments",
+    "session_file",
+    "session_log",
+    "uploaded_video",
+    "video",
+}
 ENGINE = BASE | {"flow", "models", "snapshot", "session", "engine", "video_prompts", "world"}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),

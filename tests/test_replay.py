@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from deployments.engine_loop import EngineLoop
-from deployments.messages import Chunk, EncodedText, Instruction, OpenRequest, StepRequest
+from deployments.messages import Chunk, EncodedText, Follow, Instruction, OpenRequest, StepRequest
 from gamegen.controls import Control
 from gamegen.curation import curate, shards
 from gamegen.curation.buckets import BucketConfig
@@ -22,9 +22,13 @@ from gamegen.footage.clips import read_table
 from gamegen.models.latent_decoder import LatentDecoder
 from gamegen.models.text import load_text_encoder
 from gamegen.replay import draw, export, replay
-from gamegen.session_log import SessionLog, Spoken, WorldSpec, from_json, rounded, to_json
+from gamegen.session_file import from_json, to_json
+from gamegen.session_log import Followed, SessionLog, Spoken, VideoPrompt, WorldSpec, rounded
+from gamegen.uploaded_video import read_frames
 from gamegen.video import read_mp4, resize_to
 from gamegen.world import EngineConfig, World, WorldEngine, compose_prompt
+from tests.test_first_frames import video
+from tests.test_video_play import untrained_model
 from tests.test_world import random_model
 
 CONTROLS = [rounded(Control(keys, yaw)) for keys, yaw in (({"w"}, 0), ({"left"}, 0.3), ((), -6))] * 3
@@ -54,8 +58,9 @@ def frames_of(world: World, log: SessionLog) -> np.ndarray:
     return np.stack([*draw(world, log)])
 
 
-def test_replayed_twice_is_the_same_and_so_is_its_file(world):
-    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, image=picture(32, 32)))
+@pytest.mark.parametrize("file", [picture(32, 32), video(30)], ids=["picture", "video"])
+def test_replayed_twice_is_the_same_and_so_is_its_file(world, file):
+    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, first_frames=file))
     first = frames_of(world, log)
     assert first.shape == (9, 4, 32, 32, 3) and first.dtype == np.uint8
     np.testing.assert_array_equal(frames_of(world, from_json(to_json(log))), first)
@@ -84,6 +89,51 @@ def test_words_count_from_their_chunk_on(world, spoken):
     assert same[:begins].all() and not same[begins:].all()
 
 
+WALK = VideoPrompt("motion", video(14))
+
+
+@pytest.mark.parametrize(
+    "followed",
+    [
+        [Followed(1, WALK.id)],
+        [Followed(1, WALK.id), Followed(2, "")],
+        [Followed(1, WALK.id), Followed(3, WALK.id)],
+    ],
+    ids=["whole", "lifted", "again"],
+)
+def test_video_prompts_are_followed_as_they_were_played(world, followed):
+    log = dataclasses.replace(LOG, spoken=[], followed=followed, video_prompts={WALK.id: WALK})
+    drawn = frames_of(world, from_json(to_json(log)))
+    pictures = read_frames(WALK.file, (32, 32), 14)
+    world.reset("snow", 5, "third")
+    asked = {it.chunk: pictures if it.video_prompt else None for it in followed}
+    for index, control in enumerate(CONTROLS):
+        if index in asked:
+            world.prompt_video(asked[index], WALK.kind)
+        np.testing.assert_array_equal(world.step(control), drawn[index])
+    without = frames_of(world, dataclasses.replace(LOG, spoken=[]))
+    assert (drawn[0] == without[0]).all() and (drawn[1] != without[1]).any()
+
+
+async def test_a_server_shows_the_same_of_a_video_prompt(world):
+    model = world.engine.model
+    log = dataclasses.replace(
+        LOG, spoken=[], followed=[Followed(1, WALK.id), Followed(6, "")], video_prompts={WALK.id: WALK}
+    )
+    loop, decoder = EngineLoop(WorldEngine(model), 0.0, torch.get_num_threads()), LatentDecoder(model)
+    states = world.text_encoder.encode([compose_prompt("snow", "third")])[0]
+    await loop.open(OpenRequest("a", 1, EncodedText(states.tokens.numpy(), states.pooled.numpy()), 5))
+    latents = await loop.encode_video(WALK)
+    assert latents.shape == (3, 4, 4, 4) and latents.dtype == np.float16
+    latent, shown = None, []
+    for i, control in enumerate(CONTROLS):
+        follow = {1: Follow(latents), 6: Follow(None)}.get(i)
+        chunk = await loop.step(StepRequest("a", 1, i, control.operations(), follow=follow))
+        memory, latent = latent, torch.from_numpy(chunk.latent.copy())
+        shown.append(decoder.decode([latent], [memory])[0].numpy())
+    np.testing.assert_array_equal(frames_of(world, log), np.stack(shown))
+
+
 def test_a_branch_is_the_same_up_to_its_chunk_and_another_after(world):
     whole = frames_of(world, LOG)
     other = frames_of(world, LOG.branch(4, [Control({"s", "right"})] * 3))
@@ -92,18 +142,18 @@ def test_a_branch_is_the_same_up_to_its_chunk_and_another_after(world):
     assert (other[4] != whole[4]).any()
 
 
-async def test_it_is_what_a_server_shows(world):
-    """By the deployments' own loop and decoder: with an image and a size that are not the model's."""
+@pytest.mark.parametrize("file", [picture(50, 40), video(30)], ids=["picture", "video"])
+async def test_it_is_what_a_server_shows(world, file):
+    """By the deployments' own loop and decoder: with first frames and a size that are not the model's."""
     model, encode = world.engine.model, world.text_encoder.encode
-    image = picture(50, 40)
-    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, width=64, height=48, image=image))
+    log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, width=64, height=48, first_frames=file))
 
     def words(text: str) -> EncodedText:
         states = encode([text])[0]
         return EncodedText(states.tokens.numpy(), states.pooled.numpy())
 
     loop, decoder = EngineLoop(WorldEngine(model), 0.0, torch.get_num_threads()), LatentDecoder(model)
-    opened = await loop.open(OpenRequest("a", 1, words(compose_prompt("snow", "third")), 5, image))
+    opened = await loop.open(OpenRequest("a", 1, words(compose_prompt("snow", "third")), 5, file))
     latent, shown = torch.from_numpy(opened.latent.copy()), []
     for i, control in enumerate(CONTROLS):
         said = {2: Instruction(words("make it rain")), 5: Instruction(None)}.get(i)
@@ -118,10 +168,19 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is(world, monkeypatch):
     monkeypatch.setattr(world, "step", lambda control: pytest.fail("drawn"))
     with pytest.raises(ValueError, match="the limit is 300"):
         draw(world, SessionLog(SPEC, CONTROLS, [Spoken(8, "word " * 400)]))
-    with pytest.raises(ValueError, match="image cannot be read"):
-        draw(world, SessionLog(dataclasses.replace(SPEC, image=b"no picture"), CONTROLS))
+    with pytest.raises(ValueError, match="video cannot be read"):
+        draw(world, SessionLog(dataclasses.replace(SPEC, first_frames=b"nothing"), CONTROLS))
+    prompts = {"walk": VideoPrompt("canny", video(4)[:-30])}
+    with pytest.raises(ValueError, match="is cut off"):
+        draw(world, SessionLog(SPEC, CONTROLS, [], [Followed(8, "walk")], prompts))
     with pytest.raises(ValueError, match="no checkpoint at 'nowhere'"):
         replay(SessionLog(dataclasses.replace(SPEC, model="nowhere"), CONTROLS))
+
+
+def test_a_model_that_follows_no_videos_draws_no_log_with_some(world):
+    deaf = World(WorldEngine(untrained_model(), EngineConfig(max_sessions=1)), world.text_encoder)
+    with pytest.raises(ValueError, match="follows no video prompts"):
+        draw(deaf, SessionLog(SPEC, CONTROLS, [], [Followed(8, WALK.id)], {WALK.id: WALK}))
 
 
 def test_the_model_is_the_logs_own_or_the_one_given(tiny_model):

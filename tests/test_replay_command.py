@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gamegen import replay_command, session_log
+from gamegen import replay_command, session_file
 from gamegen.controls import Control
 from gamegen.curation.decode import decode_clip
 from gamegen.footage.clips import read_table
-from gamegen.session_log import SessionLog, Spoken, WorldSpec, from_json, to_json
+from gamegen.session_file import from_json, to_json
+from gamegen.session_log import SessionLog, Spoken, WorldSpec
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_what_a_server_does_not_give_is_one_sentence(gamegen, server, monkeypatc
     done = gamegen("replay", "http://127.0.0.1:1/v1/sessions/a/log", "-o", output)
     assert done.returncode == 2 and "cannot be fetched" in done.stderr and "running there" in done.stderr
     with monkeypatch.context() as limits:
-        limits.setattr(session_log, "MAX_FILE_BYTES", 100_000)
+        limits.setattr(session_file, "MAX_FILE_BYTES", 100_000)
         done = gamegen("replay", f"{server}/c/log", "-o", output)
         assert done.returncode == 2 and "the limit is 100000" in done.stderr
     monkeypatch.setattr(replay_command, "FETCH_TIMEOUT_S", 0.0)

@@ -13,19 +13,20 @@ import pytest
 from PIL import Image
 
 from gamegen.controls import KEYS, Control
+from gamegen.session_file import MAX_CHUNKS, MAX_FILE_BYTES, MAX_VIDEO_PROMPTS, from_json, to_json
 from gamegen.session_log import (
     CONTROL_BYTES,
-    MAX_CHUNKS,
-    MAX_FILE_BYTES,
+    Followed,
     SessionLog,
     Spoken,
+    VideoPrompt,
     WorldSpec,
-    from_json,
     pack_controls,
     rounded,
-    to_json,
     unpack_controls,
 )
+from gamegen.uploaded_video import MAX_PROMPT_BYTES, MAX_VIDEO_BYTES
+from tests.test_first_frames import video
 
 SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96)
 
@@ -67,6 +68,20 @@ def test_a_branch_keeps_the_beginning_and_the_words_said_in_it():
     )
 
 
+def test_a_part_knows_the_videos_that_are_followed_in_it():
+    walk, run = VideoPrompt("motion", video(8)), VideoPrompt("canny", video(4))
+    followed = [Followed(1, walk.id), Followed(2, ""), Followed(4, run.id)]
+    log = SessionLog(SPEC, [Control()] * 5, [], followed, {walk.id: walk, run.id: run})
+    assert log.until(5) == log
+    assert log.branch(4, [Control()]) == SessionLog(SPEC, [Control()] * 5, [], followed[:2], {walk.id: walk})
+    assert log.until(1) == SessionLog(SPEC, [Control()])
+
+
+def test_a_video_prompt_is_named_by_what_it_holds():
+    names = {VideoPrompt(kind, file).id for kind in ("canny", "pose") for file in (b"a", b"b")}
+    assert len(names) == 4 and VideoPrompt("canny", b"a").id in names
+
+
 def png_bytes() -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.full((8, 12, 3), 90, np.uint8)).save(file, "PNG")
@@ -74,11 +89,14 @@ def png_bytes() -> bytes:
 
 
 def sample_log() -> SessionLog:
-    spec = dataclasses.replace(SPEC, prompt='a "quoted" désert\n at noon', seed=2**63 - 1, image=png_bytes())
-    controls = [Control({"w"})] * 12 + [Control(KEYS, 0.1, -6), Control({"left"}, -1 / 3), Control()]
-    return SessionLog(
-        spec, [rounded(c) for c in controls], [Spoken(3, "make it rain"), Spoken(3, "", 2), Spoken(15, "x")]
+    spec = dataclasses.replace(
+        SPEC, prompt='a "quoted" désert\n at noon', seed=2**63 - 1, first_frames=png_bytes()
     )
+    controls = [Control({"w"})] * 12 + [Control(KEYS, 0.1, -6), Control({"left"}, -1 / 3), Control()]
+    spoken = [Spoken(3, "make it rain"), Spoken(3, "", 2), Spoken(15, "x")]
+    followed = [Followed(2, "walk"), Followed(4, ""), Followed(15, "walk")]
+    prompts = {"walk": VideoPrompt("motion", video(4))}
+    return SessionLog(spec, [rounded(c) for c in controls], spoken, followed, prompts)
 
 
 def test_a_file_reads_back_as_written_and_people_can_read_it():
@@ -98,9 +116,42 @@ def test_a_file_holds_controls_as_they_are_logged():
 
 def test_what_a_person_would_leave_out_may_be_left_out():
     data = json.loads(to_json(SessionLog(SPEC)))
-    del data["world"]["image"]
+    del data["world"]["image"], data["world"]["video"]
+    del data["followed"], data["video_prompts"]
     data["controls"], data["spoken"] = [{"chunks": 2, "keys": []}], [{"chunk": 1, "text": "rain"}]
     assert from_json(json.dumps(data)) == SessionLog(SPEC, [Control()] * 2, [Spoken(1, "rain")])
+
+
+def test_a_video_that_a_world_goes_on_from_is_kept_too():
+    log = SessionLog(dataclasses.replace(SPEC, first_frames=video(8)))
+    data = json.loads(to_json(log))
+    assert data["world"]["image"] is None and from_json(json.dumps(data)) == log
+    for wrong, says in (
+        ("%%%", "video is not valid base64"),
+        (base64.b64encode(video(8)[:-40]).decode(), "the video is cut off"),
+        (base64.b64encode(video(3)).decode(), "has 3 frames"),
+        (base64.b64encode(png_bytes()).decode(), "is a picture"),
+        ("A" * 12_000_000, "video has 12000000 characters and the limit is 11184812"),
+    ):
+        data["world"]["video"] = wrong
+        with pytest.raises(ValueError, match=says):
+            from_json(json.dumps(data))
+
+
+def test_a_session_has_only_so_many_video_prompts_each_with_an_id_of_its_own():
+    data = json.loads(to_json(sample_log()))
+    (prompt,) = data["video_prompts"]
+    data["video_prompts"] = [prompt, prompt]
+    with pytest.raises(ValueError, match="an id is there twice"):
+        from_json(json.dumps(data))
+    data["video_prompts"] = [prompt | {"id": f"walk{i}"} for i in range(MAX_VIDEO_PROMPTS + 1)]
+    with pytest.raises(ValueError, match=f"{MAX_VIDEO_PROMPTS + 1} video_prompts and the limit is"):
+        from_json(json.dumps(data))
+
+
+def test_the_largest_files_fit_into_a_log():
+    files = MAX_VIDEO_BYTES + MAX_VIDEO_PROMPTS * MAX_PROMPT_BYTES
+    assert 4 / 3 * files < MAX_FILE_BYTES / 2
 
 
 def changed(path: str, value: object) -> str:
@@ -137,6 +188,7 @@ def changed(path: str, value: object) -> str:
         ("world.image", base64.b64encode(b"no picture").decode(), "cannot be read: send a complete PNG"),
         ("world.image", base64.b64encode(png_bytes()[:-20]).decode(), "cannot be read: send a complete PNG"),
         ("world.image", "A" * 12_000_000, "image has 12000000 characters and the limit is 11184812"),
+        ("world.video", base64.b64encode(video(4)).decode(), "image and video are both given"),
         ("controls", {}, "controls = {}: expected a list"),
         ("controls.0", 3, r"controls\[0\]: expected a mapping"),
         ("controls.1.chunks", 0, r"controls\[1\]: chunks = 0: give a number from 1"),
@@ -156,6 +208,20 @@ def changed(path: str, value: object) -> str:
         ("spoken.1.chunk", 2, r"spoken\[1\].chunk = 2: give a number from 3 to 15"),
         ("spoken.1.blend_chunks", -1, r"spoken\[1\].blend_chunks = -1"),
         ("spoken.1.text", None, "text = None: expected str"),
+        ("followed.0.video_prompt", "run", r"followed\[0\].video_prompt = 'run': there is none of this id"),
+        ("followed.1.chunk", 1, r"followed\[1\].chunk = 1: give a number from 2 to 15"),
+        ("video_prompts.0.kind", "depth", "kind = 'depth': expected one of"),
+        ("video_prompts.0.id", "", "id = '': use 1 to 64 characters"),
+        ("video_prompts.0.id", "x" * 65, "use 1 to 64 characters"),
+        ("video_prompts.0.video", "%%%", "video is not valid base64"),
+        ("video_prompts.0.video", "A" * 2_900_000, "video has 2900000 characters and the limit is 2796204"),
+        ("video_prompts.0.video", base64.b64encode(video(3)).decode(), "video has 3 frames at 24 a second"),
+        (
+            "video_prompts.0.video",
+            base64.b64encode(video(250)).decode(),
+            "is 10.4 s long and the limit is 10",
+        ),
+        ("video_prompts", [{"id": "walk", "kind": "pose", "video": ""}] * 2, "holds no video|cannot be read"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_what_to_do(path, value, says):

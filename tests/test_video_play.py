@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gamegen.controls import Control
+from gamegen.models.checkpoint import Model
 from gamegen.models.frame_pass import CompiledFramePass
 from gamegen.snapshot import WorldSnapshot
 from gamegen.video_prompts import MAX_CHUNKS
@@ -22,6 +23,14 @@ MODELS = {"pytorch": random_model, "onnx": compiled_model}
 
 def prompt(seed: int, length: int) -> torch.Tensor:
     return torch.randn(length, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def untrained_model() -> Model:
+    """One that never saw a video prompt."""
+    model = random_model()
+    with torch.no_grad():
+        model.instructnet.video_in.weight.zero_()
+    return model
 
 
 def play(engine: WorldEngine, names: str, start: int = 0, stop: int = CHUNKS) -> dict[str, np.ndarray]:
@@ -115,10 +124,7 @@ def test_what_no_world_can_follow_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             engine.prompt_video("a", latents)
-    untrained = random_model()
-    with torch.no_grad():
-        untrained.instructnet.video_in.weight.zero_()
-    engine = WorldEngine(untrained)
+    engine = WorldEngine(untrained_model())
     engine.open("a", words(1), seed=3)
     with pytest.raises(ValueError, match="follows no video prompts"):
         engine.prompt_video("a", prompt(1, 2))

@@ -1,13 +1,18 @@
 """Edges are where the picture changes; motion has the colour of its direction."""
 
+from typing import get_args
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from gamegen.models.vae import from_pixels
-from gamegen.video_prompts import KINDS, canny, encode_video_prompt, motion
+from gamegen.session_log import PromptKind, VideoPrompt
+from gamegen.uploaded_video import read_frames
+from gamegen.video_prompts import KINDS, POSE, canny, encode_video_prompt, motion, read_video_prompt
 from tests.footage_samples import panning_frames
+from tests.test_first_frames import video
 from tests.test_world import random_model
 
 
@@ -55,3 +60,20 @@ def test_a_video_prompt_is_encoded_as_training_encodes_it(kind):
 def test_what_cannot_be_a_video_prompt_is_refused(frames, kind, message):
     with pytest.raises(ValueError, match=message):
         encode_video_prompt(random_model(), frames, kind)
+
+
+def test_kinds_are_those_of_the_log():
+    assert get_args(PromptKind) == (*KINDS, POSE)
+
+
+@pytest.mark.parametrize("kind", get_args(PromptKind))
+def test_a_file_is_read_as_its_frames_are(kind):
+    model, file = random_model(), video(18)
+    latents = read_video_prompt(model, VideoPrompt(kind, file))
+    frames = read_frames(file, (32, 32), 18)
+    torch.testing.assert_close(latents, encode_video_prompt(model, frames, kind), rtol=0, atol=0)
+    assert len(latents) == 4
+    assert len(read_video_prompt(model, VideoPrompt(kind, video(240)))) == 60
+    for number, says in ((3, "3 frames"), (242, "10.1 s long and the limit is 10")):
+        with pytest.raises(ValueError, match=says):
+            read_video_prompt(model, VideoPrompt(kind, video(number)))

@@ -19,8 +19,7 @@ from gamegen.world import (
     UnknownSessionError,
     WorldEngine,
     WorldSnapshot,
-    check_image,
-    encode_image,
+    check_frames_fit,
 )
 
 
@@ -204,11 +203,14 @@ def test_keys_seed_and_words_change_the_world():
 def test_starting_image_is_the_first_chunk():
     model = random_model()
     engine = WorldEngine(model)
-    image = np.full((32, 32, 3), 200, np.uint8)
-    engine.open("a", words(1), 0, encode_image(model, image))
+    frames = np.full((4, 32, 32, 3), 200, np.uint8)
+    engine.open("a", words(1), 0, model.encode(frames))
     assert engine.version("a") == 1
-    with pytest.raises(ValueError, match="resize it to 32x32"):
-        check_image(image[:16], (32, 32))
+    with pytest.raises(ValueError, match="resize them to 32x32"):
+        check_frames_fit(frames[:, :16], (32, 32))
+    for wrong in (frames[:0], frames[:3]):
+        with pytest.raises(ValueError, match="a chunk has 4"):
+            check_frames_fit(wrong, (32, 32))
 
 
 def test_slots_and_unknown_sessions():

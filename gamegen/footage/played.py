@@ -14,7 +14,8 @@ from pathlib import Path
 from gamegen.controls import FPS, FRAMES_PER_CHUNK, MOVEMENT_KEYS, Control
 from gamegen.footage.captions import VIEW_WORDS
 from gamegen.footage.clips import CAPTION_FIELDS, INSTRUCTION_FIELDS, Clip, Instruction, file_sha256
-from gamegen.session_log import SessionLog, to_json
+from gamegen.session_file import to_json
+from gamegen.session_log import SessionLog
 
 GAME = "gamegen"
 MAX_CHUNKS = 120

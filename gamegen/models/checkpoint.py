@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -25,7 +26,7 @@ from gamegen.config import build, to_dict
 from gamegen.device import default_device
 from gamegen.models.instructnet import InstructNet, InstructNetConfig
 from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
-from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig
+from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig, encode_frames
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -150,6 +151,11 @@ class Model(nn.Module):
     def denormalise(self, latent: Tensor) -> Tensor:
         """The inverse of `normalise`."""
         return latent * self.std_C + self.mean_C
+
+    def encode(self, frames: np.ndarray) -> Tensor:
+        """Normalised latents `(n, C, h, w)`, float32 on the CPU, of uint8 frames `(4n, H, W, 3)`."""
+        latents = torch.from_numpy(encode_frames(frames, self.vae)).float()
+        return self.normalise(latents.to(self.device)).cpu()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ CONTROL = {
     "keyboard": {"keys": ["w", "left"], "state": True},
     "camera": {"yaw_deg": 1.5, "pitch_deg": -2},
     "instruction": {"text": "make it rain", "blend_s": 1, "parameters": {}},
+    "video_prompt": {"id": "5d3f"},
 }
 VALID: list[dict[str, Any]] = [
     CONTROL,

@@ -12,6 +12,7 @@ import pytest
 
 from deployments.wire import HEADER_BYTES
 from tests.serving import PATIENCE_S, png
+from tests.test_first_frames import video
 
 
 def error_of(response) -> dict:
@@ -69,12 +70,27 @@ def test_session_may_begin_with_an_image_and_a_resolution(begin):
         ({"prompt": "x", "image": "no base64!"}, "base64"),
         ({"prompt": "x", "image": base64.b64encode(b"no image").decode()}, "PNG, JPEG or WebP"),
         ({"prompt": "x", "image": base64.b64encode(png(64, 64)[:70]).decode()}, "PNG, JPEG or WebP"),
+        ({"prompt": "x", "image": 7}, "image: not text"),
+        (
+            {"prompt": "x", "video": base64.b64encode(png(64, 64)).decode()},
+            "is a picture: give it as the image",
+        ),
+        ({"prompt": "x", "video": base64.b64encode(video(8)[:-40]).decode()}, "send a complete MP4 or WebM"),
+        ({"prompt": "x", "video": base64.b64encode(video(3)).decode()}, "has 3 frames at 24 a second"),
     ],
 )
 def test_wrong_session_is_refused_with_what_to_do(client, body, says):
     response = client.post("/v1/sessions", json=body)
     assert response.status_code == 422, response.text
     assert says in error_of(response)["message"]
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_file_that_is_too_large_is_413(client, kind):
+    file = base64.b64encode(bytes(8 * 2**20 + 1)).decode()
+    response = client.post("/v1/sessions", json={"prompt": "x", kind: file})
+    assert response.status_code == 413
+    assert error_of(response)["code"] == f"{kind}_too_large"
 
 
 def test_malformed_json_is_refused(client):

@@ -11,6 +11,7 @@ from deployments.engine_loop import EngineLoop
 from deployments.messages import (
     Chunk,
     EncodedText,
+    Follow,
     Instruction,
     LatestRequest,
     Missing,
@@ -21,9 +22,13 @@ from deployments.messages import (
     StepRequest,
 )
 from gamegen.controls import Control
-from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.checkpoint import Model, load_checkpoint
+from gamegen.session_log import VideoPrompt
 from gamegen.world import EngineConfig, WorldEngine
 from tests.serving import png
+from tests.test_first_frames import video
+from tests.test_video_play import untrained_model
+from tests.test_world import random_model
 
 FORWARD = Control({"w"}).operations()
 
@@ -104,11 +109,50 @@ async def test_instruction_takes_effect_with_its_chunk(loop):
     assert np.abs(latents[0] - latents[1]).max() > 1e-3
 
 
-async def test_starting_image_is_resized_and_a_broken_one_is_refused(loop):
-    opened = await loop.open(OpenRequest("a", 1, words(1), 0, png(90, 50)))
-    assert opened.version == 1 and opened.latent.shape == (4, 4, 4)
-    refused = await loop.open(OpenRequest("b", 1, words(1), 0, b"nothing"))
-    assert isinstance(refused, Refusal) and "PNG" in refused.message
+@pytest.mark.parametrize(("file", "num_chunks"), [(png(90, 50), 1), (video(12), 3), (video(60), 7)])
+async def test_first_frames_are_resized_and_broken_ones_are_refused(loop, file, num_chunks):
+    opened = await loop.open(OpenRequest("a", 1, words(1), 0, file))
+    assert opened.version == num_chunks and opened.latent.shape == (4, 4, 4)
+    refused = await loop.open(OpenRequest("b", 1, words(1), 0, file[:-40]))
+    assert isinstance(refused, Refusal) and "send a complete" in refused.message
+
+
+def loop_of(model: Model) -> EngineLoop:
+    return EngineLoop(WorldEngine(model, EngineConfig(max_sessions=2)), gather_s=0.2, threads=1)
+
+
+async def test_a_video_prompt_takes_effect_with_its_chunk_and_is_in_the_snapshot():
+    loop, other = loop_of(random_model()), loop_of(random_model())
+    latents = await loop.encode_video(VideoPrompt("canny", video(19)))
+    assert latents.shape == (4, 4, 4, 4)
+    chunks = []
+    for follow in (None, Follow(latents)):
+        await begin(loop, "a", seed=5)
+        chunks.append((await step(loop, "a", 0, follow=follow, wants_snapshot=True)).latent)
+    assert np.abs(chunks[0].astype(float) - chunks[1]).max() > 1e-3
+    last = await step(loop, "a", 1, wants_snapshot=True)
+    await other.restore("a", 1, last.snapshot)
+    for version in range(2, 6):
+        one, same = await step(loop, "a", version), await step(other, "a", version)
+        np.testing.assert_array_equal(one.latent, same.latent)
+
+
+async def test_a_video_that_cannot_be_read_is_refused():
+    refused = await loop_of(random_model()).encode_video(VideoPrompt("canny", video(3)))
+    assert isinstance(refused, Refusal) and "3 frames" in refused.message
+
+
+async def test_a_model_that_follows_no_video_refuses_one_and_goes_on_with_the_others():
+    loop = loop_of(untrained_model())
+    refused = await loop.encode_video(VideoPrompt("canny", video(8)))
+    assert isinstance(refused, Refusal) and "follows no video prompts" in refused.message
+    await begin(loop, "a")
+    await begin(loop, "b")
+    follow = Follow(np.zeros((2, 4, 4, 4), np.float16))
+    refused, drawn = await asyncio.gather(step(loop, "a", 0, follow=follow), step(loop, "b", 0))
+    assert isinstance(refused, Refusal) and "follows no video prompts" in refused.message
+    assert isinstance(drawn, Chunk)
+    assert isinstance(await step(loop, "a", 0), Chunk)
 
 
 async def test_failing_step_reaches_its_callers_and_the_loop_goes_on(loop, monkeypatch):

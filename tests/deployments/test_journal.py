@@ -20,9 +20,10 @@ from deployments.session_store import (
     StoreLimits,
 )
 from gamegen.controls import Control
-from gamegen.session_log import Spoken, WorldSpec
+from gamegen.session_log import Followed, Spoken, VideoPrompt, WorldSpec
 
 SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96)
+WALK = VideoPrompt("motion", b"\0mp4")
 
 
 @contextmanager
@@ -52,8 +53,12 @@ async def test_play_goes_on_while_the_store_is_away_and_nothing_of_it_is_lost(st
         journal = await claimed(store)
         journal.add(Entry(Control({"w"}), (Spoken(0, "snow"),)))
         await journal.flush()
+        await store.keep_video_prompt("a", WALK, 8)
+    journal.keep(WALK)
     for chunk in range(3):
-        journal.add(Entry(Control({"left"}, chunk)), b"snapshot" if chunk == 1 else None)
+        followed = (Followed(2, WALK.id),) if chunk == 1 else ()
+        entry = Entry(Control({"left"}, chunk), followed=followed)
+        journal.add(entry, b"snapshot" if chunk == 1 else None)
         await journal.flush()
     assert journal.num_held_back == 3
     # It kept nothing: all of the session has to be entered again.
@@ -65,6 +70,7 @@ async def test_play_goes_on_while_the_store_is_away_and_nothing_of_it_is_lost(st
         await journal.flush()
         found = await store.get("a")
         assert found.log() == journal.record.log() and found.version == 5
+        assert found.followed == [Followed(2, WALK.id)] and found.video_prompts == {WALK.id: WALK}
         assert (found.snapshot_version, found.snapshot) == (3, b"snapshot")
 
 

@@ -15,19 +15,25 @@ import pytest
 import websockets
 
 from deployments import connection, schemas, wire
+from deployments.following import MOST_PER_S
 from deployments.load.client import FINAL_CLOSE_CODES
+from deployments.player import MAX_FOLLOWED
 from deployments.schemas import ClientMessage, parse_client_message
 from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
 from gamegen.boxes import split_init
 from gamegen.controls import KEYS
+from gamegen.first_frames import MAX_CHUNKS
 from gamegen.fragments import CODEC, encode_chunk
+from gamegen.session_file import MAX_VIDEO_PROMPTS
+from gamegen.uploaded_video import MAX_PROMPT_S, MAX_VIDEO_FRAMES, MAX_VIDEO_PIXELS, MAX_VIDEO_S
+from gamegen.video import MAX_IMAGE_PIXELS
 from tests.serving import streaming
 
 REPOSITORY = Path(__file__).parent.parent.parent
 DOCUMENT = (REPOSITORY / "docs" / "protocol.md").read_text()
 MANUAL = (REPOSITORY / "deployments" / "static" / "docs.html").read_text()
 BYTES_OF = {"2 bytes": 2, "uint8": 1, "uint16": 2, "uint32": 4, "float32": 4, "float64": 8}
-SENDERS = ("connection", "ingress", "stream", "player")
+SENDERS = ("connection", "ingress", "stream", "player", "following")
 
 
 def section(title: str) -> str:
@@ -159,9 +165,13 @@ def test_binary_control_example_and_bits():
 
 
 def test_error_codes_are_those_of_the_code():
-    source = "".join((REPOSITORY / "deployments" / f"{name}.py").read_text() for name in SENDERS)
-    encode = (REPOSITORY / "deployments" / "ingress.py").read_text().split("async def _encode", 1)[1]
-    raised = re.findall(r'ApiError\(\d+, "(\w+)"', encode.split("    def ", 1)[0])
+    folder = REPOSITORY / "deployments"
+    source = "".join((folder / f"{name}.py").read_text() for name in SENDERS)
+    encode = (folder / "ingress.py").read_text().split("async def _encode", 1)[1].split("    def ", 1)[0]
+    encode_video = (folder / "uploads.py").read_text().split("async def _encoded", 1)[1]
+    steering = "".join((folder / f"{name}.py").read_text() for name in ("following", "player", "speech"))
+    of_user = (folder / "errors.py").read_text().split("def user_full", 1)[1].split("def ", 1)[0]
+    raised = re.findall(r'ApiError\(\d+, "(\w+)"', encode + encode_video + steering + of_user)
     codes = {*re.findall(r'send_error\(\s*"(\w+)"', source), *raised}
     assert {row[0] for row in rows("Error codes")} == codes
 
@@ -173,6 +183,19 @@ def test_limits_are_the_settings():
     assert f"More than {connection._MOST_ERRORS_PER_S} wrong messages" in DOCUMENT
     assert f"at most {schemas.MAX_BODY_BYTES / 2**20:g} MiB" in DOCUMENT.replace("\n", " ")
     assert str(schemas.MAX_SEQUENCE) in section("Messages you send")
+    first = section("First frames")
+    assert f"{MAX_VIDEO_S:g} s, {MAX_VIDEO_FRAMES} frames and 1920x1080 pixels" in first.replace("\n ", "")
+    assert MAX_VIDEO_PIXELS == 1920 * 1080 and MAX_IMAGE_PIXELS == 4096 * 4096 and "4096x4096" in first
+    assert f"{MAX_CHUNKS} at most" in first
+    # What is a little too large is told so by its own limit, not by the request's.
+    largest = max(settings["max_image_bytes"], settings["max_video_bytes"])
+    assert 4 / 3 * 1.1 * largest < schemas.MAX_BODY_BYTES
+    prompts = section("Video prompts")
+    assert f"{MAX_VIDEO_PROMPTS} of a session" in prompts and f"{MAX_PROMPT_S:g} s" in prompts
+    assert f"{MAX_FOLLOWED} times" in prompts and f"\n{MOST_PER_S} times a second" in prompts
+    for name in ("max_image_bytes", "max_video_bytes", "max_video_prompt_bytes"):
+        with pytest.raises(ValueError, match=f"{name} = .*: use a number from 1 to {settings[name]}"):
+            IngressSettings(**{name: settings[name] + 1})
 
 
 def test_the_client_in_the_document_plays(address, client):

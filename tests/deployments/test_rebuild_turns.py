@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,15 +27,14 @@ NUM_CHUNKS = 4
 
 
 class Replica:
-    """An engine loop behind a handle, and what it answered to whom, in order."""
+    """An engine loop at the end of a lane, and what it answered to whom, in order."""
 
     def __init__(self, model: Path, slots: int) -> None:
         loaded = load_checkpoint(model).model
         self._loop = EngineLoop(WorldEngine(loaded, EngineConfig(slots)), gather_s=0.01, threads=1)
         self.answered: list[tuple[str, str]] = []
         names = ("open", "restore", "latest", "step")
-        methods = {name: SimpleNamespace(remote=self._method(name)) for name in names}
-        self.handle: Any = SimpleNamespace(options=lambda session_id: SimpleNamespace(**methods))
+        self.lane: Any = SimpleNamespace(**{name: self._method(name) for name in names})
 
     def _method(self, name: str) -> Any:
         async def call(*arguments: Any) -> Any:
@@ -49,7 +48,7 @@ class Replica:
 
 async def begun(replica: Replica, name: str, turns: RebuildTurns) -> WorldClient:
     opening = OpenRequest(name, 1, PROMPT, 7)
-    client = WorldClient(cast(Any, replica.handle), opening, WorldPast(), 0, 2, 60, turns)
+    client = WorldClient(replica.lane, opening, WorldPast(), 0, 2, 60, turns)
     await client.begin()
     return client
 
@@ -78,7 +77,7 @@ async def test_worlds_are_brought_back_one_by_one_and_who_plays_is_served_betwee
 
     async def come_back(name: str) -> WorldClient:
         opening, version = OpenRequest(name, 1, PROMPT, 7), 2 + NUM_CHUNKS
-        client = WorldClient(cast(Any, replica.handle), opening, pasts[name], version, 2, 60, turns)
+        client = WorldClient(replica.lane, opening, pasts[name], version, 2, 60, turns)
         await client.begin()
         return client
 

@@ -13,6 +13,7 @@ from deployments import session_store
 from deployments.session_store import (
     Counters,
     Entry,
+    PromptsFullError,
     SessionGoneError,
     SessionMovedError,
     SessionRecord,
@@ -22,7 +23,7 @@ from deployments.session_store import (
     UserFullError,
 )
 from gamegen.controls import Control
-from gamegen.session_log import SessionLog, Spoken, WorldSpec
+from gamegen.session_log import Followed, SessionLog, Spoken, VideoPrompt, WorldSpec
 from tests.stopped_clock import StoppedClock
 
 SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96, b"\x89PNG\xff\x00")
@@ -44,9 +45,10 @@ async def enter(store: SessionStore, name: str = "a") -> SessionRecord:
 
 
 async def test_a_session_comes_back_as_it_was_entered(store):
-    record, token = SessionRecord.new("a", SPEC)
+    record, token = SessionRecord.new("a", SPEC, first_chunks=7)
     await store.create(record, 3)
     assert await store.get("a") == record
+    assert (await store.claim("a")).first_chunks == (await store.summary("a")).first_chunks == 7
     assert record.is_token(token) and not record.is_token(token + "x")
     with pytest.raises(SessionGoneError):
         await store.get("b")
@@ -75,10 +77,38 @@ async def test_a_summary_says_the_same_but_for_what_grows(store):
     assert await store.admit("a", 1) == 0
     found, short = await store.get("a"), await store.summary("a")
     bare = dataclasses.replace(found, controls=b"", spoken=[said[1]], snapshot=None)
-    assert short == dataclasses.replace(bare, spec=dataclasses.replace(SPEC, image=None))
+    assert short == dataclasses.replace(bare, spec=dataclasses.replace(SPEC, first_frames=None))
     assert short.version == 2 and short.state == "playing"
     with pytest.raises(SessionGoneError):
         await store.summary("b")
+
+
+async def test_video_prompts_are_kept_with_their_session_and_logged_when_they_are_followed(store):
+    await enter(store)
+    walk, run = VideoPrompt("motion", b"\0mp4\0"), VideoPrompt("canny", b"\xff")
+    for prompt in (walk, walk, run):
+        await store.keep_video_prompt("a", prompt, 2)
+    with pytest.raises(PromptsFullError, match="2 video prompts already"):
+        await store.keep_video_prompt("a", VideoPrompt("pose", b""), 2)
+    with pytest.raises(SessionGoneError):
+        await store.keep_video_prompt("b", walk, 2)
+    assert await store.video_prompt("a", run.id) == run
+    assert await store.video_prompt("a", "x") is None
+    record = await store.claim("a")
+    assert record.video_prompts == {walk.id: walk, run.id: run}
+    record = dataclasses.replace(record, followed=[Followed(1, walk.id)])
+    entries = [W, Entry(Control(), followed=(Followed(1, walk.id),))]
+    await store.commit(record, 0, entries, PLAYING)
+    await store.commit(record, 0, entries, PLAYING)
+    await store.commit(record, 2, [W], PLAYING)
+    found = await store.get("a")
+    assert found.followed == [Followed(1, walk.id)]
+    # Nobody followed the other.
+    assert found.log().video_prompts == {walk.id: walk}
+    short = await store.summary("a")
+    assert not short.followed and not short.video_prompts
+    await store.delete("a")
+    assert await store.video_prompt("a", run.id) is None
 
 
 async def test_of_two_owners_only_the_later_one_can_write(store):
@@ -253,7 +283,7 @@ async def test_world_replicas_offer_places_while_they_are_there(store):
     assert await store.places() == 8
 
 
-async def test_an_image_less_record_has_none(store):
-    record, _ = SessionRecord.new("a", dataclasses.replace(SPEC, image=None))
+async def test_a_record_without_first_frames_has_none(store):
+    record, _ = SessionRecord.new("a", dataclasses.replace(SPEC, first_frames=None))
     await store.create(record, 3)
-    assert (await store.get("a")).spec.image is None
+    assert (await store.get("a")).spec.first_frames is None

@@ -13,9 +13,11 @@ import websockets
 from deployments.settings import load_settings
 from gamegen.controls import Control
 from gamegen.replay import replay
-from gamegen.session_log import Spoken, from_json
+from gamegen.session_file import from_json
+from gamegen.session_log import Spoken
 from gamegen.video import encode_jpegs
 from tests.serving import StreamClient, png, streaming
+from tests.test_first_frames import video
 
 
 def once(client, session: dict, **order) -> dict:
@@ -37,10 +39,10 @@ def test_sessions_are_listed_newest_first_without_their_tokens(client, begin):
     assert client.get("/v1/sessions", params={"limit": 1000}).status_code == 422
 
 
-@pytest.mark.parametrize("image", [None, png(40, 40)])
-def test_a_world_is_played_chunk_by_chunk_and_replayed_from_its_log(client, begin, image):
-    image_field = {} if image is None else {"image": base64.b64encode(image).decode()}
-    session = begin(seed=5, resolution={"width": 48, "height": 32}, **image_field)
+@pytest.mark.parametrize("goes_on_from", [{}, {"image": png(40, 40)}, {"video": video(30)}])
+def test_a_world_is_played_chunk_by_chunk_and_replayed_from_its_log(client, begin, goes_on_from):
+    files = {kind: base64.b64encode(file).decode() for kind, file in goes_on_from.items()}
+    session = begin(seed=5, resolution={"width": 48, "height": 32}, **files)
     seen = [
         once(client, session, keys=["w"], chunks=8),
         once(client, session, keys=["a"], camera={"yaw_deg": 1 / 3}),
@@ -48,7 +50,7 @@ def test_a_world_is_played_chunk_by_chunk_and_replayed_from_its_log(client, begi
     ]
     assert [answer["chunk"] for answer in seen] == [0, 8, 9]
     log = from_json(client.get(f"/v1/sessions/{session['id']}/log").text)
-    assert log.spec.image == image and log.spec.seed == 5
+    assert log.spec.first_frames == next(iter(goes_on_from.values()), None) and log.spec.seed == 5
     assert [control.keys for control in log.controls] == [{"w"}] * 8 + [{"a"}] + [set()] * 2
     assert log.spoken == [Spoken(9, "make it rain", 3)]
     jpegs = [
@@ -102,8 +104,9 @@ def test_wrong_single_chunks_are_refused(client, begin, order, status, says):
     assert says in response.json()["error"]["message"]
 
 
-def test_a_branch_shares_its_beginning_and_goes_its_own_way(client, begin):
-    session = begin(seed=7)
+@pytest.mark.parametrize("goes_on_from", [{}, {"video": base64.b64encode(video(30)).decode()}])
+def test_a_branch_shares_its_beginning_and_goes_its_own_way(client, begin, goes_on_from):
+    session = begin(seed=7, **goes_on_from)
     walked = pixels(once(client, session, keys=["w"], chunks=12))
     tokens = {"session_id": session["id"], "resume_token": session["resume_token"]}
     branch = client.post("/v1/sessions", json={"branch": {**tokens, "chunk": 8}}).json()
@@ -123,6 +126,7 @@ def test_a_branch_shares_its_beginning_and_goes_its_own_way(client, begin):
         ({"branch": {"resume_token": "guess"}}, 401, "resume_token"),
         ({"branch": {}, "prompt": "snow"}, 422, "prompt: a branch begins as its session did"),
         ({"prompt": "snow", "model": "other"}, 422, "'other' is not served here"),
+        ({"prompt": "snow", "image": "", "video": ""}, 422, "image, video: a world goes on from one of them"),
     ],
 )
 def test_wrong_beginnings_are_refused(client, begin, change, status, says):
@@ -148,3 +152,22 @@ async def test_a_socket_may_begin_a_world_itself(address, client):
     async with websockets.connect(address.replace("http", "ws") + "/ws/stream?perspective=bird") as socket:
         error = await StreamClient(socket).message("error")
         assert "'first' or 'third'" in error["message"]
+
+
+def test_a_world_that_was_pushed_out_is_drawn_again_from_its_video(client, begin):
+    file = {"video": base64.b64encode(video(30)).decode()}
+
+    def played_and_ended(seed: int) -> np.ndarray:
+        session = begin(seed=seed, **file)
+        frames = pixels(once(client, session, keys=["w"], chunks=4))
+        client.delete(f"/v1/sessions/{session['id']}")
+        return frames
+
+    expected = played_and_ended(seed=8)
+    session = begin(seed=8, **file)
+    # Too few chunks for a snapshot, and afterwards more worlds than the replica has slots.
+    beginning = pixels(once(client, session, keys=["w"], chunks=2))
+    for seed in range(3):
+        played_and_ended(seed)
+    end = pixels(once(client, session, keys=["w"], chunks=2))
+    np.testing.assert_array_equal(np.concatenate([beginning, end]), expected)

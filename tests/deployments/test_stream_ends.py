@@ -67,7 +67,7 @@ async def run(socket: Socket, store: Store, hello_timeout_s: float = 10.0) -> No
     ingress = dataclasses.replace(settings.ingress, hello_timeout_s=hello_timeout_s)
     settings = dataclasses.replace(settings, ingress=ingress)
     backstage = Backstage(
-        settings, cast(Any, store), *cast(Any, (None, None, None)), capacity, RebuildTurns(1)
+        settings, cast(Any, store), *cast(Any, (None, None, None, None)), capacity, RebuildTurns(1)
     )
     await Stream(RECORD.id, Connection(cast(Any, socket), ingress), backstage).run()
 

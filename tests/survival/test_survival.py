@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +19,7 @@ from ray import serve
 from deployments.app import NAME, build_app
 from deployments.settings import ServeSettings
 from tests.serving import PATIENCE_S, Frame, served, streaming, tiny_settings
+from tests.test_first_frames import video
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +40,10 @@ def address(serve_address: str, store_url: str, settings: ServeSettings) -> Iter
 
 @pytest.fixture
 def begin(address: str) -> Callable[..., dict]:
-    def begin(seed: int) -> dict:
+    def begin(seed: int, **more: str) -> dict:
         give_up_at = time.monotonic() + PATIENCE_S
         while True:
-            body = {"prompt": "a green forest", "seed": seed}
+            body = {"prompt": "a green forest", "seed": seed, **more}
             response = httpx.post(f"{address}/v1/sessions", json=body, timeout=PATIENCE_S)
             if response.status_code == 201:
                 return response.json()
@@ -100,18 +102,27 @@ class Player:
         return {number: frame.pixels for number, frame in self.frames.items()}
 
 
-async def undisturbed(address: str, begin: Callable[..., dict], seed: int, num_frames: int) -> dict:
-    player = Player(address, begin(seed))
+async def undisturbed(
+    address: str, begin: Callable[..., dict], seed: int, num_frames: int, **more: str
+) -> dict:
+    player = Player(address, begin(seed, **more))
     await player.until(num_frames)
     httpx.delete(f"{address}/v1/sessions/{player.session['id']}", timeout=PATIENCE_S)
     return player.pixels()
 
 
-@pytest.mark.parametrize("deployment", ["Ingress", "Decoder", "World"])
-async def test_a_session_goes_on_when_replicas_are_killed(address, begin, deployment):
+VIDEO = {"video": base64.b64encode(video(30)).decode()}
+
+
+@pytest.mark.parametrize(
+    ("deployment", "more"),
+    [("Ingress", {}), ("Decoder", {}), ("World", {}), ("Ingress", VIDEO), ("World", VIDEO)],
+    ids=["ingress", "decoder", "world", "ingress after a video", "world after a video"],
+)
+async def test_a_session_goes_on_when_replicas_are_killed(address, begin, deployment, more):
     """And shows what it would have shown: nothing is drawn twice or left out but for what was on its way."""
-    expected = await undisturbed(address, begin, 31, 60)
-    player = Player(address, begin(31))
+    expected = await undisturbed(address, begin, 31, 60, **more)
+    player = Player(address, begin(31, **more))
     async for _ in player.play():
         if len(player.frames) == 17:
             for actor in replicas(deployment):
