@@ -24,7 +24,7 @@ from deployments.settings import WorldSettings
 logger = logging.getLogger("ray.serve")
 
 _OFFER_LASTS_S = 10.0
-"""Three health checks and a little."""
+"""Several health checks, of which a busy machine may miss some."""
 
 
 @serve.deployment(name="World")

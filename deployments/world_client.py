@@ -28,7 +28,7 @@ from deployments.session_store import SessionMovedError
 Reply = TypeVar("Reply")
 
 _FIRST_DELAY_S = 0.1
-_LONGEST_DELAY_S = 2.0
+_LONGEST_DELAY_S = 0.5
 
 
 class WorldRefusedError(ValueError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +91,16 @@ class SocketPlayer:
     """Plays one session on its socket: sends a track's keys, notes frames, and comes back when the socket drops.
 
     The track begins at a random place; each change comes up to half a frame sooner or later than written, so that it
-    has no fixed place within the server's chunks.
+    has no fixed place within the server's chunks. `others` reach the same sessions as `server`: each time that a
+    socket drops the next of them is tried.
     """
 
-    def __init__(self, server: Server, session: dict[str, Any], track: Track, seed: int) -> None:
-        self._address = server.url.replace("http", "ws", 1) + session["stream_url"]
+    def __init__(
+        self, server: Server, session: dict[str, Any], track: Track, seed: int, others: Sequence[Server] = ()
+    ) -> None:
+        self._addresses = itertools.cycle(
+            [one.url.replace("http", "ws", 1) + session["stream_url"] for one in (server, *others)]
+        )
         self._direct_address: str | None = session.get("direct_stream_url")
         self._token: str | None = session.get("resume_token")
         self._track = track
@@ -155,7 +162,7 @@ class SocketPlayer:
         """Plays on one socket until it closes; returns the close code and reason."""
         self._greeted = False
         # Whoever took the first socket may be gone when it closes; the proxy knows who is there.
-        address, self._direct_address = self._direct_address or self._address, None
+        address, self._direct_address = self._direct_address or next(self._addresses), None
         async with websockets.connect(address, max_size=None) as socket:
             with contextlib.suppress(websockets.ConnectionClosed):
                 if self._token is not None:
