@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -57,6 +58,8 @@ def main(
     """
     chosen = kinds.split(",")
     console = Console()
+    # A service manager's signal leaves nothing running either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if unknown := [kind for kind in chosen if kind not in KINDS]:
             raise ValueError(f"--kinds {unknown[0]}: use some of {', '.join(KINDS)}")

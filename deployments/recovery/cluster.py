@@ -75,11 +75,11 @@ class ClusterNode:
 class LocalCluster:
     """A head that offers no CPUs, two workers that do, and a Valkey that outlives all of them.
 
-    A node that was killed comes back under its name, with its proxy at the same port.
+    A node that was killed comes back under its name, with its proxy at the same port. All files are below `folder`.
     """
 
     def __init__(self, folder: Path, settings_file: Path, model: str, store_url: str, password: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._password = password
         self._settings_file = settings_file
         self._model = model
@@ -114,7 +114,7 @@ class LocalCluster:
         """Starts a node that does not run; raises RuntimeError."""
         is_head = name == HEAD
         cpus = 0 if is_head else _WORKER_CPUS
-        folder = str(self._folder / name)
+        folder = str(self.folder / name)
         config = NodeConfig(name, is_head, self._head_port, cpus, folder, self._password)
         ports = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self._proxy_ports[name])}
         for attempt in range(_START_ATTEMPTS):
