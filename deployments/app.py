@@ -23,8 +23,8 @@ from deployments.world import WorldDeployment
 
 NAME = "gamegen"
 
-_HEALTH_CHECK_S = 3.0
-_WORLD_HEALTH_CHECK_S = 1.0
+_HEALTH_CHECK_S = 1.0
+_CLIPS_CPUS = 0.01
 _METRICS_INTERVAL_S = 1.0
 
 
@@ -33,7 +33,7 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
     text_encoder = TextEncoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.text_encoder.replicas,
         max_ongoing_requests=4 * settings.text_encoder.max_batch,
-        **_replica(settings.text_encoder.num_cpus),
+        **_replica(settings, settings.text_encoder.num_cpus),
     ).bind(settings.model, settings.text_encoder)
     world = WorldDeployment.options(  # type: ignore[attr-defined]
         **_num_world_replicas(settings.world),
@@ -41,24 +41,25 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
         max_ongoing_requests=4 * settings.ingress.max_sessions,
         request_router_config=_session_router(),
         graceful_shutdown_timeout_s=settings.world.graceful_shutdown_s,
-        # With it a replica tells how many it can take.
-        **_replica(settings.world.num_cpus) | {"health_check_period_s": _WORLD_HEALTH_CHECK_S},
+        # With its health check a replica tells how many it can take.
+        **_replica(settings, settings.world.num_cpus),
     ).bind(settings.model, settings.world, store_url)
     decoder = DecoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.decoder.replicas,
         max_ongoing_requests=4 * settings.decoder.max_batch,
-        **_replica(settings.decoder.num_cpus),
+        **_replica(settings, settings.decoder.num_cpus),
     ).bind(settings.model, settings.decoder)
     generator = GeneratorDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.generator.replicas,
         max_ongoing_requests=1,
-        **_replica(settings.generator.num_cpus),
+        **_replica(settings, settings.generator.num_cpus),
     ).bind(settings.model, settings.generator)
     clips = ClipsDeployment.options(  # type: ignore[attr-defined]
         # One, since clips live in its memory.
         num_replicas=1,
         max_ongoing_requests=64,
-        **_replica(0),
+        # Next to nothing, but more than a head offers that is to hold no replicas.
+        **_replica(settings, _CLIPS_CPUS),
     ).bind(generator, settings.generator)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=settings.ingress.replicas,
@@ -66,7 +67,7 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
         max_ongoing_requests=2 * (settings.ingress.max_sessions + settings.ingress.max_queued) + 64,
         # Its players are sent elsewhere before.
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_s,
-        **_replica(settings.ingress.num_cpus) | {"health_check_period_s": INGRESS_HEALTH_CHECK_S},
+        **_replica(settings, settings.ingress.num_cpus) | {"health_check_period_s": INGRESS_HEALTH_CHECK_S},
     ).bind(settings, store_url, text_encoder, world, decoder, clips)
 
 
@@ -80,9 +81,10 @@ def local(args: dict[str, Any]) -> serve.Application:
     return build_app(load_settings(), store_url)
 
 
-def _replica(num_cpus: float) -> dict[str, Any]:
+def _replica(settings: ServeSettings, num_cpus: float) -> dict[str, Any]:
     return {
         "ray_actor_options": {"num_cpus": num_cpus},
+        "max_replicas_per_node": settings.max_replicas_per_node or None,
         "health_check_period_s": _HEALTH_CHECK_S,
         "logging_config": LoggingConfig(log_level=logging.WARNING, enable_access_log=False),
     }

@@ -59,6 +59,7 @@ from gamegen.session_log import VideoPrompt, WorldSpec
 STATIC_FOLDER = Path(__file__).parent / "static"
 INGRESS_HEALTH_CHECK_S = 1.0
 _ENCODE_TIMEOUT_S = 20.0
+_ENCODE_DELAYS_S = (0.05, 0.1, 0.2)
 _HEALTH_TIMEOUT_S = 5.0
 
 
@@ -297,7 +298,7 @@ class Ingress:
         """A text's states; with `perspective` it is a world's prompt. Raises ApiError (422, 503)."""
         try:
             async with asyncio.timeout(_ENCODE_TIMEOUT_S):
-                encoded = await self._text_encoder.encode.remote(text, perspective)
+                encoded = await self._encode_somewhere(text, perspective)
         # A dying replica raises many things; all of them mean that the words can be sent again.
         except Exception as error:
             message = "the words could not be read just now: send them again in a few seconds"
@@ -306,6 +307,15 @@ class Ingress:
             place = "instruction.text" if perspective is None else "prompt"
             raise ApiError(422, "prompt_too_long", f"{place}: {encoded.message}")
         return encoded
+
+    async def _encode_somewhere(self, text: str, perspective: str | None) -> EncodedText | Refusal:
+        for delay_s in _ENCODE_DELAYS_S:
+            try:
+                return await self._text_encoder.encode.remote(text, perspective)
+            # Another replica may be there.
+            except Exception:
+                await asyncio.sleep(delay_s)
+        return await self._text_encoder.encode.remote(text, perspective)
 
     def _created(self, record: SessionRecord, token: str, asked: str | None) -> SessionCreated:
         direct = {"direct_stream_url": self._door.url(record.id, asked)}

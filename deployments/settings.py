@@ -10,7 +10,10 @@ from gamegen.config import load_yaml
 
 MAX_SOCKET_MESSAGE_BYTES = 256 * 1024
 """What the proxy takes of one message; whoever sends more is sent away."""
-DEFAULT_SETTINGS = Path(__file__).parent.parent / "configs" / "serve" / "local.yaml"
+_SETTINGS_FOLDER = Path(__file__).parent.parent / "configs" / "serve"
+DEFAULT_SETTINGS = _SETTINGS_FOLDER / "local.yaml"
+CLUSTER_SETTINGS = _SETTINGS_FOLDER / "cluster.yaml"
+"""For two worker nodes or more."""
 
 
 @dataclass(frozen=True)
@@ -185,9 +188,14 @@ class GeneratorSettings:
 @dataclass(frozen=True)
 class ServeSettings:
     """The whole application; `model` is a shipped model's name or a checkpoint folder, with changes if any:
-    nano:num_steps=4."""
+    nano:num_steps=4.
+
+    Of each kind at most `max_replicas_per_node` are on one node, 0 is any number: with 1, losing a node never takes all
+    of a kind along.
+    """
 
     model: str = "nano"
+    max_replicas_per_node: int = 0
     ingress: IngressSettings = field(default_factory=IngressSettings)
     text_encoder: TextEncoderSettings = field(default_factory=TextEncoderSettings)
     world: WorldSettings = field(default_factory=WorldSettings)

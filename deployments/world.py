@@ -29,7 +29,7 @@ from gamegen.session_log import VideoPrompt
 logger = logging.getLogger("ray.serve")
 
 _OFFER_LASTS_S = 10.0
-"""Several health checks and a little."""
+"""Several health checks, of which a busy machine may miss some."""
 
 
 @serve.deployment(name="World")

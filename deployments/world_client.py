@@ -30,7 +30,7 @@ from deployments.world_lanes import WorldLane
 Reply = TypeVar("Reply")
 
 _FIRST_DELAY_S = 0.1
-_LONGEST_DELAY_S = 2.0
+_LONGEST_DELAY_S = 0.5
 
 
 class WorldRefusedError(ValueError):

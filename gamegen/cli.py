@@ -236,6 +236,12 @@ def bench_serve(context: typer.Context) -> None:
     _run_module("deployments.bench", "bench serve", context.args)
 
 
+@bench.command("recovery", context_settings=_FORWARD)
+def bench_recovery(context: typer.Context) -> None:
+    """Kills parts of a cluster while people play, and measures their pauses (gamegen bench recovery --help)."""
+    _run_module("deployments.recovery", "bench recovery", context.args)
+
+
 @app.command(context_settings=_FORWARD)
 def load(context: typer.Context) -> None:
     """Plays on a running server with many players who come and go (gamegen load --help)."""

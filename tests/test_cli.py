@@ -72,7 +72,7 @@ def test_info_and_help(gamegen, model):
     assert done.returncode == 0 and "foundation" in done.stdout
     other = gamegen("info", "--model", "idm")
     assert other.returncode == 0 and "weights" in other.stdout
-    for command in ("world", "clip", "vae", "train", "ray", "serve"):
+    for command in ("world", "clip", "vae", "train", "ray", "serve", "recovery"):
         assert "xample" in gamegen("bench", command, "--help").stdout, command
     for command in ("play", "generate", "rollout", "replay", "record", "curate", "encode", "train", "info"):
         shown = gamegen(command, "--help").stdout

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import random
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +91,8 @@ class SocketPlayer:
     """Plays one session on its socket: sends a track's keys, notes frames, and comes back when the socket drops.
 
     The track begins at a random place; each change comes up to half a frame sooner or later than written, so that it
-    has no fixed place within the server's chunks. `settings` are asked for on each socket.
+    has no fixed place within the server's chunks. `settings` are asked for on each socket. `others` reach the same
+    sessions as `server`: each time that a socket drops the next of them is tried.
     """
 
     def __init__(
@@ -100,8 +102,11 @@ class SocketPlayer:
         track: Track,
         seed: int,
         settings: Mapping[str, Any] | None = None,
+        others: Sequence[Server] = (),
     ) -> None:
-        self._address = server.url.replace("http", "ws", 1) + session["stream_url"]
+        self._addresses = itertools.cycle(
+            [one.url.replace("http", "ws", 1) + session["stream_url"] for one in (server, *others)]
+        )
         self._direct_address: str | None = session.get("direct_stream_url")
         self._token: str | None = session.get("resume_token")
         self._track = track
@@ -164,7 +169,7 @@ class SocketPlayer:
         """Plays on one socket until it closes; returns the close code and reason."""
         self._greeted = False
         # Whoever took the first socket may be gone when it closes; the proxy knows who is there.
-        address, self._direct_address = self._direct_address or self._address, None
+        address, self._direct_address = self._direct_address or next(self._addresses), None
         async with websockets.connect(address, max_size=None) as socket:
             with contextlib.suppress(websockets.ConnectionClosed):
                 if self._token is not None:

@@ -101,3 +101,17 @@ async def test_a_token_is_shown_first_on_every_socket_and_only_if_there_is_one()
     server = FakeServer()
     await server.play()
     assert server.firsts[0]["type"] == "control"
+
+
+async def test_who_knows_several_servers_tries_the_next_when_one_is_gone():
+    server, stop = FakeServer(), asyncio.Event()
+    async with websockets.serve(server._answer, "127.0.0.1", 0) as listening:
+        there = Server(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
+        gone = Server("http://127.0.0.1:9")
+        player = SocketPlayer(gone, {"stream_url": "/s"}, load_tracks()[0], 0, [gone, there])
+        playing = asyncio.create_task(player.play(time.monotonic() + 60, stop))
+        while not playing.done() and player.num_frames < 8:
+            await asyncio.sleep(0.01)
+        stop.set()
+        played = await playing
+    assert len(played.frames) == 8 and played.lost is None

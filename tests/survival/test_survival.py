@@ -6,19 +6,19 @@ import asyncio
 import base64
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import ray
-import websockets
 from ray import serve
 
 from deployments.app import NAME, build_app
 from deployments.settings import ServeSettings
-from tests.serving import PATIENCE_S, Frame, served, streaming, tiny_settings
+from tests.serving import PATIENCE_S, served, tiny_settings
+from tests.survival.player import Player
 from tests.test_first_frames import video
 
 
@@ -59,53 +59,10 @@ def replicas(deployment: str) -> list:
     return [ray.get_actor(n["name"], namespace=n["namespace"]) for n in mine]
 
 
-class Player:
-    """Comes back with the token as often as the socket closes, and keeps every frame by its number."""
-
-    def __init__(self, address: str, session: dict, directly: bool = False) -> None:
-        self.address, self.session, self.directly = address, session, directly
-        self.frames: dict[int, Frame] = {}
-        self.closed: list[int] = []
-        self.kinds: set[str] = set()
-
-    async def until(self, num_frames: int) -> None:
-        """Plays until so many frames came."""
-        async for _ in self.play():
-            if len(self.frames) >= num_frames:
-                return
-
-    async def play(self) -> AsyncIterator[Frame]:
-        """Frames, as long as they are wanted."""
-        give_up_at = time.monotonic() + PATIENCE_S
-        while time.monotonic() < give_up_at:
-            try:
-                directly, self.directly = self.directly, False
-                async with streaming(self.address, self.session, directly=directly) as client:
-                    try:
-                        while True:
-                            frame = await client.frame()
-                            give_up_at = time.monotonic() + PATIENCE_S
-                            self.frames[frame.header.sequence] = frame
-                            yield frame
-                    finally:
-                        self.kinds |= {message["type"] for message in client.messages}
-            except websockets.ConnectionClosed as closed:
-                self.closed.append(closed.rcvd.code if closed.rcvd else 1006)
-            # While no replica is there the proxy refuses the socket.
-            except (OSError, websockets.InvalidHandshake):
-                await asyncio.sleep(0.2)
-        raise AssertionError(
-            f"no frames any more after {len(self.frames)}; the socket closed with {self.closed}"
-        )
-
-    def pixels(self) -> dict[int, np.ndarray]:
-        return {number: frame.pixels for number, frame in self.frames.items()}
-
-
 async def undisturbed(
     address: str, begin: Callable[..., dict], seed: int, num_frames: int, **more: str
 ) -> dict:
-    player = Player(address, begin(seed, **more))
+    player = Player([address], begin(seed, **more))
     await player.until(num_frames)
     httpx.delete(f"{address}/v1/sessions/{player.session['id']}", timeout=PATIENCE_S)
     return player.pixels()
@@ -122,7 +79,7 @@ VIDEO = {"video": base64.b64encode(video(30)).decode()}
 async def test_a_session_goes_on_when_replicas_are_killed(address, begin, deployment, more):
     """And shows what it would have shown: nothing is drawn twice or left out but for what was on its way."""
     expected = await undisturbed(address, begin, 31, 60, **more)
-    player = Player(address, begin(31, **more))
+    player = Player([address], begin(31, **more))
     async for _ in player.play():
         if len(player.frames) == 17:
             for actor in replicas(deployment):
@@ -143,7 +100,7 @@ async def test_a_session_goes_on_when_replicas_are_killed(address, begin, deploy
 async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(
     address, begin, settings, store_url, directly
 ):
-    player = Player(address, begin(32), directly)
+    player = Player([address], begin(32), directly)
     newer = dataclasses.replace(settings.ingress, idle_timeout_s=1234 + directly)
     before = {actor._actor_id for actor in replicas("Ingress")}
 
@@ -167,7 +124,7 @@ async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(
 
 
 async def test_world_replicas_come_and_go_with_the_players(address, begin):
-    players = [Player(address, begin(40 + i)) for i in range(3)]
+    players = [Player([address], begin(40 + i)) for i in range(3)]
     stay = asyncio.Event()
 
     async def play(player: Player, leave: asyncio.Event) -> None:
