@@ -140,7 +140,8 @@ async def test_ping_settings_and_bye(address, begin, client):
         await player.send({"type": "ping", "timestamp": 12.5})
         assert (await player.message("pong"))["timestamp"] == 12.5
         await player.send({"type": "settings", "fps": 12, "every": 2})
-        assert await player.message("settings") == {"type": "settings", "fps": 12, "every": 2}
+        told = {"type": "settings", "fps": 12, "every": 2, "format": "jpeg"}
+        assert await player.message("settings") == told
         await player.frames(8)
         assert {frame.header.frame for frame in await player.frames(6)} == {0, 2}
         await player.send({"type": "bye"})
