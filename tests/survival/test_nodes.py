@@ -16,7 +16,7 @@ from deployments.load.memory import processes
 from deployments.recovery.cluster import HEAD, LocalCluster, local_cluster
 from deployments.settings import CLUSTER_SETTINGS, load_settings
 from gamegen.replay import draw
-from gamegen.session_log import from_json
+from gamegen.session_file import from_json
 from gamegen.video import encode_jpegs
 from gamegen.world import World
 from tests.serving import PATIENCE_S
