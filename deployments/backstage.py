@@ -10,7 +10,8 @@ import numpy as np
 from deployments.decoding import Decodings
 from deployments.messages import EncodedText, Follow, Instruction, OpenRequest, StepRequest
 from deployments.rebuild_turns import RebuildTurns
-from deployments.session_store import SessionRecord, SessionStore
+from deployments.session_record import SessionRecord
+from deployments.session_store import SessionStore
 from deployments.settings import ServeSettings
 from deployments.world_client import WorldClient, WorldPast
 from deployments.world_lanes import WorldLanes

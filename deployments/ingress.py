@@ -46,7 +46,8 @@ from deployments.schemas import (
     SessionState,
     VideoPromptKept,
 )
-from deployments.session_store import SessionRecord, SessionStore
+from deployments.session_record import SessionRecord
+from deployments.session_store import SessionStore
 from deployments.sessions import SessionBook, state_of
 from deployments.settings import ServeSettings
 from deployments.stream import Stream, address

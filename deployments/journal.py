@@ -10,7 +10,8 @@ import time
 from valkey.exceptions import ValkeyError
 
 from deployments.metrics import CHUNKS_HELD_BACK, STORE_COMMIT
-from deployments.session_store import Counters, Entry, SessionRecord, SessionStore, State
+from deployments.session_record import Counters, Entry, SessionRecord, State
+from deployments.session_store import SessionStore
 from gamegen.session_log import VideoPrompt, pack_controls
 
 logger = logging.getLogger("ray.serve")

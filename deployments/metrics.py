@@ -11,7 +11,7 @@ are quantiles and counts, and for means counters of their own.
 from __future__ import annotations
 
 from deployments.metric_kinds import Counter, Histogram, Level, keep
-from deployments.session_store import SessionRecord
+from deployments.session_record import SessionRecord
 
 _FRAME_TIMES_S = (0.02, 0.035, 0.05, 0.065, 0.085, 0.125, 0.25, 0.5, 1.0, 2.0, 5.0)
 _ANSWER_TIMES_S = (0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.6, 1.0, 2.5)

@@ -13,13 +13,8 @@ from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, EncodedText, Instruction
 from deployments.pacing import ChunkClock
 from deployments.schemas import OneShot, OneShotFrames
-from deployments.session_store import (
-    Entry,
-    SessionGoneError,
-    SessionMovedError,
-    SessionRecord,
-    UserFullError,
-)
+from deployments.session_record import Entry, SessionRecord
+from deployments.session_store import SessionGoneError, SessionMovedError, UserFullError
 from deployments.speech import Speech
 from deployments.world_client import WorldLostError, WorldRefusedError
 from gamegen.controls import Control

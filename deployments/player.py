@@ -15,7 +15,7 @@ from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, Follow, Instruction
 from deployments.pacing import ChunkClock
 from deployments.schemas import Format
-from deployments.session_store import Entry
+from deployments.session_record import Entry
 from deployments.shown_chunks import ChunkTimes, ShownChunks
 from deployments.wire import FrameHeader
 from deployments.world_client import WorldClient

@@ -9,31 +9,31 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import hmac
 import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from valkey.asyncio import Valkey
 
 from deployments import store_scripts
 from deployments.grouping import GroupedCalls
-from gamegen.controls import Control
-from gamegen.session_log import (
-    CONTROL_BYTES,
-    Followed,
-    SessionLog,
-    Spoken,
-    VideoPrompt,
-    WorldSpec,
-    pack_controls,
-    unpack_controls,
+from deployments.session_record import (
+    SUMMARY_FIELDS,
+    VIDEO_PROMPT_FIELDS,
+    Counters,
+    Entry,
+    SessionRecord,
+    fields_of,
+    followed_json,
+    packed_video_prompt,
+    record_of,
+    spoken_json,
+    video_prompt_of,
 )
-
-State = Literal["waiting", "queued", "playing", "recovering"]
+from gamegen.session_log import CONTROL_BYTES, VideoPrompt, pack_controls
 
 _PREFIX = "gamegen:"
 _USER = _PREFIX + "user:"
@@ -43,10 +43,6 @@ _ENDED_S = 120
 _MOST_COMMITS = 128
 _SOONEST_S, _RETRY_S, _LATEST_S = 5, 30, 120
 """Who found no place is told to come back in this many seconds: the least, where nothing is known, the most."""
-_VIDEO_PROMPT = "video_prompt:"
-"""What the fields of video prompts are called, with their id."""
-_NUMBERS = ("first_chunks", "fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
-_SUMMARY = ("spec", "created_s", "token_sha256", "user", "state", *_NUMBERS)
 
 
 class SessionGoneError(KeyError):
@@ -85,76 +81,6 @@ class StoreLimits:
 
 
 @dataclass(frozen=True)
-class SessionRecord:
-    """A session at its last logged chunk; `snapshot` is of an earlier or the same version, or None.
-
-    `user` stands for who began it, see `SessionStore.pseudonym`; empty if nobody in particular. Versions count the
-    chunks that were played; `first_chunks` came before, those that the world goes on from. `video_prompts` are those
-    that were uploaded, by id, whether they are followed or not.
-    """
-
-    id: str
-    spec: WorldSpec
-    created_s: float
-    token_sha256: str
-    user: str = ""
-    first_chunks: int = 0
-    fence: int = 0
-    version: int = 0
-    state: State = "waiting"
-    controls: bytes = b""
-    spoken: list[Spoken] = field(default_factory=list)
-    followed: list[Followed] = field(default_factory=list)
-    video_prompts: dict[str, VideoPrompt] = field(default_factory=dict)
-    snapshot: bytes | None = None
-    snapshot_version: int = 0
-    frames_sent: int = 0
-    frames_dropped: int = 0
-
-    @classmethod
-    def new(
-        cls, session_id: str, spec: WorldSpec, user: str = "", first_chunks: int = 0
-    ) -> tuple[SessionRecord, str]:
-        """A session that nobody has played, and the token by which its player is known."""
-        token = secrets.token_urlsafe(24)
-        return cls(session_id, spec, time.time(), _digest(token), user, first_chunks), token
-
-    def is_token(self, token: str) -> bool:
-        """Whether the token is this session's."""
-        return hmac.compare_digest(_digest(token), self.token_sha256)
-
-    @property
-    def instruction(self) -> str:
-        """The words in force."""
-        return self.spoken[-1].text if self.spoken else ""
-
-    def log(self) -> SessionLog:
-        """What it was played by."""
-        controls = unpack_controls(self.controls)
-        whole = SessionLog(self.spec, controls, self.spoken, self.followed, self.video_prompts)
-        # All of it, but for the video prompts that nothing followed.
-        return whole.until(len(controls))
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One chunk for the log: its control, and the words and the video prompt that began with it."""
-
-    control: Control
-    spoken: tuple[Spoken, ...] = ()
-    followed: tuple[Followed, ...] = ()
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What else is told of a session with each commit."""
-
-    state: State
-    frames_sent: int
-    frames_dropped: int
-
-
-@dataclass(frozen=True)
 class _Commit:
     keys: list[str]
     args: list[Any]
@@ -180,12 +106,12 @@ class SessionStore:
 
     async def create(self, record: SessionRecord, max_live: int) -> None:
         """Enters a session; raises StoreFullError where `max_live` live already, or UserFullError."""
-        fields = _fields(record)
+        fields = fields_of(record)
         flat = [part for pair in fields.items() for part in pair]
         keys = [*_keys(record.id), _PREFIX + "sessions", _PREFIX + "live", _USER + record.user]
         max_of_user = self._limits.max_of_user if record.user else 0
         limits = [time.time(), self._limits.return_s, max_live, max_of_user, self._kept_ms]
-        packed = [record.controls, json.dumps([_spoken_json(words) for words in record.spoken])]
+        packed = [record.controls, json.dumps([spoken_json(words) for words in record.spoken])]
         answer = await self._create(keys=keys, args=[record.id, *limits, *packed, *flat])
         if answer == b"full":
             raise StoreFullError(f"{max_live} sessions are played or wait for a place, more are not taken")
@@ -202,21 +128,23 @@ class SessionStore:
             pipe.zscore(_PREFIX + "playing", session_id)
             pipe.zscore(_PREFIX + "queue", session_id)
             fields, packed, said, lease_until, turn = await pipe.execute()
-        return _with_state(_record(session_id, fields, packed, said), lease_until, turn)
+        return _with_state(_found(session_id, fields, packed, said), lease_until, turn)
 
     async def summary(self, session_id: str) -> SessionRecord:
         """A record without controls, snapshot, files, and all words but the last. Raises SessionGoneError."""
         session, _, spoken, _ = _keys(session_id)
         async with self._valkey.pipeline(transaction=True) as pipe:
-            pipe.hmget(session, [*_SUMMARY])
+            pipe.hmget(session, [*SUMMARY_FIELDS])
             pipe.lrange(spoken, -1, -1)
             pipe.zscore(_PREFIX + "playing", session_id)
             pipe.zscore(_PREFIX + "queue", session_id)
             values, said, lease_until, turn = await pipe.execute()
         found = {
-            name.encode(): value for name, value in zip(_SUMMARY, values, strict=True) if value is not None
+            name.encode(): value
+            for name, value in zip(SUMMARY_FIELDS, values, strict=True)
+            if value is not None
         }
-        return _with_state(_record(session_id, found, b"", said), lease_until, turn)
+        return _with_state(_found(session_id, found, b"", said), lease_until, turn)
 
     async def listed(self, limit: int, offset: int) -> tuple[list[SessionRecord], int]:
         """Summaries of some of the sessions, the newest first; and how many there are."""
@@ -241,7 +169,7 @@ class SessionStore:
     async def claim(self, session_id: str) -> SessionRecord:
         """Takes a session over: who had it before can write no more. Raises SessionGoneError."""
         fields, packed, said = await self._claim(keys=_keys(session_id), args=[self._kept_ms])
-        return _record(session_id, dict(zip(fields[::2], fields[1::2], strict=True)), packed, said)
+        return _found(session_id, dict(zip(fields[::2], fields[1::2], strict=True)), packed, said)
 
     async def commit(
         self,
@@ -258,11 +186,11 @@ class SessionStore:
         """
         spoken = [words for entry in entries for words in entry.spoken]
         told = [counters.state, counters.frames_sent, counters.frames_dropped]
-        pairs = [part for words in spoken for part in (words.chunk, _spoken_json(words))]
+        pairs = [part for words in spoken for part in (words.chunk, spoken_json(words))]
         saved = [snapshot[0], snapshot[1]] if snapshot else ["", ""]
         packed = pack_controls([entry.control for entry in entries])
         # Few, so that all of them are written again when there is another.
-        followed = _followed_json(record) if any(entry.followed for entry in entries) else ""
+        followed = followed_json(record) if any(entry.followed for entry in entries) else ""
         keys = [*_keys(record.id), _PREFIX + "live", _PREFIX + "playing"]
         times = [time.time() + self._limits.lease_s, self._kept_ms]
         args = [record.id, record.fence, since, CONTROL_BYTES, *times, packed, *saved, *told, followed]
@@ -280,28 +208,28 @@ class SessionStore:
 
         Raises SessionGoneError or PromptsFullError.
         """
-        field = _VIDEO_PROMPT + prompt.id
-        packed = prompt.kind.encode() + b"\0" + prompt.file
+        field = VIDEO_PROMPT_FIELDS + prompt.id
+        packed = packed_video_prompt(prompt)
         keys = [_keys(session_id)[0]]
-        answer = await self._keep_video_prompt(keys=keys, args=[_VIDEO_PROMPT, most, field, packed])
+        answer = await self._keep_video_prompt(keys=keys, args=[VIDEO_PROMPT_FIELDS, most, field, packed])
         if answer == b"full":
             raise PromptsFullError(f"this session has {most} video prompts already")
         _check(answer, session_id)
 
     async def video_prompt(self, session_id: str, prompt_id: str) -> VideoPrompt | None:
         """A session's video prompt, if there is one of that id."""
-        packed = await self._valkey.hget(_keys(session_id)[0], _VIDEO_PROMPT + prompt_id)  # type: ignore[misc]
-        return None if packed is None else _video_prompt(packed)
+        packed = await self._valkey.hget(_keys(session_id)[0], VIDEO_PROMPT_FIELDS + prompt_id)  # type: ignore[misc]
+        return None if packed is None else video_prompt_of(packed)
 
     async def restore(self, record: SessionRecord) -> None:
         """Puts a whole record back that a restarted store has lost."""
         session, controls, spoken, _ = _keys(record.id)
         async with self._valkey.pipeline(transaction=True) as pipe:
             pipe.delete(session, controls, spoken)
-            pipe.hset(session, mapping=_fields(record))
+            pipe.hset(session, mapping=fields_of(record))
             pipe.set(controls, record.controls)
             if record.spoken:
-                pipe.rpush(spoken, *(_spoken_json(words) for words in record.spoken))
+                pipe.rpush(spoken, *(spoken_json(words) for words in record.spoken))
             for key in (session, controls, spoken):
                 pipe.pexpire(key, self._kept_ms)
             pipe.zadd(_PREFIX + "sessions", {record.id: record.created_s})
@@ -404,53 +332,12 @@ def _keys(session_id: str) -> list[str]:
     return [f"{_PREFIX}{name}:{session_id}" for name in ("session", "controls", "spoken", "ended")]
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _fields(record: SessionRecord) -> dict[str, Any]:
-    """The hash of a record; what grows with the session has keys of its own."""
-    spec = dataclasses.asdict(record.spec)
-    first_frames = spec.pop("first_frames")
-    fields = {
-        "spec": json.dumps(spec),
-        "created_s": record.created_s,
-        "token_sha256": record.token_sha256,
-        "user": record.user,
-        "state": record.state,
-        **{name: getattr(record, name) for name in _NUMBERS},
-    }
-    if first_frames is not None:
-        fields["first_frames"] = first_frames
-    for name, prompt in record.video_prompts.items():
-        fields[_VIDEO_PROMPT + name] = prompt.kind.encode() + b"\0" + prompt.file
-    if record.followed:
-        fields["followed"] = _followed_json(record)
-    if record.snapshot is not None:
-        fields["snapshot"] = record.snapshot
-    return fields
-
-
-def _record(
+def _found(
     session_id: str, fields: dict[bytes, bytes], controls: bytes | None, spoken: Sequence[bytes]
 ) -> SessionRecord:
     if b"spec" not in fields:
         raise SessionGoneError(session_id)
-    spec = WorldSpec(**json.loads(fields[b"spec"]), first_frames=fields.get(b"first_frames"))
-    return SessionRecord(
-        session_id,
-        spec,
-        float(fields[b"created_s"]),
-        fields[b"token_sha256"].decode(),
-        fields[b"user"].decode(),
-        state=fields[b"state"].decode(),  # type: ignore[arg-type]
-        controls=controls or b"",
-        spoken=[Spoken(**json.loads(words)) for words in spoken],
-        followed=[Followed(**prompt) for prompt in json.loads(fields.get(b"followed", b"[]"))],
-        video_prompts=_video_prompts(fields),
-        snapshot=fields.get(b"snapshot"),
-        **{name: int(fields[name.encode()]) for name in _NUMBERS},
-    )
+    return record_of(session_id, fields, controls, spoken)
 
 
 def _with_state(record: SessionRecord, lease_until: float | None, turn: float | None) -> SessionRecord:
@@ -458,25 +345,6 @@ def _with_state(record: SessionRecord, lease_until: float | None, turn: float | 
     if lease_until is not None and lease_until >= time.time():
         return record
     return dataclasses.replace(record, state="waiting" if turn is None else "queued")
-
-
-def _spoken_json(words: Spoken) -> str:
-    return json.dumps(dataclasses.asdict(words))
-
-
-def _followed_json(record: SessionRecord) -> str:
-    return json.dumps([dataclasses.asdict(prompt) for prompt in record.followed])
-
-
-def _video_prompt(packed: bytes) -> VideoPrompt:
-    kind, _, file = packed.partition(b"\0")
-    return VideoPrompt(kind.decode(), file)  # type: ignore[arg-type]
-
-
-def _video_prompts(fields: dict[bytes, bytes]) -> dict[str, VideoPrompt]:
-    start = _VIDEO_PROMPT.encode()
-    named = {name.removeprefix(start).decode(): it for name, it in fields.items() if name.startswith(start)}
-    return {name: _video_prompt(packed) for name, packed in named.items()}
 
 
 def _check(answer: bytes, session_id: str) -> None:

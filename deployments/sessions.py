@@ -16,10 +16,10 @@ from valkey.exceptions import ValkeyError
 from deployments import metrics
 from deployments.errors import ApiError, user_full
 from deployments.schemas import Branch, SessionList, SessionState
+from deployments.session_record import SessionRecord
 from deployments.session_store import (
     PromptsFullError,
     SessionGoneError,
-    SessionRecord,
     SessionStore,
     StoreFullError,
     StoreLimits,

@@ -29,7 +29,8 @@ from deployments.journal import SessionJournal
 from deployments.messages import Instruction
 from deployments.player import Player
 from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
-from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, UserFullError
+from deployments.session_record import SessionRecord
+from deployments.session_store import SessionGoneError, SessionMovedError, UserFullError
 from deployments.speech import Speech
 from deployments.tasks import end
 from deployments.wire import BinaryControl

@@ -11,14 +11,8 @@ import pytest
 from deployments import journal as journals
 from deployments.embedded_store import embedded_store
 from deployments.journal import SessionJournal
-from deployments.session_store import (
-    Entry,
-    SessionGoneError,
-    SessionMovedError,
-    SessionRecord,
-    SessionStore,
-    StoreLimits,
-)
+from deployments.session_record import Entry, SessionRecord
+from deployments.session_store import SessionGoneError, SessionMovedError, SessionStore, StoreLimits
 from gamegen.controls import Control
 from gamegen.session_log import Followed, Spoken, VideoPrompt, WorldSpec
 

@@ -10,13 +10,11 @@ import pytest
 from valkey.asyncio import Valkey
 
 from deployments import session_store
+from deployments.session_record import Counters, Entry, SessionRecord
 from deployments.session_store import (
-    Counters,
-    Entry,
     PromptsFullError,
     SessionGoneError,
     SessionMovedError,
-    SessionRecord,
     SessionStore,
     StoreFullError,
     StoreLimits,

@@ -22,7 +22,8 @@ from deployments.connection import (
 )
 from deployments.held_controls import HeldControls
 from deployments.rebuild_turns import RebuildTurns
-from deployments.session_store import SessionGoneError, SessionMovedError, SessionRecord, UserFullError
+from deployments.session_record import SessionRecord
+from deployments.session_store import SessionGoneError, SessionMovedError, UserFullError
 from deployments.settings import ServeSettings
 from deployments.stream import Backstage, Stream
 from gamegen.session_log import WorldSpec
