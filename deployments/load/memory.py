@@ -56,9 +56,13 @@ class Growth:
 
 @dataclass(frozen=True)
 class Memory:
-    """The growth of all the server's processes together, and of each name's."""
+    """The growth of all the server's processes together, and of each name's.
+
+    `second_half` is of all together again: in the first minutes a server fills caches, what leaks goes on.
+    """
 
     total: Growth
+    second_half: Growth
     by_name: dict[str, Growth]
 
 
@@ -109,12 +113,18 @@ class MemorySampler:
         samples = samples if len(samples) >= 3 else self._samples
         if not samples:
             return None
-        at_s = [at for at, _ in samples]
-        total = growth(at_s, [sum(by_name.values()) for _, by_name in samples])
         names = sorted({name for _, by_name in samples for name in by_name})
         return Memory(
-            total, {n: growth(at_s, [by_name.get(n, 0.0) for _, by_name in samples]) for n in names}
+            _growth_of(samples),
+            _growth_of(samples[len(samples) // 2 :]),
+            {name: _growth_of(samples, name) for name in names},
         )
+
+
+def _growth_of(samples: Sequence[tuple[float, dict[str, float]]], name: str | None = None) -> Growth:
+    """Of the processes of a name, or of all."""
+    resident_mb = [by_name.get(name, 0.0) if name else sum(by_name.values()) for _, by_name in samples]
+    return growth([at for at, _ in samples], resident_mb)
 
 
 def is_local(url: str) -> bool:

@@ -85,6 +85,7 @@ def _memory(memory: Memory | None) -> dict[str, str]:
         "memory of the server, first / last / most": f"{total.first_mb:.0f} / {total.last_mb:.0f} / "
         f"{total.highest_mb:.0f} MB",
         "  its growth": _slope(total),
+        "  in the second half": _slope(memory.second_half),
     }
     slopes = {name: g.slope_mb_per_minute for name, g in memory.by_name.items()}
     steepest = max(slopes, key=lambda name: slopes[name] or 0.0)

@@ -319,6 +319,16 @@ def test_memory_of_processes_that_are_named_is_sampled():
     assert memory is not None and memory.total.first_mb > 10
 
 
+def test_memory_that_fills_up_in_the_first_half_does_not_grow_in_the_second():
+    sampler = MemorySampler("http://127.0.0.1:9")
+    filling = [100.0, 160.0, 190.0, 200.0, 200.0, 200.0, 200.0]
+    sampler._samples = [(10.0 * i, {"a": mb, "b": 50.0}) for i, mb in enumerate(filling)]
+    memory = sampler.memory()
+    assert memory is not None and memory.total.slope_mb_per_minute > 60
+    assert memory.second_half.slope_mb_per_minute == pytest.approx(0)
+    assert memory.second_half.samples == 4 and memory.by_name["b"].highest_mb == 50
+
+
 def test_pace_is_measured_against_the_rate_asked_for():
     frames = even_frames(80)
     frames["at_s"] *= 2
