@@ -108,7 +108,7 @@ async def test_who_knows_several_servers_tries_the_next_when_one_is_gone():
     async with websockets.serve(server._answer, "127.0.0.1", 0) as listening:
         there = Server(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
         gone = Server("http://127.0.0.1:9")
-        player = SocketPlayer(gone, {"stream_url": "/s"}, load_tracks()[0], 0, [gone, there])
+        player = SocketPlayer(gone, {"stream_url": "/s"}, load_tracks()[0], 0, others=[gone, there])
         playing = asyncio.create_task(player.play(time.monotonic() + 60, stop))
         while not playing.done() and player.num_frames < 8:
             await asyncio.sleep(0.01)

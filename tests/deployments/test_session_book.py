@@ -35,19 +35,19 @@ def book(store: SessionStore, monkeypatch) -> SessionBook:
 
 async def refusal(book: SessionBook) -> ApiError:
     with pytest.raises(ApiError) as refused:
-        await book.create(SPEC)
+        await book.create(SPEC, 0)
     return refused.value
 
 
 async def test_as_many_are_let_in_as_are_carried_and_may_wait(book, store):
     await store.offer_places("one", 2, 60)
     for _ in range(3):
-        await book.create(SPEC)
+        await book.create(SPEC, 0)
     full = await refusal(book)
     assert (full.status, full.code, full.retry_after_s) == (429, "too_many_sessions", 30)
     assert "3 sessions" in full.message and "30 s" in full.message
     await store.offer_places("one", 3, 60)
-    await book.create(SPEC)
+    await book.create(SPEC, 0)
     # The replica draws too slowly: who is here stays.
     await store.offer_places("one", 1, 60)
     assert (await refusal(book)).code == "too_many_sessions"
@@ -58,6 +58,6 @@ async def test_as_many_are_let_in_as_are_carried_and_may_wait(book, store):
 
 
 async def test_while_no_replica_takes_players_only_the_queue_does(book):
-    await book.create(SPEC)
+    await book.create(SPEC, 0)
     away = await refusal(book)
     assert (away.status, away.code, away.retry_after_s) == (503, "not_ready", 5)
