@@ -1,12 +1,14 @@
 """Builds the Serve application from its settings.
 
-`serve run deployments.app:local` runs it too; set the variables of `deployments.environment` and REDIS_URL first.
+`serve run deployments.app:local` runs it too, with `settings=configs/serve/cluster.yaml` or other settings; set the
+variables of `deployments.environment` and REDIS_URL first.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -17,7 +19,7 @@ from deployments.clips import ClipsDeployment
 from deployments.decoder import DecoderDeployment
 from deployments.generator import GeneratorDeployment
 from deployments.ingress import INGRESS_HEALTH_CHECK_S, Ingress
-from deployments.settings import ServeSettings, WorldSettings, load_settings
+from deployments.settings import DEFAULT_SETTINGS, ServeSettings, WorldSettings, load_settings
 from deployments.text_encoder import TextEncoderDeployment
 from deployments.world import WorldDeployment
 
@@ -72,13 +74,13 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
 
 
 def local(args: dict[str, Any]) -> serve.Application:
-    """Application builder for `serve run`; takes no arguments."""
-    if args:
-        raise ValueError(f"unknown argument {next(iter(args))!r}: settings are in configs/serve/local.yaml")
+    """Application builder for `serve run`; its one argument is `settings`, a file instead of local.yaml."""
+    if unknown := args.keys() - {"settings"}:
+        raise ValueError(f"unknown argument {min(unknown)!r}: use settings=FILE, or none")
     store_url = os.environ.get("REDIS_URL")
     if not store_url:
         raise ValueError("REDIS_URL is not set: name the Valkey or Redis server that keeps the sessions")
-    return build_app(load_settings(), store_url)
+    return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), store_url)
 
 
 def _replica(settings: ServeSettings, num_cpus: float) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""Ray's environment for this application. Imported before `ray` by whatever starts a cluster."""
+"""Ray's environment for this application. Imported before `ray` by whatever starts a cluster.
+
+`python -m deployments.environment` prints what each node of a cluster of several machines sets before `ray start`.
+"""
 
 from __future__ import annotations
 
 import os
 
+_SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 ENVIRONMENT = {
     # Routers and user code share one event loop and talk over gRPC: a call between replicas takes a third.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -19,8 +23,8 @@ ENVIRONMENT = {
     # Whoever reaches a port of Ray can run code on it; the token is made when a cluster first starts here.
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    # The name is misleading: 0 makes Ray a single-node one, which listens on the loopback address alone.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # The name is misleading: 0 makes Ray a single-machine one, which listens on the loopback address alone.
+    _SEVERAL_MACHINES: "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -40,3 +44,8 @@ def set_environment() -> None:
     """Sets what is not set already; Ray reads it when it is first imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    for name, value in (ENVIRONMENT | FAULT_TOLERANCE | {_SEVERAL_MACHINES: "1"}).items():
+        print(f"export {name}={value}")

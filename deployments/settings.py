@@ -203,6 +203,10 @@ class ServeSettings:
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
 
     def __post_init__(self) -> None:
+        if self.max_replicas_per_node < 0:
+            raise ValueError(
+                f"ServeSettings.max_replicas_per_node = {self.max_replicas_per_node}: use 0 for any number"
+            )
         places, sessions = self.world.slots * self.world.max_replicas, self.ingress.max_sessions
         if places < sessions:
             raise ValueError(

@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 
 from deployments import pacing
+from deployments.app import local
 from deployments.held_controls import MAX_PENDING_DEG, HeldControls
 from deployments.schemas import ControlMessage, parse_client_message
-from deployments.settings import ServeSettings, WorldSettings, load_settings
+from deployments.settings import CLUSTER_SETTINGS, ServeSettings, WorldSettings, load_settings
 from deployments.wire import (
     FRAGMENT_HEADER_BYTES,
     HEADER_BYTES,
@@ -253,3 +254,21 @@ def test_shipped_settings_load_and_nonsense_is_refused():
         dataclasses.replace(settings.world, most_late_share=5)
     with pytest.raises(ValueError, match="raise the slots"):
         ServeSettings(world=WorldSettings(slots=1))
+
+
+def test_the_cluster_settings_put_one_of_each_kind_that_plays_on_each_of_two_nodes():
+    settings = load_settings(CLUSTER_SETTINGS)
+    assert settings.max_replicas_per_node == 1
+    parts = (settings.ingress, settings.text_encoder, settings.world, settings.decoder)
+    assert [part.replicas for part in parts] == [2, 2, 2, 2]
+    # Clips take a hundredth.
+    assert sum(part.num_cpus for part in (*parts, settings.generator)) <= 0.99
+    # Either replica carries everybody.
+    assert settings.world.slots >= settings.ingress.max_sessions
+
+
+def test_the_application_builder_says_what_it_takes(monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"'model'.*settings=FILE"):
+        local({"model": "nano"})
+    assert local({"settings": str(CLUSTER_SETTINGS)})
