@@ -10,9 +10,15 @@ from typing import Any
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
+from deployments.client_messages import (
+    ByeMessage,
+    ClientMessage,
+    PingMessage,
+    SeenMessage,
+    parse_client_message,
+)
 from deployments.errors import shortened
 from deployments.metrics import MESSAGES_REFUSED, STREAMS_ENDED
-from deployments.schemas import ByeMessage, ClientMessage, PingMessage, SeenMessage, parse_client_message
 from deployments.settings import IngressSettings
 from deployments.wire import BinaryControl, FrameHeader, pack_fragment, pack_init, unpack_control
 from gamegen.boxes import split_init

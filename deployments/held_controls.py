@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from deployments.schemas import ControlMessage
+from deployments.client_messages import ControlMessage
 from deployments.wire import BinaryControl
 from gamegen.controls import FPS, FRAMES_PER_CHUNK, MAX_CAMERA_DEG, Control
 

@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from deployments.client_messages import Format
 from deployments.decoding import ChunkDecoding, Decodings
 from deployments.errors import ApiError
 from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
 from deployments.messages import Chunk, DecodeRequest, Follow, Instruction
 from deployments.pacing import ChunkClock
-from deployments.schemas import Format
 from deployments.session_record import Entry
 from deployments.shown_chunks import ChunkTimes, ShownChunks
 from deployments.wire import FrameHeader

@@ -12,6 +12,13 @@ from valkey.exceptions import ValkeyError
 
 from deployments import metrics
 from deployments.backstage import Backstage, resume_world
+from deployments.client_messages import (
+    ByeMessage,
+    ControlMessage,
+    HelloMessage,
+    SettingsMessage,
+    SpokenInstruction,
+)
 from deployments.connection import (
     CLOSE_ENDED,
     CLOSE_IDLE,
@@ -28,7 +35,6 @@ from deployments.held_controls import HeldControls
 from deployments.journal import SessionJournal
 from deployments.messages import Instruction
 from deployments.player import Player
-from deployments.schemas import ByeMessage, ControlMessage, HelloMessage, SettingsMessage, SpokenInstruction
 from deployments.session_record import SessionRecord
 from deployments.session_store import SessionGoneError, SessionMovedError, UserFullError
 from deployments.speech import Speech

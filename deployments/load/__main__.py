@@ -17,13 +17,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from deployments.client_messages import Format
 from deployments.load.client import Server
 from deployments.load.crowd import Counts, LoadConfig, run
 from deployments.load.figures import figures
 from deployments.load.memory import MemorySampler, is_local
 from deployments.load.report import missed, table, write_json
 from deployments.load.schedule import full_at_s
-from deployments.schemas import Format
 from gamegen.controls import FPS
 
 _SAMPLES = 60

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, fields, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from deployments.client_messages import Format
 from deployments.load.client import RefusedError, Server, SocketPlayer
 from deployments.load.played import Played
 from deployments.load.schedule import Visit, schedule
 from deployments.load.tracks import load_tracks
-from deployments.schemas import Format
 from gamegen.controls import FPS
 
 _REPORT_INTERVAL_S = 0.5

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from deployments import connection
+from deployments.client_messages import MAX_SEQUENCE, parse_client_message
 from deployments.connection import CLOSE_TOO_MANY_MESSAGES, Allowance, Connection
-from deployments.schemas import MAX_SEQUENCE, parse_client_message
 from deployments.settings import IngressSettings
 from deployments.wire import FRAGMENT_MAGIC, INIT_MAGIC, FrameHeader, unpack_fragment, unpack_init
 from gamegen.boxes import split_init

@@ -19,8 +19,8 @@ import ray
 import websockets
 from websockets.frames import Close, Frame, Opcode
 
+from deployments.client_messages import MAX_SEQUENCE
 from deployments.load.memory import listening_pid, processes, resident_mb, server_processes
-from deployments.schemas import MAX_SEQUENCE
 from tests.deployments.nonsense import nonsense
 from tests.serving import PATIENCE_S, streaming
 

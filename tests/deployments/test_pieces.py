@@ -8,8 +8,8 @@ import pytest
 
 from deployments import pacing
 from deployments.app import local
+from deployments.client_messages import ControlMessage, parse_client_message
 from deployments.held_controls import MAX_PENDING_DEG, HeldControls
-from deployments.schemas import ControlMessage, parse_client_message
 from deployments.settings import CLUSTER_SETTINGS, ServeSettings, WorldSettings, load_settings
 from deployments.wire import (
     FRAGMENT_HEADER_BYTES,

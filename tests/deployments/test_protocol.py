@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import websockets
 
-from deployments import connection, schemas, wire
+from deployments import client_messages, connection, schemas, wire
+from deployments.client_messages import ClientMessage, parse_client_message
 from deployments.following import MOST_PER_S
 from deployments.load.client import FINAL_CLOSE_CODES
 from deployments.player import MAX_FOLLOWED
-from deployments.schemas import ClientMessage, parse_client_message
 from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
 from gamegen.boxes import split_init
 from gamegen.controls import KEYS
@@ -69,7 +69,7 @@ def server_types() -> set[str]:
 
 def test_message_types_are_those_of_the_code():
     client_types = {get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(ClientMessage)}
-    assert [row[0] for row in rows("Messages you send")] == list(schemas._TYPES)
+    assert [row[0] for row in rows("Messages you send")] == list(client_messages._TYPES)
     assert {row[0] for row in rows("Messages you send")} == client_types
     assert {row[0] for row in rows("Messages you get")} == server_types()
     for kind in client_types | server_types():
@@ -78,7 +78,7 @@ def test_message_types_are_those_of_the_code():
 
 def test_examples_are_messages():
     sent = examples("Messages you send")
-    assert {message["type"] for message in sent} == set(schemas._TYPES)
+    assert {message["type"] for message in sent} == set(client_messages._TYPES)
     for message in sent:
         parse_client_message(json.dumps(message), 1000)
     got = {message["type"]: set(message) for message in examples("Messages you get")}
@@ -95,7 +95,7 @@ def test_a_manual_s_examples_are_messages():
         value, end = json.JSONDecoder().raw_decode(text)
         kinds.append(parse_client_message(json.dumps(value), 1000).type)
         text = text[end:].lstrip()
-    assert kinds == list(schemas._TYPES)
+    assert kinds == list(client_messages._TYPES)
 
 
 def test_close_codes_are_those_of_the_code():
@@ -182,7 +182,7 @@ def test_limits_are_the_settings():
         assert float(default) == settings[name], name
     assert f"More than {connection._MOST_ERRORS_PER_S} wrong messages" in DOCUMENT
     assert f"at most {schemas.MAX_BODY_BYTES / 2**20:g} MiB" in DOCUMENT.replace("\n", " ")
-    assert str(schemas.MAX_SEQUENCE) in section("Messages you send")
+    assert str(client_messages.MAX_SEQUENCE) in section("Messages you send")
     first = section("First frames")
     assert f"{MAX_VIDEO_S:g} s, {MAX_VIDEO_FRAMES} frames and 1920x1080 pixels" in first.replace("\n ", "")
     assert MAX_VIDEO_PIXELS == 1920 * 1080 and MAX_IMAGE_PIXELS == 4096 * 4096 and "4096x4096" in first
