@@ -75,6 +75,7 @@ async def test_sessions_go_on_when_a_node_and_the_head_are_killed(cluster, tiny_
 
     for task in playing:
         task.cancel()
+    await asyncio.gather(*playing, return_exceptions=True)
     world = World.load(str(tiny_model))
     quality = load_settings(CLUSTER_SETTINGS).decoder.jpeg_quality
     for player in players:
