@@ -34,6 +34,8 @@ FAULT_TOLERANCE = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "5000",
     "RAY_health_check_failure_threshold": "3",
+    # A proxy that begins slowly beside many replicas is not ended and begun again.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     # So long workers and all that runs on them wait for a head that is away, instead of a minute.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
 }
