@@ -115,7 +115,7 @@ class LocalCluster:
         is_head = name == HEAD
         cpus = 0 if is_head else _WORKER_CPUS
         folder = str(self.folder / name)
-        config = NodeConfig(name, is_head, self._head_port, cpus, folder, self._password)
+        config = NodeConfig(name, is_head, self._head_port, cpus, folder, self._password, os.getpid())
         ports = {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self._proxy_ports[name])}
         for attempt in range(_START_ATTEMPTS):
             node = self._nodes[name] = ClusterNode(config, self._environment | ports)

@@ -21,7 +21,7 @@ STARTED = "started"
 class NodeConfig:
     """A node of the cluster whose head is at `head_port`; its files are below `folder`.
 
-    `num_cpus` is what it offers to replicas; a head should offer none.
+    `num_cpus` is what it offers to replicas; a head should offer none. It ends when `parent_pid` is not its parent.
     """
 
     name: str
@@ -30,6 +30,7 @@ class NodeConfig:
     num_cpus: int
     folder: str
     redis_password: str
+    parent_pid: int
     object_store_bytes: int = 80 * 2**20
 
     def to_json(self) -> str:
@@ -42,7 +43,6 @@ def run(config: NodeConfig) -> None:
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
-    parent = os.getppid()
     port = config.head_port
     place = {"gcs_server_port": port} if config.is_head else {"gcs_address": f"127.0.0.1:{port}"}
     parameters = RayParams(
@@ -63,7 +63,7 @@ def run(config: NodeConfig) -> None:
     # The reaper ends all of its processes when this one is gone, however it went.
     node = Node(parameters, head=config.is_head, shutdown_at_exit=True, spawn_reaper=True)
     print(STARTED, flush=True)
-    while os.getppid() == parent:
+    while os.getppid() == config.parent_pid:
         if dead := node.dead_processes():
             sys.exit(f"the node ends without its {', '.join(name for name, _ in dead)}")
         time.sleep(_WATCH_INTERVAL_S)
