@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -16,8 +18,9 @@ from tests.test_world import random_model, words
 SIZE = (32, 32)
 
 
+@functools.cache
 def video(num_frames: int, seed: int = 0) -> bytes:
-    """A moving picture of coarse noise."""
+    """A moving picture of coarse noise; the same file each time, which encoding it again need not give."""
     coarse = np.random.default_rng(seed).integers(0, 256, (num_frames, 4, 4, 3), np.uint8)
     return mp4_bytes(coarse.repeat(8, 1).repeat(8, 2), crf=5)
 
