@@ -113,9 +113,14 @@ class StreamClient:
 
     async def binary(self) -> bytes:
         """The next binary message; JSON messages before it are kept in `messages`."""
-        while isinstance(data := await asyncio.wait_for(self.socket.recv(), PATIENCE_S), str):
+        while isinstance(data := await self._received(), str):
             self.messages.append(json.loads(data))
         return data
+
+    async def _received(self) -> str | bytes:
+        # `asyncio.wait_for` of Python 3.11 lets a cancellation go when a message came at the same moment.
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.socket.recv()
 
     async def frame(self) -> Frame:
         """The next frame; JSON messages before it are kept in `messages`."""
@@ -149,7 +154,7 @@ class StreamClient:
             if message["type"] == kind:
                 return self.messages.pop(i)
         while True:
-            data = await asyncio.wait_for(self.socket.recv(), PATIENCE_S)
+            data = await self._received()
             if isinstance(data, str):
                 message = json.loads(data)
                 if message["type"] == kind:
