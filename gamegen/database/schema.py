@@ -1,0 +1,65 @@
+"""The schema's revisions: `upgrade` brings a database to the newest, `downgrade` back to an older one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from gamegen.database.connection import checked_url, connect_blocking
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_LOCK = 0x67616D65
+"""Of several that start at once one migrates and the others wait."""
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Brings the schema up to a revision; raises ValueError, or sqlalchemy's OperationalError if nothing answers."""
+    _run(url, lambda config: command.upgrade(config, revision))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Takes the schema back to a revision, `base` for an empty one."""
+    _run(url, lambda config: command.downgrade(config, revision))
+
+
+def current(url: str) -> str | None:
+    """The revision that a database has, or None if it is empty."""
+    engine = connect_blocking(url)
+    with engine.connect() as connection:
+        revision = MigrationContext.configure(connection).get_current_revision()
+    engine.dispose()
+    return revision
+
+
+def revisions() -> list[str]:
+    """All of them, the oldest first."""
+    scripts = ScriptDirectory.from_config(_config("postgresql://"))
+    return [script.revision for script in reversed(list(scripts.walk_revisions()))]
+
+
+def _run(url: str, work: Callable[[Config], None]) -> None:
+    engine = connect_blocking(url)
+    with engine.connect() as connection:
+        connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _LOCK})
+        try:
+            config = _config(url)
+            config.attributes["connection"] = connection
+            work(config)
+            connection.commit()
+        finally:
+            connection.rollback()
+            connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+    engine.dispose()
+
+
+def _config(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["url"] = checked_url(url)
+    return config

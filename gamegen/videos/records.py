@@ -1,0 +1,131 @@
+"""What goes into the queue and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from gamegen.videos.order import Order, Tier
+from gamegen.videos.states import State
+
+
+@dataclass(frozen=True)
+class NewGeneration:
+    """An order on its way into the queue; `id` is new, `request_id` the caller's name for the request, if any.
+
+    `num_steps` are the denoising steps of all chunks, `millicredits` what is reserved for it.
+    """
+
+    id: str
+    account: str
+    order: Order
+    body_hash: str
+    num_steps: int
+    millicredits: int
+    request_id: str | None = None
+    tier: Tier = Tier.STANDARD
+    priority: int = 5
+    webhook_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An order that a worker has until its lease ends; whoever claims it next has a higher fence.
+
+    `checkpoint_key` is the newest checkpoint's object, good for `checkpoint_step` steps.
+    """
+
+    id: str
+    account: str
+    fence: int
+    attempts: int
+    order: Order
+    num_steps: int
+    checkpoint_key: str | None = None
+    checkpoint_step: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """The files of a finished clip; `frames_sha256` is of its frames before they were put into a file."""
+
+    content_key: str
+    content_bytes: int
+    content_sha256: str
+    frames_sha256: str
+    thumbnail_key: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one safety check came to; `subject` is prompt, negative_prompt, image, source or frames."""
+
+    subject: str
+    checker: str
+    score: float
+    threshold: float
+    is_allowed: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an order failed, or why it is blocked: a stable code and a sentence for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An order as it is now."""
+
+    id: str
+    account: str
+    state: State
+    tier: Tier
+    priority: int
+    order: Order
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    fence: int
+    step: int
+    num_steps: int
+    step_ms: float | None
+    cancel_requested: bool
+    is_kept: bool
+    expired_at: datetime | None
+    webhook_url: str | None
+    request_id: str | None
+    failure: Failure | None
+    result: Result | None
+
+    @property
+    def progress(self) -> float:
+        """0 to 1; the last twentieth is decoding, checking and writing the file."""
+        if self.state is State.COMPLETED:
+            return 1.0
+        return 0.95 * self.step / self.num_steps
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds of denoising that are left, once one step has been timed."""
+        if self.step_ms is None or self.state is not State.GENERATING:
+            return None
+        return (self.num_steps - self.step) * self.step_ms / 1000
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to an order; ids grow, so a reader goes on from the last it saw."""
+
+    id: int
+    generation_id: str
+    kind: str
+    state: State
+    fence: int
+    created_at: datetime
+    data: dict[str, Any] = field(default_factory=dict)
