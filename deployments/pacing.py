@@ -36,7 +36,8 @@ class ChunkClock:
     Frames are shown at `target_fps`. Where drawing a chunk takes longer than showing it, its frames are spread over
     the measured time of a chunk instead, so that motion stays even. A chunk is begun as late as it can be to
     arrive in time, as the usual one does: what the player does until then is still in it. `due_s` is when the chunk
-    shown last was due by the pace of those before. `leads_s` are the times that chunks took from their beginning until they could be shown.
+    shown last was due by the pace of those before. `leads_s` are the times that chunks took from their beginning
+    until they could be shown.
     """
 
     steps_s: deque[float] = field(default_factory=_times)
