@@ -37,14 +37,23 @@ class ChunkDecoding:
     """Begins at once; iterating yields `(file, decode_ms)` in order, as soon as there is one: JPEG or MP4 as asked for.
 
     A request holds all that it needs, so that any other decoder can answer it if one dies; files that had come
-    already are not given twice. Iterating raises what the last attempt raised. `first_came_s` is when the first file
+    already are not given twice. Iterating raises what the last attempt raised. The clock is told how long the chunk
+    took since `begun_s`, unless it is not typical. `first_came_s` is when the first file
     came, by `time.monotonic`.
     """
 
-    def __init__(self, decodings: Decodings, request: DecodeRequest, clock: ChunkClock) -> None:
+    def __init__(
+        self,
+        decodings: Decodings,
+        request: DecodeRequest,
+        clock: ChunkClock,
+        begun_s: float,
+        is_typical: bool = True,
+    ) -> None:
         self._decodings = decodings
         self._request = request
         self._clock = clock
+        self._begun_s, self._is_typical = begun_s, is_typical
         self._files: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
         self.first_came_s: float | None = None
         self._task = asyncio.create_task(self._fetch())
@@ -70,23 +79,23 @@ class ChunkDecoding:
         start = time.monotonic()
         for attempt in range(_ATTEMPTS):
             try:
-                await self._attempt(start, came_s)
+                await self._attempt(came_s)
                 break
             # Whatever a dying replica raises, the answer is the same.
             except Exception:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 await asyncio.sleep(_FIRST_DELAY_S * 2**attempt)
-        self._clock.decoded(came_s)
+        self._clock.decoded(self._begun_s, start, came_s, self._is_typical)
 
-    async def _attempt(self, start: float, came_s: list[float]) -> None:
+    async def _attempt(self, came_s: list[float]) -> None:
         number = 0
         async for part in self._decodings.frames(self._request):
             for file in part.files:
                 number += 1
                 if number > len(came_s):
                     self.first_came_s = self.first_came_s or time.monotonic()
-                    came_s.append(time.monotonic() - start)
+                    came_s.append(time.monotonic())
                     self._files.put_nowait((file, part.decode_ms))
         if number < self._request.num_files:
             raise RuntimeError(f"a decoder ended after {number} of {self._request.num_files} files")

@@ -11,9 +11,11 @@ from gamegen.controls import FPS, FRAMES_PER_CHUNK
 
 _WINDOW = 24
 """Chunks that are remembered, four seconds."""
-_IN_TIME = 0.9
-"""The share of steps, and of decodings, that are waited for; the page evens out the rest."""
-_MARGIN_S = 0.004
+_IN_TIME = 0.5
+"""The share of chunks that are waited for: the page evens out the rest, and who waits twice waits in vain."""
+_MARGIN_S = 0.001
+_ON_SCHEDULE_S = 1 / FPS
+"""A chunk that comes later than it is due, but by no more than this, leaves the frames after it their times."""
 _CATCHING_UP = 0.04
 """By this much quicker frames are shown after a late chunk, until its delay is made up for: nobody sees that."""
 _IN_PACE = 0.98
@@ -33,13 +35,14 @@ class ChunkClock:
 
     Frames are shown at `target_fps`. Where drawing a chunk takes longer than showing it, its frames are spread over
     the measured time of a chunk instead, so that motion stays even. A chunk is begun as late as it can be to
-    arrive in time: what the player does until then is still in it. `due_s` is when the chunk shown last was due by the
-    pace of those before.
+    arrive in time, as the usual one does: what the player does until then is still in it. `due_s` is when the chunk
+    shown last was due by the pace of those before. `leads_s` are the times that chunks took from their beginning
+    until they could be shown.
     """
 
     steps_s: deque[float] = field(default_factory=_times)
     decodes_s: deque[float] = field(default_factory=_times)
-    decode_leads_s: deque[float] = field(default_factory=_times)
+    leads_s: deque[float] = field(default_factory=_times)
     target_fps: float = FPS
     shown_until_s: float = 0.0
     shown_interval_s: float = 0.0
@@ -67,10 +70,12 @@ class ChunkClock:
     @property
     def lead_s(self) -> float:
         """How long before its first frame is due a chunk is begun."""
-        return _quantile(self.steps_s, _IN_TIME) + _quantile(self.decode_leads_s, _IN_TIME) + _MARGIN_S
+        return _quantile(self.leads_s, _IN_TIME) + _MARGIN_S
 
     def step_delay_s(self) -> float:
-        """How long to wait before the next chunk is begun."""
+        """How long to wait before the next chunk is begun; not at all until one has been timed."""
+        if not self.leads_s:
+            return 0.0
         now = time.monotonic()
         chunk_s = FRAMES_PER_CHUNK * self.frame_interval_s
         needed_at = max(self.shown_until_s, now) + self.num_unshown * chunk_s
@@ -82,26 +87,33 @@ class ChunkClock:
         if is_typical:
             self.steps_s.append(min(duration_s, _LONGEST_SAMPLE_S))
 
-    def decoded(self, came_s: Sequence[float]) -> None:
-        """A chunk was decoded: how long after the request each of its frames came.
+    def decoded(
+        self, begun_s: float, asked_s: float, came_s: Sequence[float], is_typical: bool = True
+    ) -> None:
+        """A chunk was decoded: when it was begun, its decoding asked for, and each of its frames there.
 
         A later frame may come later by as much as it is shown later.
         """
-        lead_s = max(at - i / FPS for i, at in enumerate(came_s))
-        self.decodes_s.append(min(came_s[-1], _LONGEST_SAMPLE_S))
-        self.decode_leads_s.append(min(lead_s, _LONGEST_SAMPLE_S))
+        self.decodes_s.append(min(came_s[-1] - asked_s, _LONGEST_SAMPLE_S))
+        if is_typical:
+            lead_s = max(at - i / FPS for i, at in enumerate(came_s)) - begun_s
+            self.leads_s.append(min(lead_s, _LONGEST_SAMPLE_S))
 
     def show(self) -> tuple[float, float]:
-        """A chunk begins to be shown: returns when, by `time.monotonic`, and the time between its frames."""
+        """A chunk begins to be shown: returns when, by `time.monotonic`, and the time between its frames.
+
+        Where it comes a little late that is a moment ago.
+        """
         self.num_unshown -= 1
         now, interval_s = time.monotonic(), self.frame_interval_s
         self.shown_interval_s = interval_s
         self.due_s = self.shown_until_s or now
         self.late_s = max(0.0, now - self.due_s)
-        self.behind_s = self.behind_s + self.late_s if self.late_s < _FORGOTTEN_S else 0.0
+        lost_s = self.late_s if self.late_s > _ON_SCHEDULE_S else 0.0
+        self.behind_s = self.behind_s + lost_s if lost_s < _FORGOTTEN_S else 0.0
         gain_s = min(_CATCHING_UP * interval_s, self.behind_s / FRAMES_PER_CHUNK)
         self.behind_s -= FRAMES_PER_CHUNK * gain_s
-        start = max(now, self.shown_until_s)
+        start = self.due_s + lost_s
         self.shown_until_s = start + FRAMES_PER_CHUNK * (interval_s - gain_s)
         return start, interval_s - gain_s
 

@@ -163,7 +163,7 @@ class Player:
             self.clock.stepped(times.drawn_s - start, is_typical)
             first = FRAMES_PER_CHUNK * number if self.format == "fmp4" else None
             request = DecodeRequest(chunk.latent, memory, self._size, first)
-            decoding = ChunkDecoding(self._decodings, request, self.clock)
+            decoding = ChunkDecoding(self._decodings, request, self.clock, start, is_typical)
             logging = asyncio.create_task(self._journal.flush())
             await self._drawn.put(_Drawn(number, chunk, timestamp, times, decoding, logging))
 

@@ -54,7 +54,7 @@ def show(
     """Shows one chunk at its pace."""
     start_s, interval_s = clock.show()
     for frame in range(4):
-        time.now = start_s + frame * interval_s
+        time.now = max(time.now, start_s + frame * interval_s)
         shown.frames(num_bytes)
     chunk = ChunkTimes(times.get("arrived_s"), times.get("begun_s", 0.0), times.get("drawn_s", 0.0))
     shown.chunk(interval_s, chunk, times.get("decoded_s"))
