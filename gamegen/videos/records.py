@@ -30,6 +30,17 @@ class NewGeneration:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why an order is not taken.
+
+    The code is request_reused (its request_id named another order), insufficient_credits, account_full or queue_full.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """An order that a worker has until its lease ends; whoever claims it next has a higher fence.
 
@@ -44,6 +55,14 @@ class Claim:
     num_steps: int
     checkpoint_key: str | None = None
     checkpoint_step: int = 0
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Which of the orders that a worker thinks it has are no longer its own, and which of its own are to be given up."""
+
+    lost: frozenset[str]
+    cancelled: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,8 @@ class Generation:
     request_id: str | None
     failure: Failure | None
     result: Result | None
+    # What is reserved for it; once it has ended, what it cost.
+    millicredits: int = 0
 
     @property
     def progress(self) -> float:
@@ -129,3 +150,62 @@ class Event:
     fence: int
     created_at: datetime
     data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TierStats:
+    """Orders of a tier: `pending` wait for their words to be encoded, `queued` for a generator, `leased` are worked on.
+
+    `oldest_s` is how long ago the one that has waited for a generator the longest was ordered, 0 if none waits.
+    """
+
+    pending: int = 0
+    queued: int = 0
+    leased: int = 0
+    oldest_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """How full the queue is, by tier."""
+
+    tiers: dict[Tier, TierStats]
+
+    @property
+    def pending(self) -> int:
+        """Orders whose words nobody has encoded."""
+        return sum(tier.pending for tier in self.tiers.values())
+
+    @property
+    def queued(self) -> int:
+        """Orders that wait for a generator."""
+        return sum(tier.queued for tier in self.tiers.values())
+
+    @property
+    def leased(self) -> int:
+        """Orders that are worked on."""
+        return sum(tier.leased for tier in self.tiers.values())
+
+    @property
+    def oldest_s(self) -> float:
+        """How long ago the order that has waited longest for a generator came."""
+        return max((tier.oldest_s for tier in self.tiers.values()), default=0.0)
+
+
+class UnknownGenerationError(KeyError):
+    """There is no such order of this account."""
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(generation_id)
+        self.generation_id = generation_id
+
+    def __str__(self) -> str:
+        return f"there is no video {self.generation_id!r}"
+
+
+class AlreadyEndedError(RuntimeError):
+    """The order has ended: nothing about it can change."""
+
+    def __init__(self, generation_id: str, state: State) -> None:
+        super().__init__(f"video {generation_id!r} has ended already: it is {state}")
+        self.state = state
