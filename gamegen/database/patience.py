@@ -107,4 +107,5 @@ def _note(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     if state.attempt_number == 1:
         # The driver's own words: SQLAlchemy's would show the statement's values.
-        _log.warning("the database does not answer: %s", getattr(error, "orig", error))
+        said = str(getattr(error, "orig", error)).splitlines()
+        _log.warning("the database does not answer: %s", said[0] if said else type(error).__name__)

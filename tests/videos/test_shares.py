@@ -61,9 +61,8 @@ async def test_the_urgent_go_first_but_cannot_starve_the_others(queue, engine) -
     for waited_s in (0, 9 * 60 + 1):
         async with engine.begin() as connection:
             # It came so much earlier.
-            await connection.execute(
-                text("update generations set rank = rank - :s where priority = 0"), {"s": waited_s}
-            )
+            aged = text("update generations set rank = rank - :s where priority = 0")
+            await connection.execute(aged, {"s": waited_s})
         await queue.submit([new(priority=9) for _ in range(20)])
         await queue.encoded(await queue.claim_pending("encoder", 20, 60))
         (first,) = await queue.claim_batch("w", 1, 60)
