@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gamegen.videos.records import Failure, Generation
+from gamegen.videos.records import Failure, Generation, Verdict
 from gamegen.videos.states import State
 from tests.videos.orders import check_books, new, result, rows
 from tests.videos.test_queue import WORK, claimed, queued
@@ -53,6 +53,9 @@ async def test_what_a_worker_says_counts_once(queue, engine, lose) -> None:
         assert await queue.advance({claim.id: claim.fence}, state) == {claim.id}
         lose("moved")
         assert (await queue.progress({claim.id: (claim.fence, 2, 1.0)})).lost == frozenset()
+    lose("safety_audit")
+    await queue.audit(claim.id, [Verdict("frames", "none", 0.0, 1.0, True)])
+    assert len(await rows(engine, "select * from safety_audit")) == 1
     lose("checkpoints")
     assert await queue.checkpointed(claim.id, claim.fence, 4, "key", 1)
     lose("moved")

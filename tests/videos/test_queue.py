@@ -312,6 +312,29 @@ async def test_orders_beyond_the_limits_are_refused(engine) -> None:
     await check_books(engine)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"priority": 10},
+        {"num_steps": 0},
+        {"millicredits": -1},
+        {"order": order(prompt="a\0b")},
+        {"order": order(negative_prompt="\ud800")},
+        {"request_id": "\0"},
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_it_is_submitted(changes) -> None:
+    with pytest.raises(ValueError, match=r"must be|characters"):
+        new(**changes)
+
+
+async def test_any_other_text_is_kept(queue) -> None:
+    text = "\x01\uffff \N{SNOWMAN}\N{PILE OF POO} '\"\\ %s :x $1"
+    (taken,) = await queue.submit([new(order=order(prompt=text), request_id=text)])
+    (claim,) = await queue.claim_pending("w", 1, 60)
+    assert claim.order.prompt == taken.request_id == text
+
+
 async def test_orders_are_listed_for_whom_they_are(queue) -> None:
     ids = [(await queue.submit([new()]))[0].id for _ in range(3)]
     await queue.submit([new("bob")])

