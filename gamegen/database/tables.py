@@ -64,6 +64,8 @@ generations = Table(
     Column("batch_key", Text, nullable=False),
     Column("content_hash", Text, nullable=False),
     Column("webhook_url", Text),
+    # What is reserved for it; once it has ended, what it cost.
+    Column("millicredits", BigInteger, nullable=False, server_default="0"),
     _created(),
     _time("started_at"),
     _time("finished_at"),
@@ -93,6 +95,8 @@ generations = Table(
     CheckConstraint("priority between 0 and 9", name="priority"),
     Index("uq_generations_request", "account", "request_id", unique=True),
     Index("ix_generations_waiting", "state", "tier", "rank", postgresql_where=text("worker is null")),
+    Index("ix_generations_pending", "rank", postgresql_where=text("state = 'PENDING'")),
+    Index("ix_generations_unfinished", "account", "tier", postgresql_where=text("finished_at is null")),
     Index("ix_generations_leased", "lease_until", postgresql_where=text("worker is not null")),
     Index("ix_generations_account", "account", "created_at"),
     Index("ix_generations_content", "content_hash", postgresql_where=text("state = 'COMPLETED'")),

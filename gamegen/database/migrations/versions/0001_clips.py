@@ -31,6 +31,7 @@ def upgrade() -> None:
         sa.Column("batch_key", sa.Text(), nullable=False),
         sa.Column("content_hash", sa.Text(), nullable=False),
         sa.Column("webhook_url", sa.Text(), nullable=True),
+        sa.Column("millicredits", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
@@ -79,6 +80,20 @@ def upgrade() -> None:
         ["state", "tier", "rank"],
         unique=False,
         postgresql_where=sa.text("worker is null"),
+    )
+    op.create_index(
+        "ix_generations_pending",
+        "generations",
+        ["rank"],
+        unique=False,
+        postgresql_where=sa.text("state = 'PENDING'"),
+    )
+    op.create_index(
+        "ix_generations_unfinished",
+        "generations",
+        ["account", "tier"],
+        unique=False,
+        postgresql_where=sa.text("finished_at is null"),
     )
     op.create_index("uq_generations_request", "generations", ["account", "request_id"], unique=True)
     op.create_table(
@@ -229,6 +244,14 @@ def downgrade() -> None:
     op.drop_index("ix_webhook_secrets_account", table_name="webhook_secrets")
     op.drop_table("webhook_secrets")
     op.drop_table("tiers")
+    op.drop_index(
+        "ix_generations_unfinished",
+        table_name="generations",
+        postgresql_where=sa.text("finished_at is null"),
+    )
+    op.drop_index(
+        "ix_generations_pending", table_name="generations", postgresql_where=sa.text("state = 'PENDING'")
+    )
     op.drop_index("uq_generations_request", table_name="generations")
     op.drop_index(
         "ix_generations_waiting", table_name="generations", postgresql_where=sa.text("worker is null")
