@@ -102,6 +102,8 @@ class Generation:
     request_id: str | None
     failure: Failure | None
     result: Result | None
+    # What is reserved for it; once it has ended, what it cost.
+    millicredits: int = 0
 
     @property
     def progress(self) -> float:

@@ -1,0 +1,111 @@
+"""A database of its own for each test, and a receiver with a certificate."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gamegen.database import schema
+from gamegen.database.connection import connect, connect_blocking
+from gamegen.database.embedded import embedded_database
+from gamegen.database.tables import generations, webhook_deliveries
+from gamegen.webhooks.deliveries import RetrySettings
+from gamegen.webhooks.posting import PostLimits
+from gamegen.webhooks.sender import WebhookSettings
+from gamegen.webhooks.urls import UrlRules
+from tests.webhooks.receiver import Receiver, make_authority, receiving
+
+_NUMBERS = count()
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """A running PostgreSQL whose database is migrated and has one order."""
+    # The path of a socket has at most 107 characters, which those of pytest's folders may exceed.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder, embedded_database(Path(folder) / "db") as url:
+        schema.upgrade(url)
+        engine = connect_blocking(url)
+        with engine.begin() as connection:
+            connection.execute(
+                insert(generations).values(
+                    id="video_1",
+                    account="ada",
+                    body_hash="",
+                    state="COMPLETED",
+                    tier="standard",
+                    priority=5,
+                    rank=0.0,
+                    order={},
+                    batch_key="",
+                    content_hash="",
+                    num_steps=1,
+                )
+            )
+        engine.dispose()
+        yield url
+
+
+@pytest.fixture
+async def engine(server_url: str) -> AsyncIterator[AsyncEngine]:
+    """An own copy of that database."""
+    template, name = make_url(server_url).database, f"hooks{next(_NUMBERS)}"
+    blocking = connect_blocking(make_url(server_url).set(database="template1").render_as_string(False))
+    with blocking.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f'create database {name} template "{template}"'))
+    blocking.dispose()
+    engine = connect(make_url(server_url).set(database=name).render_as_string(False))
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an authority and a server's certificate."""
+    folder = tmp_path_factory.mktemp("certificates")
+    make_authority(folder)
+    return folder
+
+
+@pytest.fixture
+async def receiver(certificates: Path) -> AsyncIterator[Receiver]:
+    """A receiver at a free port."""
+    async with receiving(certificates) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def settings(certificates: Path) -> WebhookSettings:
+    """Settings that reach the receiver and hurry."""
+    return WebhookSettings(
+        UrlRules(allow_private_addresses=True, ports=()),
+        PostLimits(ca_file=str(certificates / "authority.pem")),
+        RetrySettings(attempts=3, first_s=0.01, most_s=0.02),
+    )
+
+
+async def here(_host: str, _port: int) -> list[str]:
+    """Resolves every name to this machine."""
+    return ["127.0.0.1"]
+
+
+async def write_delivery(engine: AsyncEngine, url: str, id: str = "msg_1", account: str = "ada") -> None:
+    """A message that is due, as the queue writes it."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            insert(webhook_deliveries).values(
+                id=id,
+                generation_id="video_1",
+                account=account,
+                url=url,
+                event="video.completed",
+                payload={"type": "video.completed", "data": {"prompt": "snow — Schnee"}},
+                state="pending",
+            )
+        )
+        await connection.execute(text("notify gamegen_webhooks"))
