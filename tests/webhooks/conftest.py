@@ -1,27 +1,24 @@
-"""A database of its own for each test, and a receiver with a certificate."""
+"""An empty database for each test, and a receiver with a certificate."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from itertools import count
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, make_url, text
+from sqlalchemy import delete, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gamegen.database import schema
 from gamegen.database.connection import connect, connect_blocking
 from gamegen.database.embedded import embedded_database
-from gamegen.database.tables import generations, webhook_deliveries
+from gamegen.database.tables import generations, webhook_deliveries, webhook_secrets
 from gamegen.webhooks.deliveries import RetrySettings
 from gamegen.webhooks.posting import PostLimits
 from gamegen.webhooks.sender import WebhookSettings
 from gamegen.webhooks.urls import UrlRules
 from tests.webhooks.receiver import Receiver, make_authority, receiving
-
-_NUMBERS = count()
 
 
 @pytest.fixture(scope="session")
@@ -53,13 +50,11 @@ def server_url() -> Iterator[str]:
 
 @pytest.fixture
 async def engine(server_url: str) -> AsyncIterator[AsyncEngine]:
-    """An own copy of that database."""
-    template, name = make_url(server_url).database, f"hooks{next(_NUMBERS)}"
-    blocking = connect_blocking(make_url(server_url).set(database="template1").render_as_string(False))
-    with blocking.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f'create database {name} template "{template}"'))
-    blocking.dispose()
-    engine = connect(make_url(server_url).set(database=name).render_as_string(False))
+    """That database, with neither secrets nor deliveries."""
+    engine = connect(server_url)
+    async with engine.begin() as connection:
+        await connection.execute(delete(webhook_secrets))
+        await connection.execute(delete(webhook_deliveries))
     yield engine
     await engine.dispose()
 
