@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """The addresses of a name and port; raises OSError if there are none."""
 _MOST_ADDRESSES = 4
-_RESOLVING_THREADS = 8
+# Enough that one account's names, of which few are resolved at a time, do not take all of them.
+_RESOLVING_THREADS = 32
 
 
 class SystemResolver:

@@ -14,6 +14,7 @@ from gamegen.webhooks.urls import RefusedUrlError, UrlRules, check_url
 
 _GONE = 410
 _LONGEST_WAIT_DIGITS = 6
+_MOST_ERROR_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Poster:
         except RefusedUrlError as error:
             return Answer(error=str(error))
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as error:
-            return Answer(error=f"{type(error).__name__}: {error}")
+            return Answer(error=_in_words(error))
 
     async def _send(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
         target = check_url(url, self._rules)
@@ -121,6 +122,12 @@ def _judged(status: int, headers: dict[bytes, bytes]) -> Answer:
     if 300 <= status < 400:
         return Answer(status, f"answered {status}: redirects are not followed, order with the new URL")
     return Answer(status, f"answered {status}", status == _GONE, _asked_wait_s(headers))
+
+
+def _in_words(error: Exception) -> str:
+    """One short line: part of it may be what the receiver sent."""
+    words = f"{type(error).__name__}: {error}"[:_MOST_ERROR_CHARACTERS]
+    return "".join(character if character.isprintable() else "?" for character in words)
 
 
 def _asked_wait_s(headers: dict[bytes, bytes]) -> float:

@@ -11,7 +11,7 @@ from sqlalchemy import delete, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gamegen.database import schema
-from gamegen.database.connection import connect, connect_blocking
+from gamegen.database.connection import connect
 from gamegen.database.embedded import embedded_database
 from gamegen.database.tables import generations, webhook_deliveries, webhook_secrets
 from gamegen.webhooks.deliveries import RetrySettings
@@ -20,41 +20,38 @@ from gamegen.webhooks.sender import WebhookSettings
 from gamegen.webhooks.urls import UrlRules
 from tests.webhooks.receiver import Receiver, make_authority, receiving
 
+ORDER = {
+    "id": "video_1",
+    "account": "ada",
+    "body_hash": "",
+    "state": "COMPLETED",
+    "tier": "standard",
+    "priority": 5,
+    "rank": 0.0,
+    "order": {},
+    "batch_key": "",
+    "content_hash": "",
+    "num_steps": 1,
+}
+
 
 @pytest.fixture(scope="session")
-def server_url() -> Iterator[str]:
-    """A running PostgreSQL whose database is migrated and has one order."""
+def database_url() -> Iterator[str]:
+    """A running PostgreSQL with a database of the newest schema."""
     # The path of a socket has at most 107 characters, which those of pytest's folders may exceed.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder, embedded_database(Path(folder) / "db") as url:
         schema.upgrade(url)
-        engine = connect_blocking(url)
-        with engine.begin() as connection:
-            connection.execute(
-                insert(generations).values(
-                    id="video_1",
-                    account="ada",
-                    body_hash="",
-                    state="COMPLETED",
-                    tier="standard",
-                    priority=5,
-                    rank=0.0,
-                    order={},
-                    batch_key="",
-                    content_hash="",
-                    num_steps=1,
-                )
-            )
-        engine.dispose()
         yield url
 
 
 @pytest.fixture
-async def engine(server_url: str) -> AsyncIterator[AsyncEngine]:
-    """That database, with neither secrets nor deliveries."""
-    engine = connect(server_url)
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """That database with one order, and neither secrets nor deliveries."""
+    engine = connect(database_url)
     async with engine.begin() as connection:
         await connection.execute(delete(webhook_secrets))
-        await connection.execute(delete(webhook_deliveries))
+        await connection.execute(delete(generations))
+        await connection.execute(insert(generations).values(ORDER))
     yield engine
     await engine.dispose()
 

@@ -157,7 +157,7 @@ async def test_a_name_that_nobody_answers_for_is_cut_off(settings) -> None:
 
 async def test_what_is_no_http_at_all_is_an_error(receiver, settings) -> None:
     async def nonsense(writer: asyncio.StreamWriter) -> None:
-        writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + b"\x00\xff\n" * 1000 + b"\r\n\r\n")
 
     async def silence(_writer: asyncio.StreamWriter) -> None:
         pass
@@ -166,6 +166,7 @@ async def test_what_is_no_http_at_all_is_an_error(receiver, settings) -> None:
     for _ in range(2):
         answer = await poster_to(settings).post(receiver.url(), {}, b"{}")
         assert answer.status is None and "RemoteProtocolError" in answer.error
+        assert answer.error.isprintable() and len(answer.error) <= 300
 
 
 async def test_a_message_that_is_too_large_is_not_sent(receiver, settings) -> None:
