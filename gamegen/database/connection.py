@@ -39,6 +39,8 @@ def connect(url: str, pool_size: int = 8) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=_POOL_TIMEOUT_S,
         pool_pre_ping=True,
+        # Errors are logged; what is written, secrets among it, must not be.
+        hide_parameters=True,
         connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
     )
 
