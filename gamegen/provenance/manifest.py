@@ -1,4 +1,4 @@
-"""What is said about a clip, and how it is signed into the file (C2PA 2.2, with CAWG's training assertion 1.1)."""
+"""What is said about a clip, and how it is signed into the file (C2PA; training and mining by CAWG 1.1)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ ORDER_LABEL = "org.gamegen.order"
 MAX_FILE_BYTES = 1 << 30
 """Of a file that is signed or checked: far above the longest clip."""
 MAX_TEXT_LENGTH = 200
-OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
-"""Neither signing nor checking asks anybody on the network: a file could name any address."""
+_OFFLINE = {"remote_manifest_fetch": False, "ocsp_fetch": False}
+# What certificates that sign manifests are for: C2PA's own purpose, signing documents, and protecting e-mail, which
+# older ones have.
+_PURPOSES = ("1.3.6.1.4.1.62558.2.1", "1.3.6.1.5.5.7.3.36", "1.3.6.1.5.5.7.3.4")
 _SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _USES = ("cawg.ai_generative_training", "cawg.ai_inference", "cawg.ai_training", "cawg.data_mining")
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -72,7 +74,7 @@ def sign_mp4(
             definition = json.dumps(_definition(manifest, _identity(unsigned, manifest)))
             unsigned.seek(0)
             with (
-                c2pa.Context.from_dict({"verify": OFFLINE}) as context,
+                c2pa_context() as context,
                 c2pa.Builder(definition, context=context) as builder,
                 _native(signer) as native,
             ):
@@ -86,6 +88,12 @@ def sign_mp4(
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def c2pa_context(anchors_pem: str = "") -> c2pa.Context:
+    """How the library signs and checks, trusting some authorities. It asks nobody: a file could name any address."""
+    trust = {"trust_config": "\n".join(_PURPOSES)} | ({"trust_anchors": anchors_pem} if anchors_pem else {})
+    return c2pa.Context.from_dict({"verify": _OFFLINE, "trust": trust})
 
 
 def is_mp4(file: Path, max_bytes: int) -> bool:

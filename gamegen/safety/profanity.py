@@ -10,7 +10,7 @@ from gamegen.videos.records import Verdict
 class ProfanityChecker:
     """Scores a text from 0 to 1, the worst of its readings.
 
-    The model knows words and not what they are about: `naked cliffs` scores .7, an ass that pulls a cart .98. Refuse
+    The model knows words and not what they are about: an ass that pulls a cart scores nearly as an insult does. Refuse
     what is close to 1 and leave the rest to the blocklist.
     """
 

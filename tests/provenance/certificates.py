@@ -7,8 +7,13 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
 
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -27,8 +32,6 @@ def pem_of(certificate: x509.Certificate) -> str:
 
 
 def key_pem(key: PrivateKey, password: bytes | None = None) -> str:
-    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
-
     encryption = BestAvailableEncryption(password) if password else NoEncryption()
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption).decode()
 
@@ -46,13 +49,15 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
 
-    def chain(self, key: PrivateKey, begins: int = -1, ends: int = 90, common_name: str = "clips") -> str:
+    def chain(
+        self, key: PrivateKey, begins: int = -1, ends: int = 90, purpose: str = "1.3.6.1.5.5.7.3.4"
+    ) -> str:
         """A certificate for a key, good from and to so many days from now, and this authority's own."""
-        builder = self._begun(common_name, key, timedelta(days=begins), timedelta(days=ends))
+        builder = self._begun("clips", key, timedelta(days=begins), timedelta(days=ends))
         own = (
             builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(self._usage(is_authority=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([x509.ObjectIdentifier(purpose)]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
             )

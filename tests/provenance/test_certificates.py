@@ -82,6 +82,29 @@ def test_a_certificate_from_the_environment_signs(key, given_as, authority, unsi
     assert (found.signer, found.issuer) == ("clips, Example Studios", "Example authority, Example Studios")
 
 
+@pytest.mark.parametrize(
+    "purpose",
+    ["1.3.6.1.4.1.62558.2.1", "1.3.6.1.5.5.7.3.36", "1.3.6.1.5.5.7.3.4"],
+    ids=["C2PA", "documents", "mail"],
+)
+def test_certificates_for_signing_are_accepted(purpose, authority, unsigned, monkeypatch, tmp_path):
+    key = ec.generate_private_key(ec.SECP521R1())
+    monkeypatch.setenv("GAMEGEN_C2PA_CERTIFICATE", authority.chain(key, purpose=purpose))
+    monkeypatch.setenv("GAMEGEN_C2PA_KEY", key_pem(key))
+    sign_mp4(unsigned, tmp_path / "clip.mp4", MANIFEST, signer_from_environment())
+    found = verify_mp4(tmp_path / "clip.mp4", pem_of(authority.certificate))
+    assert found.state is ProvenanceState.VALID
+
+
+def test_a_web_servers_certificate_is_not(authority, unsigned, monkeypatch, tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    monkeypatch.setenv("GAMEGEN_C2PA_CERTIFICATE", authority.chain(key, purpose="1.3.6.1.5.5.7.3.1"))
+    monkeypatch.setenv("GAMEGEN_C2PA_KEY", key_pem(key))
+    with pytest.raises(ProvenanceError, match=r"unsigned\.mp4 cannot be signed \(.*certificate is invalid"):
+        sign_mp4(unsigned, tmp_path / "clip.mp4", MANIFEST, signer_from_environment())
+    assert not list(tmp_path.iterdir())
+
+
 def self_signed(key: ec.EllipticCurvePrivateKey) -> str:
     authority = Authority()
     own = (
