@@ -11,6 +11,7 @@ from typing import Any
 
 import c2pa
 
+from gamegen.provenance.certificates import read_anchors
 from gamegen.provenance.manifest import ACTIONS_LABEL, MAX_FILE_BYTES, ORDER_LABEL, c2pa_context, is_mp4
 
 _IN_WORDS = {
@@ -71,7 +72,8 @@ def verify_mp4(file: Path, anchors_pem: str = "", max_bytes: int = MAX_FILE_BYTE
     # The library would look for what else the file could be.
     if not is_mp4(file, max_bytes):
         return Verification(ProvenanceState.INVALID, errors=("the file is no MP4",))
-    with c2pa_context(anchors_pem) as context, file.open("rb") as opened:
+    anchors = read_anchors(anchors_pem, "anchors_pem") if anchors_pem else ""
+    with c2pa_context(anchors) as context, file.open("rb") as opened:
         try:
             with c2pa.Reader("video/mp4", opened, context=context) as reader:
                 return _read(reader)

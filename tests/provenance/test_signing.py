@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 
@@ -84,6 +85,13 @@ def test_a_target_is_replaced_and_nothing_is_left_beside_it(unsigned, signer, tm
     sign_mp4(unsigned, target, MANIFEST, signer)
     assert verify_mp4(target, signer.anchors_pem).state is ProvenanceState.VALID
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_several_threads_sign_at_once(unsigned, signer, tmp_path):
+    targets = [tmp_path / f"{number}.mp4" for number in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda target: sign_mp4(unsigned, target, MANIFEST, signer), targets))
+    assert {verify_mp4(target, signer.anchors_pem).state for target in targets} == {ProvenanceState.VALID}
 
 
 @pytest.mark.parametrize("data", [b"", b"not a video" * 100, b"\0\0\0\x10ftypisom\0\0\0\0" + b"\xff" * 100])

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
-from gamegen.provenance.certificates import Signer
+from gamegen.provenance.certificates import ProvenanceError, Signer
 from gamegen.provenance.manifest import sign_mp4
 from gamegen.provenance.verification import ProvenanceState, Verification, verify_mp4
 from tests.provenance.certificates import Authority, key_pem
@@ -119,6 +119,8 @@ def test_a_namesake_is_not_trusted(unsigned, tmp_path):
     assert verify_mp4(tmp_path / "clip.mp4", trusted).state is ProvenanceState.INVALID
 
 
-def test_missing_file(tmp_path):
+def test_what_cannot_be_checked_is_an_error(signed, tmp_path):
     with pytest.raises(FileNotFoundError):
         verify_mp4(tmp_path / "none.mp4")
+    with pytest.raises(ProvenanceError, match="anchors_pem holds no PEM certificate"):
+        verify_mp4(signed, "not a certificate")
