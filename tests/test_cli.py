@@ -74,6 +74,6 @@ def test_info_and_help(gamegen, model):
     assert other.returncode == 0 and "weights" in other.stdout
     for command in ("world", "clip", "vae", "train", "ray", "serve", "recovery"):
         assert "xample" in gamegen("bench", command, "--help").stdout, command
-    for command in ("play", "generate", "rollout", "replay", "record", "curate", "encode", "train", "info", "verify"):
+    for command in ("play", "generate", "rollout", "replay", "record", "curate", "encode", "train", "info"):
         shown = gamegen(command, "--help").stdout
         assert "xample" in shown, command

@@ -39,7 +39,7 @@ def make_development_files(folder: Path) -> None:
 def _issue(key: ec.EllipticCurvePrivateKey) -> tuple[x509.Certificate, x509.Certificate]:
     """A certificate that may sign C2PA manifests, and that of the authority which issued it."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority = _name("GameGen development authority")
+    authority = _name("authority")
     issuer = (
         _begun(authority, authority, authority_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -47,7 +47,7 @@ def _issue(key: ec.EllipticCurvePrivateKey) -> tuple[x509.Certificate, x509.Cert
         .sign(authority_key, hashes.SHA256())
     )
     own = (
-        _begun(_name("GameGen development, trusted by this machine only"), authority, key)
+        _begun(_name("trusted by this machine only"), authority, key)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)

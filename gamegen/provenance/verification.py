@@ -147,8 +147,8 @@ def _product(info: dict[str, Any] | str | None) -> str | None:
 
 
 def _name(names: dict[str, Any] | None) -> str | None:
-    """A certificate's common name and organisation."""
-    return ", ".join(str(names[key]) for key in ("CN", "O") if key in names) if names else None
+    """A certificate's organisation and common name."""
+    return ", ".join(str(names[key]) for key in ("O", "CN") if key in names) if names else None
 
 
 def _time(text: str | None) -> datetime | None:

@@ -79,7 +79,7 @@ def test_a_certificate_from_the_environment_signs(key, given_as, authority, unsi
     sign_mp4(unsigned, tmp_path / "clip.mp4", MANIFEST, signer)
     found = verify_mp4(tmp_path / "clip.mp4", pem_of(authority.certificate))
     assert (found.state, found.errors) == (ProvenanceState.VALID, ())
-    assert (found.signer, found.issuer) == ("clips, Example Studios", "Example authority, Example Studios")
+    assert (found.signer, found.issuer) == ("Example Studios, clips", "Example Studios, Example authority")
 
 
 @pytest.mark.parametrize(

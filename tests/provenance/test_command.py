@@ -25,6 +25,10 @@ def test_a_clip_of_this_machine_is_valid(gamegen, clip):
         assert word in done.stdout, word
 
 
+def test_help_has_an_example(gamegen):
+    assert "gamegen verify clip.mp4" in gamegen("verify", "--help").stdout
+
+
 def test_a_changed_clip_is_not(gamegen, clip):
     data = bytearray(clip.read_bytes())
     data[-100] ^= 1

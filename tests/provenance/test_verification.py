@@ -70,7 +70,7 @@ def test_more_media_is_noticed(signed, signer, tmp_path):
     assert checked(more, signer, tmp_path).state is ProvenanceState.INVALID
 
 
-@pytest.mark.parametrize("said", [b"trainedAlgorithmicMedia", b"ab" * 32, b"GameGen development authority"])
+@pytest.mark.parametrize("said", [b"trainedAlgorithmicMedia", b"ab" * 32, b"trusted by this machine"])
 def test_a_changed_statement_is_noticed(said, signed, signer, tmp_path):
     data = signed.read_bytes()
     start, end = box(data, "uuid")
