@@ -17,6 +17,7 @@ from rich.table import Table
 
 from gamegen.bench.commands import bench
 from gamegen.evaluation.commands import idm
+from gamegen.provenance.command import verify
 from gamegen.registry.commands import models
 from gamegen.replay_command import replay
 
@@ -29,6 +30,7 @@ app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
 app.command()(replay)
+app.command()(verify)
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[

@@ -50,7 +50,6 @@ def tiny_settings(model: Path) -> ServeSettings:
             max_queued=0,
             max_sessions_per_user=2,
             user_header="X-User",
-            hello_timeout_s=4,
             max_message_bytes=8192,
             max_logged_words_bytes=4096,
         ),

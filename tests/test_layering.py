@@ -45,6 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "videos": BASE | {"database", "webhooks"},
     # An order that ends writes the message about it: the two rooms know each other.
     "webhooks": BASE | {"database", "storage", "videos"},
+    "safety": BASE | {"videos"},
+    "provenance": set(),
     "registry": BASE | {"models", "storage", "evaluation"},
 }
 """For each room of `gamegen`, the rooms that it may import besides itself. `cli` may import all of them."""

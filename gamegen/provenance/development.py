@@ -1,0 +1,109 @@
+"""A certificate for development: whoever looks at it sees that it proves nothing, and only this machine trusts it."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from filelock import FileLock
+
+CERTIFICATE_FILE, KEY_FILE = "certificate.pem", "key.pem"
+ORGANISATION = "GameGen development"
+_GOOD_FOR = timedelta(days=3650)
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+def make_development_files(folder: Path) -> None:
+    """Makes an authority, has it issue one ES256 certificate, and forgets its key; nothing if that has been done.
+
+    `folder` then holds the chain and the certificate's key, which only this user can read.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if (folder / CERTIFICATE_FILE).exists():
+            return
+        key = ec.generate_private_key(ec.SECP256R1())
+        key_pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        # The chain comes last: where it is, the key is too, whenever this was interrupted.
+        _write(folder / KEY_FILE, key_pem, 0o600)
+        chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in _issue(key))
+        _write(folder / CERTIFICATE_FILE, chain, 0o644)
+
+
+def _issue(key: ec.EllipticCurvePrivateKey) -> tuple[x509.Certificate, x509.Certificate]:
+    """A certificate that may sign C2PA manifests, and that of the authority which issued it."""
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    authority = _name("authority")
+    issuer = (
+        _begun(authority, authority, authority_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .sign(authority_key, hashes.SHA256())
+    )
+    own = (
+        _begun(_name("trusted by this machine only"), authority, key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+        )
+        .sign(authority_key, hashes.SHA256())
+    )
+    return own, issuer
+
+
+def _begun(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _CLOCKS_DIFFER)
+        .not_valid_after(now + _GOOD_FOR)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, ORGANISATION),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+    )
+
+
+def _usage(
+    digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _write(file: Path, data: bytes, mode: int) -> None:
+    """A file that is there whole or not at all, and never readable by more people than `mode` says."""
+    partial = file.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+    partial.replace(file)
