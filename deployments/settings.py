@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deployments.videos.settings import VideoSettings
+from deployments.videos.working import WorkerSettings
 from gamegen.config import load_yaml
 
 MAX_SOCKET_MESSAGE_BYTES = 256 * 1024
@@ -127,10 +129,7 @@ class WorldSettings:
             raise ValueError(
                 f"WorldSettings.most_late_share = {self.most_late_share}: use a share of at most 1, 0.05 for 5 %"
             )
-        if self.max_replicas < self.replicas:
-            raise ValueError(
-                f"WorldSettings.max_replicas = {self.max_replicas} is less than replicas = {self.replicas}"
-            )
+        _in_order(self)
 
     @property
     def is_autoscaled(self) -> bool:
@@ -169,20 +168,42 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """Replicas that render clips, and the queue before them; the last `kept_files` clips stay on disk.
+    """Replicas that draw clips; with `max_replicas` above `replicas` their number follows the queue.
 
-    `niceness` lets play go first where both share the cores.
+    `niceness` lets play go first where both share the cores. Every pass has `rows` clips, 0 for what suits the device:
+    a clip is the same to the last bit only where they are the same.
     """
 
     replicas: int = 1
+    max_replicas: int = 1
+    upscale_delay_s: float = 10.0
+    downscale_delay_s: float = 300.0
     num_cpus: float = 0.2
     threads: int = 1
     niceness: int = 10
-    max_queued: int = 8
-    kept_files: int = 64
+    rows: int = 0
+    graceful_shutdown_s: float = 20.0
+    work: WorkerSettings = field(default_factory=WorkerSettings)
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "threads", "max_queued", "kept_files")
+        _positive(self, "replicas", "threads")
+        _in_order(self)
+
+    @property
+    def is_autoscaled(self) -> bool:
+        """Whether the number of replicas follows the queue."""
+        return self.max_replicas > self.replicas
+
+
+@dataclass(frozen=True)
+class ClerkSettings:
+    """Replicas that do what is to be done about orders besides drawing them."""
+
+    replicas: int = 1
+    num_cpus: float = 0.01
+
+    def __post_init__(self) -> None:
+        _positive(self, "replicas")
 
 
 @dataclass(frozen=True)
@@ -201,6 +222,8 @@ class ServeSettings:
     world: WorldSettings = field(default_factory=WorldSettings)
     decoder: DecoderSettings = field(default_factory=DecoderSettings)
     generator: GeneratorSettings = field(default_factory=GeneratorSettings)
+    clerk: ClerkSettings = field(default_factory=ClerkSettings)
+    videos: VideoSettings = field(default_factory=VideoSettings)
 
     def __post_init__(self) -> None:
         if self.max_replicas_per_node < 0:
@@ -225,6 +248,14 @@ def _within(settings: object, **limits: int) -> None:
         value = getattr(settings, name)
         if not 0 < value <= limit:
             raise ValueError(f"{type(settings).__name__}.{name} = {value}: use a number from 1 to {limit}")
+
+
+def _in_order(settings: WorldSettings | GeneratorSettings) -> None:
+    if settings.max_replicas < settings.replicas:
+        raise ValueError(
+            f"{type(settings).__name__}.max_replicas = {settings.max_replicas} is less than "
+            f"replicas = {settings.replicas}"
+        )
 
 
 def _positive(settings: object, *names: str) -> None:

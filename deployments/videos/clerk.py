@@ -1,0 +1,148 @@
+"""What has to be done about orders besides drawing them: words judged and encoded, lost leases, old files, webhooks.
+
+Any number of clerks share the work of one database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from deployments.tasks import end
+from deployments.videos.worker import Encodes
+from gamegen.database.patience import DatabaseAwayError
+from gamegen.first_frames import read_first_frames
+from gamegen.retention.retention import Retention
+from gamegen.safety.checks import SafetyChecks, refusal
+from gamegen.storage.interface import StorageError
+from gamegen.storage.objects import ObjectStore
+from gamegen.videos.listen import Listener
+from gamegen.videos.order import Order
+from gamegen.videos.queue import VideoQueue
+from gamegen.videos.records import Claim, Failure, Verdict
+from gamegen.webhooks.sender import Sender
+
+logger = logging.getLogger("ray.serve")
+
+_BATCH = 32
+_LEASE_S = 30.0
+_LOOKS_AGAIN_S = 5.0
+_REAP_EVERY_S = 1.0
+_TIDY_EVERY_S = 60.0
+_SWEEP_EVERY = 24 * 60
+_RETRY_S = 1.0
+_JUDGED_CHUNKS = 60
+"""Of a video to go on from; the checkers take some frames of them."""
+
+
+class Clerk:
+    """`run` works until it is cancelled."""
+
+    def __init__(
+        self,
+        name: str,
+        queue: VideoQueue,
+        listener: Listener,
+        store: ObjectStore,
+        encoder: Encodes,
+        checks: SafetyChecks,
+        retention: Retention,
+        sender: Sender,
+    ) -> None:
+        self._name, self._queue, self._listener, self._store = name, queue, listener, store
+        self._encoder, self._checks, self._retention, self._sender = encoder, checks, retention, sender
+
+    async def run(self) -> None:
+        """Does all of it at once; one kind of work that fails is taken up again and holds up no other."""
+        works = (self._encode_all, self._reap_all, self._tidy_all, self._sender.run)
+        tasks = [asyncio.create_task(_again(work)) for work in works]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await end(*tasks)
+
+    async def _encode_all(self) -> None:
+        with self._listener.working("PENDING") as watch:
+            while True:
+                claims = await self._queue.claim_pending(self._name, _BATCH, _LEASE_S)
+                if claims:
+                    await self._encode(claims)
+                else:
+                    await watch.changed(_LOOKS_AGAIN_S)
+
+    async def _encode(self, claims: Sequence[Claim]) -> None:
+        passed = await asyncio.gather(*(self._is_passed(claim) for claim in claims))
+        if ready := [claim for claim, is_ready in zip(claims, passed, strict=True) if is_ready]:
+            await self._queue.encoded(ready)
+
+    async def _is_passed(self, claim: Claim) -> bool:
+        """Whether an order may be drawn; one that may not is ended here."""
+        try:
+            verdicts = await self._verdicts(claim.order)
+            await self._queue.audit(claim.id, verdicts)
+            if refused := refusal(verdicts):
+                await self._queue.block(claim.id, claim.fence, blocked(refused))
+                return False
+            await self._encoder.texts(claim.order)
+            return True
+        except ValueError as error:
+            is_final = not isinstance(error, StorageError)
+            await self._queue.fail(claim.id, claim.fence, Failure("invalid_input", str(error)), is_final)
+        except Exception as error:
+            logger.exception("the words of %s cannot be encoded now", claim.id)
+            await self._queue.fail(
+                claim.id, claim.fence, Failure("encoding_failed", str(error)[:300]), is_final=False
+            )
+        return False
+
+    async def _verdicts(self, order: Order) -> list[Verdict]:
+        verdicts = await asyncio.to_thread(judged_words, self._checks, order)
+        for subject, key in (("image", order.image_key), ("source", order.source_key)):
+            if key is not None and not refusal(verdicts):
+                file = await asyncio.to_thread(self._store.read, key)
+                size = order.width, order.height
+                frames = await asyncio.to_thread(read_first_frames, file, size, _JUDGED_CHUNKS)
+                verdicts += await asyncio.to_thread(self._checks.check_frames, subject, frames)
+        return verdicts
+
+    async def _reap_all(self) -> None:
+        while True:
+            if taken := await self._queue.reap():
+                logger.warning("%d orders of lost workers go back into the queue", taken)
+            await asyncio.sleep(_REAP_EVERY_S)
+
+    async def _tidy_all(self) -> None:
+        runs = 0
+        while True:
+            await asyncio.sleep(_TIDY_EVERY_S)
+            runs += 1
+            await self._retention.run(is_sweeping=runs % _SWEEP_EVERY == 0)
+
+
+def judged_words(checks: SafetyChecks, order: Order) -> list[Verdict]:
+    """What the checkers say of an order's words."""
+    verdicts = checks.check_text("prompt", order.prompt)
+    if order.negative_prompt:
+        verdicts += checks.check_text("negative_prompt", order.negative_prompt)
+    return verdicts
+
+
+def blocked(verdict: Verdict) -> Failure:
+    """Why an order is blocked."""
+    what = "words" if verdict.subject in ("prompt", "negative_prompt") else verdict.subject
+    message = verdict.reason or f"the {verdict.subject} may not be used ({verdict.checker})"
+    return Failure(f"{what}_refused", message)
+
+
+async def _again(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except (DatabaseAwayError, SQLAlchemyError, StorageError, OSError) as error:
+            logger.warning("waits and begins again: %s", str(error).strip().splitlines()[0][:300])
+        except Exception:
+            logger.exception("begins again")
+        await asyncio.sleep(_RETRY_S)

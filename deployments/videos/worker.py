@@ -1,0 +1,313 @@
+"""Takes orders from the queue, draws them together, and sees each through to its files.
+
+One `ClipWorker` lives in each Generator replica; what it needs is given to it, so that it knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+from torch import Tensor
+
+from deployments.tasks import end
+from deployments.videos.finishing import Finishing
+from deployments.videos.working import WorkerSettings
+from gamegen.clips.drawing import Drawing
+from gamegen.clips.renderer import ClipRenderer
+from gamegen.database.patience import DatabaseAwayError
+from gamegen.models.text import TextStates
+from gamegen.storage.interface import StorageError
+from gamegen.storage.objects import ObjectStore
+from gamegen.videos.listen import Listener
+from gamegen.videos.order import Order
+from gamegen.videos.queue import VideoQueue
+from gamegen.videos.records import Beat, Claim, Failure
+from gamegen.videos.states import State
+
+logger = logging.getLogger("ray.serve")
+
+_LOOKS_AGAIN_S = 5.0
+"""What has to wait before it may be tried again appears without a word."""
+Reply = TypeVar("Reply")
+_DATABASE_ERRORS = (DatabaseAwayError, SQLAlchemyError, OSError)
+
+
+class Encodes(Protocol):
+    """Where words become states."""
+
+    async def texts(self, order: Order) -> tuple[TextStates, TextStates | None]:
+        """The states of an order's prompt, and of its negative prompt if it has one; raises ValueError."""
+
+
+@dataclass(eq=False)
+class Job:
+    """An order that this worker has."""
+
+    claim: Claim
+    drawing: Drawing | None = None
+    saved_step: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.claim.id
+
+
+@dataclass
+class _Held:
+    """What this worker has, and what became of it meanwhile."""
+
+    jobs: dict[str, Job] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+
+    @property
+    def fences(self) -> dict[str, int]:
+        return {job.id: job.claim.fence for job in self.jobs.values()}
+
+    def note(self, beat: Beat) -> None:
+        self.lost |= beat.lost & self.jobs.keys()
+        self.cancelled |= beat.cancelled & self.jobs.keys()
+
+    def is_wanted(self, job: Job) -> bool:
+        return job.id not in self.lost and job.id not in self.cancelled
+
+    def put_down(self, job: Job) -> None:
+        self.jobs.pop(job.id, None)
+        self.lost.discard(job.id)
+        self.cancelled.discard(job.id)
+
+
+class ClipWorker:
+    """`run` works until it is cancelled; what it has then goes back into the queue, with a checkpoint.
+
+    The renderer is loaded, and used, in `drawing_thread` alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        node: str,
+        queue: VideoQueue,
+        listener: Listener,
+        store: ObjectStore,
+        load_renderer: Callable[[], ClipRenderer],
+        encoder: Encodes,
+        finishing: Finishing,
+        settings: WorkerSettings,
+        drawing_thread: ThreadPoolExecutor,
+    ) -> None:
+        self.name, self._node = name, node
+        self._queue, self._listener, self._store = queue, listener, store
+        self._load_renderer, self._encoder, self._finishing = load_renderer, encoder, finishing
+        self._settings, self._thread = settings, drawing_thread
+        self._loaded: ClipRenderer | None = None
+        self._held = _Held()
+        self._finishers: set[asyncio.Task[None]] = set()
+
+    @property
+    def num_held(self) -> int:
+        """Orders that it works on."""
+        return len(self._held.jobs)
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        beating = asyncio.create_task(self._beat())
+        try:
+            with self._listener.working("QUEUED") as watch:
+                while True:
+                    if not await self._work_once():
+                        await watch.changed(_LOOKS_AGAIN_S)
+        finally:
+            await end(beating, *self._finishers)
+            await asyncio.shield(self._give_back())
+
+    async def _work_once(self) -> bool:
+        """Draws one batch, if there is one; what is drawn is finished beside the next."""
+        # Those that wait to be finished hold frames and files.
+        while len(self._finishers) > self._settings.max_batch:
+            await asyncio.wait(self._finishers, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            claims = await self._queue.claim_batch(self.name, self._settings.max_batch, self._settings.lease_s)
+        except _DATABASE_ERRORS as error:
+            logger.warning("the queue cannot be reached: %s", _line(error))
+            return False
+        jobs = [Job(claim) for claim in claims]
+        self._held.jobs |= {job.id: job for job in jobs}
+        if jobs:
+            # With the first order: play, which shares the machine, starts sooner.
+            self._loaded = self._loaded or await self._in_thread(self._load_renderer)
+            await self._draw(await self._begun(jobs))
+        return bool(jobs)
+
+    @property
+    def _renderer(self) -> ClipRenderer:
+        assert self._loaded is not None
+        return self._loaded
+
+    async def _begun(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those of them that can be drawn, on their way."""
+        kept = await self._queue.advance({job.id: job.claim.fence for job in jobs}, State.GENERATING)
+        self._held.lost |= {job.id for job in jobs} - kept
+        begun = []
+        for job in jobs:
+            if await self._tried(job, self._begin(job)):
+                begun.append(job)
+        return begun
+
+    async def _begin(self, job: Job) -> None:
+        claim = job.claim
+        prompt, negative = await self._encoder.texts(claim.order)
+        first, checkpoint = None, None
+        if claim.checkpoint_key is not None:
+            checkpoint = await self._read_checkpoint(claim.checkpoint_key)
+        if checkpoint is None and (key := claim.order.image_key or claim.order.source_key):
+            first = await self._in_thread(
+                self._renderer.first_latents, claim.order, await asyncio.to_thread(self._store.read, key)
+            )
+        job.drawing = await self._in_thread(self._open, claim.order, prompt, negative, first, checkpoint)
+        job.saved_step = job.drawing.step
+
+    async def _read_checkpoint(self, key: str) -> bytes | None:
+        try:
+            return await asyncio.to_thread(self._store.read, key)
+        except StorageError as error:
+            logger.warning("%s cannot be gone on from, the clip is begun anew: %s", key, error)
+            return None
+
+    def _open(
+        self,
+        order: Order,
+        prompt: TextStates,
+        negative: TextStates | None,
+        first: Tensor | None,
+        checkpoint: bytes | None,
+    ) -> Drawing:
+        if checkpoint is not None:
+            return self._renderer.resume(order, prompt, negative, checkpoint)
+        return self._renderer.begin(order, prompt, negative, first)
+
+    async def _draw(self, jobs: list[Job]) -> None:
+        """Step by step, together; each is finished by itself once it is drawn."""
+        told_s = time.monotonic()
+        while jobs := await self._sorted_out(jobs):
+            step_s = await self._in_thread(self._renderer.step, [_drawing_of(job) for job in jobs])
+            await asyncio.gather(*(self._checkpoint(job) for job in jobs if self._is_due(job)))
+            if time.monotonic() - told_s >= self._settings.progress_every_s:
+                told_s = time.monotonic()
+                await self._tell(jobs, step_s)
+
+    async def _sorted_out(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that have steps to take; others are finished or put down."""
+        left = []
+        for job in jobs:
+            if not self._held.is_wanted(job):
+                await self._put_down(job)
+            elif _drawing_of(job).is_done:
+                task = asyncio.create_task(self._finish(job))
+                self._finishers.add(task)
+                task.add_done_callback(self._finishers.discard)
+            else:
+                left.append(job)
+        return left
+
+    def _is_due(self, job: Job) -> bool:
+        drawing = _drawing_of(job)
+        return not drawing.is_done and drawing.step - job.saved_step >= self._settings.checkpoint_every_steps
+
+    async def _checkpoint(self, job: Job) -> None:
+        """Keeps how far a clip is; without it the clip goes on all the same."""
+        drawing = _drawing_of(job)
+        step = drawing.step
+        try:
+            data = await self._in_thread(drawing.checkpoint)
+            key = f"videos/{job.id}/checkpoints/{job.claim.fence}-{step}.safetensors"
+            await asyncio.to_thread(self._store.write, key, data)
+            await self._queue.checkpointed(job.id, job.claim.fence, step, key, len(data))
+            job.saved_step = step
+        except (StorageError, *_DATABASE_ERRORS) as error:
+            logger.warning("step %d of %s is not kept: %s", step, job.id, _line(error))
+
+    async def _tell(self, jobs: Sequence[Job], step_s: float) -> None:
+        steps = {job.id: (job.claim.fence, _drawing_of(job).step, 1000 * step_s) for job in jobs}
+        try:
+            self._held.note(await self._queue.progress(steps))
+        except _DATABASE_ERRORS as error:
+            logger.warning("progress cannot be told: %s", _line(error))
+
+    async def _finish(self, job: Job) -> None:
+        """Decodes, checks, writes and stores; ends the order."""
+        drawing = _drawing_of(job)
+        if await self._tried(job, self._finishing.finish(job.claim, drawing, lambda: self._held.is_wanted(job))):
+            if self._held.is_wanted(job):
+                self._held.put_down(job)
+            else:
+                await self._put_down(job)
+
+    async def _tried(self, job: Job, work: Awaitable[None]) -> bool:
+        """Whether it was done; an order that fails is put down, and others go on."""
+        try:
+            await work
+            return True
+        except ValueError as error:
+            # What cannot be drawn cannot be drawn by others either; a store that is away is no such thing.
+            failure, is_final = Failure("cannot_be_drawn", str(error)), not isinstance(error, StorageError)
+        except Exception as error:
+            logger.exception("%s failed", job.id)
+            failure, is_final = Failure("internal_error", _line(error)), False
+        await self._put_down(job, failure, is_final)
+        return False
+
+    async def _put_down(self, job: Job, failure: Failure | None = None, is_final: bool = False) -> None:
+        if job.drawing is not None and not job.drawing.is_done:
+            await self._in_thread(self._renderer.close, job.drawing)
+        fence = job.claim.fence
+        try:
+            if job.id in self._held.cancelled and job.id not in self._held.lost:
+                await self._queue.cancelled(job.id, fence)
+            elif failure is not None and job.id not in self._held.lost:
+                await self._queue.fail(job.id, fence, failure, is_final)
+        except _DATABASE_ERRORS as error:
+            # Its lease ends, and another goes on from its checkpoint.
+            logger.warning("%s is left to its lease: %s", job.id, _line(error))
+        self._held.put_down(job)
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_s / 4)
+            try:
+                await self._queue.seen(self.name, "generator", self._node)
+                if fences := self._held.fences:
+                    self._held.note(await self._queue.heartbeat(self.name, fences, self._settings.lease_s))
+            except _DATABASE_ERRORS as error:
+                logger.warning("leases cannot be renewed: %s", _line(error))
+
+    async def _give_back(self) -> None:
+        """Everything goes back at once, as far as it is."""
+        jobs = [job for job in self._held.jobs.values() if self._held.is_wanted(job)]
+        drawn = [job for job in jobs if job.drawing is not None and job.drawing.step > job.saved_step]
+        await asyncio.gather(*(self._checkpoint(job) for job in drawn if not _drawing_of(job).is_done))
+        try:
+            await self._queue.release({job.id: job.claim.fence for job in jobs})
+            await self._queue.gone(self.name)
+        except _DATABASE_ERRORS as error:
+            logger.warning("orders are left to their leases: %s", _line(error))
+
+    async def _in_thread(self, work: Callable[..., Reply], *arguments: object) -> Reply:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+def _drawing_of(job: Job) -> Drawing:
+    assert job.drawing is not None
+    return job.drawing
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
