@@ -26,8 +26,6 @@ from gamegen.videos.states import State
 from gamegen.videos.submitting import Submitting, accounts_of
 from gamegen.videos.tiers import QueueSettings
 
-__all__ = ["VideoQueue"]
-
 
 class VideoQueue:
     """Takes orders, gives them to workers, and sees that each ends.
