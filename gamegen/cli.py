@@ -224,6 +224,12 @@ def train(context: typer.Context) -> None:
     _run_job("train", context.args)
 
 
+@app.command(context_settings=_FORWARD)
+def retention(context: typer.Context) -> None:
+    """Removes what has been kept for long enough, as a Ray job (gamegen retention --help)."""
+    _run_job("retention", context.args)
+
+
 @bench.command("ray", context_settings=_FORWARD)
 def bench_ray(context: typer.Context) -> None:
     """Compares training on Ray with the bare loop (gamegen bench ray --help)."""

@@ -41,6 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": ENGINE | {"pipeline", "footage", "curation", "training"},
     "bench": ENGINE | {"pipeline", "training"},
     "storage": BASE,
+    "database": BASE,
+    "videos": BASE | {"database"},
+    "retention": BASE | {"database", "storage", "videos"},
+    "backup": BASE | {"database", "storage", "videos"},
     "registry": BASE | {"models", "storage", "evaluation"},
 }
 """For each room of `gamegen`, the rooms that it may import besides itself. `cli` may import all of them."""
