@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gamegen.backup.commands import backup, restore
 from gamegen.bench.commands import bench
 from gamegen.evaluation.commands import idm
 from gamegen.registry.commands import models
@@ -29,6 +30,8 @@ app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
 app.command()(replay)
+app.command()(backup)
+app.command()(restore)
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -29,6 +33,48 @@ def database_server() -> Iterator[str]:
         _administer(url, f"create database {TEMPLATE}")
         schema.upgrade(_named(url, TEMPLATE))
         yield url
+
+
+def older_programs() -> Path | None:
+    """Where Debian's PostgreSQL is, if it is installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
+    return found[0] if found else None
+
+
+@contextmanager
+def older_server() -> Iterator[str]:
+    """Debian's PostgreSQL, on a socket of its own."""
+    programs = older_programs()
+    assert programs
+    # It refuses to be run by root.
+    prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        if prefix:
+            shutil.chown(folder, "postgres")
+        run = functools.partial(subprocess.run, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+        data = f"{folder}/db"
+        run(
+            [
+                *prefix,
+                str(programs / "initdb"),
+                "-A",
+                "trust",
+                "-U",
+                "postgres",
+                "-E",
+                "UTF8",
+                "-N",
+                "-D",
+                data,
+            ]
+        )
+        control = [*prefix, str(programs / "pg_ctl"), "-w", "-D", data]
+        options = f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off"
+        run([*control, "-o", options, "-l", f"{folder}/log", "start"])
+        try:
+            yield f"postgresql://postgres@/postgres?host={folder}"
+        finally:
+            run([*control, "-m", "immediate", "stop"])
 
 
 @contextmanager
