@@ -2,19 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from gamegen.database.connection import connect_blocking
 from gamegen.retention.settings import Removed, RetentionSettings
 from gamegen.storage.objects import LocalStore
 from jobs.retention import run
-from tests.databases import database_server, fresh_database, insert_orders, order_row
-
-
-@pytest.fixture
-def database_url():
-    with database_server() as server, fresh_database(server) as url:
-        yield url
+from tests.databases import insert_orders, order_row
 
 
 def test_what_is_due_goes(ray_cluster, database_url, tmp_path):

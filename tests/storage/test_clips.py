@@ -2,6 +2,7 @@
 
 import base64
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -193,11 +194,20 @@ def test_a_dead_service_is_an_error_soon(monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("OBJECT_STORE_ENDPOINT", "http://127.0.0.1:9")
     store = S3Store("worlds", settings=S3Settings("http://127.0.0.1:9", attempts=1))
     for call in (lambda: store.size("a"), lambda: list(store.keys("")), lambda: store.remove_unfinished(0)):
         with pytest.raises(StorageError, match="OBJECT_STORE_ENDPOINT"):
             call()
+
+
+def test_a_silent_service_is_an_error_too(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        store = S3Store("worlds", settings=S3Settings(endpoint, read_timeout_s=0.2, attempts=1))
+        with pytest.raises(StorageError, match="OBJECT_STORE_ENDPOINT"):
+            store.read_range("videos/v1/clip.mp4")
 
 
 def test_a_sealed_store_is_opened_by_address(tmp_path, monkeypatch):
