@@ -34,6 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": ENGINE | {"footage"},
     "replay_command": ENGINE | {"footage", "replay"},
     "footage": BASE,
+    "retention": BASE | {"database", "storage", "videos"},
+    "backup": BASE | {"database", "storage", "videos"},
     "curation": BASE | {"models", "footage", "video_prompts"},
     # Distillation is a training objective: the two rooms know each other, nobody inside knows either.
     "turbo": ENGINE | {"training"},
@@ -43,8 +45,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": BASE,
     "database": BASE,
     "videos": BASE | {"database"},
-    "retention": BASE | {"database", "storage", "videos"},
-    "backup": BASE | {"database", "storage", "videos"},
     "registry": BASE | {"models", "storage", "evaluation"},
 }
 """For each room of `gamegen`, the rooms that it may import besides itself. `cli` may import all of them."""
