@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Debian packages that some tests use: a game to record, a display to record it on, a compiler, a browser.
+# Debian packages that some tests use: a game to record, a display to record it on, a compiler, a browser, an older
+# PostgreSQL beside the one that pip installs.
 # Without them those tests are skipped, so a machine that cannot install them is no error.
 set -euo pipefail
 
 packages=(
   minetest minetest-server xvfb libgl1-mesa-dri
   gcc libc6-dev libx11-dev libxtst-dev libgl-dev
-  chromium
+  chromium postgresql
 )
 
 missing=()

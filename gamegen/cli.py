@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gamegen.backup.commands import backup, restore
 from gamegen.bench.commands import bench
 from gamegen.evaluation.commands import idm
 from gamegen.provenance.command import verify
@@ -31,6 +32,8 @@ app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
 app.command()(replay)
 app.command()(verify)
+app.command()(backup)
+app.command()(restore)
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 Model = Annotated[
@@ -224,6 +227,12 @@ def encode(context: typer.Context) -> None:
 def train(context: typer.Context) -> None:
     """Trains one stage as a Ray job (gamegen train --help)."""
     _run_job("train", context.args)
+
+
+@app.command(context_settings=_FORWARD)
+def retention(context: typer.Context) -> None:
+    """Removes what has been kept for long enough, as a Ray job (gamegen retention --help)."""
+    _run_job("retention", context.args)
 
 
 @bench.command("ray", context_settings=_FORWARD)

@@ -34,6 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": ENGINE | {"footage"},
     "replay_command": ENGINE | {"footage", "replay"},
     "footage": BASE,
+    "retention": BASE | {"database", "storage", "videos"},
+    "backup": BASE | {"database", "storage", "videos"},
     "curation": BASE | {"models", "footage", "video_prompts"},
     # Distillation is a training objective: the two rooms know each other, nobody inside knows either.
     "turbo": ENGINE | {"training"},

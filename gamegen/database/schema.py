@@ -10,6 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from gamegen.database.connection import checked_url, connect_blocking
 
@@ -41,6 +42,20 @@ def revisions() -> list[str]:
     """All of them, the oldest first."""
     scripts = ScriptDirectory.from_config(_config("postgresql://"))
     return [script.revision for script in reversed(list(scripts.walk_revisions()))]
+
+
+def check_newest(url: str) -> str:
+    """The newest revision, if that is what a database has; raises ValueError that says what to do otherwise."""
+    try:
+        found, newest = current(url), revisions()[-1]
+    except OperationalError as error:
+        raise ValueError(f"the database cannot be reached: {error.orig}; check DATABASE_URL") from error
+    if found != newest:
+        raise ValueError(
+            f"the database has schema {found or 'none'}, this program {newest}: start its server once, which brings it "
+            "up to date"
+        )
+    return newest
 
 
 def _run(url: str, work: Callable[[Config], None]) -> None:

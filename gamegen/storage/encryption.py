@@ -12,18 +12,21 @@ import base64
 import binascii
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from gamegen.storage.objects import ObjectStore, StorageError, default_url, open_store
+from gamegen.storage.interface import PIECE_BYTES, Entry, ObjectStore, StorageError, behind_end, check_order
+from gamegen.storage.objects import default_url, open_store
 
 KEY_VARIABLE = "GAMEGEN_STORE_KEY"
 MAGIC = b"GGS1"
 SALT_BYTES, TAG_BYTES = 7, 16
+HEADER_BYTES = len(MAGIC) + SALT_BYTES
 BLOCK_BYTES = 4 << 20
 
 
@@ -36,14 +39,14 @@ class EncryptedStore(ObjectStore):
     def __repr__(self) -> str:
         return f"{self.inner} (encrypted)"
 
-    def upload(self, key: str, file: Path, create: bool = False) -> None:
+    def upload(self, key: str, file: Path, create: bool = False, content_type: str | None = None) -> None:
         with tempfile.NamedTemporaryFile() as sealed, file.open("rb") as plain:
             salt = os.urandom(SALT_BYTES)
             sealed.write(MAGIC + salt)
             for nonce, block in _numbered(plain, salt, BLOCK_BYTES):
                 sealed.write(self._cipher.encrypt(nonce, block, key.encode()))
             sealed.flush()
-            self.inner.upload(key, Path(sealed.name), create)
+            self.inner.upload(key, Path(sealed.name), create, "application/octet-stream")
 
     def download(self, key: str, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -51,24 +54,70 @@ class EncryptedStore(ObjectStore):
             self.inner.download(key, Path(folder) / "sealed")
             with (Path(folder) / "sealed").open("rb") as sealed, file.open("wb") as plain:
                 if sealed.read(len(MAGIC)) != MAGIC:
-                    raise StorageError(
-                        f"{key} in {self.inner} is not encrypted: unset {KEY_VARIABLE} to read it"
-                    )
+                    raise self._unsealed(key)
                 try:
                     for nonce, block in _numbered(sealed, sealed.read(SALT_BYTES), BLOCK_BYTES + TAG_BYTES):
                         plain.write(self._cipher.decrypt(nonce, block, key.encode()))
                 except (InvalidTag, ValueError) as error:
                     plain.truncate(0)
-                    raise StorageError(
-                        f"{key} in {self.inner} cannot be opened: it is damaged, or {KEY_VARIABLE} is not the "
-                        "key it was sealed with"
-                    ) from error
+                    raise self._damaged(key) from error
 
-    def keys(self, prefix: str) -> Iterator[str]:
-        return self.inner.keys(prefix)
+    def size(self, key: str) -> int:
+        return _plain_bytes(self.inner.size(key))
+
+    def read_range(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        check_order(key, start, stop)
+        sealed_bytes = self.inner.size(key)
+        size_bytes = _plain_bytes(sealed_bytes)
+        if start and start >= size_bytes:
+            raise behind_end(key, start)
+        header = b"".join(self.inner.read_range(key, 0, HEADER_BYTES))
+        if not header.startswith(MAGIC):
+            raise self._unsealed(key)
+        return self._opened(
+            key, header[len(MAGIC) :], start, min(stop or size_bytes, size_bytes), sealed_bytes
+        )
+
+    def url(
+        self, key: str, expires_s: int, filename: str | None = None, content_type: str | None = None
+    ) -> str | None:
+        # It would give what is sealed.
+        return None
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        for entry in self.inner.entries(prefix):
+            yield replace(entry, size_bytes=_plain_bytes(entry.size_bytes))
 
     def delete(self, key: str) -> None:
         self.inner.delete(key)
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        return self.inner.delete_many(keys)
+
+    def remove_unfinished(self, older_s: float) -> int:
+        return self.inner.remove_unfinished(older_s)
+
+    def _opened(self, key: str, salt: bytes, start: int, stop: int, sealed_bytes: int) -> Iterator[bytes]:
+        last = max(_plain_bytes(sealed_bytes) - 1, 0) // BLOCK_BYTES
+        for number in range(start // BLOCK_BYTES, (stop - 1) // BLOCK_BYTES + 1):
+            first = HEADER_BYTES + number * (BLOCK_BYTES + TAG_BYTES)
+            sealed = b"".join(self.inner.read_range(key, first, first + BLOCK_BYTES + TAG_BYTES))
+            try:
+                block = self._cipher.decrypt(_nonce(salt, number, number == last), sealed, key.encode())
+            except (InvalidTag, ValueError) as error:
+                raise self._damaged(key) from error
+            offset = number * BLOCK_BYTES
+            wanted = block[max(start - offset, 0) : stop - offset]
+            yield from (wanted[i : i + PIECE_BYTES] for i in range(0, len(wanted), PIECE_BYTES))
+
+    def _unsealed(self, key: str) -> StorageError:
+        return StorageError(f"{key} in {self.inner} is not encrypted: unset {KEY_VARIABLE} to read it")
+
+    def _damaged(self, key: str) -> StorageError:
+        return StorageError(
+            f"{key} in {self.inner} cannot be opened: it is damaged, or {KEY_VARIABLE} is not the key it was "
+            "sealed with"
+        )
 
 
 def open_sealed_store(url: str | None = None) -> ObjectStore:
@@ -99,7 +148,17 @@ def _numbered(file: BinaryIO, salt: bytes, block_bytes: int) -> Iterator[tuple[b
     block, number = file.read(block_bytes), 0
     while True:
         following = file.read(block_bytes)
-        yield salt + number.to_bytes(4) + (b"\0" if following else b"\1"), block
+        yield _nonce(salt, number, not following), block
         if not following:
             return
         block, number = following, number + 1
+
+
+def _nonce(salt: bytes, number: int, is_last: bool) -> bytes:
+    return salt + number.to_bytes(4) + (b"\1" if is_last else b"\0")
+
+
+def _plain_bytes(sealed_bytes: int) -> int:
+    """How long an object was before it was sealed, from how long it is."""
+    body = max(sealed_bytes - HEADER_BYTES, 0)
+    return max(body - TAG_BYTES * -(-body // (BLOCK_BYTES + TAG_BYTES)), 0)

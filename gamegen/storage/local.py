@@ -1,0 +1,142 @@
+"""Objects as files of a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from gamegen.storage.interface import (
+    PIECE_BYTES,
+    Entry,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ObjectStore,
+    StorageError,
+    behind_end,
+    check_key,
+    check_order,
+)
+
+_PARTIAL = ".partial"
+_TRIES = 5
+
+
+class LocalStore(ObjectStore):
+    """Objects as files of a folder, which only this user can read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        return str(self.folder)
+
+    def upload(self, key: str, file: Path, create: bool = False, content_type: str | None = None) -> None:
+        target = self._file(key)
+        descriptor, partial = _partial_beside(target)
+        try:
+            with os.fdopen(descriptor, "wb") as copy, file.open("rb") as source:
+                shutil.copyfileobj(source, copy, PIECE_BYTES)
+                copy.flush()
+                os.fsync(copy.fileno())
+            # A link refuses a name that is taken, a rename replaces it; both are atomic.
+            if create:
+                target.hardlink_to(partial)
+            else:
+                partial.replace(target)
+        except FileExistsError as error:
+            raise ObjectExistsError(f"{key} is already in {self}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def download(self, key: str, file: Path) -> None:
+        with self._open(key) as source:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as copy:
+                shutil.copyfileobj(source, copy, PIECE_BYTES)
+
+    def size(self, key: str) -> int:
+        with self._open(key) as file:
+            return os.fstat(file.fileno()).st_size
+
+    def read_range(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        check_order(key, start, stop)
+        file = self._open(key)
+        size_bytes = os.fstat(file.fileno()).st_size
+        if start and start >= size_bytes:
+            file.close()
+            raise behind_end(key, start)
+        return _pieces(file, start, size_bytes if stop is None else min(stop, size_bytes))
+
+    def url(
+        self, key: str, expires_s: int, filename: str | None = None, content_type: str | None = None
+    ) -> str | None:
+        check_key(key)
+        return None
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        below = PurePosixPath(prefix.rpartition("/")[0])
+        if below.is_absolute() or ".." in below.parts:
+            raise StorageError(f"{prefix!r} leaves the store: give the beginning of a key")
+        yield from sorted(self._entries_below(self.folder / below, prefix), key=lambda entry: entry.key)
+
+    def delete(self, key: str) -> None:
+        file = self._file(key)
+        file.unlink(missing_ok=True)
+        # Its folder goes with its last file, as in a bucket; that one has others is no error.
+        with suppress(OSError):
+            for folder in file.parents:
+                if folder == self.folder:
+                    return
+                folder.rmdir()
+
+    def remove_unfinished(self, older_s: float) -> int:
+        count, before = 0, time.time() - older_s
+        for file in self.folder.rglob(f".*{_PARTIAL}"):
+            with suppress(FileNotFoundError):
+                if file.stat().st_mtime <= before:
+                    file.unlink()
+                    count += 1
+        return count
+
+    def _entries_below(self, folder: Path, prefix: str) -> Iterator[Entry]:
+        for file in folder.rglob("*"):
+            key = file.relative_to(self.folder).as_posix()
+            if file.name.startswith(".") or not key.startswith(prefix) or not file.is_file():
+                continue
+            # Another process may remove what was just listed.
+            with suppress(FileNotFoundError):
+                status = file.stat()
+                yield Entry(key, status.st_size, status.st_mtime)
+
+    def _open(self, key: str) -> BinaryIO:
+        try:
+            return self._file(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise ObjectNotFoundError(f"{key} is not in {self}") from error
+
+    def _file(self, key: str) -> Path:
+        return self.folder / check_key(key)
+
+
+def _partial_beside(target: Path) -> tuple[int, Path]:
+    """A new file in the folder of `target`, which another process may be removing because it is empty."""
+    for _ in range(_TRIES):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            descriptor, name = tempfile.mkstemp(prefix=".", suffix=_PARTIAL, dir=target.parent)
+            return descriptor, Path(name)
+    raise StorageError(f"{target.parent} is removed whenever it is made: something else works in this folder")
+
+
+def _pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
+    with file:
+        file.seek(start)
+        while start < stop and (piece := file.read(min(PIECE_BYTES, stop - start))):
+            yield piece
+            start += len(piece)
