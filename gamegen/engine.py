@@ -107,12 +107,6 @@ class WorldEngine:
         """An engine for a checkpoint or a variant of one; raises CheckpointError for a missing or damaged one."""
         return cls(Variant.parse(str(name_or_path)).load(device), config or EngineConfig())
 
-    def sized(self, width: int, height: int) -> WorldEngine:
-        """This engine if it draws that size (pixels), else another over the same weights."""
-        if (width, height) == self.size:
-            return self
-        return WorldEngine(self.model, EngineConfig(max_sessions=1), (width, height))
-
     def _ring(self, attention) -> RingCache:
         _, height, width = self.latent_shape
         return RingCache(attention, self.max_sessions, height * width // 4, self.foundation.dtype)

@@ -20,17 +20,28 @@ BASE = {
     "uploaded_video",
     "video",
 }
-ENGINE = BASE | {"flow", "models", "snapshot", "session", "engine", "video_prompts", "world"}
+ENGINE = BASE | {
+    "flow",
+    "models",
+    "snapshot",
+    "session",
+    "batch_inputs",
+    "engine",
+    "video_prompts",
+    "world",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     **dict.fromkeys(BASE, BASE),
     "flow": BASE,
     "models": BASE | {"flow"},
     "snapshot": BASE | {"models"},
     "session": BASE | {"models", "snapshot"},
-    "engine": BASE | {"flow", "models", "snapshot", "session", "video_prompts"},
+    "batch_inputs": BASE | {"flow", "models", "snapshot", "session"},
+    "engine": BASE | {"flow", "models", "snapshot", "session", "batch_inputs", "video_prompts"},
     "world": BASE | {"flow", "models", "snapshot", "session", "engine", "video_prompts"},
     "video_prompts": BASE | {"models"},
-    "pipeline": ENGINE,
+    "clips": ENGINE | {"videos"},
+    "pipeline": ENGINE | {"clips", "videos"},
     "replay": ENGINE | {"footage"},
     "replay_command": ENGINE | {"footage", "replay"},
     "footage": BASE,
@@ -39,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "turbo": ENGINE | {"training"},
     "training": ENGINE | {"footage", "curation", "turbo", "storage"},
     "evaluation": ENGINE | {"pipeline", "footage", "curation", "training"},
-    "bench": ENGINE | {"pipeline", "training"},
+    "bench": ENGINE | {"clips", "pipeline", "training"},
     "storage": BASE,
     "registry": BASE | {"models", "storage", "evaluation"},
 }
