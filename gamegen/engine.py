@@ -7,19 +7,20 @@ cache is only a cache: `restore` rebuilds it from the latents in a snapshot.
 from __future__ import annotations
 
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gamegen.batch_inputs import BatchInputs, InputStacker
 from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.device import one_thread
-from gamegen.flow import add_noise, counter_noise, predict_x0, schedule
-from gamegen.models.checkpoint import Model
+from gamegen.flow import add_noise, expand_levels, predict_x0, schedule
+from gamegen.models.checkpoint import Model, SamplingConfig
 from gamegen.models.frame_pass import (
     CompiledFramePass,
     DirectFramePass,
@@ -27,25 +28,25 @@ from gamegen.models.frame_pass import (
     build_frame_pass,
     temporal_attentions,
 )
-from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Previous, Text
 from gamegen.models.ring_cache import Caches, RingCache
-from gamegen.models.text import TextStates
+from gamegen.models.text import MAX_TOKENS, TextStates
 from gamegen.models.vae import SPATIAL_FACTOR
 from gamegen.models.variants import Variant
-from gamegen.session import Session
+from gamegen.session import Manner, Session, Underway
 from gamegen.snapshot import PastChunk, Steering, WorldSnapshot
 from gamegen.video_prompts import MAX_CHUNKS
-
-_KEPT_TEXTS = 4
-"""Batches of prompts or instructions of which an engine keeps what it has computed."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """`max_sessions` cache slots are allocated at the start."""
+    """`max_sessions` cache slots are allocated at the start.
+
+    With `rows`, every pass has so many, and if that is more than one all prompts are padded to the longest there may
+    be: what is drawn of a session then does not depend on who is drawn with it. None takes as many as there are.
+    """
 
     max_sessions: int = 4
+    rows: int | None = None
 
 
 class UnknownSessionError(KeyError):
@@ -66,6 +67,7 @@ class WorldEngine:
         self.model = model
         self.foundation, self.instructnet = model.foundation, model.instructnet
         self.sampling = model.config.sampling
+        self._manner = Manner(self.sampling)
         self.size = size or (model.config.width, model.config.height)
         width, height = self.size
         self.latent_shape = (
@@ -77,7 +79,12 @@ class WorldEngine:
         self._free = list(range(config.max_sessions))
         self._sessions: dict[str, Session] = {}
         self._uncommitted: list[_Drawn] = []
-        self._texts: OrderedDict[tuple[int, ...], tuple[Sequence[TextStates | None], Text]] = OrderedDict()
+        self._numbers = itertools.count()
+        self.rows = config.rows
+        # Sessions of several batches may take their steps by turns.
+        num_batches = -(-config.max_sessions // (config.rows or config.max_sessions))
+        text_length = MAX_TOKENS if (config.rows or 1) > 1 else 1
+        self._inputs = InputStacker(model, self.latent_shape, text_length, 4 * num_batches)
         attentions = temporal_attentions(self.foundation, self.instructnet)
         self._caches = Caches([self._ring(attention) for attention in attentions])
         self.frame_pass: Callable[..., Tensor] = build_frame_pass(
@@ -100,12 +107,6 @@ class WorldEngine:
         """An engine for a checkpoint or a variant of one; raises CheckpointError for a missing or damaged one."""
         return cls(Variant.parse(str(name_or_path)).load(device), config or EngineConfig())
 
-    def sized(self, width: int, height: int) -> WorldEngine:
-        """This engine if it draws that size (pixels), else another over the same weights."""
-        if (width, height) == self.size:
-            return self
-        return WorldEngine(self.model, EngineConfig(max_sessions=1), (width, height))
-
     def _ring(self, attention) -> RingCache:
         _, height, width = self.latent_shape
         return RingCache(attention, self.max_sessions, height * width // 4, self.foundation.dtype)
@@ -123,7 +124,7 @@ class WorldEngine:
         """
         if session_id in self._sessions:
             self.close(session_id)
-        session = self._take_slot(session_id, Session(-1, seed, prompt))
+        session = self._take_slot(session_id, Session(-1, seed, prompt, self._manner))
         for latent in () if first_latents is None else first_latents.half().cpu():
             self._commit_known(session, PastChunk(latent, Steering(idle_operations())))
 
@@ -186,107 +187,119 @@ class WorldEngine:
         when it comes to that. Raises UnknownSessionError.
         """
         self.commit()
-        sessions = {sid: self._session(sid) for sid in operations}
-        groups: dict[tuple[bool, bool], list[str]] = {}
+        # Sessions that begin take other steps than those that go on.
+        groups: dict[int, dict[str, Underway]] = {}
+        for sid, chunk in self.begin(operations).items():
+            groups.setdefault(chunk.num_steps, {})[sid] = chunk
+        drawn: dict[str, np.ndarray] = {}
+        for num_steps, chunks in groups.items():
+            for _ in range(num_steps):
+                chunks = self._denoise(chunks)
+            drawn |= self.finish(chunks)
+        return {sid: drawn[sid] for sid in operations}
+
+    @torch.inference_mode()
+    def begin(self, operations: dict[str, np.ndarray]) -> dict[str, Underway]:
+        """The next chunk of each named session before its first denoising step; the sessions stay as they are.
+
+        Raises UnknownSessionError.
+        """
+        return {sid: self._begun(self._session(sid), done) for sid, done in operations.items()}
+
+    @torch.inference_mode()
+    def denoise(self, chunks: dict[str, Underway]) -> dict[str, Underway]:
+        """Takes the chunk of each session one denoising step further, however many steps each has had.
+
+        What is cached stays as it is until `finish`: a chunk may be put aside, or be taken up again elsewhere, after
+        any step. Raises UnknownSessionError.
+        """
+        self.commit()
+        return self._denoise(chunks)
+
+    @torch.inference_mode()
+    def finish(self, chunks: dict[str, Underway]) -> dict[str, np.ndarray]:
+        """Has sessions go on from chunks whose steps are done; returns latents as `step` does."""
+        for batch in self._batches(chunks):
+            self._finish(batch)
+        return {sid: self._session(sid).chunks[-1].latent.numpy().copy() for sid in chunks}
+
+    def _begun(self, session: Session, operations: np.ndarray) -> Underway:
+        sampling = session.manner.sampling
+        x = self._inputs.noise([session], ["start"])[0, 0]
+        num_steps = sampling.num_steps if session.version else sampling.first_steps
+        return Underway(next(self._numbers), session.steering(operations), x, 0, num_steps)
+
+    def _batches(self, chunks: dict[str, Underway]) -> Iterator[_Batch]:
+        """Those that are drawn together: in one manner, and by the same pass."""
+        kinds: dict[tuple[SamplingConfig, bool], list[str]] = {}
         # By slot: neighbours in the caches are read without copies.
-        for sid in sorted(sessions, key=lambda sid: sessions[sid].slot):
-            groups.setdefault(self._kind(sessions[sid]), []).append(sid)
-        with one_thread(self._is_compiled):
-            for (continues, _), group in sorted(groups.items()):
-                self._step_group(
-                    [sessions[sid] for sid in group], [operations[sid] for sid in group], not continues
+        for sid in sorted(chunks, key=lambda sid: self._session(sid).slot):
+            needs_networks = self._is_compiled and chunks[sid].steering.video is not None
+            kinds.setdefault((self._session(sid).manner.sampling, needs_networks), []).append(sid)
+        for (sampling, _), sids in kinds.items():
+            rows = self.rows or len(sids)
+            for some in (sids[i : i + rows] for i in range(0, len(sids), rows)):
+                filled = self._filled(some)
+                yield _Batch(
+                    some, [self._session(sid) for sid in filled], [chunks[sid] for sid in filled], sampling
                 )
-        return {sid: session.chunks[-1].latent.numpy().copy() for sid, session in sessions.items()}
 
-    def _kind(self, session: Session) -> tuple[bool, bool]:
-        """What sessions drawn together have in common: whether they go on, and whether they need another pass."""
-        return session.version > 0, self._is_compiled and bool(session.videos)
+    def _filled(self, some: list[Any]) -> list[Any]:
+        """As many as a pass has rows: those that nobody needs repeat the last."""
+        return some + some[-1:] * (self.rows - len(some) if self.rows else 0)
 
-    def _step_group(self, sessions: list[Session], operations: list[np.ndarray], first: bool) -> None:
-        steering = [session.steering(done) for session, done in zip(sessions, operations, strict=True)]
-        inputs = self._inputs(sessions, steering)
-        steps = self.sampling.first_steps if first else self.sampling.num_steps
-        x = self._noise(sessions, "start")
-        levels = schedule(steps, self.sampling.shift)
-        for i, (level, following) in enumerate(itertools.pairwise(levels)):
-            level_BT = torch.full((len(sessions), 1), level, device=self.model.device)
-            velocity = self._velocity(inputs, x, level_BT)
-            if self.sampling.solver == "euler":
-                x = x + (following - level) * velocity
-            else:
-                x0 = predict_x0(x, velocity, level_BT)
-                x = add_noise(x0, self._noise(sessions, f"step{i}"), torch.full_like(level_BT, following))
-        # Rounded to float16, so that a snapshot holds exactly what the run used.
-        latents = x[:, 0].half()
-        self._uncommitted.append(self._drawn(inputs, sessions, latents))
-        for session, latent, steered in zip(sessions, latents.cpu(), steering, strict=True):
-            session.remember(PastChunk(latent, steered), self.history, self.anchors)
-            session.advance()
+    def _denoise(self, chunks: dict[str, Underway]) -> dict[str, Underway]:
+        drawn: dict[str, Underway] = {}
+        with one_thread(self._is_compiled):
+            for batch in self._batches(chunks):
+                x = self._denoised(batch)[:, 0]
+                for sid, chunk, latent in zip(batch.sids, batch.chunks, x, strict=False):
+                    drawn[sid] = replace(chunk, x=latent, steps_done=chunk.steps_done + 1)
+        return drawn
 
-    def _inputs(self, sessions: list[Session], steering: list[Steering]) -> FrameInputs:
-        device, B = self.model.device, len(sessions)
-        controls = Controls(
-            torch.from_numpy(np.stack([s.operations for s in steering])).float()[:, None].to(device),
-            torch.ones(B, 1, dtype=torch.bool, device=device),
-            self._text([s.words.heard() for s in steering]),
-            torch.tensor([[s.words.gate] for s in steering], device=device),
-            *self._videos([s.video for s in steering]),
-        )
-        prompt = self._text([s.prompt for s in sessions])
-        level = self.sampling.context_level
-        has_previous = torch.tensor([[bool(s.chunks)] for s in sessions], device=device)
-        zero = torch.zeros(self.latent_shape, dtype=torch.float16)
-        latents = torch.stack([s.chunks[-1].latent if s.chunks else zero for s in sessions])
-        previous = latents.float().to(device)[:, None]
-        noisy = add_noise(
-            previous, self._noise(sessions, "previous"), torch.full((B, 1), level, device=device)
-        )
-        self._caches.select([s.slot for s in sessions])
-        before = Previous(previous, noisy, torch.where(has_previous, level, -1.0))
-        return FrameInputs(prompt, controls, before)
+    def _denoised(self, batch: _Batch) -> Tensor:
+        device, sampling = self.model.device, batch.sampling
+        inputs = self._inputs.of_chunks(batch.sessions, batch.chunks)
+        self._caches.select(batch.slots)
+        x = torch.stack([chunk.x for chunk in batch.chunks])[:, None]
+        levels = [schedule(chunk.num_steps, sampling.shift)[chunk.steps_done :][:2] for chunk in batch.chunks]
+        level_BT = torch.tensor([[level] for level, _ in levels], device=device)
+        velocity = self._velocity(inputs, x, level_BT, sampling.guidance_scale)
+        if sampling.solver == "euler":
+            change_BT = torch.tensor([[following - level] for level, following in levels], device=device)
+            return x + expand_levels(change_BT) * velocity
+        noise = self._inputs.noise(batch.sessions, [f"step{chunk.steps_done}" for chunk in batch.chunks])
+        following_BT = torch.tensor([[following] for _, following in levels], device=device)
+        return add_noise(predict_x0(x, velocity, level_BT), noise, following_BT)
 
-    def _videos(self, videos: list[Tensor | None]) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Latents of video prompts `(B, 1, C, h, w)` and whose there are `(B,)`; nothing where nobody has one."""
-        has_video = torch.tensor([video is not None for video in videos], device=self.model.device)
-        if not any(video is not None for video in videos):
-            return None, None
-        zero = torch.zeros(self.latent_shape, dtype=torch.float16)
-        latents = torch.stack([zero if video is None else video for video in videos])
-        return latents.float()[:, None].to(self.model.device), has_video
-
-    def _text(self, states: Sequence[TextStates | None]) -> Text:
-        """Texts of a batch. The same ones come with every chunk: what is known of them is kept."""
-        key = tuple(id(text) for text in states)
-        if key not in self._texts:
-            width = self.foundation.config.text_width
-            pairs = [None if text is None else (text.tokens, text.pooled) for text in states]
-            # The states are kept as well, so that no other object takes their identity.
-            self._texts[key] = (states, Text.stack(pairs, width).to(self.model.device))
-        self._texts.move_to_end(key)
-        while len(self._texts) > _KEPT_TEXTS:
-            self._texts.popitem(last=False)
-        return self._texts[key][1]
-
-    def _velocity(self, inputs: FrameInputs, x: Tensor, level_BT: Tensor) -> Tensor:
-        guidance = self.sampling.guidance_scale
-        velocity = self._forward(inputs, x, level_BT)
-        if guidance == 1:
+    def _velocity(self, inputs: BatchInputs, x: Tensor, level_BT: Tensor, guidance_scale: float) -> Tensor:
+        velocity = self._forward(inputs.told, x, level_BT)
+        if inputs.untold is None:
             return velocity
-        everything = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        unguided = replace(
-            inputs, prompt=inputs.prompt.dropped(everything), controls=inputs.controls.dropped()
-        )
-        without = self._forward(unguided, x, level_BT)
-        return without + guidance * (velocity - without)
+        without = self._forward(inputs.untold, x, level_BT)
+        return without + guidance_scale * (velocity - without)
 
     def _forward(self, inputs: FrameInputs, x: Tensor, level_BT: Tensor) -> Tensor:
         frame_pass = self.frame_pass if inputs.controls.video is None else self._networks
         return frame_pass(x, level_BT, inputs, self._caches)
 
+    def _finish(self, batch: _Batch) -> None:
+        inputs = self._inputs.of_chunks(batch.sessions, batch.chunks).told
+        # Rounded to float16, so that a snapshot holds exactly what the run used.
+        latents = torch.stack([chunk.x for chunk in batch.chunks]).half()
+        self._uncommitted.append(self._drawn(inputs, batch.sessions, latents))
+        finished = zip(batch.sids, batch.sessions, batch.chunks, latents.cpu(), strict=False)
+        for _, session, chunk, latent in finished:
+            session.remember(PastChunk(latent, chunk.steering), self.history, self.anchors)
+            session.advance()
+
     def _drawn(self, inputs: FrameInputs, sessions: list[Session], latents: Tensor) -> _Drawn:
         """Finished latents as temporal attention is to see them: at the history level."""
-        level_BT = torch.full((len(sessions), 1), self.sampling.history_level, device=self.model.device)
-        x = add_noise(latents.float()[:, None], self._noise(sessions, "commit"), level_BT)
+        level = sessions[0].manner.sampling.history_level
+        level_BT = torch.full((len(sessions), 1), level, device=self.model.device)
+        x = add_noise(
+            latents.float()[:, None], self._inputs.noise(sessions, ["commit"] * len(sessions)), level_BT
+        )
         return _Drawn(inputs, [s.slot for s in sessions], x, level_BT)
 
     @torch.inference_mode()
@@ -311,23 +324,22 @@ class WorldEngine:
                 raise
             self._caches.commit()
 
-    def _noise(self, sessions: list[Session], purpose: str) -> Tensor:
-        noise = [counter_noise(s.seed, s.version, purpose, self.latent_shape) for s in sessions]
-        return torch.stack(noise)[:, None].to(self.model.device)
-
     def snapshot(self, session_id: str) -> WorldSnapshot:
         """The session at its last chunk boundary."""
         return self._session(session_id).snapshot()
 
     @torch.inference_mode()
-    def restore(self, session_id: str, snapshot: WorldSnapshot) -> None:
+    def restore(self, session_id: str, snapshot: WorldSnapshot, manner: Manner | None = None) -> None:
         """Takes a session over: replays the cached passes of its snapshot, so it continues as if never moved.
 
-        Raises ValueError for a snapshot of another model or size, and RuntimeError when every slot is taken.
+        It goes on in the model's own manner if none is given. Raises ValueError for a snapshot of another model or
+        size, and RuntimeError when every slot is taken.
         """
         self._check_fits(snapshot)
         self.close(session_id)
-        session = self._take_slot(session_id, Session(-1, snapshot.seed, snapshot.prompt))
+        session = self._take_slot(
+            session_id, Session(-1, snapshot.seed, snapshot.prompt, manner or self._manner)
+        )
         chunks = snapshot.chunks
         oldest = snapshot.version - len(chunks)
         if oldest:
@@ -349,8 +361,10 @@ class WorldEngine:
             raise ValueError(f"a snapshot of texts of width {found}: this world reads those of width {width}")
 
     def _commit_known(self, session: Session, chunk: PastChunk) -> None:
-        inputs = self._inputs([session], [chunk.steering])
-        self._uncommitted.append(self._drawn(inputs, [session], chunk.latent[None].to(self.model.device)))
+        sessions, chunks = self._filled([session]), self._filled([chunk])
+        inputs = self._inputs.stacked(sessions, [known.steering for known in chunks]).told
+        latents = torch.stack([known.latent for known in chunks]).to(self.model.device)
+        self._uncommitted.append(self._drawn(inputs, sessions, latents))
         self.commit()
         session.remember(chunk, self.history, self.anchors)
 
@@ -368,6 +382,21 @@ class WorldEngine:
             return self._sessions[session_id]
         except KeyError:
             raise UnknownSessionError(session_id) from None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of one pass: sessions and their chunks, and whose rows the first of them are; the others fill it."""
+
+    sids: list[str]
+    sessions: list[Session]
+    chunks: list[Underway]
+    sampling: SamplingConfig
+
+    @property
+    def slots(self) -> list[int]:
+        """The cache slots of its rows."""
+        return [session.slot for session in self.sessions]
 
 
 @dataclass(frozen=True)

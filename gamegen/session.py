@@ -1,4 +1,4 @@
-"""What an engine remembers of a session between two chunks."""
+"""What an engine remembers of a session between two chunks, and a chunk on its way."""
 
 from __future__ import annotations
 
@@ -8,11 +8,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gamegen.models.checkpoint import SamplingConfig
 from gamegen.models.text import TextStates
 from gamegen.snapshot import SILENCE, PastChunk, Steering, Words, WorldSnapshot
 
 MAX_BLEND_CHUNKS = 360
 """The longest that words may take to come into force: a minute."""
+
+
+@dataclass(frozen=True)
+class Underway:
+    """A chunk on its way: what it is drawn under, its noisy latent `x` `(C, h, w)` float32, and its denoising steps.
+
+    No other chunk of its engine has its `number`.
+    """
+
+    number: int
+    steering: Steering
+    x: Tensor
+    steps_done: int
+    num_steps: int
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether no step is left."""
+        return self.steps_done == self.num_steps
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a session is drawn: `sampling`, and what guidance leads away from, nothing said at all if None."""
+
+    sampling: SamplingConfig
+    negative: TextStates | None = None
 
 
 @dataclass
@@ -25,6 +53,7 @@ class Session:
     slot: int
     seed: int
     prompt: TextStates
+    manner: Manner
     version: int = 0
     chunks: list[PastChunk] = field(default_factory=list)
     anchors: list[PastChunk] = field(default_factory=list)

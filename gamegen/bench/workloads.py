@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gamegen.clips.renderer import ClipConfig, ClipRenderer
 from gamegen.controls import FRAMES_PER_CHUNK, Control
 from gamegen.models.counts import Latents, chunk_flops, chunk_pass_flops, vae_flops
 from gamegen.models.latent_decoder import LatentDecoder
@@ -90,9 +91,11 @@ class ClipWorkload:
         model = variant.load_or_draw()
         self.frames_per_round = num_frames
         self._encoder = TimedEncoder(text_encoder)
-        self.pipeline = VideoPipeline(WorldEngine(model, EngineConfig(max_sessions=1)), self._encoder)
-        self.passes = self.pipeline.engine.frame_pass = TimedPass(self.pipeline.engine)
+        renderer = ClipRenderer(model, ClipConfig(max_drawings=1))
+        self.pipeline = VideoPipeline(renderer, self._encoder)
         config = model.config
+        engine = renderer.engine((config.width, config.height))
+        self.passes = engine.frame_pass = TimedPass(engine)
         chunks = -(-num_frames // FRAMES_PER_CHUNK)
         sampling = config.sampling
         guided = 1 if sampling.guidance_scale == 1 else 2

@@ -107,9 +107,9 @@ class Text:
         )
 
     @classmethod
-    def stack(cls, texts: list[tuple[Tensor, Tensor] | None], width: int) -> Text:
-        """Pads (tokens `(L, D)`, pooled `(D,)`) pairs to one batch; None is a dropped text."""
-        length = max([len(text[0]) for text in texts if text is not None], default=1)
+    def stack(cls, texts: list[tuple[Tensor, Tensor] | None], width: int, length: int = 1) -> Text:
+        """Pads (tokens `(L, D)`, pooled `(D,)`) pairs to one batch, of `length` at least; None is a dropped text."""
+        length = max([length, *(len(text[0]) for text in texts if text is not None)])
         tokens = torch.zeros(len(texts), length, width)
         mask = torch.zeros(len(texts), length, dtype=torch.bool)
         pooled = torch.zeros(len(texts), width)

@@ -75,9 +75,11 @@ class RingCache:
 
     @torch.no_grad()
     def commit(self, sessions: Tensor, place: Tensor) -> None:
-        """Writes what was offered last at a place `(B,)` of each session."""
+        """Writes what was offered last at a place of each session, both `(n,)`; rows after the n-th are left out."""
         assert self._new is not None
-        k, v = (rearrange(new, "b s k 1 e -> b s k e").to(self.keys.dtype) for new in self._new)
+        k, v = (
+            rearrange(new[: len(sessions)], "b s k 1 e -> b s k e").to(self.keys.dtype) for new in self._new
+        )
         # Both indices stand apart, so their axis comes first: it is the batch.
         self.keys[sessions, ..., place] = k
         self.values[sessions, ..., place, :] = v
@@ -94,16 +96,25 @@ class Caches:
         self.rings = list(rings)
         self._one = self.rings[0]
         self.lengths = [0] * len(self._one.keys)
+        self._selected: tuple[list[int], list[int]] | None = None
         self.select(range(len(self.lengths)))
 
     def select(self, sessions: Sequence[int]) -> None:
-        """Chooses the session slots of the next batch, in batch order."""
+        """Chooses the session slots of the next batch, in batch order.
+
+        The last may be there again and again, to fill the batch: it is committed once.
+        """
         self._active = list(sessions)
+        lengths = [self.lengths[session] for session in self._active]
+        # Every denoising step asks for the same; a commit in between changes lengths.
+        if self._selected == (self._active, lengths):
+            return
+        self._selected = self._active, lengths
         first = self._active[0]
         is_run = self._active == list(range(first, first + len(self._active)))
         # A slice gives views.
         index = slice(first, first + len(self._active)) if is_run else torch.tensor(self._active)
-        reach = self._reach([self.lengths[session] for session in self._active])
+        reach = self._reach(lengths)
         for ring in self.rings:
             ring.select(index, reach)
 
@@ -118,12 +129,13 @@ class Caches:
     def commit(self) -> None:
         """Writes the frame last read of each active session into every ring, in the place of its oldest."""
         anchors, window = self._one.anchors, max(self._one.window, 1)
-        lengths = [self.lengths[session] for session in self._active]
+        active = [*dict.fromkeys(self._active)]
+        lengths = [self.lengths[session] for session in active]
         places = [n if n < anchors else anchors + (n - anchors) % window for n in lengths]
-        index, place = torch.tensor(self._active), torch.tensor(places)
+        index, place = torch.tensor(active), torch.tensor(places)
         for ring in self.rings:
             ring.commit(index, place)
-        for session in self._active:
+        for session in active:
             self.lengths[session] += 1
 
     def _reach(self, lengths: list[int]) -> Reach:

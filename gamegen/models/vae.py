@@ -131,13 +131,20 @@ class Decoder(nn.Module):
     def forward(
         self, latent_NCHW: Tensor, T: int, cache: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
+        x, memories = self.mixed(latent_NCHW, T, cache)
+        return self.up(x) + unfold_patches(self.patch(latent_NCHW)), memories
+
+    def mixed(
+        self, latent_NCHW: Tensor, T: int, cache: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Features at 1/8 size, where alone time enters, and the memories for the next chunk."""
         x = self.stem(latent_NCHW.contiguous(memory_format=torch.channels_last))
         memories = []
         for i, (mix, block) in enumerate(zip(self.mixes, self.blocks, strict=True)):
             x, memory = mix(x, T, cache[i] if cache else None)
             memories.append(memory)
             x = block(x)
-        return self.up(x) + unfold_patches(self.patch(latent_NCHW)), memories
+        return x, memories
 
 
 class Left(NamedTuple):

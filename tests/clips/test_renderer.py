@@ -1,0 +1,199 @@
+"""Clips come out the same to the last bit, wherever they are interrupted and whoever is drawn with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen.clips.drawing import Drawing
+from gamegen.clips.renderer import MAX_BATCH, ClipConfig, ClipRenderer
+from gamegen.controls import Control
+from gamegen.engine import WorldEngine
+from gamegen.models.frame_pass import CompiledFramePass
+from gamegen.models.text import TextStates
+from gamegen.video import mp4_bytes
+from tests.clips.orders import an_order
+from tests.test_batches import PASSES
+from tests.test_video import moving_square, png
+from tests.test_world import random_model, words
+
+GUIDED = an_order(guidance_scale=2.0)
+STEPS = 7
+
+
+def finish(renderer: ClipRenderer, *drawings: Drawing) -> torch.Tensor:
+    """The latents of the first, after all steps that are left of it."""
+    while not drawings[0].is_done:
+        renderer.step([drawing for drawing in drawings if not drawing.is_done])
+    return drawings[0].latents
+
+
+@pytest.fixture(scope="module", params=[(how, rows) for how in PASSES for rows in (1, 4)], ids=str)
+def renderer(request: pytest.FixtureRequest) -> ClipRenderer:
+    how, rows = request.param
+    renderer = ClipRenderer(PASSES[how](), ClipConfig(rows=rows))
+    assert isinstance(renderer.engine((32, 32)).frame_pass, CompiledFramePass) == (how == "onnx")
+    return renderer
+
+
+@pytest.mark.parametrize("negative", [None, words(5, length=8)], ids=["", "negative"])
+@pytest.mark.parametrize("order", [an_order(), GUIDED], ids=["plain", "guided"])
+def test_an_interrupted_clip_is_the_same_whoever_is_drawn_with_it(renderer, order, negative):
+    """At every step; the others come and go, have texts of other lengths and are at other chunks."""
+    alone = renderer.begin(order, words(1), negative)
+    checkpoints = [alone.checkpoint()]
+    while not alone.is_done:
+        renderer.step([alone])
+        checkpoints.append(alone.checkpoint())
+    assert len(checkpoints) == STEPS + 1
+    for at, checkpoint in enumerate(checkpoints):
+        earlier = [renderer.begin(order, words(20 + i, length=3 + 40 * i)) for i in range(at % 3)]
+        for number, other in enumerate(earlier):
+            for _ in range(number + 1):
+                renderer.step([other])
+        resumed = renderer.resume(order, words(1), negative, checkpoint)
+        later = renderer.begin(order, words(30, length=11), words(31))
+        assert resumed.step == at and resumed.num_steps == STEPS
+        if not resumed.is_done:
+            renderer.step([*earlier, resumed])
+        for other in earlier[:1]:
+            renderer.close(other)
+        assert torch.equal(finish(renderer, resumed, *earlier[1:], later), alone.latents)
+        for other in (*earlier, later):
+            renderer.close(other)
+
+
+def test_steps_are_those_of_a_session_that_is_played(renderer):
+    drawn = finish(renderer, renderer.begin(an_order(), words(1)))
+    engine = WorldEngine(renderer.model, size=(32, 32))
+    engine.open("a", words(1), seed=3)
+    played = np.stack([engine.step({"a": Control({"w"}).operations()})["a"] for _ in range(3)])
+    assert drawn.shape == (3, 4, 4, 4)
+    # Rows and texts of another length are summed in another order.
+    np.testing.assert_allclose(drawn.float().numpy(), played.astype(np.float32), atol=2e-3)
+
+
+def small() -> ClipRenderer:
+    return ClipRenderer(random_model(), ClipConfig(max_drawings=2, max_sizes=1))
+
+
+def test_prompt_negative_seed_guidance_and_keys_count():
+    renderer = small()
+
+    def draw(order=GUIDED, prompt=1, negative: TextStates | None = None, **more) -> torch.Tensor:
+        return finish(renderer, renderer.begin(order, words(prompt), negative, **more))
+
+    first = draw()
+    others = [
+        draw(prompt=2),
+        draw(negative=words(5)),
+        draw(an_order(guidance_scale=2.0, seed=4)),
+        draw(an_order(guidance_scale=3.0)),
+        draw(controls=[Control({"s"})] * 3),
+    ]
+    assert all((other - first).abs().max() > 1e-3 for other in others)
+    # Without guidance there is nothing that it could lead away from.
+    assert torch.equal(draw(an_order()), draw(an_order(), negative=words(5)))
+
+
+def test_a_first_picture_is_the_first_chunk():
+    renderer = small()
+    order = an_order(image_key="inputs/1")
+    first = renderer.first_latents(order, png(64, 64))
+    drawing = renderer.begin(order, words(1), first=first)
+    assert drawing.num_steps == 4 and drawing.num_before == 0
+    latents = finish(renderer, drawing)
+    assert torch.equal(latents[:1], first.half()) and len(latents) == 3
+    whole = renderer.begin(an_order(num_frames=4, image_key="inputs/1"), words(1), first=first)
+    assert whole.is_done and whole.num_steps == whole.step == 0
+
+
+def test_a_clip_goes_on_after_a_source_video():
+    """It remembers as much as the model does, and resumes as any other."""
+    renderer = small()
+    order = an_order(source_key="inputs/2")
+    history = renderer.engine((32, 32)).history
+    first = renderer.first_latents(order, mp4_bytes(moving_square(4 * history + 6, 32, 32)))
+    assert len(first) == history
+    drawing = renderer.begin(order, words(1), first=first)
+    assert drawing.num_steps == 6 and drawing.num_before == history
+    for _ in range(3):
+        renderer.step([drawing])
+    checkpoint = drawing.checkpoint()
+    latents = finish(renderer, drawing)
+    assert len(latents) == history + 3
+    resumed = renderer.resume(order, words(1), None, checkpoint)
+    assert resumed.step == 3
+    assert torch.equal(finish(renderer, resumed), latents)
+
+
+def test_files_in_the_wrong_place_are_refused():
+    renderer = small()
+    with pytest.raises(ValueError, match="give it as the image"):
+        renderer.first_latents(an_order(source_key="inputs/2"), png(32, 32))
+    with pytest.raises(ValueError, match="give a video as the source"):
+        renderer.first_latents(an_order(image_key="inputs/2"), b"ftyp")
+    with pytest.raises(ValueError, match="to no other"):
+        renderer.begin(an_order(), words(1), first=torch.zeros(1, 4, 4, 4))
+    with pytest.raises(ValueError, match="2 first latents"):
+        renderer.begin(an_order(image_key="inputs/2"), words(1), first=torch.zeros(2, 4, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_frames": 103}, "frames = 103"),
+        ({"width": 33}, "width = 33"),
+        ({"num_steps": 0}, "num_steps = 0: a chunk takes 1 to 100"),
+        ({"num_steps": 101}, "num_steps = 101"),
+        ({"guidance_scale": float("nan")}, "guidance_scale = nan"),
+        ({"guidance_scale": 21.0}, "guidance_scale = 21"),
+        ({"image_key": "a", "source_key": "b"}, "give one of them"),
+    ],
+)
+def test_orders_beyond_the_limits_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small().begin(an_order(**changes), words(1))
+
+
+def test_other_numbers_of_steps_count_for_the_first_chunk_as_well():
+    renderer = small()
+    assert renderer.plan(an_order(num_steps=1)).num_steps == 3 + 1 + 1
+    assert renderer.plan(an_order(num_steps=5)).num_steps == 15
+    assert len(finish(renderer, renderer.begin(an_order(num_steps=5), words(1)))) == 3
+
+
+def test_slots_and_sizes_are_bounded():
+    renderer = small()
+    one, two = renderer.begin(an_order(), words(1)), renderer.begin(an_order(seed=4), words(1))
+    with pytest.raises(RuntimeError, match="all 2 session slots"):
+        renderer.begin(an_order(), words(1))
+    wide = an_order(width=48)
+    with pytest.raises(RuntimeError, match="clips of 32x32 are on their way"):
+        renderer.begin(wide, words(1))
+    with pytest.raises(ValueError, match="2 batch keys"):
+        renderer.step([one, renderer_of_its_own(wide)])
+    with pytest.raises(ValueError, match=f"at a time|1 to {MAX_BATCH}"):
+        renderer.step([])
+    with pytest.raises(ValueError, match="twice"):
+        renderer.step([one, one])
+    renderer.close(one)
+    with pytest.raises(ValueError, match="closed"):
+        renderer.step([one, two])
+    finish(renderer, two)
+    assert renderer.begin(wide, words(1)).latents.numel() == 0
+
+
+def renderer_of_its_own(order) -> Drawing:
+    return small().begin(order, words(1))
+
+
+def test_checkpoints_of_other_orders_and_models_are_refused():
+    renderer = small()
+    checkpoint = renderer.begin(an_order(), words(1)).checkpoint()
+    with pytest.raises(ValueError, match="another order"):
+        renderer.resume(an_order(seed=4), words(1), None, checkpoint)
+    with pytest.raises(ValueError, match="cut off, damaged or none at all"):
+        renderer.resume(an_order(), words(1), None, checkpoint[:-1])
+    assert renderer.resume(an_order(), words(1), None, checkpoint).step == 0
