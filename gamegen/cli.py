@@ -19,6 +19,7 @@ from gamegen.bench.commands import bench
 from gamegen.evaluation.commands import idm
 from gamegen.registry.commands import models
 from gamegen.replay_command import replay
+from gamegen.videos_command import videos
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
+app.add_typer(videos, name="videos")
 app.command()(replay)
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 

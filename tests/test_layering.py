@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": ENGINE,
     "replay": ENGINE | {"footage"},
     "replay_command": ENGINE | {"footage", "replay"},
+    "videos_command": set(),
     "footage": BASE,
     "curation": BASE | {"models", "footage", "video_prompts"},
     # Distillation is a training objective: the two rooms know each other, nobody inside knows either.
