@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from deployments.errors import ApiError, describe_validation_error
 from deployments.metrics import REQUESTS_REFUSED
 from deployments.videos.schemas import Problem
+from gamegen.database.patience import DatabaseAwayError
 from gamegen.storage.objects import StorageError
 
 logger = logging.getLogger("ray.serve")
@@ -112,12 +113,20 @@ _EXPECTED = (
     RequestValidationError,
     HTTPException,
     ClientDisconnect,
+    DatabaseAwayError,
     DBAPIError,
     PoolTimeoutError,
     StorageError,
     ConnectionError,
 )
-NOT_THERE = (OperationalError, InterfaceError, PoolTimeoutError, StorageError, ConnectionError)
+NOT_THERE = (
+    DatabaseAwayError,
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    StorageError,
+    ConnectionError,
+)
 
 
 def _api_error(error: Exception) -> ApiError:

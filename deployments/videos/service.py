@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
+
+from gamegen.videos.listen import Listener
 
 from deployments.videos.accounts import Accounts
 from deployments.videos.ordering import ServedModel
 from gamegen.videos.order import Order, Tier
 from gamegen.videos.queue import VideoQueue
-from gamegen.videos.records import Verdict
+from gamegen.videos.records import Failure
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,6 @@ class Objects(Protocol):
         """An address of it for a while, if the store has addresses."""
 
 
-class Watcher(Protocol):
-    """Says when something happens to an order; see `gamegen.videos.listen`."""
-
-    def watching(self, generation_id: str) -> AbstractAsyncContextManager[Callable[[], Awaitable[object]]]:
-        """While it is entered, what it gives waits for the next thing that happens."""
-
-
 class Delivery(Protocol):
     """A webhook message and what became of it; see `gamegen.webhooks`."""
 
@@ -108,8 +102,8 @@ async def _fits(_order: Order) -> None:
     return None
 
 
-async def _all_allowed(_order: Order) -> Sequence[Verdict]:
-    return ()
+async def _all_allowed(_order: Order) -> Failure | None:
+    return None
 
 
 def _any_address(_url: str) -> None:
@@ -122,11 +116,11 @@ class VideoService:
 
     `price` is in thousandths of a credit, of an order and its denoising steps in a tier; `count_steps` counts these,
     over all chunks. `rotate_secret` gives an account a new secret for its webhooks. `check_text` refuses prompts that
-    the model cannot take, `judge` says what the safety checks make of the words.
+    the model cannot take; `judge` says why the words may not be used, for an answer at once.
     """
 
     queue: VideoQueue
-    watcher: Watcher
+    listener: Listener
     objects: Objects
     model: ServedModel
     price: Callable[[Order, Tier, int], int]
@@ -136,5 +130,5 @@ class VideoService:
     accounts: Accounts = field(default_factory=Accounts)
     settings: VideoApiSettings = field(default_factory=VideoApiSettings)
     check_text: Callable[[Order], Awaitable[None]] = _fits
-    judge: Callable[[Order], Awaitable[Sequence[Verdict]]] = _all_allowed
+    judge: Callable[[Order], Awaitable[Failure | None]] = _all_allowed
     check_webhook_url: Callable[[str], object] = _any_address

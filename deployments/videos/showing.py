@@ -70,10 +70,11 @@ def shown(video: Generation, kept_days: int) -> VideoState:
 
 def as_of(video: Generation, event: Event) -> Generation:
     """An order as it was when something happened to it, as far as that is shown."""
-    step = int(event.data.get("step", video.step))
     if event.state in FINAL:
         return video
-    return replace(video, state=event.state, step=step, finished_at=None, failure=None, result=None)
+    step, step_ms = event.data.get("step", video.step), event.data.get("step_ms", video.step_ms)
+    so_far = replace(video, state=event.state, step=step, step_ms=step_ms)
+    return replace(so_far, finished_at=None, failure=None, result=None)
 
 
 def _seconds(time: datetime) -> int:

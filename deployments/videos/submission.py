@@ -16,12 +16,13 @@ from deployments.videos.service import VideoService
 from gamegen.uploaded_video import MAX_VIDEO_BYTES, count_frames
 from gamegen.video import MAX_IMAGE_BYTES, decode_image
 from gamegen.videos.order import Order, Tier
-from gamegen.videos.records import Failure, Generation, NewGeneration, Refusal
+from gamegen.videos.records import Generation, NewGeneration, Refusal
+from gamegen.videos.states import State
 
 _REFUSED: dict[str, tuple[int, int | None]] = {
     "request_reused": (409, None),
     "insufficient_credits": (402, None),
-    "too_many_waiting": (429, 10),
+    "account_full": (429, 10),
     "queue_full": (503, 60),
 }
 """The status of each refusal of the queue, and in how many seconds to try again."""
@@ -56,7 +57,7 @@ class Submissions:
         made = await self._placed(self._generation(new, order, account, request_id))
         if new.kept and not made.is_kept:
             made = await self._service.queue.keep(made.id, account, True)
-        await self._judge(made)
+        await self._refuse_words(made)
         return made
 
     def _check_rate(self, account: str) -> None:
@@ -111,17 +112,11 @@ class Submissions:
     async def _submit_all(self, orders: list[NewGeneration]) -> AsyncIterator[list[Generation | Refusal]]:
         yield await self._service.queue.submit(orders)
 
-    async def _judge(self, made: Generation) -> None:
-        """Blocks an order whose words may not be used, before anybody works on it."""
-        verdicts = await self._service.judge(made.order)
-        if not verdicts:
-            return
-        await self._service.queue.audit(made.id, verdicts)
-        refused = next((verdict for verdict in verdicts if not verdict.is_allowed), None)
-        if refused is not None:
-            message = refused.reason or f"the {refused.subject} may not be used"
-            await self._service.queue.block(made.id, made.fence, Failure("prompt_blocked", message))
-            raise ApiError(451, "prompt_blocked", f"{made.id}: {message}")
+    async def _refuse_words(self, made: Generation) -> None:
+        """Says at once that an order will be blocked. Whoever encodes its words finds the same, and writes it down."""
+        failure = made.failure if made.state is State.BLOCKED else await self._service.judge(made.order)
+        if failure is not None:
+            raise ApiError(451, failure.code, f"{made.id}: {failure.message}")
 
 
 def _check_bytes(name: str, data: bytes, most: int) -> None:

@@ -64,7 +64,7 @@ async def happenings(service: VideoService, video: Generation, last_id: int) -> 
 
     Progress that was overtaken before it could be told is left out.
     """
-    async with service.watcher.watching(video.id) as happens:
+    async with service.listener.watching(video.id) as watch:
         while True:
             events = await service.queue.events_after(video.id, last_id)
             video = await service.queue.get(video.id, video.account)
@@ -77,11 +77,8 @@ async def happenings(service: VideoService, video: Generation, last_id: int) -> 
                 last_id = events[-1].id
             elif video.state in FINAL:
                 return
-            else:
+            elif not await watch.changed(service.settings.heartbeat_s):
                 yield None
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(service.settings.heartbeat_s):
-                        await happens()
 
 
 async def sse(
