@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +75,57 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with embedded_store(tmp_path_factory.mktemp("store")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[str]:
+    """A running PostgreSQL with a database `template` of the newest schema."""
+    from sqlalchemy import make_url, text
+
+    from gamegen.database import schema
+    from gamegen.database.connection import connect_blocking
+    from gamegen.database.embedded import embedded_database
+
+    # Another user runs it, and a socket's path is short.
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as folder:
+        Path(folder).chmod(0o711)
+        with embedded_database(Path(folder) / "data") as url:
+            engine = connect_blocking(url).execution_options(isolation_level="AUTOCOMMIT")
+            with engine.connect() as connection:
+                # What a power cut would lose is of no use here.
+                for statement in ("alter system set fsync = off", "select pg_reload_conf()"):
+                    connection.execute(text(statement))
+                connection.execute(text("create database template"))
+            engine.dispose()
+            schema.upgrade(make_url(url).set(database="template").render_as_string(hide_password=False))
+            yield url
+
+
+@pytest.fixture
+def empty_database_url(database_server: str) -> Iterator[str]:
+    """A database without any tables."""
+    yield from _database(database_server, "template0")
+
+
+@pytest.fixture
+def database_url(database_server: str) -> Iterator[str]:
+    """A database of the newest schema, for one test alone."""
+    yield from _database(database_server, "template")
+
+
+def _database(server: str, template: str) -> Iterator[str]:
+    from sqlalchemy import make_url, text
+
+    from gamegen.database.connection import connect_blocking
+
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    engine = connect_blocking(server).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"create database {name} template {template}"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))
+    engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": ENGINE | {"pipeline", "footage", "curation", "training"},
     "bench": ENGINE | {"pipeline", "training"},
     "storage": BASE,
+    "database": BASE,
+    "videos": BASE | {"database"},
     "registry": BASE | {"models", "storage", "evaluation"},
 }
 """For each room of `gamegen`, the rooms that it may import besides itself. `cli` may import all of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -35,9 +35,9 @@ class VideoQueue:
     Everything waits for a database that is away and is tried again when it is back: doing it twice is the same as doing
     it once. All of it raises DatabaseAwayError when that took too long.
 
-    Workers hold an order by its fence, a number which every claim makes larger. `held` is always {id: fence}; what comes
-    back are the ids of those that are still the caller's. An order that is no longer its own a worker puts down without
-    another word. A lease that ended is not lost before `reap` has taken it.
+    Workers hold an order by its fence, a number which every claim makes larger. `held` is always {id: fence}; what
+    comes back are the ids of those that are still the caller's. An order that is no longer its own a worker puts down
+    without another word. A lease that ended is not lost before `reap` has taken it.
     """
 
     def __init__(self, engine: AsyncEngine, settings: QueueSettings) -> None:
@@ -83,9 +83,7 @@ class VideoQueue:
 
     async def claim_pending(self, worker: str, limit: int, lease_s: float) -> Sequence[Claim]:
         """Takes up to `limit` orders whose words are to be encoded."""
-        return await self._database.run(
-            claiming.claim_pending, worker, limit, lease_s, secrets.token_hex(8)
-        )
+        return await self._database.run(claiming.claim_pending, worker, limit, lease_s, secrets.token_hex(8))
 
     async def encoded(self, claims: Collection[Claim]) -> frozenset[str]:
         """Puts them into the queue for generators and gives up their leases; the ids of those it still had."""
@@ -109,13 +107,16 @@ class VideoQueue:
         """Notes {id: (fence, steps done, milliseconds a step)}; tells at the same time what was lost or cancelled."""
         return await self._database.run(leases.progress, steps)
 
-    async def checkpointed(self, generation_id: str, fence: int, step: int, key: str, size_bytes: int) -> bool:
+    async def checkpointed(
+        self, generation_id: str, fence: int, step: int, key: str, size_bytes: int
+    ) -> bool:
         """Notes a checkpoint; whoever claims the order next goes on from there."""
         return await self._database.run(leases.checkpointed, generation_id, fence, step, key, size_bytes)
 
     async def audit(self, generation_id: str, verdicts: Sequence[Verdict]) -> None:
         """Writes down what safety checks came to."""
-        await self._database.run(leases.audit, generation_id, verdicts, secrets.randbits(62))
+        if verdicts:
+            await self._database.run(leases.audit, generation_id, verdicts, datetime.now(UTC))
 
     async def complete(self, generation_id: str, fence: int, result: Result) -> bool:
         """Ends an order with its files; False if it was no longer the caller's."""
@@ -123,9 +124,7 @@ class VideoQueue:
 
     async def fail(self, generation_id: str, fence: int, failure: Failure, is_final: bool) -> bool:
         """Ends an order that cannot be done, or, unless it `is_final`, puts it back to be tried again later."""
-        return await self._database.run(
-            ending.fail, self.settings, generation_id, fence, failure, is_final
-        )
+        return await self._database.run(ending.fail, self.settings, generation_id, fence, failure, is_final)
 
     async def block(self, generation_id: str, fence: int, failure: Failure) -> bool:
         """Ends an order that may not be shown; steps that were drawn are paid for."""

@@ -59,7 +59,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Beat:
-    """Which of the orders that a worker thinks it has are no longer its own, and which of its own are to be given up."""
+    """Of the orders that a worker thinks it has: those that are no longer its own, and those that it is to give up."""
 
     lost: frozenset[str]
     cancelled: frozenset[str]

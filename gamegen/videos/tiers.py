@@ -9,7 +9,7 @@ from gamegen.videos.order import Tier
 
 @dataclass(frozen=True)
 class TierConfig:
-    """One tier: its `share` of the work when all tiers have some, what a unit of work costs, steps if none are asked."""
+    """One tier: its `share` of the work while all tiers have some, what work costs, and steps unless some are named."""
 
     share: float
     credit_multiplier: float
