@@ -28,7 +28,7 @@ from deployments.videos.routes import video_router
 from deployments.videos.service import VideoApiSettings, VideoService
 from gamegen.database.connection import connect
 from gamegen.storage.objects import LocalStore, ObjectNotFoundError
-from gamegen.videos.order import Order, Tier
+from gamegen.videos.order import Order
 from gamegen.videos.queue import VideoQueue
 from gamegen.videos.records import Claim, Failure, Result
 from gamegen.videos.states import State
@@ -37,6 +37,8 @@ from gamegen.videos.tiers import QueueSettings
 T = TypeVar("T")
 PATIENCE_S = 60.0
 CLIP_BYTES = 300_000
+CREDITS = 20
+"""Of a new account: more than all small orders of the tests, less than one large one."""
 _LEASE_S = 60.0
 _STAGES = (State.VAE_DECODING, State.SAFETY_CHECKING, State.TRANSCODING, State.UPLOADING)
 
@@ -176,6 +178,7 @@ class ClipServer:
         self._loop: asyncio.AbstractEventLoop
         self.app = FastAPI()
         self.service: VideoService
+        self.api: VideoApi
         self.queue: VideoQueue
         self.worker: Worker
 
@@ -212,14 +215,13 @@ class ClipServer:
         await engine.dispose()
 
     def _build(self, engine: AsyncEngine, listener: Listener) -> None:
-        self.queue = VideoQueue(engine, QueueSettings(new_account_credits=10**6))
+        self.queue = VideoQueue(engine, QueueSettings(new_account_credits=CREDITS))
         self.worker = Worker(self.queue, self.objects, listener)
         self.service = VideoService(
             queue=self.queue,
             listener=listener,
             objects=self.objects,
             model=ServedModel("nano", 160, 96),
-            price=_price,
             count_steps=lambda order: -(-order.num_frames // 4) * order.num_steps,
             deliveries=self.messages,
             rotate_secret=_new_secret,
@@ -229,14 +231,10 @@ class ClipServer:
             judge=_judge,
             check_webhook_url=_check_url,
         )
-        api = VideoApi(self.service)
-        self.app.include_router(video_router(lambda: api, EchoingRoute))
+        self.api = VideoApi(self.service)
+        self.app.include_router(video_router(lambda: self.api, EchoingRoute))
         self.app.add_middleware(Aliases)
         install_error_handlers(self.app)
-
-
-def _price(order: Order, tier: Tier, num_steps: int) -> int:
-    return 10**12 if "gold" in order.prompt else num_steps
 
 
 async def _new_secret(account: str) -> str:

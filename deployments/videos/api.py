@@ -49,15 +49,25 @@ class VideoApi:
         """An order as it is now."""
         return shown(video, self.service.settings.kept_days)
 
-    async def listed(self, account: str, status: str | None, limit: int, offset: int) -> VideoList:
-        """Some of an account's orders (422 for a status that is none)."""
-        videos, total = await self.service.queue.list(account, _states(status), limit, offset)
-        data = [self.show(video) for video in videos]
+    async def listed(
+        self, account: str, status: str | None, limit: int, offset: int, after: str | None, order: str
+    ) -> VideoList:
+        """Some of an account's orders (404 for an unknown `after`, 422 for a status that is none)."""
+        if after is not None and not _ID.fullmatch(after):
+            raise _unknown(after)
+        try:
+            # One more than is shown tells whether there are more.
+            videos, total = await self.service.queue.list(
+                account, _states(status), limit + 1, offset, after, order == "asc"
+            )
+        except UnknownGenerationError as error:
+            raise _unknown(error.generation_id) from error
+        data = [self.show(video) for video in videos[:limit]]
         return VideoList(
             data=data,
             first_id=data[0].id if data else None,
             last_id=data[-1].id if data else None,
-            has_more=offset + len(data) < total,
+            has_more=len(videos) > limit,
             total=total,
         )
 

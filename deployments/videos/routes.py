@@ -59,15 +59,17 @@ def video_router(api: Callable[[], VideoApi], route_class: type[ProblemRoute] = 
         response.headers["Location"] = f"/v1/videos/{video.id}"
         return video
 
-    @router.get("/v1/videos", responses=problems(401, 422, 503))
+    @router.get("/v1/videos", responses=problems(401, 404, 422, 503))
     async def list_videos(
         account: Account,
         status: Annotated[str | None, Query(max_length=64, description="as in status or state")] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         offset: Annotated[int, Query(ge=0, le=_MAX_OFFSET)] = 0,
+        after: Annotated[str | None, Query(max_length=64, description="id of the last one seen")] = None,
+        order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
-        """The account's videos, the newest first."""
-        return await api().listed(account, status, limit, offset)
+        """The account's videos, the newest first unless `order` is asc."""
+        return await api().listed(account, status, limit, offset, after, order)
 
     @router.get("/v1/videos/{video_id}", responses=problems(401, 404, 422, 503))
     async def get_video(video: Found) -> VideoState:

@@ -11,7 +11,7 @@ from gamegen.videos.listen import Listener
 
 from deployments.videos.accounts import Accounts
 from deployments.videos.ordering import ServedModel
-from gamegen.videos.order import Order, Tier
+from gamegen.videos.order import Order
 from gamegen.videos.queue import VideoQueue
 from gamegen.videos.records import Failure
 
@@ -114,8 +114,7 @@ def _any_address(_url: str) -> None:
 class VideoService:
     """The parts. Checks raise ValueError with a sentence for the client.
 
-    `price` is in thousandths of a credit, of an order and its denoising steps in a tier; `count_steps` counts these,
-    over all chunks. `rotate_secret` gives an account a new secret for its webhooks. `check_text` refuses prompts that
+    `count_steps` counts an order's denoising steps, over all chunks. `rotate_secret` gives an account a new secret for its webhooks. `check_text` refuses prompts that
     the model cannot take; `judge` says why the words may not be used, for an answer at once.
     """
 
@@ -123,7 +122,6 @@ class VideoService:
     listener: Listener
     objects: Objects
     model: ServedModel
-    price: Callable[[Order, Tier, int], int]
     count_steps: Callable[[Order], int]
     deliveries: Deliveries
     rotate_secret: Callable[[str], Awaitable[str]]

@@ -15,6 +15,7 @@ from deployments.videos.schemas import NewVideo
 from deployments.videos.service import VideoService
 from gamegen.uploaded_video import MAX_VIDEO_BYTES, count_frames
 from gamegen.video import MAX_IMAGE_BYTES, decode_image
+from gamegen.videos.credits import cost
 from gamegen.videos.order import Order, Tier
 from gamegen.videos.records import Generation, NewGeneration, Refusal
 from gamegen.videos.states import State
@@ -88,14 +89,14 @@ class Submissions:
         return key
 
     def _generation(self, new: NewVideo, order: Order, account: str, request_id: str | None) -> NewGeneration:
-        tier, num_steps = Tier(new.tier), self._service.count_steps(order)
+        tier, tiers = Tier(new.tier), self._service.queue.settings.tiers
         return NewGeneration(
             id=f"video_{uuid.uuid4().hex}",
             account=account,
             order=order,
             body_hash=hash_of(new),
-            num_steps=num_steps,
-            millicredits=self._service.price(order, tier, num_steps),
+            num_steps=self._service.count_steps(order),
+            millicredits=cost(order, tiers.of(tier)),
             request_id=request_id,
             tier=tier,
             priority=new.priority,
