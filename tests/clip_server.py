@@ -24,7 +24,7 @@ from deployments.videos.aliases import Aliases
 from deployments.videos.api import VideoApi
 from deployments.videos.ordering import ServedModel
 from deployments.videos.problems import EchoingRoute
-from deployments.videos.routes import video_router
+from deployments.videos.routes import mount_videos
 from deployments.videos.service import VideoApiSettings, VideoService
 from gamegen.database.connection import connect
 from gamegen.storage.objects import LocalStore, ObjectNotFoundError
@@ -232,7 +232,7 @@ class ClipServer:
             check_webhook_url=_check_url,
         )
         self.api = VideoApi(self.service)
-        self.app.include_router(video_router(lambda: self.api, EchoingRoute))
+        mount_videos(self.app, lambda: self.api, EchoingRoute)
         self.app.add_middleware(Aliases)
         install_error_handlers(self.app)
 

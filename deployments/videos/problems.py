@@ -65,6 +65,7 @@ def problem_response(error: ApiError) -> JSONResponse:
         status=error.status,
         detail=error.message,
         code=error.code,
+        error={"code": error.code, "message": error.message},
     )
     return JSONResponse(body.model_dump(), error.status, headers, PROBLEM_TYPE)
 

@@ -1,13 +1,13 @@
-"""The clip service's addresses. A router is built once and mounted by `app.include_router(video_router(...))`.
+"""The clip service's addresses, mounted by `mount_videos(app, ...)`.
 
-It finds its service when it is asked for something: the application that it is part of may travel to another process
-first. Annotations are not postponed: FastAPI could not look up those that only `video_router` knows.
+They find their service when they are asked for something: the application that they are part of may travel to another
+process first. Annotations are not postponed: FastAPI could not look up those that only `_video_router` knows.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, WebSocket
 from fastapi.responses import Response, StreamingResponse
 
 from deployments.errors import ApiError
@@ -29,11 +29,18 @@ _CLOSE_BUSY = 1013
 _SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-def video_router(api: Callable[[], VideoApi], route_class: type[ProblemRoute] = ProblemRoute) -> APIRouter:
-    """All routes; `api` gives the service, and is called for each request.
+def mount_videos(
+    app: FastAPI, api: Callable[[], VideoApi], route_class: type[ProblemRoute] = ProblemRoute
+) -> None:
+    """Adds all routes to an application; `api` gives the service, and is called for each request.
 
     Take `EchoingRoute` where nobody else gives answers their X-Request-ID.
     """
+    # What `include_router` makes of a router holds a lock, and could not be sent to a replica.
+    app.router.routes.extend(_video_router(api, route_class).routes)
+
+
+def _video_router(api: Callable[[], VideoApi], route_class: type[ProblemRoute]) -> APIRouter:
     router = APIRouter(route_class=route_class, tags=["videos"])
 
     async def account_of(request: Request) -> str:

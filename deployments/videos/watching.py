@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -41,22 +42,22 @@ class Streams:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._count = 0
+        self.count = 0
 
     def check(self) -> None:
         """Raises ApiError (503) if there are as many already."""
-        if self._count >= self._most:
-            message = f"{self._count} watch already: ask for the video's state now and then instead"
+        if self.count >= self._most:
+            message = f"{self.count} watch already: ask for the video's state now and then instead"
             raise ApiError(503, "too_many_streams", message, retry_after_s=10)
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
         """Counts a watcher while it is entered."""
-        self._count += 1
+        self.count += 1
         try:
             yield
         finally:
-            self._count -= 1
+            self.count -= 1
 
 
 async def happenings(service: VideoService, video: Generation, last_id: int) -> AsyncGenerator[Told | None]:
@@ -131,10 +132,9 @@ async def _until_gone(socket: WebSocket) -> None:
 
 def _worth_telling(events: Sequence[Event]) -> list[Event]:
     known = [event for event in events if event.kind in ("state", "progress")]
-    followers = [*known[1:], None]
     return [
         event
-        for event, follower in zip(known, followers, strict=True)
+        for event, follower in zip_longest(known, known[1:])
         if not (event.kind == "progress" and follower and follower.kind == "progress")
     ]
 

@@ -32,7 +32,9 @@ def assert_problem(answer: httpx.Response, status: int, code: str) -> dict:
 
 
 def test_an_order_is_accepted_shown_and_completed(http):
-    answer = http.post("/v1/videos", json={"prompt": " a desert ", "num_frames": 8, "seed": 3, "style": "noir"})
+    answer = http.post(
+        "/v1/videos", json={"prompt": " a desert ", "num_frames": 8, "seed": 3, "style": "noir"}
+    )
     assert answer.status_code == 202
     video = answer.json()
     assert answer.headers["location"] == f"/v1/videos/{video['id']}"
@@ -116,7 +118,9 @@ def test_a_video_is_kept_and_no_longer(http):
     kept = http.post(f"/v1/videos/{video['id']}/keep")
     assert (kept.json()["is_kept"], kept.json()["expires_at"]) == (True, None)
     assert http.post(f"/v1/videos/{video['id']}/keep", json={"kept": False}).json()["expires_at"]
-    assert_problem(http.post(f"/v1/videos/{video['id']}/keep", content=b"{", headers=JSON), 400, "invalid_json")
+    assert_problem(
+        http.post(f"/v1/videos/{video['id']}/keep", content=b"{", headers=JSON), 400, "invalid_json"
+    )
 
 
 def test_files_to_begin_with_are_looked_at_and_stored(http, clip_server):
