@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from gamegen_client import Client
@@ -25,7 +25,7 @@ Url = Annotated[str, typer.Option("--url", envvar="GAMEGEN_URL", help="where the
 VideoId = Annotated[str, typer.Argument(help="as gamegen videos create or list print it")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="file for the clip when it is done")]
 _LOCAL = "http://127.0.0.1:8000"
-_SHOWN_CHARACTERS = 48
+_ID_CHARACTERS = 38
 
 
 @videos.command()
@@ -95,13 +95,14 @@ def list_videos(
     """Lists videos, the newest first."""
     with _client(url) as client:
         answer = client.list(status, limit, offset)
-    table = Table("id", "state", "done", "size", "frames", "prompt", caption=f"{answer['total']} in all")
+    columns = (
+        Column("id", no_wrap=True, min_width=_ID_CHARACTERS),
+        Column("state", no_wrap=True, min_width=10),
+    )
+    table = Table(*columns, "done", "prompt", caption=f"{answer['total']} in all")
     for video in answer["data"]:
-        prompt = video["prompt"]
-        short = prompt if len(prompt) <= _SHOWN_CHARACTERS else f"{prompt[:_SHOWN_CHARACTERS]}…"
-        done, frames = f"{video['progress']} %", str(video["num_frames"])
-        table.add_row(video["id"], video["state"], done, video["size"], frames, short)
-    Console(soft_wrap=True).print(table)
+        table.add_row(video["id"], video["state"], f"{video['progress']} %", video["prompt"])
+    Console().print(table)
 
 
 @videos.command()

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import uvicorn
 from fastapi import FastAPI
-from gamegen.videos.listen import Listener
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from deployments.errors import install_error_handlers
@@ -28,6 +27,7 @@ from deployments.videos.routes import mount_videos
 from deployments.videos.service import VideoApiSettings, VideoService
 from gamegen.database.connection import connect
 from gamegen.storage.objects import LocalStore, ObjectNotFoundError
+from gamegen.videos.listen import Listener
 from gamegen.videos.order import Order
 from gamegen.videos.queue import VideoQueue
 from gamegen.videos.records import Claim, Failure, Result

@@ -106,13 +106,13 @@ def database_server() -> Iterator[str]:
 @pytest.fixture
 def empty_database_url(database_server: str) -> Iterator[str]:
     """A database without any tables."""
-    yield from _database(database_server, "template0")
+    yield from new_database(database_server, "template0")
 
 
 @pytest.fixture
 def database_url(database_server: str) -> Iterator[str]:
     """A database of the newest schema, for one test alone."""
-    yield from _database(database_server, "template")
+    yield from new_database(database_server, "template")
 
 
 @pytest.fixture(scope="session")
@@ -123,13 +123,13 @@ def clip_server(database_server: str, tmp_path_factory: pytest.TempPathFactory) 
 
     folder = tmp_path_factory.mktemp("objects")
     with (
-        contextmanager(_database)(database_server, "template") as url,
+        contextmanager(new_database)(database_server, "template") as url,
         ClipServer(url, folder, Accounts()).running() as server,
     ):
         yield server
 
 
-def _database(server: str, template: str) -> Iterator[str]:
+def new_database(server: str, template: str) -> Iterator[str]:
     from sqlalchemy import make_url, text
 
     from gamegen.database.connection import connect_blocking

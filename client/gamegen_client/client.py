@@ -21,7 +21,7 @@ FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "BLOCKED"})
 """Nothing follows these."""
 _STREAM_SILENCE_S = 60.0
 """The server says something far more often than that: a stream so silent is broken."""
-_MOST_POLL_S = 10.0
+_FIRST_POLL_S, _MOST_POLL_S = 0.5, 10.0
 _EVENTS = frozenset({"progress", "phase_change", "completed", "error"})
 Video = dict[str, Any]
 """A video as the server shows it: see docs/videos.md for its fields."""
@@ -151,7 +151,7 @@ class Client:
                     yield event.id, Update(event.name, json.loads(event.data))
 
     def _poll(self, video_id: str) -> Iterator[Update]:
-        delay_s, seen = 0.5, None
+        delay_s, seen = _FIRST_POLL_S, None
         while True:
             video = self.get(video_id)
             state = video["state"]
@@ -161,7 +161,7 @@ class Client:
             now = state, video["step"]
             if now != seen:
                 yield Update("progress" if seen and seen[0] == state else "phase_change", video)
-            delay_s = 0.5 if now != seen else min(1.5 * delay_s, _MOST_POLL_S)
+            delay_s = _FIRST_POLL_S if now != seen else min(1.5 * delay_s, _MOST_POLL_S)
             seen = now
             time.sleep(delay_s)
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from gamegen.videos.listen import Listener
-
 from deployments.videos.accounts import Accounts
 from deployments.videos.ordering import ServedModel
+from gamegen.videos.listen import Listener
 from gamegen.videos.order import Order
 from gamegen.videos.queue import VideoQueue
 from gamegen.videos.records import Failure
@@ -114,8 +113,9 @@ def _any_address(_url: str) -> None:
 class VideoService:
     """The parts. Checks raise ValueError with a sentence for the client.
 
-    `count_steps` counts an order's denoising steps, over all chunks. `rotate_secret` gives an account a new secret for its webhooks. `check_text` refuses prompts that
-    the model cannot take; `judge` says why the words may not be used, for an answer at once.
+    `count_steps` counts an order's denoising steps, over all chunks. `rotate_secret` gives an account a new secret for
+    its webhooks. `check_text` refuses prompts that the model cannot take; `judge` says why the words may not be used,
+    for an answer at once.
     """
 
     queue: VideoQueue
