@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Executable, Row
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from tenacity import (
     AsyncRetrying,
@@ -26,7 +27,7 @@ _LONGEST_PAUSE_S = 1.0
 
 
 class DatabaseAwayError(RuntimeError):
-    """The database does not answer, and was waited for."""
+    """The database does not answer, or is too busy to, and was waited for."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ class PatientDatabase:
                     async with engine.begin() as connection:
                         turn = Turn(connection, is_repeat=attempt.retry_state.attempt_number > 1)
                         return await work(turn, *args, **kwargs)
+        except PoolTimeoutError as error:
+            raise DatabaseAwayError(
+                "all connections to the database are busy: try again, or allow more"
+            ) from error
         except RetryError as error:
             raise DatabaseAwayError(
                 f"the database has not answered for {self._patience_s:g} s: see whether it runs, or wait longer"
@@ -107,4 +112,5 @@ def _note(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
     if state.attempt_number == 1:
         # The driver's own words: SQLAlchemy's would show the statement's values.
-        _log.warning("the database does not answer: %s", getattr(error, "orig", error))
+        said = str(getattr(error, "orig", error)).splitlines()
+        _log.warning("the database does not answer: %s", said[0] if said else type(error).__name__)

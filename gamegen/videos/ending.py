@@ -119,7 +119,7 @@ _BACK = _ending(f"{LOCKED}, {_GIVEN_UP}")
 _REAPED = _ending(
     f"""
     locked as (
-        select * from generations where worker is not null and lease_until < :now
+        select * from generations where worker is not null and lease_until < coalesce(cast(:now as timestamptz), now())
         order by lease_until limit {_REAPED_AT_ONCE} for update skip locked
     ), {_GIVEN_UP}"""
 )
@@ -204,7 +204,7 @@ async def release(turn: Turn, settings: QueueSettings, held: Mapping[str, int]) 
     return frozenset(row.id for row in rows)
 
 
-async def reap(turn: Turn, settings: QueueSettings, now: datetime) -> int:
+async def reap(turn: Turn, settings: QueueSettings, now: datetime | None) -> int:
     """Takes orders from workers that said nothing for as long as their leases lasted."""
     lost = Failure("worker_lost", f"its worker was lost {settings.max_attempts} times in a row")
     values = _giving_up(settings, is_counted=True, retry_s=0.0, failure=lost)

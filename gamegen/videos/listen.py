@@ -122,7 +122,8 @@ class Listener:
                     async for notification in connection.notifies():
                         self._hear(notification.channel, notification.payload)
             except psycopg.Error as error:
-                _log.warning("nothing is heard from the database: %s", error)
+                if self.is_connected:
+                    _log.warning("nothing is heard from the database: %s", str(error).splitlines()[0])
             self._connected.clear()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

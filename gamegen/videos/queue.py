@@ -151,10 +151,10 @@ class VideoQueue:
 
     # Those who look after it.
 
-    async def reap(self, now: datetime) -> int:
-        """Takes orders whose lease ended before `now` from their workers, and wakes workers if there is work to do.
+    async def reap(self, now: datetime | None = None) -> int:
+        """Takes orders whose lease has ended from their workers, and wakes workers if there is work to do.
 
-        They go back into the queue, or fail after `max_attempts`. How many there were.
+        They go back into the queue, or fail after `max_attempts`. How many there were. `now` is the database's time.
         """
         return await self._database.run(ending.reap, self.settings, now)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from gamegen.videos.order import Order, Tier
 from gamegen.videos.states import State
 
+# PostgreSQL keeps neither NUL nor halves of characters.
+_CAN_BE_KEPT = re.compile("[^\0\ud800-\udfff]*")
+
 
 @dataclass(frozen=True)
 class NewGeneration:
     """An order on its way into the queue; `id` is new, `request_id` the caller's name for the request, if any.
 
-    `num_steps` are the denoising steps of all chunks, `millicredits` what is reserved for it.
+    `num_steps` are the denoising steps of all chunks, `millicredits` what is reserved for it. Raises ValueError for
+    what the database would refuse, and with it all that is submitted together.
     """
 
     id: str
@@ -27,6 +32,18 @@ class NewGeneration:
     tier: Tier = Tier.STANDARD
     priority: int = 5
     webhook_url: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.priority <= 9:
+            raise ValueError(f"priority = {self.priority}: must be 0 to 9")
+        if self.num_steps < 1 or self.millicredits < 0:
+            raise ValueError(
+                f"num_steps = {self.num_steps}, millicredits = {self.millicredits}: must be at least 1 and 0"
+            )
+        texts = (self.account, self.request_id, self.webhook_url, *asdict(self.order).values())
+        for value in texts:
+            if isinstance(value, str) and not _CAN_BE_KEPT.fullmatch(value):
+                raise ValueError(f"{value!r} has characters that no text can have: take them out")
 
 
 @dataclass(frozen=True)
