@@ -17,12 +17,14 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from deployments.body_limit import BodyLimit
 from deployments.errors import install_error_handlers
+from deployments.schemas import MAX_BODY_BYTES
 from deployments.videos.accounts import Accounts
 from deployments.videos.aliases import Aliases
 from deployments.videos.api import VideoApi
 from deployments.videos.ordering import ServedModel
-from deployments.videos.problems import EchoingRoute
+from deployments.videos.problems import EchoingRoute, refusal
 from deployments.videos.routes import mount_videos
 from deployments.videos.service import VideoApiSettings, VideoService
 from gamegen.database.connection import connect
@@ -234,6 +236,7 @@ class ClipServer:
         self.api = VideoApi(self.service)
         mount_videos(self.app, lambda: self.api, EchoingRoute)
         self.app.add_middleware(Aliases)
+        self.app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, refuse=refusal)
         install_error_handlers(self.app)
 
 

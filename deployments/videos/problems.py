@@ -17,8 +17,9 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
-from deployments.errors import ApiError, describe_validation_error
+from deployments.errors import ApiError, describe_validation_error, error_response
 from deployments.metrics import REQUESTS_REFUSED
 from deployments.videos.schemas import Problem
 from gamegen.database.patience import DatabaseAwayError
@@ -30,6 +31,7 @@ PROBLEM_TYPE = "application/problem+json"
 REQUEST_ID = "X-Request-ID"
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
 _RETRY_S = 5
+_ADDRESSES = ("/v1/videos", "/v1/webhooks", "/v1/credits", "/api/v1/generate")
 _DESCRIPTIONS = {
     400: "the request cannot be read",
     401: "no API key, or one that is not known",
@@ -68,6 +70,12 @@ def problem_response(error: ApiError) -> JSONResponse:
         error={"code": error.code, "message": error.message},
     )
     return JSONResponse(body.model_dump(), error.status, headers, PROBLEM_TYPE)
+
+
+def refusal(scope: Scope, error: ApiError) -> Response:
+    """The answer to an error that is found before a route is: a problem at the clip service's addresses."""
+    is_ours = scope.get("path", "").startswith(_ADDRESSES)
+    return problem_response(error) if is_ours else error_response(error)
 
 
 def request_id_of(request: Request) -> str | None:

@@ -41,12 +41,12 @@ def shown(video: Generation, kept_days: int) -> VideoState:
         state=video.state,
         progress=int(100 * video.progress),
         created_at=_seconds(video.created_at),
-        completed_at=_seconds(video.finished_at) if video.finished_at else None,
+        completed_at=_completed_at(video),
         expires_at=_expires_at(video, kept_days),
         model=order.model,
         prompt=order.prompt,
         size=f"{order.width}x{order.height}",
-        seconds=f"{order.num_frames / FPS:.4g}",
+        seconds=f"{order.num_frames / FPS:g}",
         error=_error(video),
         negative_prompt=order.negative_prompt,
         perspective=order.perspective,
@@ -79,6 +79,10 @@ def as_of(video: Generation, event: Event) -> Generation:
 
 def _seconds(time: datetime) -> int:
     return int(time.timestamp())
+
+
+def _completed_at(video: Generation) -> int | None:
+    return _seconds(video.finished_at) if video.finished_at and video.state is State.COMPLETED else None
 
 
 def _expires_at(video: Generation, kept_days: int) -> int | None:

@@ -40,7 +40,12 @@ def test_an_order_is_accepted_shown_and_completed(http):
     assert answer.headers["location"] == f"/v1/videos/{video['id']}"
     assert (video["object"], video["status"], video["progress"]) == ("video", "queued", 0)
     assert video["prompt"].startswith("a desert, black and white")
-    assert (video["size"], video["seconds"], video["num_steps"], video["seed"]) == ("160x96", "0.3333", 8, 3)
+    assert (video["size"], video["seconds"], video["num_steps"], video["seed"]) == (
+        "160x96",
+        "0.333333",
+        8,
+        3,
+    )
     done = ended(http, video["id"])
     assert (done["state"], done["status"], done["progress"]) == ("COMPLETED", "completed", 100)
     assert done["expires_at"] == done["completed_at"] + 30 * 86400
@@ -187,6 +192,8 @@ def test_large_bodies_and_files_are_refused(http):
             yield b" " * (1 << 20)
 
     assert_problem(http.post("/v1/videos", content=pieces()), 413, "body_too_large")
+    told = http.post("/v1/videos", content=b"".join(pieces()))
+    assert_problem(told, 413, "body_too_large")
     image = base64.b64encode(bytes(8 * 1024 * 1024 + 1)).decode()
     assert_problem(http.post("/v1/videos", json={"prompt": "a", "image": image}), 413, "file_too_large")
 
