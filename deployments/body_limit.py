@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import ApiError, error_response
@@ -11,9 +14,15 @@ from deployments.errors import ApiError, error_response
 class BodyLimit:
     """Answers 413 to larger bodies: before any of it is read where its length is told, else at the limit."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        refuse: Callable[[Scope, ApiError], Response] = lambda _, error: error_response(error),
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, its body counted."""
@@ -23,7 +32,7 @@ class BodyLimit:
         told = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if told.isdigit() and int(told) > self._max_bytes:
             refusal = ApiError(413, "body_too_large", self._message)
-            await error_response(refusal)(scope, receive, send)
+            await self._refuse(scope, refusal)(scope, receive, send)
             return
         num_bytes = 0
 

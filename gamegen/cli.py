@@ -21,6 +21,7 @@ from gamegen.evaluation.commands import idm
 from gamegen.provenance.command import verify
 from gamegen.registry.commands import models
 from gamegen.replay_command import replay
+from gamegen.videos_command import videos
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
+app.add_typer(videos, name="videos")
 app.command()(replay)
 app.command()(verify)
 app.command()(backup)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from deployments.environment import set_environment
 
 if TYPE_CHECKING:
     from gamegen.storage.objects import ObjectStore
+    from tests.clip_server import ClipServer
 
 # Models of a few thousand weights compute quicker in one thread than in several that wait for each other at every
 # operation. PyTorch reads this, and Ray what follows, when it is first imported: this file comes before any test.
@@ -104,16 +106,30 @@ def database_server() -> Iterator[str]:
 @pytest.fixture
 def empty_database_url(database_server: str) -> Iterator[str]:
     """A database without any tables."""
-    yield from _database(database_server, "template0")
+    yield from new_database(database_server, "template0")
 
 
 @pytest.fixture
 def database_url(database_server: str) -> Iterator[str]:
     """A database of the newest schema, for one test alone."""
-    yield from _database(database_server, "template")
+    yield from new_database(database_server, "template")
 
 
-def _database(server: str, template: str) -> Iterator[str]:
+@pytest.fixture(scope="session")
+def clip_server(database_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClipServer]:
+    """A clip service without API keys that draws nothing: orders end by what their prompts say."""
+    from deployments.videos.accounts import Accounts
+    from tests.clip_server import ClipServer
+
+    folder = tmp_path_factory.mktemp("objects")
+    with (
+        contextmanager(new_database)(database_server, "template") as url,
+        ClipServer(url, folder, Accounts()).running() as server,
+    ):
+        yield server
+
+
+def new_database(server: str, template: str) -> Iterator[str]:
     from sqlalchemy import make_url, text
 
     from gamegen.database.connection import connect_blocking

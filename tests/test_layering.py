@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pipeline": ENGINE | {"clips", "videos"},
     "replay": ENGINE | {"footage"},
     "replay_command": ENGINE | {"footage", "replay"},
+    "videos_command": set(),
     "footage": BASE,
     "retention": BASE | {"database", "storage", "videos"},
     "backup": BASE | {"database", "storage", "videos"},

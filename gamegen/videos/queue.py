@@ -71,10 +71,21 @@ class VideoQueue:
         return await self._database.run(reading.get, generation_id, account)
 
     async def list(
-        self, account: str, states: Collection[State] = (), limit: int = 20, offset: int = 0
+        self,
+        account: str,
+        states: Collection[State] = (),
+        limit: int = 20,
+        offset: int = 0,
+        after: str | None = None,
+        is_oldest_first: bool = False,
     ) -> tuple[Sequence[Generation], int]:
-        """An account's orders, the newest first, and how many there are; `states` empty for all."""
-        return await self._database.run(reading.list_of, account, states, limit, offset)
+        """An account's orders, the newest first, and how many there are; `states` empty for all.
+
+        Those that come `after` one of them; raises UnknownGenerationError.
+        """
+        return await self._database.run(
+            reading.list_of, account, states, limit, offset, after, is_oldest_first
+        )
 
     async def keep(self, generation_id: str, account: str, is_kept: bool) -> Generation:
         """Whether a clip is kept for good; raises UnknownGenerationError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import Row, func, select, text, update
+from sqlalchemy import Row, func, literal, select, text, tuple_, update
 
 from gamegen.database.patience import Turn
 from gamegen.database.tables import generations
@@ -45,18 +45,31 @@ async def get(turn: Turn, generation_id: str, account: str | None) -> Generation
 
 
 async def list_of(
-    turn: Turn, account: str, states: Collection[State], limit: int, offset: int
+    turn: Turn,
+    account: str,
+    states: Collection[State],
+    limit: int,
+    offset: int,
+    after: str | None = None,
+    is_oldest_first: bool = False,
 ) -> tuple[Sequence[Generation], int]:
-    """An account's orders, the newest first, and how many there are."""
+    """An account's orders, those that come `after` one of them, and how many there are in all."""
     if not 1 <= limit <= _MOST_LISTED or offset < 0:
         raise ValueError(f"limit = {limit}, offset = {offset}: list 1 to {_MOST_LISTED}, from 0 on")
     condition = generations.c.account == account
     if states:
         condition &= generations.c.state.in_(sorted(states))
+    age = tuple_(generations.c.created_at, generations.c.id)
+    wanted = condition
+    if after is not None:
+        seen = await get(turn, after, account)
+        last = tuple_(literal(seen.created_at), literal(seen.id))
+        wanted &= age > last if is_oldest_first else age < last
+    order = (generations.c.created_at, generations.c.id)
     rows = await turn.rows(
         select(generations)
-        .where(condition)
-        .order_by(generations.c.created_at.desc(), generations.c.id.desc())
+        .where(wanted)
+        .order_by(*(order if is_oldest_first else (column.desc() for column in order)))
         .limit(limit)
         .offset(offset)
     )

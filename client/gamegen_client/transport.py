@@ -1,0 +1,79 @@
+"""Requests that are tried again: with the same X-Request-ID, so that an order is never placed twice."""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import httpx
+
+from gamegen_client.errors import UnavailableError, error_of, retry_after
+
+_AGAIN = frozenset({429, 502, 503, 504})
+_FIRST_DELAY_S = 0.25
+_LONGEST_DELAY_S = 30.0
+
+
+class Backoff:
+    """Waits twice as long each time, a little by chance; as long as the server asks where it does."""
+
+    def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._sleep = sleep
+        self._delay_s = _FIRST_DELAY_S
+
+    def wait(self, told_s: float | None = None) -> None:
+        """Waits once more."""
+        delay_s = self._delay_s if told_s is None else min(told_s, _LONGEST_DELAY_S)
+        self._sleep(delay_s * random.uniform(1.0, 1.25))
+        self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
+
+    def reset(self) -> None:
+        """It went well: the next wait is short again."""
+        self._delay_s = _FIRST_DELAY_S
+
+
+class Transport:
+    """One server; every request is tried `max_retries` times more while it cannot be reached or is busy."""
+
+    def __init__(self, base_url: str, api_key: str | None, timeout_s: float, max_retries: int) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s)
+        self._max_retries = max_retries
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """An answer below 400, its body read; raises ProblemError or UnavailableError."""
+        headers = {"X-Request-ID": uuid.uuid4().hex, **options.pop("headers", {})}
+        backoff = Backoff()
+        for left in range(self._max_retries, -1, -1):
+            try:
+                response = self.http.request(method, path, headers=headers, **options)
+            except httpx.TransportError as error:
+                if not left:
+                    raise unreachable(self.http.base_url, error) from error
+                backoff.wait()
+                continue
+            if response.status_code < 400:
+                return response
+            if not left or response.status_code not in _AGAIN:
+                raise error_of(response)
+            backoff.wait(retry_after(response))
+        raise AssertionError("the last try returns or raises")
+
+    @contextmanager
+    def streamed(self, path: str, headers: dict[str, str], **options: Any) -> Iterator[httpx.Response]:
+        """An answer below 400 whose body is still to be read, tried once; raises ProblemError or httpx's errors."""
+        with self.http.stream("GET", path, headers=headers, **options) as response:
+            if response.status_code >= 400:
+                response.read()
+                raise error_of(response)
+            yield response
+
+
+def unreachable(address: Any, error: Exception) -> UnavailableError:
+    """What a broken connection means to whoever asked."""
+    reason = str(error) or type(error).__name__
+    return UnavailableError(f"{address} cannot be reached ({reason}): is the server running there?")

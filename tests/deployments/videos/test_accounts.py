@@ -1,0 +1,90 @@
+"""API keys: whose a request is, and who sees what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+
+from deployments.videos.accounts import LOCAL, Accounts
+from tests.clip_server import ClipServer
+from tests.conftest import new_database
+from tests.deployments.videos.helping import ended, ordered
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    file = tmp_path / "keys"
+    lines = ["# account sha256", "", f"ada {digest('a-key')}", f"ada {digest('its-successor')} # since May"]
+    file.write_text("\n".join([*lines, f"bob {digest('b-key')}"]))
+    return file
+
+
+@pytest.fixture
+def server(database_server: str, keys: Path, tmp_path: Path) -> Iterator[ClipServer]:
+    with (
+        contextmanager(new_database)(database_server, "template") as url,
+        ClipServer(url, tmp_path / "objects", Accounts.read(keys), max_orders_per_s=3).running() as server,
+    ):
+        yield server
+
+
+def as_account(server: ClipServer, key: str) -> httpx.Client:
+    return httpx.Client(base_url=server.url, timeout=60, headers={"Authorization": f"Bearer {key}"})
+
+
+async def test_accounts_see_their_own_alone(server):
+    for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic a-key"}):
+        for path in ("/v1/videos", "/v1/videos/video_0", "/v1/videos/video_0/stream", "/v1/credits"):
+            answer = httpx.get(f"{server.url}{path}", headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+            assert answer.headers["www-authenticate"] == "Bearer"
+    with (
+        as_account(server, "a-key") as ada,
+        as_account(server, "its-successor") as also,
+        as_account(server, "b-key") as bob,
+    ):
+        video = ended(ada, ordered(ada, num_frames=4)["id"])
+        assert also.get(f"/v1/videos/{video['id']}").json() == video
+        for path in ("", "/content", "/thumbnail", "/stream", "/deliveries"):
+            assert bob.get(f"/v1/videos/{video['id']}{path}").status_code == 404
+        assert bob.delete(f"/v1/videos/{video['id']}").status_code == 404
+        assert bob.get("/v1/videos").json()["total"] == 0
+        assert bob.get("/v1/credits").json()["account"] == "bob"
+    async with websockets.connect(f"ws{server.url[4:]}/v1/videos/{video['id']}/progress") as socket:
+        await socket.wait_closed()
+    assert socket.close_code == 4401
+
+
+def test_an_account_places_so_many_orders_a_second(server):
+    with as_account(server, "a-key") as ada, as_account(server, "b-key") as bob:
+        for _ in range(5):
+            answers = [ada.post("/v1/videos", json={"prompt": "a", "num_frames": 4}) for _ in range(12)]
+            refused = [answer for answer in answers if answer.status_code == 429]
+            if refused:
+                break
+        assert (refused[0].json()["code"], refused[0].headers["retry-after"]) == ("too_many_orders", "1")
+        assert bob.post("/v1/videos", json={"prompt": "a", "num_frames": 4}).status_code == 202
+
+
+def test_a_file_of_keys_is_checked(tmp_path, keys, monkeypatch):
+    monkeypatch.setenv("GAMEGEN_API_KEYS", str(keys))
+    assert [name for name, _ in Accounts.from_environment().digests] == ["ada", "ada", "bob"]
+    monkeypatch.delenv("GAMEGEN_API_KEYS")
+    assert Accounts.from_environment().digests == ()
+    assert LOCAL == "local"
+    bad = tmp_path / "bad"
+    for text, word in (("", "no keys"), ("ada secret-key\n", "line 1"), (f"a/b {digest('k')}", "line 1")):
+        bad.write_text(text)
+        with pytest.raises(ValueError, match=word) as caught:
+            Accounts.read(bad)
+        assert "secret-key" not in str(caught.value)

@@ -1,0 +1,77 @@
+"""The `openai` client, pointed at the clip service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.clip_server import ClipServer, clip_of
+from tests.serving import png
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def client(clip_server: ClipServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{clip_server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_a_clip_is_ordered_awaited_and_fetched(client, clip_server):
+    video = client.videos.create_and_poll(
+        prompt="a city at dusk",
+        model="nano",
+        seconds="4",
+        size="1280x720",
+        poll_interval_ms=20,
+        extra_body={"num_steps": 1, "style": "dreamy", "fps": 30},
+    )
+    assert (video.status, video.progress, video.object) == ("completed", 100, "video")
+    assert (video.seconds, video.size, video.model) == ("4", "1280x720", "nano")
+    assert video.prompt == "a city at dusk, soft light, pastel colours, haze"
+    order = clip_server.do(clip_server.queue.get(video.id, "local")).order
+    assert (order.num_steps, order.fps, order.num_frames) == (1, 30, 96)
+    clip = client.videos.download_content(video.id).read()
+    assert clip == clip_of(order)
+    assert client.videos.download_content(video.id, variant="thumbnail").read() == clip[:1000]
+
+
+def test_a_picture_to_begin_with_is_sent_as_a_file(client, clip_server):
+    picture = png(160, 96)
+    for name in ("first.png", 'naïve "name".png'):
+        video = client.videos.create(
+            prompt="go on", input_reference=(name, picture, "image/png"), extra_body={"num_frames": 4}
+        )
+        order = clip_server.do(clip_server.queue.get(video.id, "local")).order
+        assert clip_server.objects.read(order.image_key) == picture
+
+
+def test_videos_are_listed_page_after_page(client):
+    made = [client.videos.create(prompt="a page", extra_body={"num_frames": 4}).id for _ in range(3)]
+    listed = []
+    for video in client.videos.list(limit=2):
+        listed.append(video.id)
+        if len(listed) == 3:
+            break
+    assert listed == made[::-1]
+    everything = [video.id for video in client.videos.list(limit=50, order="asc")]
+    assert len(everything) == len(set(everything))
+    assert everything[-3:] == made
+
+
+def test_delete_cancels_what_has_not_ended(client):
+    video = client.videos.create(prompt="wait for ever", extra_body={"num_frames": 4})
+    answer = client.videos.delete(video.id)
+    assert (answer.id, answer.deleted, answer.object) == (video.id, True, "video.deleted")
+    assert client.videos.poll(video.id, poll_interval_ms=20).status == "failed"
+    with pytest.raises(openai.ConflictError):
+        client.videos.delete(video.id)
+
+
+def test_errors_are_those_of_the_client(client):
+    with pytest.raises(openai.NotFoundError):
+        client.videos.retrieve("video_0")
+    with pytest.raises(openai.UnprocessableEntityError, match="sora-2"):
+        client.videos.create(prompt="a", model="sora-2")

@@ -1,0 +1,240 @@
+"""Orders over HTTP: placed once, shown, listed, cancelled, kept; and every error that is documented."""
+
+from __future__ import annotations
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.clip_server import ClipServer, Message
+from tests.deployments.videos.helping import ended, ordered
+from tests.serving import png
+
+
+@pytest.fixture
+def http(clip_server: ClipServer):
+    with httpx.Client(base_url=clip_server.url, timeout=60) as client:
+        yield client
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> dict:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert (body["status"], body["code"], body["type"]) == (status, code, f"/docs#{code}")
+    assert len(body["detail"]) < 500
+    return body
+
+
+def test_an_order_is_accepted_shown_and_completed(http):
+    answer = http.post(
+        "/v1/videos", json={"prompt": " a desert ", "num_frames": 8, "seed": 3, "style": "noir"}
+    )
+    assert answer.status_code == 202
+    video = answer.json()
+    assert answer.headers["location"] == f"/v1/videos/{video['id']}"
+    assert (video["object"], video["status"], video["progress"]) == ("video", "queued", 0)
+    assert video["prompt"].startswith("a desert, black and white")
+    assert (video["size"], video["seconds"], video["num_steps"], video["seed"]) == (
+        "160x96",
+        "0.333333",
+        8,
+        3,
+    )
+    done = ended(http, video["id"])
+    assert (done["state"], done["status"], done["progress"]) == ("COMPLETED", "completed", 100)
+    assert done["expires_at"] == done["completed_at"] + 30 * 86400
+    assert done["content_url"] == f"/v1/videos/{video['id']}/content"
+
+
+@pytest.mark.parametrize(
+    ("wish", "shown"),
+    [
+        ({"seconds": 0.5}, {"num_frames": 12, "seconds": "0.5"}),
+        ({"size": "320x192"}, {"size": "320x192"}),
+        ({"resolution": "480p"}, {"size": "848x480"}),
+        ({"resolution": "720p", "aspect_ratio": "9:16"}, {"size": "720x1280"}),
+        ({"tier": "realtime", "num_frames": 4}, {"tier": "realtime", "num_steps": 4}),
+        ({"fps": 30, "priority": 9, "num_steps": 3}, {"fps": 30, "priority": 9, "num_steps": 3}),
+        ({"kept": True}, {"is_kept": True, "expires_at": None}),
+        ({"webhook_url": "https://example.com/a"}, {"webhook_url": "https://example.com/a"}),
+    ],
+)
+def test_what_is_left_out_is_filled_in(http, wish, shown):
+    video = ordered(http, **{"num_frames": 4, **wish} if "seconds" not in wish else wish)
+    assert {name: video[name] for name in shown} == shown
+
+
+def test_a_request_is_one_order_however_often_it_comes(http):
+    headers, body = {"X-Request-ID": "once-1"}, {"prompt": "a lake", "num_frames": 4}
+    with ThreadPoolExecutor(8) as pool:
+        answers = [*pool.map(lambda _: http.post("/v1/videos", json=body, headers=headers), range(16))]
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert {answer.headers["x-request-id"] for answer in answers} == {"once-1"}
+    other = http.post("/v1/videos", json={**body, "num_frames": 5}, headers=headers)
+    assert_problem(other, 409, "request_reused")
+
+
+def test_what_was_drawn_already_is_given_at_once(http):
+    body = {"prompt": "a lake again", "num_frames": 4, "seed": 77}
+    ended(http, ordered(http, **body)["id"])
+    again = ordered(http, **body)
+    assert (again["state"], again["credits"]) == ("COMPLETED", 0)
+
+
+def test_lists_are_by_state_and_in_pages(http):
+    made = [ordered(http, prompt="a list", num_frames=4)["id"] for _ in range(3)]
+    for video_id in made:
+        ended(http, video_id)
+    first = http.get("/v1/videos", params={"limit": 2, "status": "completed"}).json()
+    assert [video["id"] for video in first["data"]] == made[:0:-1]
+    assert (first["object"], first["has_more"], first["first_id"]) == ("list", True, made[2])
+    second = http.get("/v1/videos", params={"limit": 1, "offset": 2}).json()
+    assert second["data"][0]["id"] == made[0]
+    assert http.get("/v1/videos", params={"status": "in_progress"}).json()["total"] == 0
+    assert_problem(http.get("/v1/videos", params={"status": "lost"}), 422, "invalid_request")
+    cursor = http.get("/v1/videos", params={"limit": 1, "after": made[2]}).json()
+    assert cursor["data"][0]["id"] == made[1]
+    oldest = http.get("/v1/videos", params={"limit": 1, "order": "asc", "after": made[0]}).json()
+    assert oldest["data"][0]["id"] == made[1]
+
+
+def test_a_video_is_cancelled_and_paid_back(http):
+    before = http.get("/v1/credits").json()["credits"]
+    video = ordered(http, prompt="wait here", num_frames=8)
+    answer = http.delete(f"/v1/videos/{video['id']}").json()
+    assert (answer["id"], answer["object"], answer["deleted"]) == (video["id"], "video.deleted", True)
+    done = ended(http, video["id"])
+    assert (done["state"], done["status"], done["error"]["code"]) == ("CANCELLED", "failed", "cancelled")
+    assert before - http.get("/v1/credits").json()["credits"] <= video["credits"]
+    assert_problem(http.delete(f"/v1/videos/{video['id']}"), 409, "already_ended")
+    assert_problem(http.get(f"/v1/videos/{video['id']}/content"), 409, "video_cancelled")
+
+
+def test_a_video_is_kept_and_no_longer(http):
+    video = ended(http, ordered(http, num_frames=4)["id"])
+    assert video["expires_at"]
+    kept = http.post(f"/v1/videos/{video['id']}/keep")
+    assert (kept.json()["is_kept"], kept.json()["expires_at"]) == (True, None)
+    assert http.post(f"/v1/videos/{video['id']}/keep", json={"kept": False}).json()["expires_at"]
+    assert_problem(
+        http.post(f"/v1/videos/{video['id']}/keep", content=b"{", headers=JSON), 400, "invalid_json"
+    )
+
+
+def test_files_to_begin_with_are_looked_at_and_stored(http, clip_server):
+    picture = png(160, 96)
+    video = ordered(http, num_frames=4, image=base64.b64encode(picture).decode())
+    order = clip_server.do(clip_server.queue.get(video["id"], "local")).order
+    assert clip_server.objects.read(order.image_key) == picture
+    bad = http.post("/v1/videos", json={"prompt": "a", "image": base64.b64encode(b"no picture").decode()})
+    assert_problem(bad, 422, "invalid_image")
+    bad = http.post("/v1/videos", json={"prompt": "a", "video": base64.b64encode(b"no video").decode()})
+    assert_problem(bad, 422, "invalid_video")
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ({}, "prompt"),
+        ({"prompt": "a" * 2001}, "2000"),
+        ({"prompt": "a\x00b"}, "NUL"),
+        ({"prompt": " "}, "prompt"),
+        ({"prompt": "a", "colour": 1}, "colour"),
+        ({"prompt": "a", "num_frames": 8, "seconds": 1}, "num_frames, seconds"),
+        ({"prompt": "a", "num_frames": 103}, "102"),
+        ({"prompt": "a", "seconds": 0.01}, "frames"),
+        ({"prompt": "a", "size": "100x100"}, "multiple of 16"),
+        ({"prompt": "a", "size": "160x96", "resolution": "480p"}, "size, resolution"),
+        ({"prompt": "a", "aspect_ratio": "4:3"}, "resolution"),
+        ({"prompt": "a", "style": "cubist"}, "style"),
+        ({"prompt": "a", "fps": 25}, "fps"),
+        ({"prompt": "a", "priority": 10}, "priority"),
+        ({"prompt": "a", "guidance_scale": "NaN"}, "guidance_scale"),
+        ({"prompt": "a", "image": "%"}, "base64"),
+        ({"prompt": "a", **{f"f{i}": 1 for i in range(50)}}, "fields"),
+    ],
+)
+def test_a_wrong_field_is_named(http, body, word):
+    assert word in assert_problem(http.post("/v1/videos", json=body), 422, "invalid_request")["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"prompt": "a", "model": "sora-2"}, "unknown_model"),
+        ({"prompt": "an endless story"}, "prompt_too_long"),
+        ({"prompt": "a", "webhook_url": "http://10.0.0.1/"}, "invalid_webhook_url"),
+    ],
+)
+def test_what_the_parts_refuse_is_told(http, body, code):
+    assert_problem(http.post("/v1/videos", json=body), 422, code)
+
+
+def test_bodies_that_cannot_be_read_are_refused(http):
+    assert_problem(http.post("/v1/videos", content=b"{nonsense"), 400, "invalid_json")
+    assert_problem(http.post("/v1/videos", content=b"\xff"), 400, "invalid_json")
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert_problem(http.post("/v1/videos", content=b"--x\r\n", headers=form), 400, "invalid_form")
+    bad_id = {"X-Request-ID": "a b"}
+    assert_problem(http.post("/v1/videos", json={"prompt": "a"}, headers=bad_id), 400, "invalid_request_id")
+
+
+def test_large_bodies_and_files_are_refused(http):
+    def pieces():
+        for _ in range(14):
+            yield b" " * (1 << 20)
+
+    assert_problem(http.post("/v1/videos", content=pieces()), 413, "body_too_large")
+    told = http.post("/v1/videos", content=b"".join(pieces()))
+    assert_problem(told, 413, "body_too_large")
+    image = base64.b64encode(bytes(8 * 1024 * 1024 + 1)).decode()
+    assert_problem(http.post("/v1/videos", json={"prompt": "a", "image": image}), 413, "file_too_large")
+
+
+def test_an_order_has_to_be_paid_for(http):
+    large = {"prompt": "gold", "resolution": "720p", "num_steps": 200, "tier": "cinema"}
+    assert_problem(http.post("/v1/videos", json=large), 402, "insufficient_credits")
+
+
+def test_forbidden_words_and_frames_are_told(http):
+    body = assert_problem(http.post("/v1/videos", json={"prompt": "forbidden"}), 451, "prompt_blocked")
+    assert "video_" in body["detail"]
+    blocked = ended(http, ordered(http, prompt="block it", num_frames=4)["id"])
+    assert (blocked["state"], blocked["error"]["code"]) == ("BLOCKED", "frames_blocked")
+    assert_problem(http.get(f"/v1/videos/{blocked['id']}/content"), 451, "video_blocked")
+
+
+def test_a_failure_is_told(http):
+    failed = ended(http, ordered(http, prompt="fail", num_frames=4)["id"])
+    assert (failed["state"], failed["error"]["message"]) == ("FAILED", "it did not work")
+    assert_problem(http.get(f"/v1/videos/{failed['id']}/content"), 409, "video_failed")
+
+
+@pytest.mark.parametrize("video_id", ["video_0", "a%00b", "%F0%9F%98%80", "x" * 64])
+@pytest.mark.parametrize("path", ["", "/content", "/thumbnail", "/stream", "/deliveries"])
+def test_an_unknown_video_is_not_found(http, video_id, path):
+    assert_problem(http.get(f"/v1/videos/{video_id}{path}"), 404, "unknown_video")
+
+
+def test_webhook_messages_are_listed_and_sent_again(http, clip_server):
+    video = ordered(http, num_frames=4)
+    clip_server.messages.all.append(Message("msg_1", video["id"], "local"))
+    (message,) = http.get(f"/v1/videos/{video['id']}/deliveries").json()["data"]
+    assert (message["id"], message["state"], message["video_id"]) == ("msg_1", "delivered", video["id"])
+    again = http.post("/v1/webhooks/deliveries/msg_1/redeliver")
+    assert (again.status_code, again.json()["state"]) == (202, "pending")
+    assert_problem(http.post("/v1/webhooks/deliveries/msg_2/redeliver"), 404, "unknown_delivery")
+    assert http.post("/v1/webhooks/secret").json() == {"secret": "whsec_local"}
+
+
+def test_the_older_address_is_another_name(http):
+    answer = http.post("/api/v1/generate", json={"prompt": "an older client", "num_frames": 4})
+    assert answer.status_code == 202
+    assert ended(http, answer.json()["id"])["state"] == "COMPLETED"
