@@ -1,7 +1,7 @@
 """Builds the Serve application from its settings.
 
 `serve run deployments.app:local` runs it too, with `settings=configs/serve/cluster.yaml` or other settings; set the
-variables of `deployments.environment` and REDIS_URL first.
+variables of `deployments.environment` and REDIS_URL, DATABASE_URL and OBJECT_STORE_URL first.
 """
 
 from __future__ import annotations
@@ -15,54 +15,60 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from deployments.clips import ClipsDeployment
 from deployments.decoder import DecoderDeployment
-from deployments.generator import GeneratorDeployment
 from deployments.ingress import INGRESS_HEALTH_CHECK_S, Ingress
-from deployments.settings import DEFAULT_SETTINGS, ServeSettings, WorldSettings, load_settings
+from deployments.places import Places
+from deployments.settings import (
+    DEFAULT_SETTINGS,
+    GeneratorSettings,
+    ServeSettings,
+    WorldSettings,
+    load_settings,
+)
 from deployments.text_encoder import TextEncoderDeployment
+from deployments.videos.replicas import ClerkDeployment, GeneratorDeployment
 from deployments.world import WorldDeployment
+from gamegen.database.schema import upgrade
 
 NAME = "gamegen"
 
 _HEALTH_CHECK_S = 1.0
-_CLIPS_CPUS = 0.01
+_CALLS_OF_CLIPS = 16
+"""Clips that generators have decoded at the same time."""
 _METRICS_INTERVAL_S = 1.0
 
 
-def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
-    """The whole application: four kinds of replicas behind the ingress, and the session store at `store_url`."""
+def build_app(settings: ServeSettings, places: Places) -> serve.Application:
+    """The whole application: five kinds of replicas behind the ingress."""
     text_encoder = TextEncoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.text_encoder.replicas,
         max_ongoing_requests=4 * settings.text_encoder.max_batch,
         **_replica(settings, settings.text_encoder.num_cpus),
     ).bind(settings.model, settings.text_encoder)
     world = WorldDeployment.options(  # type: ignore[attr-defined]
-        **_num_world_replicas(settings.world),
+        **_num_replicas(settings.world, "deployments.scaling:world_policy"),
         # A step, an opening and a closing of every session that may end up here.
         max_ongoing_requests=4 * settings.ingress.max_sessions,
         request_router_config=_session_router(),
         graceful_shutdown_timeout_s=settings.world.graceful_shutdown_s,
         # With its health check a replica tells how many it can take.
         **_replica(settings, settings.world.num_cpus),
-    ).bind(settings.model, settings.world, store_url)
+    ).bind(settings.model, settings.world, places.store_url)
     decoder = DecoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.decoder.replicas,
-        max_ongoing_requests=4 * settings.decoder.max_batch,
+        max_ongoing_requests=4 * settings.decoder.max_batch + _CALLS_OF_CLIPS,
         **_replica(settings, settings.decoder.num_cpus),
     ).bind(settings.model, settings.decoder)
+    work = places.database_url, places.objects_url
     generator = GeneratorDeployment.options(  # type: ignore[attr-defined]
-        num_replicas=settings.generator.replicas,
-        max_ongoing_requests=1,
+        **_num_replicas(settings.generator, "deployments.scaling:clip_policy"),
+        # What it has goes back into the queue before.
+        graceful_shutdown_timeout_s=settings.generator.graceful_shutdown_s,
         **_replica(settings, settings.generator.num_cpus),
-    ).bind(settings.model, settings.generator)
-    clips = ClipsDeployment.options(  # type: ignore[attr-defined]
-        # One, since clips live in its memory.
-        num_replicas=1,
-        max_ongoing_requests=64,
-        # Next to nothing, but more than a head offers that is to hold no replicas.
-        **_replica(settings, _CLIPS_CPUS),
-    ).bind(generator, settings.generator)
+    ).bind(settings, *work, text_encoder, decoder)
+    clerk = ClerkDeployment.options(  # type: ignore[attr-defined]
+        num_replicas=settings.clerk.replicas, **_replica(settings, settings.clerk.num_cpus)
+    ).bind(settings, *work, text_encoder)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=settings.ingress.replicas,
         # Each open socket holds a slot for as long as it lasts, and a taken-over one until it has closed.
@@ -70,17 +76,30 @@ def build_app(settings: ServeSettings, store_url: str) -> serve.Application:
         # Its players are sent elsewhere before.
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_s,
         **_replica(settings, settings.ingress.num_cpus) | {"health_check_period_s": INGRESS_HEALTH_CHECK_S},
-    ).bind(settings, store_url, text_encoder, world, decoder, clips)
+    ).bind(settings, places, text_encoder, world, decoder, generator, clerk)
 
 
 def local(args: dict[str, Any]) -> serve.Application:
-    """Application builder for `serve run`; its one argument is `settings`, a file instead of local.yaml."""
+    """Application builder for `serve run`; its one argument is `settings`, a file instead of local.yaml.
+
+    The database is brought to the newest schema.
+    """
     if unknown := args.keys() - {"settings"}:
         raise ValueError(f"unknown argument {min(unknown)!r}: use settings=FILE, or none")
-    store_url = os.environ.get("REDIS_URL")
-    if not store_url:
-        raise ValueError("REDIS_URL is not set: name the Valkey or Redis server that keeps the sessions")
-    return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), store_url)
+    places = Places(
+        _named("REDIS_URL", "the Valkey or Redis server that keeps the sessions"),
+        _named("DATABASE_URL", "the PostgreSQL database that keeps the orders of clips"),
+        _named("OBJECT_STORE_URL", "s3://bucket/prefix, or a folder that all machines share, for files"),
+    )
+    upgrade(places.database_url)
+    return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), places)
+
+
+def _named(variable: str, what: str) -> str:
+    value = os.environ.get(variable)
+    if not value:
+        raise ValueError(f"{variable} is not set: name {what}")
+    return value
 
 
 def _replica(settings: ServeSettings, num_cpus: float) -> dict[str, Any]:
@@ -92,10 +111,10 @@ def _replica(settings: ServeSettings, num_cpus: float) -> dict[str, Any]:
     }
 
 
-def _num_world_replicas(settings: WorldSettings) -> dict[str, Any]:
+def _num_replicas(settings: WorldSettings | GeneratorSettings, policy_function: str) -> dict[str, Any]:
     if not settings.is_autoscaled:
         return {"num_replicas": settings.replicas}
-    policy = AutoscalingPolicy(policy_function="deployments.scaling:world_policy")
+    policy = AutoscalingPolicy(policy_function=policy_function)
     config = AutoscalingConfig(
         min_replicas=settings.replicas,
         max_replicas=settings.max_replicas,

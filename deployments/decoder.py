@@ -38,7 +38,9 @@ class DecoderDeployment:
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
-        self._clip_thread = ThreadPoolExecutor(1, "clips", initializer=_begin_clips, initargs=(settings.threads,))
+        self._clip_thread = ThreadPoolExecutor(
+            1, "clips", initializer=_begin_clips, initargs=(settings.threads,)
+        )
         size = (loaded.config.width, loaded.config.height)
         blank = np.zeros(loaded.config.latent_shape, np.float16)
         self._thread.submit(lambda: [*self._decode([DecodeRequest(blank, None, size)])]).result()
@@ -65,9 +67,7 @@ class DecoderDeployment:
 
         start = max(0, chunk - CHUNKS_BEFORE)
         # Copied, because arrays that crossed a handle may be read-only views.
-        return decode_window(
-            self._model, torch.from_numpy(latents[start : chunk + 1].copy()), chunk - start
-        )
+        return decode_window(self._model, torch.from_numpy(latents[start : chunk + 1].copy()), chunk - start)
 
     def _decode(self, requests: list[DecodeRequest]) -> Iterator[list[DecodedFrames]]:
         import torch

@@ -5,6 +5,7 @@ could not look their names up there, and nothing of this module may be defined b
 """
 
 import asyncio
+import importlib
 import platform
 import time
 from pathlib import Path
@@ -27,16 +28,14 @@ from deployments.connection import CLOSE_ENDED, Connection
 from deployments.decoding import Decodings
 from deployments.direct import DirectDoor
 from deployments.draining import DrainWatch
-from deployments.errors import ApiError, Denied, describe_problems, install_error_handlers
+from deployments.errors import ApiError, describe_problems, install_error_handlers
 from deployments.messages import EncodedText, Refusal
 from deployments.one_shot import play_once
+from deployments.places import Places
 from deployments.rebuild_turns import RebuildTurns
 from deployments.schemas import (
     MAX_BODY_BYTES,
-    ClipCreated,
-    ClipState,
     ErrorBody,
-    NewClip,
     NewSession,
     NewVideoPrompt,
     OneShot,
@@ -53,7 +52,11 @@ from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
 from deployments.uploads import Uploads
 from deployments.users import user_of
+from deployments.videos.aliases import Aliases
+from deployments.videos.problems import refusal
+from deployments.videos.routes import mount_videos
 from deployments.world_lanes import WorldLanes
+from gamegen.database.patience import DatabaseAwayError
 from gamegen.session_file import to_json
 from gamegen.session_log import VideoPrompt, WorldSpec
 
@@ -73,6 +76,17 @@ def _invalid(error: ValidationError) -> ApiError:
     return ApiError(422, "invalid_request", describe_problems(error.errors()))
 
 
+_desk: list[Any] = []
+"""The one of this process, once it is open."""
+
+
+def _video_api() -> Any:
+    if not _desk:
+        message = "clips cannot be ordered yet: the server is starting, try again in a few seconds"
+        raise ApiError(503, "not_ready", message, retry_after_s=3)
+    return _desk[0].api
+
+
 api = FastAPI(
     title="GameGen",
     version=gamegen.__version__,
@@ -83,7 +97,9 @@ api = FastAPI(
     redoc_url=None,
 )
 install_error_handlers(api)
-api.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+mount_videos(api, _video_api)
+api.add_middleware(Aliases)
+api.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, refuse=refusal)
 api.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
 
 
@@ -95,16 +111,17 @@ class Ingress:
     def __init__(
         self,
         settings: ServeSettings,
-        store_url: str,
+        places: Places,
         text_encoder: DeploymentHandle,
         world: DeploymentHandle,
         decoder: DeploymentHandle,
-        clips: DeploymentHandle,
+        generator: DeploymentHandle,
+        clerk: DeploymentHandle,
     ) -> None:
         self._settings = settings
         self._text_encoder = text_encoder
         self._world = world
-        store = SessionStore(store_url, SessionBook.store_limits(settings))
+        store = SessionStore(places.store_url, SessionBook.store_limits(settings))
         self._sessions = SessionBook(settings, store)
         self._uploads = Uploads(settings.ingress, world)
         worlds = WorldLanes(world, settings.world.lanes, settings.world.slots)
@@ -114,7 +131,10 @@ class Ingress:
         self._backstage = Backstage(settings, store, worlds, decodings, *encoders, capacity, turns)
         self._door = DirectDoor(self._play_socket, settings.ingress.direct_host)
         self._draining = DrainWatch(INGRESS_HEALTH_CHECK_S, self._sessions.migrate_all)
-        self._clips = clips
+        self._places = places
+        # They ask for work by themselves; being part of the application is all that their handles are for.
+        self._beside = generator, clerk
+        self._opening: asyncio.Task[None] | None = None
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
 
@@ -123,11 +143,17 @@ class Ingress:
         self._draining.checked()
         if self._settings.ingress.direct_host:
             self._door.open()
+        if not _desk and (self._opening is None or self._opening.done()):
+            self._opening = asyncio.create_task(self._open_desk())
 
     async def __del__(self) -> None:
         """Serve calls this when the replica ends. Of sockets that came directly it knows nothing."""
         await self._sessions.migrate_all()
         await self._door.close()
+        if self._opening:
+            self._opening.cancel()
+        for desk in _desk:
+            await desk.close()
 
     @api.get("/", include_in_schema=False)
     async def page(self) -> FileResponse:
@@ -237,30 +263,6 @@ class Ingress:
         record = await self._sessions.summary(order.session_id)
         return await play_once(record, order, self._backstage)
 
-    @api.post("/v1/videos", status_code=202, tags=["clips"], responses=_errors(422, 503))
-    async def create_video(self, request: NewClip) -> ClipCreated:
-        """Orders a clip."""
-        await self._encode(request.prompt, request.perspective)
-        clip_id = await self._ask_clips("submit", request)
-        return ClipCreated(id=clip_id, status_url=f"/v1/videos/{clip_id}")
-
-    @api.get("/v1/videos/{clip_id}", tags=["clips"], responses=_errors(404))
-    async def get_video(self, clip_id: str) -> ClipState:
-        """A clip's state and progress."""
-        return await self._ask_clips("get", clip_id)
-
-    @api.get(
-        "/v1/videos/{clip_id}/file",
-        response_class=Response,
-        tags=["clips"],
-        responses={**_errors(404, 409), 200: {"content": {"video/mp4": {}}}},
-    )
-    async def get_video_file(self, clip_id: str) -> Response:
-        """A finished clip: H.264 in MP4, 24 frames a second."""
-        mp4 = await self._ask_clips("file", clip_id)
-        disposition = f'attachment; filename="{clip_id}.mp4"'
-        return Response(mp4, media_type="video/mp4", headers={"Content-Disposition": disposition})
-
     @api.get("/v1/status", tags=["service"])
     async def status(self) -> dict[str, Any]:
         """Sessions, pace, queue, what model is served and the versions."""
@@ -269,7 +271,7 @@ class Ingress:
             "uptime_s": round(time.time() - self._started_s, 1),
             "sessions": await self._sessions.counts(),
             "pace": self._sessions.paces(),
-            "clips": await self._ask_clips("counts"),
+            "clips": await self._clips(),
             "model": model,
             "versions": {
                 "gamegen": gamegen.__version__,
@@ -284,16 +286,26 @@ class Ingress:
         await self._ask_world()
         return {"status": "ok"}
 
-    async def _ask_clips(self, method: str, *arguments: Any) -> Any:
+    async def _open_desk(self) -> None:
+        """Clips can be ordered from when a world has said what is served, and the libraries for it are loaded."""
+        facts = await self._model_facts()
+        module = await asyncio.to_thread(importlib.import_module, "deployments.videos.desk")
+        desk = module.VideoDesk(
+            self._settings, self._places.database_url, self._places.objects_url, self._text_encoder, facts
+        )
+        await desk.open()
+        _desk.append(desk)
+
+    async def _clips(self) -> dict[str, int] | None:
+        """Orders of each tier that wait and that are worked on, unless the database is away."""
         try:
-            reply = await getattr(self._clips, method).remote(*arguments)
-        # A replica that is lost comes back without its clips.
-        except Exception as error:
-            message = "clips cannot be reached just now: try again in a few seconds"
-            raise ApiError(503, "not_ready", message, retry_after_s=5) from error
-        if isinstance(reply, Denied):
-            raise reply.to_error()
-        return reply
+            stats = await _video_api().service.queue.stats()
+        except (ApiError, DatabaseAwayError):
+            return None
+        return {
+            "waiting": sum(tier.waiting for tier in stats.tiers.values()),
+            "leased": sum(tier.leased for tier in stats.tiers.values()),
+        }
 
     async def _encode(self, text: str, perspective: str | None) -> EncodedText:
         """A text's states; with `perspective` it is a world's prompt. Raises ApiError (422, 503)."""

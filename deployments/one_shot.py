@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 
 from valkey.exceptions import ValkeyError
 
@@ -80,10 +81,12 @@ async def _play(
             spoken = (Spoken(number, order.instruction.text, order.instruction.blend_chunks),)
             instruction = Instruction(words, order.instruction.blend_chunks)
         memory = world.latent
+        begun_s = time.monotonic()
         chunk: Chunk = await world.step(control.operations(), instruction)
         journal.add(Entry(control, spoken), chunk.snapshot)
         request = DecodeRequest(chunk.latent, memory, (spec.width, spec.height))
-        jpegs += [file async for file, _ in ChunkDecoding(backstage.decodings, request, ChunkClock())]
+        decoding = ChunkDecoding(backstage.decodings, request, ChunkClock(), begun_s)
+        jpegs += [file async for file, _ in decoding]
     journal.frames_sent += len(jpegs)
     await journal.flush()
     frames = [base64.b64encode(jpeg).decode() for jpeg in jpegs]

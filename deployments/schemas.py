@@ -17,7 +17,7 @@ from pydantic import (
 
 from deployments.client_messages import MAX_PROMPT_CHARACTERS, Body, Camera, SpokenInstruction, known_keys
 from gamegen.session_log import PromptKind
-from gamegen.video import MAX_FRAMES, check_frames, check_size
+from gamegen.video import check_size
 
 MAX_SEED = 2**63 - 1
 MAX_ONE_SHOT_CHUNKS = 24
@@ -175,44 +175,6 @@ class SessionList(BaseModel):
 
     sessions: list[SessionState]
     total: int
-
-
-class NewClip(RequestBody):
-    """Renders a clip from a prompt."""
-
-    prompt: Prompt = Field(examples=["sunny desert at noon"])
-    perspective: Literal["first", "third"] = "first"
-    num_frames: int = MAX_FRAMES
-    seed: int = Field(0, ge=0, le=MAX_SEED)
-    size: Size = None
-
-    _check_resolution = field_validator("size")(_checked_size)
-
-    @field_validator("num_frames")
-    @classmethod
-    def _check_frames(cls, num_frames: int) -> int:
-        check_frames(num_frames)
-        return num_frames
-
-
-class ClipCreated(BaseModel):
-    """A clip that was queued."""
-
-    id: str
-    status_url: str
-
-
-class ClipState(BaseModel):
-    """A clip as it is now; `progress` goes from 0 to 1."""
-
-    id: str
-    state: Literal["queued", "running", "succeeded", "failed"]
-    progress: float
-    prompt: str
-    num_frames: int
-    seed: int
-    error: str | None = None
-    file_url: str | None = None
 
 
 class ErrorDetail(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from typing import Any
 
@@ -62,6 +63,7 @@ class WorldDeployment:
             "height": config.height,
             "parameters": sum(parameter_counts(config).values()),
             "steps_per_chunk": config.sampling.num_steps,
+            "sampling": dataclasses.asdict(config.sampling),
             "remembered_chunks": engine.history,
             "follows_video_prompts": engine.sees_video,
             "device": str(loaded.device),

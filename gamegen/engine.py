@@ -20,7 +20,7 @@ from gamegen.batch_inputs import BatchInputs, InputStacker
 from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
 from gamegen.device import one_thread
 from gamegen.flow import add_noise, expand_levels, predict_x0, schedule
-from gamegen.models.checkpoint import Model, SamplingConfig
+from gamegen.models.checkpoint import Model
 from gamegen.models.frame_pass import (
     CompiledFramePass,
     DirectFramePass,
@@ -29,6 +29,7 @@ from gamegen.models.frame_pass import (
     temporal_attentions,
 )
 from gamegen.models.ring_cache import Caches, RingCache
+from gamegen.models.sampling import SamplingConfig
 from gamegen.models.text import MAX_TOKENS, TextStates
 from gamegen.models.vae import SPATIAL_FACTOR
 from gamegen.models.variants import Variant

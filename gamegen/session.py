@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gamegen.models.checkpoint import SamplingConfig
+from gamegen.models.sampling import SamplingConfig
 from gamegen.models.text import TextStates
 from gamegen.snapshot import SILENCE, PastChunk, Steering, Words, WorldSnapshot
 

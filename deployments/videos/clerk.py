@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.tasks import end
-from deployments.videos.worker import Encodes
+from deployments.videos.encodes import Encodes
+from deployments.videos.judging import blocked, judged_words
 from gamegen.database.patience import DatabaseAwayError
 from gamegen.first_frames import read_first_frames
 from gamegen.retention.retention import Retention
@@ -120,21 +121,6 @@ class Clerk:
             await asyncio.sleep(_TIDY_EVERY_S)
             runs += 1
             await self._retention.run(is_sweeping=runs % _SWEEP_EVERY == 0)
-
-
-def judged_words(checks: SafetyChecks, order: Order) -> list[Verdict]:
-    """What the checkers say of an order's words."""
-    verdicts = checks.check_text("prompt", order.prompt)
-    if order.negative_prompt:
-        verdicts += checks.check_text("negative_prompt", order.negative_prompt)
-    return verdicts
-
-
-def blocked(verdict: Verdict) -> Failure:
-    """Why an order is blocked."""
-    what = "words" if verdict.subject in ("prompt", "negative_prompt") else verdict.subject
-    message = verdict.reason or f"the {verdict.subject} may not be used ({verdict.checker})"
-    return Failure(f"{what}_refused", message)
 
 
 async def _again(work: Callable[[], Awaitable[None]]) -> None:

@@ -55,7 +55,8 @@ class Submissions:
             await self._service.check_text(order)
         except ValueError as error:
             raise ApiError(422, "prompt_too_long", f"prompt: {error}") from error
-        made = await self._placed(self._generation(new, order, account, request_id))
+        num_steps = self._num_steps(order)
+        made = await self._placed(self._generation(new, order, num_steps, account, request_id))
         if new.kept and not made.is_kept:
             made = await self._service.queue.keep(made.id, account, True)
         await self._refuse_words(made)
@@ -88,14 +89,22 @@ class Submissions:
         await asyncio.to_thread(self._service.objects.write, key, data)
         return key
 
-    def _generation(self, new: NewVideo, order: Order, account: str, request_id: str | None) -> NewGeneration:
+    def _num_steps(self, order: Order) -> int:
+        try:
+            return self._service.count_steps(order)
+        except ValueError as error:
+            raise ApiError(422, "invalid_request", str(error)) from error
+
+    def _generation(
+        self, new: NewVideo, order: Order, num_steps: int, account: str, request_id: str | None
+    ) -> NewGeneration:
         tier, tiers = Tier(new.tier), self._service.queue.settings.tiers
         return NewGeneration(
             id=f"video_{uuid.uuid4().hex}",
             account=account,
             order=order,
             body_hash=hash_of(new),
-            num_steps=self._service.count_steps(order),
+            num_steps=num_steps,
             millicredits=cost(order, tiers.of(tier)),
             request_id=request_id,
             tier=tier,

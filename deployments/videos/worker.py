@@ -11,12 +11,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from deployments.tasks import end
+from deployments.videos.encodes import Encodes
 from deployments.videos.finishing import Finishing
 from deployments.videos.working import WorkerSettings
 from gamegen.clips.drawing import Drawing
@@ -37,13 +38,6 @@ _LOOKS_AGAIN_S = 5.0
 """What has to wait before it may be tried again appears without a word."""
 Reply = TypeVar("Reply")
 _DATABASE_ERRORS = (DatabaseAwayError, SQLAlchemyError, OSError)
-
-
-class Encodes(Protocol):
-    """Where words become states."""
-
-    async def texts(self, order: Order) -> tuple[TextStates, TextStates | None]:
-        """The states of an order's prompt, and of its negative prompt if it has one; raises ValueError."""
 
 
 @dataclass(eq=False)
@@ -134,7 +128,9 @@ class ClipWorker:
         while len(self._finishers) > self._settings.max_batch:
             await asyncio.wait(self._finishers, return_when=asyncio.FIRST_COMPLETED)
         try:
-            claims = await self._queue.claim_batch(self.name, self._settings.max_batch, self._settings.lease_s)
+            claims = await self._queue.claim_batch(
+                self.name, self._settings.max_batch, self._settings.lease_s
+            )
         except _DATABASE_ERRORS as error:
             logger.warning("the queue cannot be reached: %s", _line(error))
             return False
@@ -244,7 +240,9 @@ class ClipWorker:
     async def _finish(self, job: Job) -> None:
         """Decodes, checks, writes and stores; ends the order."""
         drawing = _drawing_of(job)
-        if await self._tried(job, self._finishing.finish(job.claim, drawing, lambda: self._held.is_wanted(job))):
+        if await self._tried(
+            job, self._finishing.finish(job.claim, drawing, lambda: self._held.is_wanted(job))
+        ):
             if self._held.is_wanted(job):
                 self._held.put_down(job)
             else:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gamegen.config import build, to_dict
 from gamegen.device import one_thread
-from gamegen.models.checkpoint import SamplingConfig
+from gamegen.models.sampling import SamplingConfig
 
 _KEY = "gamegen clip checkpoint"
 FORMAT_VERSION = 1

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from gamegen.controls import FRAMES_PER_CHUNK
-from gamegen.models.checkpoint import SamplingConfig
+from gamegen.models.sampling import SamplingConfig
 from gamegen.video import check_frames, check_size
 from gamegen.videos.order import Order
 

@@ -14,7 +14,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from gamegen.config import build, to_dict
 from gamegen.device import default_device
 from gamegen.models.instructnet import InstructNet, InstructNetConfig
 from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
+from gamegen.models.sampling import SamplingConfig
 from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig, encode_frames
 
 if TYPE_CHECKING:
@@ -39,26 +40,6 @@ CARD_FILE = "card.json"
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, incomplete or damaged; the message says which file and what to do."""
-
-
-@dataclass(frozen=True)
-class SamplingConfig:
-    """How a chunk is drawn.
-
-    `num_steps` denoising passes a chunk (`first_steps` for the first of a world, which has nothing to continue),
-    schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), and the solver: `euler` follows
-    the flow, `consistency` jumps to x_0 and noises it again, which suits few steps. The latent before a chunk is
-    given at noise level `context_level`; temporal attention sees the past at `history_level`, a level that
-    training's windows have often, or worlds drift.
-    """
-
-    num_steps: int = 4
-    first_steps: int = 12
-    shift: float = 3.0
-    guidance_scale: float = 1.0
-    context_level: float = 0.1
-    history_level: float = 0.6
-    solver: Literal["euler", "consistency"] = "euler"
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from gamegen.config import load_yaml
 from gamegen.device import default_device, keep_freed_memory
-from gamegen.models.checkpoint import Model, ModelConfig, SamplingConfig, load_checkpoint
+from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
 from gamegen.models.configs import named_config
 from gamegen.models.inverse_dynamics import InverseDynamics, load_inverse_dynamics
+from gamegen.models.sampling import SamplingConfig
 from gamegen.training import parallel
 from gamegen.training.autoencoder import VAEObjective
 from gamegen.training.config import StageConfig

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from gamegen.clips import checkpoint as checkpoints
 from gamegen.clips.checkpoint import ClipCheckpoint
-from gamegen.models.checkpoint import SamplingConfig
+from gamegen.models.sampling import SamplingConfig
 
 
 def a_checkpoint() -> ClipCheckpoint:

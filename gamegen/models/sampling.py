@@ -1,0 +1,26 @@
+"""How a model draws, without the model: read by those who compute nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a chunk is drawn.
+
+    `num_steps` denoising passes a chunk (`first_steps` for the first of a world, which has nothing to continue),
+    schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), and the solver: `euler` follows
+    the flow, `consistency` jumps to x_0 and noises it again, which suits few steps. The latent before a chunk is
+    given at noise level `context_level`; temporal attention sees the past at `history_level`, a level that
+    training's windows have often, or worlds drift.
+    """
+
+    num_steps: int = 4
+    first_steps: int = 12
+    shift: float = 3.0
+    guidance_scale: float = 1.0
+    context_level: float = 0.1
+    history_level: float = 0.6
+    solver: Literal["euler", "consistency"] = "euler"
