@@ -97,19 +97,19 @@ class LocalStore(ObjectStore):
 
     def remove_unfinished(self, older_s: float) -> int:
         count, before = 0, time.time() - older_s
-        for file in self.folder.rglob(f".*{_PARTIAL}"):
-            with suppress(FileNotFoundError):
-                if file.stat().st_mtime <= before:
-                    file.unlink()
-                    count += 1
+        for file in _files(self.folder):
+            if file.name.startswith(".") and file.name.endswith(_PARTIAL):
+                with suppress(FileNotFoundError):
+                    if file.stat().st_mtime <= before:
+                        file.unlink()
+                        count += 1
         return count
 
     def _entries_below(self, folder: Path, prefix: str) -> Iterator[Entry]:
-        for file in folder.rglob("*"):
+        for file in _files(folder):
             key = file.relative_to(self.folder).as_posix()
-            if file.name.startswith(".") or not key.startswith(prefix) or not file.is_file():
+            if file.name.startswith(".") or not key.startswith(prefix):
                 continue
-            # Another process may remove what was just listed.
             with suppress(FileNotFoundError):
                 status = file.stat()
                 yield Entry(key, status.st_size, status.st_mtime)
@@ -122,6 +122,13 @@ class LocalStore(ObjectStore):
 
     def _file(self, key: str) -> Path:
         return self.folder / check_key(key)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, while other processes add and remove some."""
+    # Not rglob, which fails when a folder goes away under it.
+    for where, _, names in os.walk(folder):
+        yield from (Path(where) / name for name in names)
 
 
 def _partial_beside(target: Path) -> tuple[int, Path]:

@@ -1,13 +1,14 @@
 """Backed up, wiped and brought back: every row and object is as it was, or nothing is written."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import insert, select, text
 
 from gamegen.backup.backup import backup
-from gamegen.backup.manifest import BackupError, read_manifest
+from gamegen.backup.manifest import BackupError, read_manifest, write_manifest
 from gamegen.backup.restore import check, restore
 from gamegen.database import schema
 from gamegen.database.connection import connect_blocking
@@ -158,6 +159,27 @@ def test_a_second_backup_saves_what_is_new(filled_url, objects, target, monkeypa
     # A clip that is saved already, and what was uploaded by its users, is not even read.
     assert sorted(read) == ["videos/done/thumbnail.jpg", "videos/working/checkpoints/4.safetensors"]
     assert read_manifest(target)[0] == second and read_manifest(target, first)[0] == first
+
+
+def test_empty_tables_may_be_there_already(filled_url, empty_database_url, objects, target):
+    backup(filled_url, objects, target, silent)
+    schema.upgrade(empty_database_url)
+    engine = connect_blocking(empty_database_url)
+    with engine.begin() as connection:
+        # As a server that was started on it writes them.
+        connection.execute(insert(tiers), {"name": "standard", "pass": 0.0})
+    engine.dispose()
+    restore(target, None, empty_database_url, objects, silent)
+    assert rows_of(empty_database_url) == rows_of(filled_url)
+
+
+@pytest.mark.parametrize("change", [{"schema_revision": "9999"}, {"format": 2}])
+def test_a_backup_of_a_newer_program_is_refused(filled_url, empty_database_url, objects, target, change):
+    name, manifest = backup(filled_url, objects, target, silent)
+    target.delete(f"backups/{name}.json")
+    write_manifest(target, name, replace(manifest, **change))
+    with pytest.raises(BackupError, match="use a newer"):
+        restore(target, None, empty_database_url, objects, silent)
 
 
 @pytest.mark.parametrize("what", ["objects", "tables", "missing", "manifest"])

@@ -5,7 +5,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -109,6 +111,27 @@ def test_folders_go_with_their_last_object(tmp_path):
     store.delete("videos/v1/clip.mp4")
     assert not list((tmp_path / "store").iterdir())
     store.write("videos/v1/clip.mp4", b"x")
+
+
+def test_a_folder_is_listed_while_others_write_and_remove(tmp_path):
+    store, stop = LocalStore(tmp_path), threading.Event()
+    store.write("videos/stays/clip.mp4", b"x")
+
+    def busy(number):
+        while not stop.is_set():
+            store.write(f"videos/v{number}/a/b/clip.mp4", b"x")
+            store.delete(f"videos/v{number}/a/b/clip.mp4")
+
+    with ThreadPoolExecutor(4) as pool:
+        working = [pool.submit(busy, number % 2) for number in range(4)]
+        try:
+            for _ in range(300):
+                assert "videos/stays/clip.mp4" in set(store.keys("videos/"))
+                assert store.remove_unfinished(older_s=3600) == 0
+        finally:
+            stop.set()
+        for worker in working:
+            worker.result()
 
 
 def test_a_folder_has_no_addresses_and_a_bucket_does(store, monkeypatch):
