@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -27,6 +29,7 @@ CHECKS = [
     checks.content_type_conformance,
     checks.response_schema_conformance,
 ]
+ROOT = Path(__file__).parent.parent.parent.parent
 DOCUMENTED = {400, 401, 402, 404, 409, 413, 416, 422, 429, 451, 503}
 
 
@@ -89,3 +92,16 @@ def test_the_routes_travel_to_another_process():
     answer = TestClient(there).get("/v1/videos/video_0")
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert answer.headers["retry-after"] == "5"
+
+
+def test_every_code_is_explained_where_its_type_points():
+    sources = (*(ROOT / "deployments" / "videos").glob("*.py"), ROOT / "gamegen" / "videos" / "group.py")
+    # A status and a code, or a refusal of the queue.
+    written = "\n".join(file.read_text() for file in sources)
+    codes = set(re.findall(r'(?:ApiError\(\s*\d+, |Refusal\(\s*)"([a-z_]+)"', written))
+    manual = (ROOT / "deployments" / "static" / "docs.html").read_text()
+    guide = (ROOT / "docs" / "videos.md").read_text()
+    assert len(codes) > 15
+    for code in codes:
+        assert f'id="{code}"' in manual, code
+        assert f"`{code}`" in guide, code
