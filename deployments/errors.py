@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,25 +24,6 @@ class ApiError(Exception):
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
-
-
-@dataclass(frozen=True)
-class Denied:
-    """An ApiError on its way to the ingress: raised, it would arrive there wrapped in a traceback."""
-
-    status: int
-    code: str
-    message: str
-    retry_after_s: int | None
-
-    @classmethod
-    def of(cls, error: ApiError) -> Denied:
-        """What the error says."""
-        return cls(error.status, error.code, error.message, error.retry_after_s)
-
-    def to_error(self) -> ApiError:
-        """The error again."""
-        return ApiError(self.status, self.code, self.message, self.retry_after_s)
 
 
 def user_full(error: Exception) -> ApiError:

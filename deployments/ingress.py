@@ -52,6 +52,7 @@ from deployments.settings import ServeSettings
 from deployments.stream import Stream, address
 from deployments.uploads import Uploads
 from deployments.users import user_of
+from deployments.videos import counter
 from deployments.videos.aliases import Aliases
 from deployments.videos.problems import refusal
 from deployments.videos.routes import mount_videos
@@ -76,17 +77,6 @@ def _invalid(error: ValidationError) -> ApiError:
     return ApiError(422, "invalid_request", describe_problems(error.errors()))
 
 
-_desk: list[Any] = []
-"""The one of this process, once it is open."""
-
-
-def _video_api() -> Any:
-    if not _desk:
-        message = "clips cannot be ordered yet: the server is starting, try again in a few seconds"
-        raise ApiError(503, "not_ready", message, retry_after_s=3)
-    return _desk[0].api
-
-
 api = FastAPI(
     title="GameGen",
     version=gamegen.__version__,
@@ -97,7 +87,7 @@ api = FastAPI(
     redoc_url=None,
 )
 install_error_handlers(api)
-mount_videos(api, _video_api)
+mount_videos(api, counter.video_api)
 api.add_middleware(Aliases)
 api.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, refuse=refusal)
 api.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
@@ -135,6 +125,7 @@ class Ingress:
         # They ask for work by themselves; being part of the application is all that their handles are for.
         self._beside = generator, clerk
         self._opening: asyncio.Task[None] | None = None
+        self._desk: Any = None
         self._started_s = time.time()
         self._facts: dict[str, Any] | None = None
 
@@ -143,7 +134,7 @@ class Ingress:
         self._draining.checked()
         if self._settings.ingress.direct_host:
             self._door.open()
-        if not _desk and (self._opening is None or self._opening.done()):
+        if not counter.is_open() and (self._opening is None or self._opening.done()):
             self._opening = asyncio.create_task(self._open_desk())
 
     async def __del__(self) -> None:
@@ -152,8 +143,9 @@ class Ingress:
         await self._door.close()
         if self._opening:
             self._opening.cancel()
-        for desk in _desk:
-            await desk.close()
+        counter.open_with(None)
+        if self._desk:
+            await self._desk.close()
 
     @api.get("/", include_in_schema=False)
     async def page(self) -> FileResponse:
@@ -294,12 +286,13 @@ class Ingress:
             self._settings, self._places.database_url, self._places.objects_url, self._text_encoder, facts
         )
         await desk.open()
-        _desk.append(desk)
+        self._desk = desk
+        counter.open_with(desk)
 
     async def _clips(self) -> dict[str, int] | None:
         """Orders of each tier that wait and that are worked on, unless the database is away."""
         try:
-            stats = await _video_api().service.queue.stats()
+            stats = await counter.video_api().service.queue.stats()
         except (ApiError, DatabaseAwayError):
             return None
         return {

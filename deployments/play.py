@@ -23,7 +23,11 @@ from rich.console import Console
 
 from deployments.embedded_store import embedded_store
 from deployments.environment import set_environment
+from deployments.places import Places
 from deployments.settings import DEFAULT_SETTINGS, ServeSettings, load_settings
+from gamegen.database import schema
+from gamegen.database.embedded import reachable_database
+from gamegen.storage.objects import default_url
 
 _READY_TIMEOUT_S = 120.0
 _FIRST_WORLD = {"prompt": "desert at noon"}
@@ -59,8 +63,10 @@ def play(
     started_s = time.monotonic()
     try:
         with console.status("starting Ray") as status:
-            store_url = os.environ.get("REDIS_URL") or running.enter_context(_own_store())
-            _start(host, port, settings, store_url, metrics_port, status.update)
+            status.update("starting the stores")
+            places = _places(running)
+            status.update("starting Ray")
+            _start(host, port, settings, places, metrics_port, status.update)
             # Once more, because Ray puts its own handler in place.
             _stop_on_signals(stop)
             status.update("drawing a first picture")
@@ -77,6 +83,14 @@ def play(
     finally:
         with console.status("stopping"), running:
             _shut_down()
+
+
+def _places(running: contextlib.ExitStack) -> Places:
+    """Those that the environment names, else this user's own; the database has the newest schema then."""
+    store_url = os.environ.get("REDIS_URL") or running.enter_context(_own_store())
+    database_url = running.enter_context(reachable_database())
+    schema.upgrade(database_url)
+    return Places(store_url, database_url, os.environ.get("OBJECT_STORE_URL") or default_url())
 
 
 @contextlib.contextmanager
@@ -116,7 +130,7 @@ def _start(
     host: str,
     port: int,
     settings: ServeSettings,
-    store_url: str,
+    places: Places,
     metrics_port: int | None,
     say: Callable[[str], None],
 ) -> None:
@@ -133,13 +147,13 @@ def _start(
         _metrics_export_port=metrics_port,
     )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    say("starting the replicas: text encoder, world, decoder, generator")
+    say("starting the replicas: text encoder, world, decoder, generator, clerk")
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    serve.run(build_app(settings, store_url), name=NAME, route_prefix="/")
+    serve.run(build_app(settings, places), name=NAME, route_prefix="/")
 
 
 def _wait_until_ready(address: str) -> None:

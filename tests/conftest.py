@@ -18,6 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 from deployments.environment import set_environment
 
 if TYPE_CHECKING:
+    from deployments.places import Places
     from gamegen.storage.objects import ObjectStore
     from tests.clip_server import ClipServer
 
@@ -77,6 +78,17 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with embedded_store(tmp_path_factory.mktemp("store")) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def places(
+    store_url: str, database_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Places]:
+    """Where the applications of the tests keep what outlives their processes."""
+    from deployments.places import Places
+
+    for database_url in new_database(database_server, "template"):
+        yield Places(store_url, database_url, str(tmp_path_factory.mktemp("objects")))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import simplejpeg
 import websockets
 from PIL import Image
 
+from deployments.places import Places
 from deployments.settings import ServeSettings, load_settings
 from deployments.wire import (
     FRAGMENT_MAGIC,
@@ -57,18 +58,18 @@ def tiny_settings(model: Path) -> ServeSettings:
         world=dataclasses.replace(
             settings.world, threads=1, slots=3, snapshot_every_chunks=5, most_late_share=1
         ),
-        generator=dataclasses.replace(settings.generator, threads=1, max_queued=2),
+        generator=dataclasses.replace(settings.generator, threads=1),
     )
 
 
 @contextmanager
-def served(settings: ServeSettings, store_url: str) -> Iterator[None]:
+def served(settings: ServeSettings, places: Places) -> Iterator[None]:
     """Runs the application on the Serve instance that is up."""
     from ray import serve
 
     from deployments.app import NAME, build_app
 
-    serve.run(build_app(settings, store_url), name=NAME, route_prefix="/")
+    serve.run(build_app(settings, places), name=NAME, route_prefix="/")
     yield
     serve.delete(NAME)
 

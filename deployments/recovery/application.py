@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.environment import set_environment
+from deployments.places import Places
 
 _POLL_INTERVAL_S = 0.2
 
@@ -28,7 +29,7 @@ class Order:
     head_address: str
     settings_file: str
     model: str
-    store_url: str
+    places: Places
     port: int
     deploys: bool = True
     timeout_s: float = 120.0
@@ -54,7 +55,7 @@ def run(order: Order) -> None:
             http_options={"host": "127.0.0.1", "port": order.port},
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
-        serve.run(build_app(settings, order.store_url), name=NAME, route_prefix="/")
+        serve.run(build_app(settings, order.places), name=NAME, route_prefix="/")
     num_nodes = sum(node["Alive"] for node in ray.nodes())
     give_up_at = time.monotonic() + order.timeout_s
     while (missing := _missing(serve.status(), NAME, num_nodes)) is not None:
@@ -79,4 +80,5 @@ def _missing(status: Any, name: str, num_nodes: int) -> str | None:
 
 if __name__ == "__main__":
     set_environment()
-    run(Order(**json.loads(sys.argv[1])))
+    fields = json.loads(sys.argv[1])
+    run(Order(**fields | {"places": Places(**fields["places"])}))

@@ -17,8 +17,11 @@ from pathlib import Path
 from deployments.embedded_store import embedded_tcp_store
 from deployments.environment import ENVIRONMENT, FAULT_TOLERANCE
 from deployments.load.memory import Process, processes, trees
+from deployments.places import Places
 from deployments.recovery.application import Order
 from deployments.recovery.node import STARTED, NodeConfig
+from gamegen.database import schema
+from gamegen.database.embedded import embedded_database
 
 HEAD = "head"
 _WORKERS = ("worker-1", "worker-2")
@@ -73,24 +76,24 @@ class ClusterNode:
 
 
 class LocalCluster:
-    """A head that offers no CPUs, two workers that do, and a Valkey that outlives all of them.
+    """A head that offers no CPUs, two workers that do, and a Valkey and a PostgreSQL that outlive all of them.
 
     A node that was killed comes back under its name, with its proxy at the same port. All files are below `folder`.
     """
 
-    def __init__(self, folder: Path, settings_file: Path, model: str, store_url: str, password: str) -> None:
+    def __init__(self, folder: Path, settings_file: Path, model: str, places: Places, password: str) -> None:
         self.folder = folder
         self._password = password
         self._settings_file = settings_file
         self._model = model
-        self._store_url = store_url
+        self._places = places
         self._head_port, *ports = _free_ports(2 + len(_WORKERS))
         self._proxy_ports = dict(zip((HEAD, *_WORKERS), ports, strict=True))
         self._environment = {
             **os.environ,
             **ENVIRONMENT,
             **FAULT_TOLERANCE,
-            "RAY_REDIS_ADDRESS": store_url.rpartition("@")[2],
+            "RAY_REDIS_ADDRESS": places.store_url.rpartition("@")[2],
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
         }
         self._nodes: dict[str, ClusterNode] = {}
@@ -136,7 +139,7 @@ class LocalCluster:
             f"127.0.0.1:{self._head_port}",
             str(self._settings_file),
             self._model,
-            self._store_url,
+            self._places,
             self._proxy_ports[HEAD],
             deploys,
         )
@@ -172,7 +175,10 @@ def local_cluster(settings_file: Path, model: str) -> Iterator[LocalCluster]:
         parent = tempfile.TemporaryDirectory(prefix="gamegen-", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(parent))
         url, password = stack.enter_context(embedded_tcp_store(folder))
-        cluster = LocalCluster(folder, settings_file, model, url, password)
+        database_url = stack.enter_context(embedded_database(folder / "database"))
+        schema.upgrade(database_url)
+        places = Places(url, database_url, str(folder / "objects"))
+        cluster = LocalCluster(folder, settings_file, model, places, password)
         stack.callback(cluster.stop)
         cluster.start()
         yield cluster

@@ -10,13 +10,14 @@ import httpx
 import pytest
 from valkey.asyncio import Valkey
 
+from deployments.places import Places
 from tests.serving import PATIENCE_S, served, tiny_settings
 
 
 @pytest.fixture(scope="package")
-def address(serve_address: str, store_url: str, tiny_model: Path) -> Iterator[str]:
+def address(serve_address: str, places: Places, tiny_model: Path) -> Iterator[str]:
     """The address of the application, served by Ray with the tiny model."""
-    with served(tiny_settings(tiny_model), store_url):
+    with served(tiny_settings(tiny_model), places):
         yield serve_address
 
 

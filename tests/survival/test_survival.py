@@ -16,6 +16,7 @@ import ray
 from ray import serve
 
 from deployments.app import NAME, build_app
+from deployments.places import Places
 from deployments.settings import ServeSettings
 from tests.serving import PATIENCE_S, served, tiny_settings
 from tests.survival.player import Player
@@ -33,8 +34,8 @@ def settings(tiny_model: Path) -> ServeSettings:
 
 
 @pytest.fixture(scope="module")
-def address(serve_address: str, store_url: str, settings: ServeSettings) -> Iterator[str]:
-    with served(settings, store_url):
+def address(serve_address: str, places: Places, settings: ServeSettings) -> Iterator[str]:
+    with served(settings, places):
         yield serve_address
 
 
@@ -98,7 +99,7 @@ async def test_a_session_goes_on_when_replicas_are_killed(address, begin, deploy
 
 @pytest.mark.parametrize("directly", [True, False])
 async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(
-    address, begin, settings, store_url, directly
+    address, begin, settings, places, directly
 ):
     player = Player([address], begin(32), directly)
     newer = dataclasses.replace(settings.ingress, idle_timeout_s=1234 + directly)
@@ -106,7 +107,7 @@ async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(
 
     def update() -> None:
         serve.run(
-            build_app(dataclasses.replace(settings, ingress=newer), store_url), name=NAME, route_prefix="/"
+            build_app(dataclasses.replace(settings, ingress=newer), places), name=NAME, route_prefix="/"
         )
 
     updating = asyncio.Future[None]()
