@@ -159,6 +159,8 @@ class ClipRenderer:
         kept, plan = ClipCheckpoint.from_bytes(checkpoint), self.plan(order)
         if kept.order != order.content_hash or kept.sampling != plan.sampling:
             raise ValueError("the checkpoint is of another order, or of another model: begin the clip anew")
+        if not plan.num_given <= len(kept.latents) - kept.num_before <= plan.num_chunks:
+            raise ValueError(f"the checkpoint is damaged: {len(kept.latents)} chunks of {plan.num_chunks}")
         drawing = Drawing(next(self._ids), order, plan, [*kept.latents], kept.num_before, controls)
         drawing = self._opened(drawing, prompt, negative)
         if drawing.chunk:
