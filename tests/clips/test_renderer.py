@@ -176,6 +176,14 @@ def test_other_numbers_of_steps_count_for_the_first_chunk_as_well():
     assert len(finish(renderer, renderer.begin(an_order(num_steps=5), words(1)))) == 3
 
 
+def test_rows_are_those_at_which_a_clips_place_does_not_count():
+    with pytest.raises(ValueError, match="rows = 3: a pass has 1, 2, 4, 8"):
+        ClipConfig(rows=3)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (ClipConfig().rows_on(cpu), ClipConfig().rows_on(gpu)) == (1, 4)
+    assert (ClipConfig(rows=8).rows_on(cpu), ClipConfig(max_drawings=1).rows_on(gpu)) == (8, 1)
+
+
 def test_slots_and_sizes_are_bounded():
     renderer = small()
     one, two = renderer.begin(an_order(), words(1)), renderer.begin(an_order(seed=4), words(1))
