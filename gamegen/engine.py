@@ -173,6 +173,10 @@ class WorldEngine:
 
     def close(self, session_id: str) -> None:
         """Frees the session's slot; unknown sessions are ignored."""
+        session = self._sessions.get(session_id)
+        # What it alone would remember, nobody will ask for.
+        if session:
+            self._uncommitted = [drawn for drawn in self._uncommitted if {*drawn.slots} != {session.slot}]
         self.commit()
         session = self._sessions.pop(session_id, None)
         if session:

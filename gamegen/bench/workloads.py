@@ -103,7 +103,8 @@ class ClipWorkload:
         _, rows, columns = config.latent_shape
         decode = vae_flops(config, Latents(1, rows, columns)).decode * chunks
         one_pass = chunk_pass_flops(config, len(text_encoder.encode([PROMPT])[0].tokens)).total
-        self.flop_per_round = (steps * guided + chunks) * one_pass + decode
+        # Nobody remembers the last chunk: it is not committed.
+        self.flop_per_round = (steps * guided + chunks - 1) * one_pass + decode
         self._clips = 0
         self._per_chunk = [sampling.first_steps * guided + 1] + [sampling.num_steps * guided + 1] * (
             chunks - 1
@@ -117,7 +118,7 @@ class ClipWorkload:
         self._clips += 1
         self.pipeline.generate(f"{PROMPT}, take {self._clips}", self.frames_per_round)
         whole = time.perf_counter() - began
-        commits = np.cumsum(self._per_chunk) - 1
+        commits = np.cumsum(self._per_chunk[:-1]) - 1
         passes = np.array(self.passes.seconds)
         commit = float(passes[commits].sum())
         denoise = float(passes.sum()) - commit

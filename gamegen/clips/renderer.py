@@ -32,6 +32,8 @@ from gamegen.videos.order import Order
 
 MAX_BATCH = 8
 """Drawings that take a step together."""
+ROWS = (1, 2, 4, 8)
+"""Rows that a pass may have."""
 _ROWS_ON_ACCELERATORS = 4
 
 
@@ -40,17 +42,24 @@ class ClipConfig:
     """How many clips there may be at a time, and how they are drawn.
 
     There are caches for `max_drawings` of each of `max_sizes` sizes. Every pass has so many `rows`: None takes 1 on a
-    CPU, where the clips of a batch then take their steps one after the other, and 4 elsewhere.
+    CPU, where the clips of a batch then take their steps one after the other, and 4 elsewhere. Others than `ROWS` are
+    refused: the ends of tensors that are no multiple of a CPU's vectors are rounded otherwise, so that a clip's place
+    in its batch would count. One row has one place, whatever the size.
     """
 
     rows: int | None = None
     max_drawings: int = MAX_BATCH
     max_sizes: int = 2
 
+    def __post_init__(self) -> None:
+        if self.rows not in (None, *ROWS):
+            raise ValueError(f"rows = {self.rows}: a pass has {', '.join(map(str, ROWS))}")
+
     def rows_on(self, device: torch.device) -> int:
         """The rows of a pass there."""
-        rows = self.rows or (1 if device.type == "cpu" else _ROWS_ON_ACCELERATORS)
-        return min(rows, self.max_drawings)
+        if self.rows:
+            return self.rows
+        return _ROWS_ON_ACCELERATORS if device.type != "cpu" and self.max_drawings > 1 else 1
 
 
 class ClipRenderer:
@@ -159,6 +168,8 @@ class ClipRenderer:
         kept, plan = ClipCheckpoint.from_bytes(checkpoint), self.plan(order)
         if kept.order != order.content_hash or kept.sampling != plan.sampling:
             raise ValueError("the checkpoint is of another order, or of another model: begin the clip anew")
+        if not plan.num_given <= len(kept.latents) - kept.num_before <= plan.num_chunks:
+            raise ValueError(f"the checkpoint is damaged: {len(kept.latents)} chunks of {plan.num_chunks}")
         drawing = Drawing(next(self._ids), order, plan, [*kept.latents], kept.num_before, controls)
         drawing = self._opened(drawing, prompt, negative)
         if drawing.chunk:

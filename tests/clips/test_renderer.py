@@ -37,8 +37,11 @@ def renderer(request: pytest.FixtureRequest) -> ClipRenderer:
     return renderer
 
 
-@pytest.mark.parametrize("negative", [None, words(5, length=8)], ids=["", "negative"])
-@pytest.mark.parametrize("order", [an_order(), GUIDED], ids=["plain", "guided"])
+@pytest.mark.parametrize(
+    ("order", "negative"),
+    [(an_order(), None), (GUIDED, None), (GUIDED, words(5, length=8))],
+    ids=["plain", "guided", "negative"],
+)
 def test_an_interrupted_clip_is_the_same_whoever_is_drawn_with_it(renderer, order, negative):
     """At every step; the others come and go, have texts of other lengths and are at other chunks."""
     alone = renderer.begin(order, words(1), negative)
@@ -72,6 +75,15 @@ def test_steps_are_those_of_a_session_that_is_played(renderer):
     assert drawn.shape == (3, 4, 4, 4)
     # Rows and texts of another length are summed in another order.
     np.testing.assert_allclose(drawn.float().numpy(), played.astype(np.float32), atol=2e-3)
+
+
+def test_every_step_is_one_pass_and_all_chunks_but_the_last_are_committed():
+    renderer, passes = small(), []
+    assert renderer.model.foundation is not None
+    renderer.model.foundation.register_forward_hook(lambda *_: passes.append(1))
+    drawing = renderer.begin(an_order(), words(1))
+    assert all(renderer.step([drawing]) > 0 for _ in range(STEPS)) and drawing.is_done
+    assert len(passes) == STEPS + 2
 
 
 def small() -> ClipRenderer:
@@ -162,6 +174,14 @@ def test_other_numbers_of_steps_count_for_the_first_chunk_as_well():
     assert renderer.plan(an_order(num_steps=1)).num_steps == 3 + 1 + 1
     assert renderer.plan(an_order(num_steps=5)).num_steps == 15
     assert len(finish(renderer, renderer.begin(an_order(num_steps=5), words(1)))) == 3
+
+
+def test_rows_are_those_at_which_a_clips_place_does_not_count():
+    with pytest.raises(ValueError, match="rows = 3: a pass has 1, 2, 4, 8"):
+        ClipConfig(rows=3)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert (ClipConfig().rows_on(cpu), ClipConfig().rows_on(gpu)) == (1, 4)
+    assert (ClipConfig(rows=8).rows_on(cpu), ClipConfig(max_drawings=1).rows_on(gpu)) == (8, 1)
 
 
 def test_slots_and_sizes_are_bounded():
