@@ -290,14 +290,14 @@ class Ingress:
         counter.open_with(desk)
 
     async def _clips(self) -> dict[str, int] | None:
-        """Orders of each tier that wait and that are worked on, unless the database is away."""
+        """Orders that wait and that are worked on, unless the database is away."""
         try:
             stats = await counter.video_api().service.queue.stats()
         except (ApiError, DatabaseAwayError):
             return None
         return {
-            "waiting": sum(tier.waiting for tier in stats.tiers.values()),
-            "leased": sum(tier.leased for tier in stats.tiers.values()),
+            "waiting": sum(tier.pending + tier.queued for tier in stats.tiers.values()),
+            "worked_on": sum(tier.leased for tier in stats.tiers.values()),
         }
 
     async def _encode(self, text: str, perspective: str | None) -> EncodedText:

@@ -26,7 +26,8 @@ from deployments.videos.api import VideoApi
 from deployments.videos.ordering import ServedModel
 from deployments.videos.problems import EchoingRoute, refusal
 from deployments.videos.routes import mount_videos
-from deployments.videos.service import VideoApiSettings, VideoService
+from deployments.videos.service import VideoService
+from deployments.videos.settings import VideoApiSettings
 from gamegen.database.connection import connect
 from gamegen.storage.objects import LocalStore, ObjectNotFoundError
 from gamegen.videos.listen import Listener

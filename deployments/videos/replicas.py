@@ -130,7 +130,7 @@ class GeneratorDeployment(_Worker):
             try:
                 stats = await queue.stats()
                 self._stats = {
-                    "waiting": float(sum(tier.waiting for tier in stats.tiers.values())),
+                    "waiting": float(sum(tier.queued for tier in stats.tiers.values())),
                     "oldest_s": max((tier.oldest_s for tier in stats.tiers.values()), default=0.0),
                     "held": float(worker.num_held),
                 }

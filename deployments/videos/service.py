@@ -9,37 +9,11 @@ from typing import Protocol
 
 from deployments.videos.accounts import Accounts
 from deployments.videos.ordering import ServedModel
+from deployments.videos.settings import VideoApiSettings
 from gamegen.videos.listen import Listener
 from gamegen.videos.order import Order
 from gamegen.videos.queue import VideoQueue
 from gamegen.videos.records import Failure
-
-
-@dataclass(frozen=True)
-class VideoApiSettings:
-    """What one ingress process allows its clients.
-
-    An account may place `max_orders_per_s`. Orders that come together are written down together, `orders_at_once` of
-    them at most. At most `max_streams` watch a video
-    at a time; each is sent something every `heartbeat_s`, and looks by itself as often, should the database's word be
-    lost. Files stay for `kept_days`. With `redirects_content` clients are sent to the object store for them, by an
-    address that is good for `url_s`, where it has such addresses.
-    """
-
-    max_orders_per_s: int = 500
-    orders_at_once: int = 64
-    max_streams: int = 1000
-    heartbeat_s: float = 5.0
-    kept_days: int = 30
-    redirects_content: bool = False
-    url_s: int = 3600
-
-    def __post_init__(self) -> None:
-        for name in ("max_orders_per_s", "orders_at_once", "max_streams", "kept_days", "url_s"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"VideoApiSettings.{name} = {getattr(self, name)}: must be at least 1")
-        if not 0 < self.heartbeat_s <= 30:
-            raise ValueError(f"VideoApiSettings.heartbeat_s = {self.heartbeat_s:g}: use up to 30 seconds")
 
 
 class Objects(Protocol):
