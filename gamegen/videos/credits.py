@@ -20,7 +20,7 @@ MILLICREDITS = 1000
 OPENED = """
 opened as (
     insert into accounts (id, balance_millicredits)
-    select distinct unnest(cast(:accounts as text[])), cast(:granted as bigint)
+    select distinct unnest(cast(:accounts as text[])) as id, cast(:granted as bigint) order by id
     on conflict (id) do nothing
     returning id
 ), granted as (
@@ -42,7 +42,7 @@ settled as (
     join (
         select account, sum(millicredits) as millicredits from settled where millicredits > 0 group by account
     ) s on s.account = a.id
-    order by a.id for update of a
+    order by a.id for no key update of a
 ), paid as (
     update accounts a set balance_millicredits = a.balance_millicredits + owed.millicredits
     from owed where a.id = owed.id

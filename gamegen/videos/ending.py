@@ -10,7 +10,7 @@ from sqlalchemy import TextClause, text
 from gamegen.database.patience import Turn
 from gamegen.videos import reading
 from gamegen.videos.credits import SETTLED
-from gamegen.videos.events import NOTIFIED, TOLD, WEBHOOK, WORK_CHANNEL
+from gamegen.videos.events import NOTIFIED, TOLD, WEBHOOKS_CHANNEL, WORK_CHANNEL
 from gamegen.videos.leases import LOCKED, before, columns
 from gamegen.videos.records import AlreadyEndedError, Failure, Generation, Result
 from gamegen.videos.states import FINAL, State
@@ -29,6 +29,7 @@ delivered as (
             'timestamp', to_char(finished_at at time zone 'utc', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.US"Z"'),
             'data', jsonb_build_object(
                 'id', id, 'object', 'video', 'state', state,
+                'status', case when state = 'COMPLETED' then 'completed' else 'failed' end,
                 'error', case when error_code is not null
                     then jsonb_build_object('code', error_code, 'message', error_message) end)),
         'pending'
@@ -45,7 +46,7 @@ def _ending(moved: str) -> TextClause:
         f"""
         with {moved}, {TOLD}, {SETTLED}, {DELIVERED}
         select moved.id, {NOTIFIED}, case when moved.finished_at is not null and moved.webhook_url is not null
-            then pg_notify('{WORK_CHANNEL}', '{WEBHOOK}')::text end
+            then pg_notify('{WEBHOOKS_CHANNEL}', '')::text end
         from moved join told on told.generation_id = moved.id
         """
     )

@@ -14,8 +14,9 @@ from gamegen.videos.states import State
 VIDEOS_CHANNEL = "gamegen_videos"
 """Says {"id", "event", "state"} of every event."""
 WORK_CHANNEL = "gamegen_work"
-"""Says PENDING or QUEUED when there is work for who encodes or who generates, WEBHOOK when one is to be delivered."""
-WEBHOOK = "WEBHOOK"
+"""Says PENDING or QUEUED when there is work for who encodes or who generates."""
+WEBHOOKS_CHANNEL = "gamegen_webhooks"
+"""Says nothing but that a webhook is to be delivered."""
 
 TOLD = """
 told as (

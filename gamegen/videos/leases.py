@@ -45,12 +45,14 @@ _ADVANCE = text(_MOVED % "worker = g.worker")
 _ENCODED = text(_MOVED % "worker = null, lease_until = null, attempts = 0, available_at = now()")
 _STATES = text(f"with {LOCKED} select id, state from locked")
 
+# Of what is said often, the last half second may be lost with the server: nobody waits until the disk has it.
+_NOT_WAITED_FOR = "set_config('synchronous_commit', 'off', true)"
 _HEARTBEAT = text(
     f"""
     with {LOCKED}
     update generations g set lease_until = now() + make_interval(secs => :lease_s)
     from locked where g.id = locked.id and locked.worker = :worker
-    returning g.id, g.cancel_requested
+    returning g.id, g.cancel_requested, {_NOT_WAITED_FOR}
     """
 )
 
@@ -69,7 +71,8 @@ _PROGRESS = text(
         from moved
         returning id as event_id, generation_id
     )
-    select moved.id, cancel_requested, {NOTIFIED} from moved join told on told.generation_id = moved.id
+    select moved.id, cancel_requested, {NOTIFIED}, {_NOT_WAITED_FOR}
+    from moved join told on told.generation_id = moved.id
     """
 )
 

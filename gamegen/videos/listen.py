@@ -92,7 +92,7 @@ class Listener:
 
     @contextmanager
     def working(self, *kinds: str) -> Iterator[Watch]:
-        """A watch of work of some kinds (PENDING, QUEUED, WEBHOOK), or of all: look for it, then wait for `changed`.
+        """A watch of work of some kinds (PENDING, QUEUED), or of all: look for it, then wait for `changed`.
 
         What has to wait before it may be tried again appears without a word: look again after some seconds anyway.
         """

@@ -23,10 +23,8 @@ from gamegen.videos.records import (
     Verdict,
 )
 from gamegen.videos.states import State
-from gamegen.videos.submitting import Submitting
+from gamegen.videos.submitting import Submitting, accounts_of
 from gamegen.videos.tiers import QueueSettings
-
-__all__ = ["VideoQueue"]
 
 
 class VideoQueue:
@@ -44,6 +42,8 @@ class VideoQueue:
         self.settings = settings
         self._database = PatientDatabase(engine, settings.patience_s)
         self._submitting = Submitting(settings)
+        # Those that are known to be there.
+        self._accounts: set[str] = set()
 
     # Those who order.
 
@@ -52,6 +52,11 @@ class VideoQueue:
 
         The same request_id and body is the same order. What has been drawn already is given at once and costs nothing.
         """
+        if unknown := set(accounts_of(new)) - self._accounts:
+            await self._database.run(
+                credits.open_accounts, sorted(unknown), self.settings.new_account_credits
+            )
+            self._accounts |= unknown
         return await self._database.run_whole(self._submitting.submit, new)
 
     async def cancel(self, generation_id: str, account: str) -> Generation:

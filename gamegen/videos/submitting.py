@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from sqlalchemy import Row, text
 
 from gamegen.database.patience import Turn
-from gamegen.videos.credits import open_accounts
 from gamegen.videos.ending import DELIVERED
-from gamegen.videos.events import NOTIFIED, WEBHOOK, WORK_CHANNEL
+from gamegen.videos.events import NOTIFIED, WEBHOOKS_CHANNEL
 from gamegen.videos.group import Group
 from gamegen.videos.reading import generation_of
 from gamegen.videos.records import Generation, NewGeneration, Refusal
@@ -26,7 +25,7 @@ _COUNTS_FOR_S = 1.0
 _BALANCES = text(
     """
     select id, balance_millicredits from accounts where id = any(cast(:accounts as text[]))
-    order by id for update
+    order by id for no key update
     """
 )
 _KNOWN = text(
@@ -83,7 +82,7 @@ _INSERTED = text(
         where a.id = s.account and s.millicredits > 0
     ), {DELIVERED}
     select moved.*, {NOTIFIED}, case when moved.finished_at is not null and moved.webhook_url is not null
-        then pg_notify('{WORK_CHANNEL}', '{WEBHOOK}')::text end
+        then pg_notify('{WEBHOOKS_CHANNEL}', '')::text end
     from moved join told on told.generation_id = moved.id and told.state = moved.state
     """
 )
@@ -101,25 +100,22 @@ class Submitting:
         self._counted_at = -math.inf
 
     async def submit(self, turn: Turn, new: Sequence[NewGeneration]) -> list[Generation | Refusal]:
-        """Takes them all, or tells of each why not; raises ValueError if there are too many at once."""
+        """Takes them all, or tells of each why not; raises ValueError if there are too many at once.
+
+        Their accounts are there already: made here, they would be locked in another order than those that were.
+        """
         if len(new) > MOST_AT_ONCE:
             raise ValueError(f"{len(new)} orders at once: submit at most {MOST_AT_ONCE}")
         if not new:
             return []
-        balances = await self._balances(turn, sorted({order.account for order in new}))
+        found = await turn.rows(_BALANCES, accounts=accounts_of(new))
+        balances = {row.id: row.balance_millicredits for row in found}
         await self._count(turn)
         group = Group(self._settings, balances, self._waiting.copy(), await _known(turn, new))
         answers = [group.take(order) for order in new]
         inserted = await self._insert(turn, group)
         self._waiting.update(g.account for g in inserted.values() if g.finished_at is None)
         return [inserted[answer] if isinstance(answer, str) else answer for answer in answers]
-
-    async def _balances(self, turn: Turn, accounts: list[str]) -> dict[str, int]:
-        rows = await turn.rows(_BALANCES, accounts=accounts)
-        if len(rows) < len(accounts):
-            await open_accounts(turn, accounts, self._settings.new_account_credits)
-            rows = await turn.rows(_BALANCES, accounts=accounts)
-        return {row.id: row.balance_millicredits for row in rows}
 
     async def _count(self, turn: Turn) -> None:
         if time.monotonic() - self._counted_at < _COUNTS_FOR_S:
@@ -134,6 +130,11 @@ class Submitting:
             _INSERTED, rows=json.dumps(group.rows()), ageing_s=float(self._settings.ageing_s)
         )
         return {row.id: generation_of(row, group.accepted[row.id].order) for row in rows}
+
+
+def accounts_of(new: Sequence[NewGeneration]) -> list[str]:
+    """Whose orders they are."""
+    return sorted({order.account for order in new})
 
 
 async def _known(turn: Turn, new: Sequence[NewGeneration]) -> Sequence[Row]:

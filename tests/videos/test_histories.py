@@ -1,164 +1,158 @@
-"""Any history of calls keeps the books, the transitions and the leases."""
+"""Any history of calls, by several at the same time, keeps the books, the transitions and the leases."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from random import Random
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from gamegen.database.connection import connect
 from gamegen.videos.order import Tier
 from gamegen.videos.queue import VideoQueue
-from gamegen.videos.records import AlreadyEndedError, Claim, Failure, Verdict
+from gamegen.videos.records import AlreadyEndedError, Claim, Failure, Generation
 from gamegen.videos.states import FINAL, LEASED, TRANSITIONS, State, TransitionError
 from gamegen.videos.tiers import QueueSettings
 from tests.videos.orders import check_books, new, order, result, rows
 
+ACTORS, CALLS = 5, 80
 FAILURE = Failure("broken", "it broke")
-ENDS = ("complete", "fail", "retry", "block", "cancelled", "release", "lose")
-ORDERS = [order() for _ in range(3)]
 
 
-class Histories(RuleBasedStateMachine):
-    """A queue, its claimers, and everybody's memory of what they hold, which may be out of date."""
+class Chance:
+    """Actors that call whatever comes to their minds, and remember claims that may be out of date."""
 
-    url = ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.engine = connect(self.url)
-        self.queue = VideoQueue(
-            self.engine, QueueSettings(retry_s=0, max_attempts=2, new_account_credits=1, ageing_s=1)
-        )
+    def __init__(self, queue: VideoQueue, seed: int) -> None:
+        self.queue = queue
+        self.random = Random(seed)
+        self.orders = [order() for _ in range(30)]
         self.ids: list[str] = []
         self.claims: list[Claim] = []
-        self.run(self._empty())
 
-    def run(self, work: Awaitable):
-        async def wait():
-            return await work
-
-        return self.runner.run(wait())
-
-    async def _empty(self) -> None:
-        async with self.engine.begin() as connection:
-            await connection.exec_driver_sql("truncate generations, accounts, tiers, workers cascade")
-
-    def teardown(self) -> None:
-        self.run(check_books(self.engine))
-        self.run(self._check_history())
-        self.run(self.engine.dispose())
-        self.runner.close()
-
-    @rule(
-        tier=st.sampled_from(Tier),
-        priority=st.integers(0, 9),
-        millicredits=st.integers(0, 400),
-        wanted=st.sampled_from(ORDERS),
-        hook=st.booleans(),
-    )
-    def submit(self, tier: Tier, priority: int, millicredits: int, wanted, hook: bool) -> None:
-        order = new(
-            millicredits=millicredits,
-            tier=tier,
-            priority=priority,
-            order=wanted,
-            webhook_url="https://example.com" if hook else None,
-        )
-        (answer,) = self.run(self.queue.submit([order]))
-        if answer == self.run(self.queue.submit([order]))[0] and hasattr(answer, "id"):
-            self.ids.append(order.id)
-
-    @rule(limit=st.integers(1, 3), is_pending=st.booleans())
-    def claim(self, limit: int, is_pending: bool) -> None:
-        claim_next: Callable = self.queue.claim_pending if is_pending else self.queue.claim_batch
-        self.claims += self.run(claim_next(f"w{len(self.claims)}", limit, 60))
-
-    @rule(data=st.data(), steps=st.integers(0, 12), stages=st.integers(1, 6))
-    def work(self, data: st.DataObject, steps: int, stages: int) -> None:
-        if not self.claims:
-            return
-        claim = data.draw(st.sampled_from(self.claims))
-        state = self.run(self.queue.get(claim.id, None)).state
-        if state is State.ENCODING:
-            self.run(self.queue.encoded([claim]))
-            return
-        for _ in range(stages):
-            for following in TRANSITIONS[state] & LEASED:
-                self.run(self.queue.advance({claim.id: claim.fence}, following))
-                state = following
-        self.run(self.queue.progress({claim.id: (claim.fence, steps, 1.0)}))
-        self.run(self.queue.checkpointed(claim.id, claim.fence, min(steps, 10), "key", 1))
-        self.run(self.queue.audit(claim.id, [Verdict("frames", "none", 0, 1, True)]))
-
-    @rule(data=st.data(), how=st.sampled_from(ENDS))
-    def end(self, data: st.DataObject, how: str) -> None:
-        if not self.claims:
-            return
-        claim = data.draw(st.sampled_from(self.claims))
-        calls: dict[str, Callable[[], Awaitable]] = {
-            "complete": lambda: self.queue.complete(claim.id, claim.fence, result(claim.id)),
-            "fail": lambda: self.queue.fail(claim.id, claim.fence, FAILURE, True),
-            "retry": lambda: self.queue.fail(claim.id, claim.fence, FAILURE, False),
-            "block": lambda: self.queue.block(claim.id, claim.fence, FAILURE),
-            "cancelled": lambda: self.queue.cancelled(claim.id, claim.fence),
-            "release": lambda: self.queue.release({claim.id: claim.fence}),
-            "lose": lambda: self.queue.reap(datetime.now(UTC) + timedelta(seconds=90)),
+    async def act(self, worker: str) -> None:
+        calls: dict[Callable[[str], Awaitable[None]], int] = {
+            self.submit: 4,
+            self.encode: 3,
+            self.claim: 4,
+            self.draw: 6,
+            self.end: 4,
+            self.cancel: 2,
+            self.leap: 1,
+            self.lose: 1,
         }
-        self.run(calls[how]())
-        self.run(check_books(self.engine))
+        for call in self.random.choices(list(calls), list(calls.values()), k=CALLS):
+            await call(worker)
 
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        if not self.ids:
+    async def submit(self, worker: str) -> None:
+        orders = [
+            new(
+                self.random.choice(("ann", "bob")),
+                self.random.randint(0, 40),
+                tier=self.random.choice(list(Tier)),
+                priority=self.random.randint(0, 9),
+                order=self.random.choice(self.orders),
+                webhook_url=self.random.choice((None, "https://example.com")),
+            )
+            for _ in range(self.random.randint(1, 4))
+        ]
+        self.ids += [g.id for g in await self.queue.submit(orders) if isinstance(g, Generation)]
+
+    async def encode(self, worker: str) -> None:
+        claims = await self.queue.claim_pending(worker, 4, 60)
+        if self.random.random() < 0.8:
+            await self.queue.encoded(claims)
+        else:
+            self.claims += claims
+
+    async def claim(self, worker: str) -> None:
+        self.claims += await self.queue.claim_batch(worker, 3, 60)
+
+    async def draw(self, worker: str) -> None:
+        """Some of the way, or all of it."""
+        claim = self.one_of_the_last()
+        if claim is None:
             return
-        try:
-            self.run(self.queue.cancel(data.draw(st.sampled_from(self.ids)), "ann"))
-        except AlreadyEndedError as error:
-            assert error.state in FINAL
+        held = {claim.id: claim.fence}
+        state = (await self.queue.get(claim.id, None)).state
+        for _ in range(self.random.randint(1, 6)):
+            for following in TRANSITIONS[state] & LEASED:
+                with contextlib.suppress(TransitionError):
+                    await self.queue.advance(held, following)
+                state = following
+        await self.queue.progress({claim.id: (claim.fence, self.random.randint(0, 12), 1.0)})
+        await self.queue.heartbeat(worker, held, 60)
+        await self.queue.checkpointed(claim.id, claim.fence, self.random.randint(0, 10), "key", 1)
 
-    @rule(data=st.data(), state=st.sampled_from(State))
-    def leap(self, data: st.DataObject, state: State) -> None:
+    async def end(self, worker: str) -> None:
+        claim = self.one_of_the_last()
+        if claim is None:
+            return
+        key, fence = claim.id, claim.fence
+        await self.random.choice(
+            (
+                lambda: self.queue.complete(key, fence, result(key)),
+                lambda: self.queue.complete(key, fence, result(key)),
+                lambda: self.queue.fail(key, fence, FAILURE, is_final=True),
+                lambda: self.queue.fail(key, fence, FAILURE, is_final=False),
+                lambda: self.queue.block(key, fence, FAILURE),
+                lambda: self.queue.cancelled(key, fence),
+                lambda: self.queue.release({key: fence}),
+            )
+        )()
+
+    async def cancel(self, worker: str) -> None:
+        if self.ids:
+            generation_id = self.random.choice(self.ids)
+            account = (await self.queue.get(generation_id, None)).account
+            with contextlib.suppress(AlreadyEndedError):
+                await self.queue.cancel(generation_id, account)
+
+    async def leap(self, worker: str) -> None:
         """A worker that is wrong about what comes next."""
-        if self.claims:
-            claim = data.draw(st.sampled_from(self.claims))
+        if (claim := self.one_of_the_last()) is not None:
             with contextlib.suppress(TransitionError):
-                self.run(self.queue.advance({claim.id: claim.fence}, state))
+                await self.queue.advance({claim.id: claim.fence}, self.random.choice(list(State)))
 
-    async def _check_history(self) -> None:
-        history: dict[str, list] = {}
-        for row in await rows(self.engine, "select * from events where kind = 'state' order by id"):
-            history.setdefault(row.generation_id, []).append(row)
-        for seen in history.values():
-            assert seen[0].state == State.PENDING
-            for earlier, later in pairwise(seen):
-                assert State(later.state) in TRANSITIONS[State(earlier.state)]
-                assert later.fence - earlier.fence == ("claim" in later.data)
-        final = await rows(self.engine, "select id from generations where finished_at is not null")
-        owed = await rows(self.engine, "select generation_id as id from webhook_deliveries")
-        hooked = await rows(self.engine, "select id from generations where webhook_url is not null")
-        assert {row.id for row in owed} == {row.id for row in final} & {row.id for row in hooked}
+    async def lose(self, worker: str) -> None:
+        if self.random.random() < 0.3:
+            await self.queue.reap(datetime.now(UTC) + timedelta(seconds=90))
+
+    def one_of_the_last(self) -> Claim | None:
+        return self.random.choice(self.claims[-8:]) if self.claims else None
 
 
-@pytest.mark.timeout(120)
-def test_any_history_keeps_the_books_the_transitions_and_the_leases(database_url) -> None:
-    machine = type("Machine", (Histories,), {"url": database_url})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=10,
-            database=None,
-            stateful_step_count=30,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+async def check_history(engine: AsyncEngine) -> None:
+    """Every order went where it may go, with one worker at a time, and whoever wants to know of its end will."""
+    history = defaultdict(list)
+    for row in await rows(engine, "select * from events where kind = 'state' order by id"):
+        history[row.generation_id].append(row)
+    for seen in history.values():
+        assert seen[0].state == State.PENDING
+        for earlier, later in pairwise(seen):
+            assert State(later.state) in TRANSITIONS[State(earlier.state)]
+            # Each claim, and nothing else, has a new fence: nobody holds what another holds.
+            assert later.fence - earlier.fence == ("claim" in later.data)
+    now = await rows(engine, "select id, state, fence, finished_at, webhook_url from generations")
+    for row in now:
+        last = history[row.id][-1]
+        assert (last.state, last.fence) == (row.state, row.fence)
+        assert (row.finished_at is not None) == (State(row.state) in FINAL)
+    owed = await rows(engine, "select generation_id as id from webhook_deliveries")
+    assert {row.id for row in owed} == {row.id for row in now if row.finished_at and row.webhook_url}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_history_keeps_the_books_the_transitions_and_the_leases(
+    seed, engine: AsyncEngine, caplog
+) -> None:
+    queue = VideoQueue(engine, QueueSettings(retry_s=0, max_attempts=2, new_account_credits=1, ageing_s=1))
+    chance = Chance(queue, seed)
+    await asyncio.gather(*(chance.act(f"w{number}") for number in range(ACTORS)))
+    await check_books(engine)
+    await check_history(engine)
+    assert "deadlock" not in caplog.text

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from psycopg import AsyncConnection
+
+from gamegen.videos.events import WEBHOOKS_CHANNEL
 from gamegen.videos.listen import Listener
 from tests.videos.orders import new
 
@@ -25,19 +28,22 @@ async def test_each_hears_of_what_it_watches(queue, database_url) -> None:
 
 async def test_workers_are_woken_by_their_kind_of_work(queue, database_url) -> None:
     async with Listener(database_url) as listener:
-        with (
-            listener.working("PENDING") as encoder,
-            listener.working("QUEUED") as generator,
-            listener.working("WEBHOOK") as webhooks,
-        ):
-            for watch in (encoder, generator, webhooks):
-                assert await watch.changed(30)
-            (taken,) = await queue.submit([new(webhook_url="https://example.com")])
+        with listener.working("PENDING") as encoder, listener.working("QUEUED") as generator:
+            assert await encoder.changed(30) and await generator.changed(30)
+            waiting = asyncio.create_task(listener.work("QUEUED"))
+            await queue.submit([new()])
             assert await encoder.changed(30)
+            assert not await generator.changed(0.1)
             await queue.encoded(await queue.claim_pending("w", 1, 60))
-            assert await generator.changed(30)
-            waiting = asyncio.create_task(listener.work("WEBHOOK"))
-            assert not await webhooks.changed(0.1)
-            await queue.cancel(taken.id, "ann")
-            assert await webhooks.changed(30) and await waiting
+            assert await generator.changed(30) and await waiting
             assert not await encoder.changed(0.1)
+
+
+async def test_who_delivers_webhooks_is_woken(queue, database_url) -> None:
+    connection = await AsyncConnection.connect(database_url, autocommit=True)
+    async with connection:
+        await connection.execute(f"listen {WEBHOOKS_CHANNEL}")
+        (taken,) = await queue.submit([new(webhook_url="https://example.com")])
+        await queue.cancel(taken.id, "ann")
+        heard = [notification.channel async for notification in connection.notifies(timeout=30, stop_after=1)]
+        assert heard == [WEBHOOKS_CHANNEL]
