@@ -169,7 +169,15 @@ class Messages:
 class ClipServer:
     """The routes at a port of their own. They run in a thread, so that clients that block can be tried."""
 
-    def __init__(self, database_url: str, folder: Path, keys: Accounts, **settings: Any) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        folder: Path,
+        keys: Accounts,
+        queue: QueueSettings = QueueSettings(new_account_credits=CREDITS),  # noqa: B008
+        **settings: Any,
+    ) -> None:
+        self._queue_settings = queue
         self._database_url = database_url
         self.objects = Objects(folder)
         self.messages = Messages()
@@ -218,7 +226,7 @@ class ClipServer:
         await engine.dispose()
 
     def _build(self, engine: AsyncEngine, listener: Listener) -> None:
-        self.queue = VideoQueue(engine, QueueSettings(new_account_credits=CREDITS))
+        self.queue = VideoQueue(engine, self._queue_settings)
         self.worker = Worker(self.queue, self.objects, listener)
         self.service = VideoService(
             queue=self.queue,

@@ -94,6 +94,10 @@ class Client:
         """Cancels a video; raises ConflictError if it has ended."""
         return self._transport.send("DELETE", _path(video_id)).json()
 
+    def remove(self, video_id: str) -> dict[str, Any]:
+        """Removes a finished video's files; one that has not ended is cancelled."""
+        return self._transport.send("DELETE", _path(video_id), params={"files": "true"}).json()
+
     def keep(self, video_id: str, kept: bool = True) -> Video:
         """Has a video's files stay beyond their time, or no longer."""
         return self._transport.send("POST", _path(video_id, "keep"), json={"kept": kept}).json()

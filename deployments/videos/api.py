@@ -14,7 +14,7 @@ from deployments.videos.showing import STATES_OF, shown
 from deployments.videos.submission import Submissions
 from deployments.videos.watching import Streams
 from gamegen.videos.records import AlreadyEndedError, Generation, UnknownGenerationError
-from gamegen.videos.states import State
+from gamegen.videos.states import FINAL, State
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -71,12 +71,20 @@ class VideoApi:
             total=total,
         )
 
-    async def cancel(self, video: Generation) -> VideoDeleted:
-        """Ends an order, or has its worker end it at its next step (409 if it has ended)."""
+    async def cancel(self, video: Generation, is_removing: bool) -> VideoDeleted:
+        """Ends an order, or has its worker end it at its next step (409 if it has ended).
+
+        With `is_removing` one that has ended lets its files go instead.
+        """
+        if is_removing and video.state in FINAL:
+            expired = await self.service.queue.expire(video.id, video.account)
+            return VideoDeleted(id=expired.id, state=expired.state)
         try:
             cancelled = await self.service.queue.cancel(video.id, video.account)
         except AlreadyEndedError as error:
-            message = f"this video is {error.state} already: its files go after their time unless it is kept"
+            message = (
+                f"this video is {error.state} already: add ?files=true to remove its files before their time"
+            )
             raise ApiError(409, "already_ended", message) from error
         except UnknownGenerationError as error:
             raise _unknown(video.id) from error

@@ -84,9 +84,12 @@ def _video_router(api: Callable[[], VideoApi], route_class: type[ProblemRoute]) 
         return api().show(video)
 
     @router.delete("/v1/videos/{video_id}", responses=problems(401, 404, 409, 422, 503))
-    async def cancel_video(video: Found) -> VideoDeleted:
+    async def cancel_video(
+        video: Found,
+        files: Annotated[bool, Query(description="of a video that has ended, remove the files")] = False,
+    ) -> VideoDeleted:
         """Cancels a video that has not ended; what was not drawn is paid back."""
-        return await api().cancel(video)
+        return await api().cancel(video, files)
 
     @router.post("/v1/videos/{video_id}/keep", responses=problems(400, 401, 404, 422, 503))
     async def keep_video(video: Found, wish: Kept = Kept()) -> VideoState:  # noqa: B008

@@ -153,7 +153,7 @@ class VideoList(BaseModel):
 
 
 class VideoDeleted(BaseModel):
-    """A video that was cancelled, in OpenAI's shape for one that was deleted; `state` is what it is by now.
+    """A video that was cancelled or whose files go, in OpenAI's shape for one that was deleted; `state` is its own now.
 
     One that is being worked on ends at its next step: until then its state is what it was.
     """

@@ -91,6 +91,13 @@ class VideoQueue:
         """Whether a clip is kept for good; raises UnknownGenerationError."""
         return await self._database.run(reading.keep, generation_id, account, is_kept)
 
+    async def expire(self, generation_id: str, account: str) -> Generation:
+        """Lets a finished clip's files go before their time; raises UnknownGenerationError.
+
+        They are out of reach at once, and removed by retention, unless another order was given the same.
+        """
+        return await self._database.run(reading.expire, generation_id, account)
+
     async def events_after(self, generation_id: str, event_id: int = 0, limit: int = 1000) -> Sequence[Event]:
         """What happened to an order after an event, the oldest first."""
         return await self._database.run(events.after, generation_id, event_id, limit)

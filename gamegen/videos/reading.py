@@ -90,6 +90,21 @@ async def keep(turn: Turn, generation_id: str, account: str, is_kept: bool) -> G
     return generation_of(rows[0])
 
 
+async def expire(turn: Turn, generation_id: str, account: str) -> Generation:
+    """Lets a clip's files go before their time; nothing happens to an order that has none."""
+    await turn.connection.execute(
+        update(generations)
+        .where(
+            generations.c.id == generation_id,
+            generations.c.account == account,
+            generations.c.state == State.COMPLETED,
+            generations.c.expired_at.is_(None),
+        )
+        .values(expired_at=func.now(), is_kept=False)
+    )
+    return await get(turn, generation_id, account)
+
+
 async def stats(turn: Turn) -> QueueStats:
     """Unfinished orders, by tier."""
     tiers = {tier: TierStats() for tier in Tier}

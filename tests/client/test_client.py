@@ -97,6 +97,8 @@ def test_a_clip_from_its_order_to_its_file(client, clip_server, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.jpg", "clip.mp4"]
     assert client.get(video["id"])["id"] == client.list("completed", limit=1)["data"][0]["id"]
     assert client.keep(video["id"])["is_kept"]
+    assert client.remove(video["id"])["deleted"]
+    assert client.get(video["id"])["content_url"] is None
 
 
 def test_errors_have_types(client, tmp_path):

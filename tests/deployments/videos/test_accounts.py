@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 import websockets
 
 from deployments.videos.accounts import LOCAL, Accounts
+from gamegen.videos.tiers import QueueSettings
 from tests.clip_server import ClipServer
 from tests.conftest import new_database
 from tests.deployments.videos.helping import ended, ordered
+
+ROOM = QueueSettings(new_account_credits=20, max_waiting_of_account=8, max_waiting=12)
 
 
 def digest(key: str) -> str:
@@ -33,7 +37,9 @@ def keys(tmp_path: Path) -> Path:
 def server(database_server: str, keys: Path, tmp_path: Path) -> Iterator[ClipServer]:
     with (
         contextmanager(new_database)(database_server, "template") as url,
-        ClipServer(url, tmp_path / "objects", Accounts.read(keys), max_orders_per_s=3).running() as server,
+        ClipServer(
+            url, tmp_path / "objects", Accounts.read(keys), ROOM, max_orders_per_s=6
+        ).running() as server,
     ):
         yield server
 
@@ -67,13 +73,31 @@ async def test_accounts_see_their_own_alone(server):
 
 def test_an_account_places_so_many_orders_a_second(server):
     with as_account(server, "a-key") as ada, as_account(server, "b-key") as bob:
-        for _ in range(5):
+        for _ in range(50):
             answers = [ada.post("/v1/videos", json={"prompt": "a", "num_frames": 4}) for _ in range(12)]
-            refused = [answer for answer in answers if answer.status_code == 429]
+            refused = [answer for answer in answers if answer.json().get("code") == "too_many_orders"]
             if refused:
                 break
-        assert (refused[0].json()["code"], refused[0].headers["retry-after"]) == ("too_many_orders", "1")
+        assert (refused[0].status_code, refused[0].headers["retry-after"]) == (429, "1")
         assert bob.post("/v1/videos", json={"prompt": "a", "num_frames": 4}).status_code == 202
+
+
+def test_there_is_room_for_so_many_orders(server):
+    with as_account(server, "a-key") as ada, as_account(server, "b-key") as bob:
+        for client, status, code in ((ada, 429, "account_full"), (bob, 503, "queue_full")):
+            refused = waiting_until_refused(client)
+            assert (refused.status_code, refused.json()["code"]) == (status, code)
+            assert int(refused.headers["retry-after"]) > 0
+
+
+def waiting_until_refused(client: httpx.Client) -> httpx.Response:
+    """What is answered when there is no room, which the server counts now and then."""
+    for _ in range(200):
+        answer = client.post("/v1/videos", json={"prompt": "wait", "num_frames": 4})
+        if answer.status_code != 202 and answer.json()["code"] != "too_many_orders":
+            return answer
+        time.sleep(0.02)
+    raise AssertionError("there was room for all")
 
 
 def test_a_file_of_keys_is_checked(tmp_path, keys, monkeypatch):

@@ -70,6 +70,19 @@ def test_delete_cancels_what_has_not_ended(client):
         client.videos.delete(video.id)
 
 
+def test_delete_removes_the_files_of_a_finished_video_when_told_to(client):
+    video = client.videos.create_and_poll(
+        prompt="not for long", poll_interval_ms=20, extra_body={"num_frames": 4, "kept": True}
+    )
+    with pytest.raises(openai.ConflictError, match="files=true"):
+        client.videos.delete(video.id)
+    for _ in range(2):
+        assert client.videos.delete(video.id, extra_query={"files": "true"}).deleted
+    with pytest.raises(openai.NotFoundError, match="removed"):
+        client.videos.download_content(video.id)
+    assert client.videos.retrieve(video.id).status == "completed"
+
+
 def test_errors_are_those_of_the_client(client):
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve("video_0")
