@@ -14,7 +14,7 @@ play: $(INSTALLED)
 
 test: $(INSTALLED)
 	./cluster/install-system-packages.sh
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -34,18 +34,21 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()
 
 
-class RayInOneProcess(LoadScopeScheduling):
-    """Of the processes that share the tests (`make test`) one has all that use Ray, the other takes file after file."""
+class RayInTwoProcesses(LoadScopeScheduling):
+    """Of the processes that share the tests (`make test`) one has all that serve and one all jobs, each with a Ray of
+    its own: they mostly wait. The others take file after file.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
-        with_ray = ("tests/jobs/", "tests/deployments/", "tests/e2e/", "tests/survival/")
-        return "ray" if file.startswith(with_ray) else file
+        if file.startswith(("tests/deployments/", "tests/e2e/", "tests/survival/")):
+            return "serve"
+        return "jobs" if file.startswith("tests/jobs/") else file
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log) -> RayInOneProcess:
-    """How tests are shared out; asked for with `-n 2` only."""
-    return RayInOneProcess(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> RayInTwoProcesses:
+    """How tests are shared out; asked for with `-n 3` only."""
+    return RayInTwoProcesses(config, log)
 
 
 @pytest.fixture(scope="session")
