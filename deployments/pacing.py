@@ -13,7 +13,6 @@ _WINDOW = 24
 """Chunks that are remembered, four seconds."""
 _IN_TIME = 0.5
 """The share of chunks that are waited for: the page evens out the rest, and who waits twice waits in vain."""
-_MARGIN_S = 0.001
 _ON_SCHEDULE_S = 1 / FPS
 """A chunk that comes later than it is due, but by no more than this, leaves the frames after it their times."""
 _CATCHING_UP = 0.04
@@ -70,7 +69,7 @@ class ChunkClock:
     @property
     def lead_s(self) -> float:
         """How long before its first frame is due a chunk is begun."""
-        return _quantile(self.leads_s, _IN_TIME) + _MARGIN_S
+        return _quantile(self.leads_s, _IN_TIME)
 
     def step_delay_s(self) -> float:
         """How long to wait before the next chunk is begun; not at all until one has been timed."""
