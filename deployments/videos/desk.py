@@ -90,7 +90,12 @@ class VideoDesk:
                 f"{order.width}x{order.height} are {order.width * order.height} pixels and the limit here is {limit}: "
                 "choose a smaller size"
             )
-        return ClipPlan.of(order, self._sampling).num_steps
+        num_steps = ClipPlan.of(order, self._sampling).num_steps
+        if num_steps == 0:
+            raise ValueError(
+                f"num_frames: {order.num_frames} frames are the image itself, ask for more than 4"
+            )
+        return num_steps
 
     async def _rotate_secret(self, account: str) -> str:
         return (await self._secrets.rotate(account)).text

@@ -14,6 +14,9 @@ from gamegen.videos.states import FINAL, State
 Status = Literal["queued", "in_progress", "completed", "failed"]
 """OpenAI's words."""
 _QUEUED = frozenset({State.PENDING, State.ENCODING, State.QUEUED})
+_DRAWN = frozenset(
+    {State.VAE_DECODING, State.SAFETY_CHECKING, State.TRANSCODING, State.UPLOADING, State.COMPLETED}
+)
 STATES_OF: dict[str, frozenset[State]] = {
     **{state.lower(): frozenset({state}) for state in State},
     "queued": _QUEUED,
@@ -72,9 +75,19 @@ def as_of(video: Generation, event: Event) -> Generation:
     """An order as it was when something happened to it, as far as that is shown."""
     if event.state in FINAL:
         return video
-    step, step_ms = event.data.get("step", video.step), event.data.get("step_ms", video.step_ms)
+    step, step_ms = (
+        event.data.get("step", _step_at(video, event.state)),
+        event.data.get("step_ms", video.step_ms),
+    )
     so_far = replace(video, state=event.state, step=step, step_ms=step_ms)
     return replace(so_far, finished_at=None, failure=None, result=None)
+
+
+def _step_at(video: Generation, state: State) -> int:
+    """What is known of the steps of an order that was in a state."""
+    if state is video.state:
+        return video.step
+    return video.num_steps if state in _DRAWN else 0
 
 
 def _seconds(time: datetime) -> int:
