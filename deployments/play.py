@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 import json
 import logging
 import os
@@ -74,6 +75,11 @@ def play(
         console.print(f"[bold green]ready[/] in {time.monotonic() - started_s:.0f} s: [bold]{address}/[/]")
         if metrics_port is not None:
             console.print(f"Prometheus can read http://127.0.0.1:{metrics_port}/metrics.", style="dim")
+        if not _is_loopback(host) and not os.environ.get("GAMEGEN_API_KEYS"):
+            console.print(
+                "Whoever reaches this address can order clips: GAMEGEN_API_KEYS names a file of keys.",
+                style="yellow",
+            )
         console.print("Ctrl-C stops it. The API is described at /docs.", style="dim")
         if open_browser:
             webbrowser.open(address)
@@ -98,6 +104,13 @@ def _own_store() -> Iterator[str]:
     # A short path: the address of a socket file has a hundred characters at most.
     with tempfile.TemporaryDirectory(prefix="gamegen-") as folder, embedded_store(Path(folder)) as url:
         yield url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_port(host: str, port: int, option: str) -> None:
