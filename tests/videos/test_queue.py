@@ -208,7 +208,6 @@ async def test_a_failure_is_tried_again_and_then_paid_back(queue, engine) -> Non
     assert await queue.balance("ann") == 10_000_000
     (delivery,) = await rows(engine, "select * from webhook_deliveries")
     assert (delivery.event, delivery.url) == ("video.failed", "https://example.com/hook")
-    assert delivery.payload["data"]["error"] == {"code": "no_memory", "message": "too big"}
     await check_books(engine)
 
 
