@@ -12,6 +12,16 @@ from tests.e2e.playing import CHROMIUM, wait_for_frames
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
+COUNT_STREAMS = """
+() => {
+  window.streams = 0;
+  window.EventSource = class extends EventSource {
+    constructor(address) { super(address); window.streams += 1; }
+  };
+}
+"""
+
+
 def order(page, prompt: str, frames: int) -> None:
     page.get_by_test_id("prompt").fill(prompt)
     page.get_by_test_id("clip-frames").fill(str(frames))
@@ -19,9 +29,7 @@ def order(page, prompt: str, frames: int) -> None:
 
 
 def test_a_clip_is_recorded_beside_the_world(page):
-    page.evaluate(
-        "window.streams = 0; EventSource = class extends EventSource { constructor(u) { super(u); streams++; } }"
-    )
+    page.evaluate(COUNT_STREAMS)
     page.get_by_test_id("clips-open").click()
     order(page, "a lake at dawn", 12)
     clip = page.get_by_test_id("clip").first
