@@ -57,29 +57,41 @@ class Counter:
 
 
 class Level:
-    """How many there are just now in this process; `keep` it, or it is forgotten."""
+    """How many there are just now in this process, for each value of its tag if it has one.
 
-    def __init__(self, name: str, description: str) -> None:
+    `keep` it, or it is forgotten.
+    """
+
+    def __init__(self, name: str, description: str, tag: str = "", values: Sequence[str] = ("",)) -> None:
         self.name = name
         self._description = description
-        self._value = 0.0
+        self._tag = tag
+        self._levels = dict.fromkeys(values, 0.0)
         self._lock = threading.Lock()
 
     @functools.cached_property
     def _ray(self) -> metrics.Gauge:
-        return metrics.Gauge(self.name, self._description)
+        return metrics.Gauge(self.name, self._description, (self._tag,) if self._tag else None)
 
-    def set(self, value: float) -> None:
+    def set(self, value: float, *, tag: str = "") -> None:
         """There are so many."""
         with self._lock:
-            self._value = value
-            self._ray.set(value, {})
+            self._tell(tag, value)
 
-    def add(self, amount: float) -> None:
+    def add(self, amount: float, *, tag: str = "") -> None:
         """There are so many more, or fewer if it is negative."""
         with self._lock:
-            self._value += amount
-            self._ray.set(self._value, {})
+            self._tell(tag, self._levels[tag] + amount)
+
+    def tell_again(self) -> None:
+        """Exports all of it as it is."""
+        with self._lock:
+            for tag, value in self._levels.items():
+                self._tell(tag, value)
+
+    def _tell(self, tag: str, value: float) -> None:
+        self._levels[tag] = value
+        self._ray.set(value, {self._tag: tag} if self._tag else {})
 
     def during(self, work: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         """Decorates a coroutine function: each of its calls is one more for as long as it takes."""
@@ -126,5 +138,5 @@ def keep(levels: Sequence[Level]) -> None:
 def _tell_again(levels: Sequence[Level]) -> None:
     while True:
         for level in levels:
-            level.add(0)
+            level.tell_again()
         time.sleep(_KEPT_S)

@@ -40,7 +40,7 @@ from gamegen.videos.tiers import QueueSettings
 T = TypeVar("T")
 PATIENCE_S = 60.0
 CLIP_BYTES = 300_000
-CREDITS = 20
+CREDITS = 12
 """Of a new account: more than all small orders of the tests, less than one large one."""
 _LEASE_S = 60.0
 _STAGES = (State.VAE_DECODING, State.SAFETY_CHECKING, State.TRANSCODING, State.UPLOADING)

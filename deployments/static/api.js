@@ -17,13 +17,14 @@ async function call(path, options) {
   return body;
 }
 
-export const createSession = (world) =>
-  call("/v1/sessions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(world),
-  });
+const post = (path, body) =>
+  call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+export const createSession = (world) => post("/v1/sessions", world);
 
 export const getSession = (id) => call(`/v1/sessions/${id}`);
 export const deleteSession = (id) => call(`/v1/sessions/${id}`, { method: "DELETE", keepalive: true });
 export const getStatus = () => call("/v1/status");
+export const createVideo = (order) => post("/v1/videos", order);
+export const listVideos = (limit) => call(`/v1/videos?limit=${limit}`);
+export const cancelVideo = (id) => call(`/v1/videos/${id}`, { method: "DELETE" });

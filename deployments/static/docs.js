@@ -55,5 +55,5 @@ const api = await (await fetch("/openapi.json")).json();
 const cards = Object.entries(api.paths).flatMap(([path, methods]) =>
   Object.entries(methods).map(([method, operation]) => operationCard(method, path, operation, api)),
 );
-const errors = element("p", 'Every error is {"error": {"code", "message"}}: a stable code, and a sentence that says what to do.', "hint");
+const errors = element("p", 'Every error has {"error": {"code", "message"}}: a stable code, and a sentence that says what to do.', "hint");
 document.getElementById("operations").replaceChildren(...cards, errors);

@@ -1,6 +1,7 @@
 // The page: one world at a time, its socket, its keys and its words.
 
 import * as api from "./api.js";
+import { Clips } from "./clips.js";
 import { Controls } from "./controls.js";
 import { GamepadControls } from "./gamepad.js";
 import { Look } from "./look.js";
@@ -41,6 +42,7 @@ const mouse = new MouseLook($("screen"), $("mouse-hint"), look);
 const gamepad = new GamepadControls(controls, $("gamepad"), (camera) => sendControl({ camera }));
 new TouchLook($("look-area"), look);
 new Stick($("walk"), controls);
+new Clips($("clips"), () => ({ prompt: $("prompt").value.trim(), perspective: $("perspective").value }));
 let stream = null;
 let state = "idle";
 let isBeginning = false;
@@ -249,6 +251,7 @@ $("instruct-form").addEventListener("submit", (event) => {
 for (const chip of document.querySelectorAll("[data-words]")) {
   chip.addEventListener("click", () => { say(chip.dataset.words); $("screen").focus(); });
 }
+$("clips").addEventListener("submit", () => $("screen").focus());
 $("banner-close").addEventListener("click", () => showBanner(""));
 
 setInterval(showReadouts, READOUT_INTERVAL_MS);

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from starlette.requests import HTTPConnection
 
 from deployments.errors import ApiError
+from deployments.videos import metrics
 from deployments.videos.schemas import DeliveryState, NewVideo, VideoDeleted, VideoList, VideoState
 from deployments.videos.service import Delivery, VideoService
 from deployments.videos.showing import STATES_OF, shown
@@ -88,6 +89,7 @@ class VideoApi:
             raise ApiError(409, "already_ended", message) from error
         except UnknownGenerationError as error:
             raise _unknown(video.id) from error
+        metrics.record_cancelled(cancelled)
         return VideoDeleted(id=cancelled.id, state=cancelled.state)
 
     async def keep(self, video: Generation, is_kept: bool) -> VideoState:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.tasks import end
+from deployments.videos import metrics
 from deployments.videos.encodes import Encodes
 from deployments.videos.judging import blocked, judged_words
 from gamegen.database.patience import DatabaseAwayError
@@ -24,6 +25,7 @@ from gamegen.videos.listen import Listener
 from gamegen.videos.order import Order
 from gamegen.videos.queue import VideoQueue
 from gamegen.videos.records import Claim, Failure, Verdict
+from gamegen.videos.states import State
 from gamegen.webhooks.sender import Sender
 
 logger = logging.getLogger("ray.serve")
@@ -33,6 +35,7 @@ _LEASE_S = 30.0
 _LOOKS_AGAIN_S = 5.0
 _REAP_EVERY_S = 1.0
 _TIDY_EVERY_S = 60.0
+_COUNT_EVERY_S = 5.0
 _SWEEP_EVERY = 24 * 60
 _RETRY_S = 1.0
 _JUDGED_CHUNKS = 60
@@ -58,7 +61,7 @@ class Clerk:
 
     async def run(self) -> None:
         """Does all of it at once; one kind of work that fails is taken up again and holds up no other."""
-        works = (self._encode_all, self._reap_all, self._tidy_all, self._sender.run)
+        works = (self._encode_all, self._reap_all, self._tidy_all, self._count_all, self._sender.run)
         tasks = [asyncio.create_task(_again(work)) for work in works]
         try:
             await asyncio.gather(*tasks)
@@ -85,19 +88,23 @@ class Clerk:
             verdicts = await self._verdicts(claim.order)
             await self._queue.audit(claim.id, verdicts)
             if refused := refusal(verdicts):
-                await self._queue.block(claim.id, claim.fence, blocked(refused))
+                if await self._queue.block(claim.id, claim.fence, blocked(refused)):
+                    metrics.record_end(claim, State.BLOCKED)
                 return False
             await self._encoder.texts(claim.order)
             return True
         except ValueError as error:
             is_final = not isinstance(error, StorageError)
-            await self._queue.fail(claim.id, claim.fence, Failure("invalid_input", str(error)), is_final)
+            await self._fail(claim, Failure("invalid_input", str(error)), is_final)
         except Exception as error:
             logger.exception("the words of %s cannot be encoded now", claim.id)
-            await self._queue.fail(
-                claim.id, claim.fence, Failure("encoding_failed", str(error)[:300]), is_final=False
-            )
+            await self._fail(claim, Failure("encoding_failed", str(error)[:300]), is_final=False)
         return False
+
+    async def _fail(self, claim: Claim, failure: Failure, is_final: bool) -> None:
+        is_last = is_final or claim.attempts >= self._queue.settings.max_attempts
+        if await self._queue.fail(claim.id, claim.fence, failure, is_final) and is_last:
+            metrics.record_end(claim, State.FAILED)
 
     async def _verdicts(self, order: Order) -> list[Verdict]:
         verdicts = await asyncio.to_thread(judged_words, self._checks, order)
@@ -113,7 +120,13 @@ class Clerk:
         while True:
             if taken := await self._queue.reap():
                 logger.warning("%d orders of lost workers go back into the queue", taken)
+                metrics.TAKEN_OVER.add(taken)
             await asyncio.sleep(_REAP_EVERY_S)
+
+    async def _count_all(self) -> None:
+        while True:
+            metrics.record_queue(await self._queue.stats())
+            await asyncio.sleep(_COUNT_EVERY_S)
 
     async def _tidy_all(self) -> None:
         runs = 0

@@ -8,6 +8,7 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 
 from deployments.settings import ServeSettings
+from deployments.videos import metrics
 from deployments.videos.accounts import Accounts
 from deployments.videos.api import VideoApi
 from deployments.videos.judging import blocked, judged_words
@@ -46,6 +47,7 @@ class VideoDesk:
         text_encoder: DeploymentHandle,
         facts: dict[str, Any],
     ) -> None:
+        metrics.begin_ingress()
         self._settings = settings
         self._text_encoder = text_encoder
         self._sampling = build(SamplingConfig, facts["sampling"], "sampling")

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from deployments.videos import metrics
 from gamegen.clips.drawing import Drawing
 from gamegen.clips.files import ClipFacts, ClipWriter
 from gamegen.controls import FRAMES_PER_CHUNK
@@ -50,20 +51,28 @@ class Finishing:
     checks: SafetyChecks
     signer: Signer
 
-    async def finish(self, claim: Claim, drawing: Drawing, is_wanted: Callable[[], bool]) -> None:
+    async def finish(
+        self, claim: Claim, drawing: Drawing, stages: metrics.StageClock, is_wanted: Callable[[], bool]
+    ) -> None:
         """Ends an order with its files, or blocked; nothing is stored for one that is not wanted any more."""
         with tempfile.TemporaryDirectory(prefix="gamegen-clip-") as folder:
             try:
-                await self._finish(claim, drawing, is_wanted, Path(folder))
+                await self._finish(claim, drawing, stages, is_wanted, Path(folder))
             except NotOursError:
                 return
 
     async def _finish(
-        self, claim: Claim, drawing: Drawing, is_wanted: Callable[[], bool], folder: Path
+        self,
+        claim: Claim,
+        drawing: Drawing,
+        stages: metrics.StageClock,
+        is_wanted: Callable[[], bool],
+        folder: Path,
     ) -> None:
         async def enter(state: State) -> None:
             if not is_wanted() or not await self.queue.advance({claim.id: claim.fence}, state):
                 raise NotOursError
+            stages.enter(state)
 
         await enter(State.VAE_DECODING)
         frames = await self._decoded(drawing, folder / "frames")
@@ -72,13 +81,16 @@ class Finishing:
         await self.queue.audit(claim.id, verdicts)
         if refused := refusal(verdicts):
             message = refused.reason or f"its frames may not be shown ({refused.checker})"
-            await self.queue.block(claim.id, claim.fence, Failure("frames_refused", message))
+            if await self.queue.block(claim.id, claim.fence, Failure("frames_refused", message)):
+                metrics.record_end(claim, State.BLOCKED)
             return
         await enter(State.TRANSCODING)
         file, facts = await asyncio.to_thread(self._written, claim.order, frames, folder)
         await enter(State.UPLOADING)
         result = await asyncio.to_thread(self._stored, claim, file, facts)
-        await self.queue.complete(claim.id, claim.fence, result)
+        stages.enter(None)
+        if await self.queue.complete(claim.id, claim.fence, result):
+            metrics.record_end(claim, State.COMPLETED)
 
     async def _decoded(self, drawing: Drawing, file: Path) -> np.ndarray:
         """Kept in a file, since those of a large clip would fill the memory."""

@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.settings import ServeSettings
 from deployments.tasks import end
+from deployments.videos import metrics
 
 logger = logging.getLogger("ray.serve")
 
@@ -57,6 +58,7 @@ class GeneratorDeployment(_Worker):
     ) -> None:
         super().__init__()
         os.nice(settings.generator.niceness)
+        metrics.begin_generator()
         self._settings, self._database_url, self._objects_url = settings, database_url, objects_url
         self._text_encoder, self._decoder = text_encoder, decoder
         self._name = f"generator-{serve.get_replica_context().replica_tag}"
@@ -128,6 +130,7 @@ class GeneratorDeployment(_Worker):
     async def _watch(self, queue: Any, worker: Any) -> None:
         while True:
             try:
+                metrics.HELD.set(worker.num_held)
                 stats = await queue.stats()
                 self._stats = {
                     "waiting": float(sum(tier.queued for tier in stats.tiers.values())),
@@ -150,6 +153,7 @@ class ClerkDeployment(_Worker):
         super().__init__()
         self._settings, self._database_url, self._objects_url = settings, database_url, objects_url
         self._text_encoder = text_encoder
+        metrics.begin_clerk()
         self._name = f"clerk-{serve.get_replica_context().replica_tag}"
 
     async def check_health(self) -> None:
@@ -185,7 +189,7 @@ class ClerkDeployment(_Worker):
                 HandleEncoder(self._text_encoder),
                 SafetyChecks(settings.safety),
                 Retention(engine, store, settings.retention),
-                Sender(engine, settings.webhooks),
+                Sender(engine, settings.webhooks, told=lambda state: metrics.WEBHOOKS.add(tag=state)),
             )
             await clerk.run()
 

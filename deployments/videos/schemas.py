@@ -17,12 +17,11 @@ from pydantic import (
 
 from deployments.schemas import MAX_SEED, File, RequestBody
 from deployments.videos.presets import ASPECT_RATIOS, RESOLUTIONS, STYLES
+from gamegen.clips.plan import MAX_GUIDANCE_SCALE, MAX_STEPS
 from gamegen.controls import FPS
 from gamegen.video import MAX_FRAMES, check_frames, check_size, parse_size
 
 MAX_PROMPT_CHARACTERS = 2000
-MAX_STEPS = 200
-MAX_GUIDANCE = 30.0
 MAX_URL_CHARACTERS = 2000
 _SIZE = r"^[0-9]{2,4}x[0-9]{2,4}$"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -64,7 +63,7 @@ class NewVideo(RequestBody):
     aspect_ratio: Literal[tuple(ASPECT_RATIOS)] | None = Field(None, description="with resolution")  # type: ignore[valid-type]
     fps: Annotated[Literal[24, 30], BeforeValidator(_whole)] = Field(24, description="of the file")
     num_steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="of denoising, for each chunk")
-    guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE)
+    guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE)
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed draws the same clip")
     tier: Literal["realtime", "standard", "cinema"] = "standard"
     priority: int = Field(5, ge=0, le=9, description="within the tier, 9 goes first")

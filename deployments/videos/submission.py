@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from deployments.connection import Allowance
 from deployments.errors import ApiError
 from deployments.grouping import GroupedCalls
+from deployments.videos import metrics
 from deployments.videos.ordering import Inputs, digest, hash_of, to_order
 from deployments.videos.schemas import NewVideo
 from deployments.videos.service import VideoService
@@ -46,6 +47,10 @@ class Submissions:
 
         Raises ApiError: 402, 409, 413, 422, 429, 451 if the words may not be used, 503.
         """
+        with metrics.ordering(new.tier):
+            return await self._submit(new, account, request_id)
+
+    async def _submit(self, new: NewVideo, account: str, request_id: str | None) -> Generation:
         self._check_rate(account)
         if new.webhook_url is not None:
             _checked("webhook_url", self._service.check_webhook_url, new.webhook_url)

@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from torch import Tensor
 
 from deployments.tasks import end
+from deployments.videos import metrics
 from deployments.videos.encodes import Encodes
 from deployments.videos.finishing import Finishing
 from deployments.videos.working import WorkerSettings
@@ -47,6 +48,7 @@ class Job:
     claim: Claim
     drawing: Drawing | None = None
     saved_step: int = 0
+    stages: metrics.StageClock = field(default_factory=lambda: metrics.StageClock(State.GENERATING))
 
     @property
     def id(self) -> str:
@@ -134,6 +136,7 @@ class ClipWorker:
         except _DATABASE_ERRORS as error:
             logger.warning("the queue cannot be reached: %s", _line(error))
             return False
+        metrics.record_claims(claims)
         jobs = [Job(claim) for claim in claims]
         self._held.jobs |= {job.id: job for job in jobs}
         if jobs:
@@ -194,6 +197,7 @@ class ClipWorker:
         told_s = time.monotonic()
         while jobs := await self._sorted_out(jobs):
             step_s = await self._in_thread(self._renderer.step, [_drawing_of(job) for job in jobs])
+            metrics.record_step(len(jobs), step_s)
             await asyncio.gather(*(self._checkpoint(job) for job in jobs if self._is_due(job)))
             if time.monotonic() - told_s >= self._settings.progress_every_s:
                 told_s = time.monotonic()
@@ -227,6 +231,7 @@ class ClipWorker:
             await asyncio.to_thread(self._store.write, key, data)
             await self._queue.checkpointed(job.id, job.claim.fence, step, key, len(data))
             job.saved_step = step
+            metrics.CHECKPOINTS.add()
         except (StorageError, *_DATABASE_ERRORS) as error:
             logger.warning("step %d of %s is not kept: %s", step, job.id, _line(error))
 
@@ -241,7 +246,7 @@ class ClipWorker:
         """Decodes, checks, writes and stores; ends the order."""
         drawing = _drawing_of(job)
         if await self._tried(
-            job, self._finishing.finish(job.claim, drawing, lambda: self._held.is_wanted(job))
+            job, self._finishing.finish(job.claim, drawing, job.stages, lambda: self._held.is_wanted(job))
         ):
             if self._held.is_wanted(job):
                 self._held.put_down(job)
@@ -268,9 +273,12 @@ class ClipWorker:
         fence = job.claim.fence
         try:
             if job.id in self._held.cancelled and job.id not in self._held.lost:
-                await self._queue.cancelled(job.id, fence)
+                if await self._queue.cancelled(job.id, fence):
+                    metrics.record_end(job.claim, State.CANCELLED)
             elif failure is not None and job.id not in self._held.lost:
-                await self._queue.fail(job.id, fence, failure, is_final)
+                is_last = is_final or job.claim.attempts >= self._queue.settings.max_attempts
+                if await self._queue.fail(job.id, fence, failure, is_final) and is_last:
+                    metrics.record_end(job.claim, State.FAILED)
         except _DATABASE_ERRORS as error:
             # Its lease ends, and another goes on from its checkpoint.
             logger.warning("%s is left to its lease: %s", job.id, _line(error))

@@ -211,7 +211,6 @@ webhook_deliveries = Table(
     Column("account", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("event", Text, nullable=False),
-    Column("payload", JSONB, nullable=False),
     # pending, delivered or failed.
     Column("state", Text, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),

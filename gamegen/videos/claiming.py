@@ -30,7 +30,8 @@ moved as (
         jsonb_build_object('worker', g.worker, 'claim', cast(:claim as text)) as data
 ), {TOLD}"""
 _SELECTED = f"""
-select moved.id, account, fence, attempts, "order", num_steps, checkpoint_key, checkpoint_step, rank, {NOTIFIED}
+select moved.id, account, fence, attempts, "order", num_steps, checkpoint_key, checkpoint_step, rank,
+    moved.tier, moved.created_at, {NOTIFIED}
 from moved join told on told.generation_id = moved.id"""
 
 _PENDING = text(
@@ -93,7 +94,7 @@ _BATCH = text(
 # Only a repeat asks: the claim before it may have been carried out though nobody heard of it.
 _EARLIER = text(
     """
-    select g.id, g.account, g.fence, g.attempts, g."order", g.num_steps, g.rank,
+    select g.id, g.account, g.fence, g.attempts, g."order", g.num_steps, g.rank, g.tier, g.created_at,
         c.key as checkpoint_key, c.step as checkpoint_step
     from generations g
     join events e on e.generation_id = g.id and e.fence = g.fence and e.data->>'claim' = :claim
@@ -154,6 +155,8 @@ def _claims(rows: Sequence[Row]) -> Sequence[Claim]:
             attempts=row.attempts,
             order=Order.from_dict(row.order),
             num_steps=row.num_steps,
+            tier=Tier(row.tier),
+            created_at=row.created_at,
             checkpoint_key=row.checkpoint_key,
             checkpoint_step=row.checkpoint_step or 0,
         )

@@ -22,17 +22,8 @@ _PARTS_PAID = "g.millicredits * least(g.step, g.num_steps) / g.num_steps"
 
 DELIVERED = """
 delivered as (
-    insert into webhook_deliveries (id, generation_id, account, url, event, payload, state)
-    select 'msg_' || id, id, account, webhook_url, 'video.' || lower(state),
-        jsonb_build_object(
-            'type', 'video.' || lower(state),
-            'timestamp', to_char(finished_at at time zone 'utc', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.US"Z"'),
-            'data', jsonb_build_object(
-                'id', id, 'object', 'video', 'state', state,
-                'status', case when state = 'COMPLETED' then 'completed' else 'failed' end,
-                'error', case when error_code is not null
-                    then jsonb_build_object('code', error_code, 'message', error_message) end)),
-        'pending'
+    insert into webhook_deliveries (id, generation_id, account, url, event, state)
+    select 'msg_' || id, id, account, webhook_url, 'video.' || lower(state), 'pending'
     from moved where finished_at is not null and webhook_url is not null
     on conflict (id) do nothing
     returning id

@@ -41,7 +41,8 @@ join unnest(cast(:ids as text[]), cast(:fences as bigint[])) as held(id, held_fe
     on g.id = held.id and g.fence = held.held_fence
 where g.state = :state
 """
-_ADVANCE = text(_MOVED % "worker = g.worker")
+# What is decoded has been drawn to its end, though nobody told the last steps.
+_ADVANCE = text(_MOVED % "step = case when :state = 'VAE_DECODING' then g.num_steps else g.step end")
 _ENCODED = text(_MOVED % "worker = null, lease_until = null, attempts = 0, available_at = now()")
 _STATES = text(f"with {LOCKED} select id, state from locked")
 

@@ -70,6 +70,8 @@ class Claim:
     attempts: int
     order: Order
     num_steps: int
+    tier: Tier
+    created_at: datetime
     checkpoint_key: str | None = None
     checkpoint_step: int = 0
 

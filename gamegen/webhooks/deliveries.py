@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Row, and_, case, func, literal_column, or_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gamegen.database.tables import webhook_deliveries as table
+from gamegen.webhooks.payload import payloads
 from gamegen.webhooks.posting import Answer
 
 CHANNEL = "gamegen_webhooks"
@@ -121,15 +122,21 @@ class Deliveries:
             .where(table.c.id == picked.c.id)
             .values(self._claimed(lease, lease_s))
             .returning(
-                table.c.id, table.c.account, table.c.url, table.c.payload, table.c.attempts, table.c.worker
+                table.c.id,
+                table.c.generation_id,
+                table.c.account,
+                table.c.url,
+                table.c.attempts,
+                table.c.worker,
             )
         )
         async with self._engine.begin() as connection:
             rows = (await connection.execute(statement)).all()
+            claimed = [row for row in rows if row.worker == lease]
+            messages = await payloads(connection, {row.generation_id for row in claimed})
         return [
-            ClaimedDelivery(row.id, row.account, row.url, row.payload, row.attempts, lease)
-            for row in rows
-            if row.worker == lease
+            ClaimedDelivery(row.id, row.account, row.url, messages[row.generation_id], row.attempts, lease)
+            for row in claimed
         ]
 
     async def settle(self, claim: ClaimedDelivery, answer: Answer) -> DeliveryState | None:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from gamegen.videos.records import Generation
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gamegen.database.tables import generations
+from gamegen.videos.reading import generation_of
+from gamegen.videos.records import Failure, Generation
 from gamegen.videos.states import FINAL, State
 
 _DRAWN_FPS = 24
+_CANCELLED = Failure("cancelled", "this video was cancelled")
+
+
+async def payloads(connection: AsyncConnection, ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The messages about orders that have ended, by their ids."""
+    if not ids:
+        return {}
+    rows = await connection.execute(select(generations).where(generations.c.id.in_(ids)))
+    return {row.id: payload_of(generation_of(row)) for row in rows}
 
 
 def payload_of(generation: Generation) -> dict[str, Any]:
@@ -26,7 +41,8 @@ def payload_of(generation: Generation) -> dict[str, Any]:
 
 
 def _video_of(generation: Generation) -> dict[str, Any]:
-    order, failure = generation.order, generation.failure
+    order = generation.order
+    failure = generation.failure or (_CANCELLED if generation.state is State.CANCELLED else None)
     is_completed = generation.state is State.COMPLETED
     path = f"/v1/videos/{generation.id}"
     return {

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ from gamegen.webhooks.deliveries import (
     CHANNEL,
     ClaimedDelivery,
     Deliveries,
+    DeliveryState,
     RetrySettings,
 )
 from gamegen.webhooks.posting import Answer, Poster, PostLimits
@@ -69,7 +71,10 @@ class WebhookSettings:
 
 
 class Sender:
-    """Sends what is due, as soon as it is. A message may arrive twice, with the same webhook-id, and never at once."""
+    """Sends what is due, as soon as it is. A message may arrive twice, with the same webhook-id, and never at once.
+
+    `told` hears what becomes of each attempt.
+    """
 
     def __init__(
         self,
@@ -77,10 +82,12 @@ class Sender:
         settings: WebhookSettings,
         seal: Seal | None = None,
         poster: Poster | None = None,
+        told: Callable[[DeliveryState], None] = lambda _: None,
     ) -> None:
         self._engine, self._settings = engine, settings
         self._deliveries = Deliveries(engine, settings.retries)
         self._secrets = Secrets(engine, settings.rotation, seal or Seal.from_environment())
+        self._told = told
         self._poster = poster or Poster(settings.urls, settings.limits)
         self._wake = asyncio.Event()
         self._sending: Counter[str] = Counter()
@@ -161,6 +168,8 @@ class Sender:
         ):
             with attempt:
                 state = await self._deliveries.settle(claim, answer)
+        if state is not None:
+            self._told(state)
         logger.info(
             "delivery %s, attempt %d: %s, %s",
             claim.id,

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import ray
 import websockets
@@ -54,15 +55,49 @@ RISES = {
     ("control_stage_seconds_count", "step"): 1,
     ("control_stage_seconds_count", "decode"): 1,
     ("control_stage_seconds_count", "send"): 1,
+    ("clips_ordered_total", "realtime"): 1,
+    ("clips_refused_total", "prompt_too_long"): 1,
+    ("clips_ended_total", "COMPLETED"): 1,
+    ("clip_seconds_count", "realtime"): 1,
+    ("clip_wait_seconds_count", "realtime"): 1,
+    ("clip_stage_seconds_count", "draw"): 1,
+    ("clip_stage_seconds_count", "decode"): 1,
+    ("clip_stage_seconds_count", "check"): 1,
+    ("clip_stage_seconds_count", "write"): 1,
+    ("clip_stage_seconds_count", "store"): 1,
+    ("clip_step_seconds_count", ""): 24,
+    ("clip_step_clips_count", ""): 24,
+    ("clip_steps_total", ""): 24,
+    ("clip_checkpoints_total", ""): 1,
 }
-"""By how much at least each metric, for a value of its tag, rises by what the fixture below plays."""
-LEVELS = {"sessions_playing": 0, "sessions_queued": 0, "chunks_held_back": 0, "slots": 3, "places": 3}
+"""By how much at least each metric, for a value of its tag, rises by what the fixture below plays and orders."""
+LEVELS = {
+    "sessions_playing": 0,
+    "sessions_queued": 0,
+    "chunks_held_back": 0,
+    "slots": 3,
+    "places": 3,
+    "clips_waiting": 0,
+    "clips_leased": 0,
+    "clips_held": 0,
+}
+
+
+def order_clip(client: httpx.Client) -> None:
+    """Orders a clip of two chunks, twelve steps each, waits for it, and orders one that is refused."""
+    order = {"prompt": "told of", "num_frames": 8, "num_steps": 12, "tier": "realtime"}
+    video = client.post("/v1/videos", json=order).json()
+    with client.stream("GET", f"/v1/videos/{video['id']}/stream") as stream:
+        lines = list(stream.iter_lines())
+    assert "event: completed" in lines
+    assert client.post("/v1/videos", json={"prompt": "very " * 390}).status_code == 422
 
 
 @pytest.fixture
 async def text(address, begin, client) -> str:
-    """What is exported after a world was played, with a key, a wrong message and a second socket."""
+    """What is exported after a world was played, with a key, a wrong message and a second socket, and a clip made."""
     before = exported()
+    order_clip(client)
     session = begin()
     async with streaming(address, session) as player:
         await player.frames(8)

@@ -69,6 +69,8 @@ async def test_an_order_passes_every_state_and_is_paid_for_once(queue, engine) -
             await queue.progress({claim.id: (claim.fence, 5, 20.0)})
             now = await queue.get(claim.id, "ann")
             assert (now.step, now.remaining_s) == (5, 0.1)
+        if state is State.VAE_DECODING:
+            assert (await queue.get(claim.id, "ann")).progress == 1
     assert await queue.complete(claim.id, claim.fence, result(claim.id))
     done = await queue.get(claim.id, "ann")
     assert (done.state, done.result, done.millicredits) == (State.COMPLETED, result(claim.id), 100)
@@ -208,7 +210,6 @@ async def test_a_failure_is_tried_again_and_then_paid_back(queue, engine) -> Non
     assert await queue.balance("ann") == 10_000_000
     (delivery,) = await rows(engine, "select * from webhook_deliveries")
     assert (delivery.event, delivery.url) == ("video.failed", "https://example.com/hook")
-    assert delivery.payload["data"]["error"] == {"code": "no_memory", "message": "too big"}
     await check_books(engine)
 
 

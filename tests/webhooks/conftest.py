@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from gamegen.database import schema
 from gamegen.database.connection import connect
 from gamegen.database.embedded import embedded_database
 from gamegen.database.tables import generations, webhook_deliveries, webhook_secrets
+from gamegen.videos.order import Order
 from gamegen.webhooks.deliveries import RetrySettings
 from gamegen.webhooks.posting import PostLimits
 from gamegen.webhooks.sender import WebhookSettings
 from gamegen.webhooks.urls import UrlRules
 from tests.webhooks.receiver import Receiver, make_authority, receiving
 
+DRAWN = Order("nano", "snow — Schnee", "", "first", 160, 96, 4, 24, 1, 1.0, 7)
 ORDER = {
     "id": "video_1",
     "account": "ada",
@@ -28,7 +31,8 @@ ORDER = {
     "tier": "standard",
     "priority": 5,
     "rank": 0.0,
-    "order": {},
+    "order": DRAWN.to_dict(),
+    "finished_at": datetime(2026, 1, 2, tzinfo=UTC),
     "batch_key": "",
     "content_hash": "",
     "num_steps": 1,
@@ -96,7 +100,6 @@ async def write_delivery(engine: AsyncEngine, url: str, id: str = "msg_1", accou
                 account=account,
                 url=url,
                 event="video.completed",
-                payload={"type": "video.completed", "data": {"prompt": "snow — Schnee"}},
                 state="pending",
             )
         )

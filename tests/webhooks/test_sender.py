@@ -54,7 +54,11 @@ async def test_a_message_is_signed_and_arrives(engine, receiver, settings) -> No
         done = await delivery(engine, settings, is_ended)
     (secret,) = await Secrets(engine, settings.rotation, Seal(None)).of("ada")
     assert Webhook(secret.text).verify(request.body, request.headers) == json.loads(request.body)
-    assert json.loads(request.body)["data"] == {"prompt": "snow — Schnee"}
+    told = json.loads(request.body)
+    assert (told["type"], told["timestamp"]) == ("video.completed", "2026-01-02T00:00:00+00:00")
+    data = told["data"]
+    assert (data["id"], data["prompt"], data["size"]) == ("video_1", "snow — Schnee", "160x96")
+    assert data["content_url"] == "/v1/videos/video_1/content"
     assert request.headers["webhook-id"] == "msg_1"
     assert (done.state, done.attempts, done.status, done.error) == (DeliveryState.DELIVERED, 1, 204, None)
     assert done.delivered_at and done.next_attempt_at is None

@@ -199,7 +199,7 @@ def test_large_bodies_and_files_are_refused(http):
 
 
 def test_an_order_has_to_be_paid_for(http):
-    large = {"prompt": "gold", "resolution": "720p", "num_steps": 200, "tier": "cinema"}
+    large = {"prompt": "gold", "resolution": "720p", "num_steps": 100, "tier": "cinema"}
     assert_problem(http.post("/v1/videos", json=large), 402, "insufficient_credits")
 
 
