@@ -34,7 +34,7 @@ def test_a_running_application_keeps_to_its_description(address):
 @pytest.mark.long
 def test_five_thousand_requests_are_answered_as_described(address):
     wait_until_open(address)
-    assert send_cases(address, each=180, is_random=True).total() >= 5000
+    assert send_cases(address, each=230, is_random=True).total() >= 5000
 
 
 def wait_until_open(url: str) -> None:
