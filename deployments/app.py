@@ -58,7 +58,7 @@ def build_app(settings: ServeSettings, places: Places) -> serve.Application:
         num_replicas=settings.decoder.replicas,
         max_ongoing_requests=4 * settings.decoder.max_batch + _CALLS_OF_CLIPS,
         **_replica(settings, settings.decoder.num_cpus),
-    ).bind(settings.model, settings.decoder)
+    ).bind(settings.model, settings.decoder, settings.draws_blanks)
     work = places.database_url, places.objects_url
     generator = GeneratorDeployment.options(  # type: ignore[attr-defined]
         **_num_replicas(settings.generator, "deployments.scaling:clip_policy"),

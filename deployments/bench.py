@@ -1,6 +1,8 @@
 """What players of a running server get: frames a second, gaps, and how long a key takes to be seen.
 
 gamegen bench serve http://127.0.0.1:8000 --sessions 2 --seconds 60
+
+With --videos, what those who order clips get.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from deployments import serve_cost
+from deployments import bench_videos, serve_cost
 from deployments.load.client import RefusedError, Server, SocketPlayer
 from deployments.load.figures import STALL_S, stages_ms
 from deployments.load.played import Played
@@ -124,9 +126,14 @@ def main(
         bool,
         typer.Option("--bare", help="in turns with the same model drawing here, to see what serving costs"),
     ] = False,
+    videos: Annotated[
+        bool, typer.Option("--videos", help="order clips instead: of a server of configs/serve/noop.yaml")
+    ] = False,
+    orders: Annotated[int, typer.Option(min=1, help="clips to order")] = 1000,
+    clients: Annotated[int, typer.Option(min=1, max=256, help="who order them")] = 16,
     json_file: Annotated[Path | None, typer.Option("--json", help="file for the same figures")] = None,
 ) -> None:
-    """Plays on a running server and measures what players get.
+    """Plays on a running server and measures what players get, or those who order clips.
 
     Example: gamegen bench serve http://127.0.0.1:8000 --sessions 2 --seconds 60
     """
@@ -135,6 +142,9 @@ def main(
         if bare:
             _compare(url, sessions, seconds, json_file)
             return
+        if videos:
+            _order_videos(url, bench_videos.VideoBench(orders, clients, seconds=seconds), json_file)
+            return
         result = asyncio.run(measure(url, sessions, seconds))
     except (ValueError, OSError) as error:
         print(f"gamegen: {url}: {error}", file=sys.stderr)
@@ -142,6 +152,13 @@ def main(
     Console().print(table(result))
     if json_file:
         _write(json_file, result.__dict__)
+
+
+def _order_videos(url: str, bench: bench_videos.VideoBench, json_file: Path | None) -> None:
+    found = bench_videos.measure(url, bench)
+    Console().print(bench_videos.table(url, found))
+    if json_file:
+        _write(json_file, found.__dict__)
 
 
 def _compare(url: str, sessions: int, seconds: float, json_file: Path | None) -> None:

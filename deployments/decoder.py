@@ -23,7 +23,7 @@ _CLIP_NICENESS = 10
 class DecoderDeployment:
     """The streaming decoder and the encoders; holds no session, since each request brings its memory."""
 
-    def __init__(self, model: str, settings: DecoderSettings) -> None:
+    def __init__(self, model: str, settings: DecoderSettings, draws_blanks: bool = False) -> None:
         import torch
 
         from gamegen.models.latent_decoder import LatentDecoder
@@ -34,7 +34,7 @@ class DecoderDeployment:
         loaded = Variant.parse(model).load()
         self._model = loaded
         self._decoder = LatentDecoder(loaded)
-        self._settings = settings
+        self._settings, self._draws_blanks = settings, draws_blanks
         self._thread = ThreadPoolExecutor(
             1, "decoder", initializer=torch.set_num_threads, initargs=(settings.threads,)
         )
@@ -63,8 +63,11 @@ class DecoderDeployment:
     def _decode_chunk(self, latents: np.ndarray, chunk: int) -> np.ndarray:
         import torch
 
+        from gamegen.clips.blank import blank_frames
         from gamegen.clips.decode import CHUNKS_BEFORE, decode_window
 
+        if self._draws_blanks:
+            return blank_frames(latents[chunk])
         start = max(0, chunk - CHUNKS_BEFORE)
         # Copied, because arrays that crossed a handle may be read-only views.
         return decode_window(self._model, torch.from_numpy(latents[start : chunk + 1].copy()), chunk - start)

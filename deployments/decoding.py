@@ -9,9 +9,9 @@ from typing import cast
 
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from deployments.grouping import GroupedCalls
 from deployments.messages import DecodedFrames, DecodeRequest
 from deployments.pacing import ChunkClock
+from gamegen.grouping import GroupedCalls
 
 _ATTEMPTS = 5
 _FIRST_DELAY_S = 0.2

@@ -19,7 +19,6 @@ from typing import Any
 from valkey.asyncio import Valkey
 
 from deployments import store_scripts
-from deployments.grouping import GroupedCalls
 from deployments.session_record import (
     SUMMARY_FIELDS,
     VIDEO_PROMPT_FIELDS,
@@ -33,6 +32,7 @@ from deployments.session_record import (
     spoken_json,
     video_prompt_of,
 )
+from gamegen.grouping import GroupedCalls
 from gamegen.session_log import CONTROL_BYTES, VideoPrompt, pack_controls
 
 _PREFIX = "gamegen:"

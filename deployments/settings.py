@@ -212,10 +212,11 @@ class ServeSettings:
     nano:num_steps=4.
 
     Of each kind at most `max_replicas_per_node` are on one node, 0 is any number: with 1, losing a node never takes all
-    of a kind along.
+    of a kind along. With `draws_blanks` clips are black and take no model: to measure what the rest costs.
     """
 
     model: str = "nano"
+    draws_blanks: bool = False
     max_replicas_per_node: int = 0
     ingress: IngressSettings = field(default_factory=IngressSettings)
     text_encoder: TextEncoderSettings = field(default_factory=TextEncoderSettings)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 from ray.serve.handle import DeploymentHandle
 
-from deployments.grouping import GroupedCalls
 from deployments.messages import LatestRequest, OpenRequest, StepRequest
+from gamegen.grouping import GroupedCalls
 
 
 class WorldLane:

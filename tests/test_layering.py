@@ -15,6 +15,7 @@ BASE = {
     "device",
     "first_frames",
     "fragments",
+    "grouping",
     "session_file",
     "session_log",
     "uploaded_video",

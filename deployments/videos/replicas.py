@@ -10,7 +10,7 @@ import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -18,6 +18,9 @@ from ray.serve.handle import DeploymentHandle
 from deployments.settings import ServeSettings
 from deployments.tasks import end
 from deployments.videos import metrics
+
+if TYPE_CHECKING:
+    from deployments.videos.renders import Renders
 
 logger = logging.getLogger("ray.serve")
 
@@ -82,7 +85,6 @@ class GeneratorDeployment(_Worker):
         from deployments.videos.finishing import Finishing
         from deployments.videos.handles import HandleDecoder, HandleEncoder
         from deployments.videos.worker import ClipWorker
-        from gamegen.clips.renderer import ClipConfig, ClipRenderer
         from gamegen.database.connection import connect
         from gamegen.provenance.certificates import signer_from_environment
         from gamegen.safety.checks import SafetyChecks
@@ -101,7 +103,6 @@ class GeneratorDeployment(_Worker):
                 1, "generator", initializer=torch.set_num_threads, initargs=(threads,)
             )
             stack.callback(thread.shutdown, wait=False)
-            config = ClipConfig(rows=settings.generator.rows or None)
             finishing = Finishing(
                 queue,
                 store,
@@ -115,7 +116,7 @@ class GeneratorDeployment(_Worker):
                 queue,
                 listener,
                 store,
-                lambda: ClipRenderer.load(settings.model, config=config),
+                lambda: _renderer(settings),
                 HandleEncoder(self._text_encoder),
                 finishing,
                 settings.generator.work,
@@ -192,6 +193,16 @@ class ClerkDeployment(_Worker):
                 Sender(engine, settings.webhooks, told=lambda state: metrics.WEBHOOKS.add(tag=state)),
             )
             await clerk.run()
+
+
+def _renderer(settings: ServeSettings) -> Renders:
+    from gamegen.clips.blank import BlankRenderer
+    from gamegen.clips.renderer import ClipConfig, ClipRenderer
+    from gamegen.models.variants import Variant
+
+    if settings.draws_blanks:
+        return BlankRenderer(Variant.parse(settings.model).config().sampling)
+    return ClipRenderer.load(settings.model, config=ClipConfig(rows=settings.generator.rows or None))
 
 
 def _node() -> str:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 
 from deployments.connection import Allowance
 from deployments.errors import ApiError
-from deployments.grouping import GroupedCalls
 from deployments.videos import metrics
 from deployments.videos.ordering import Inputs, digest, hash_of, to_order
 from deployments.videos.schemas import NewVideo
 from deployments.videos.service import VideoService
+from gamegen.grouping import GroupedCalls
 from gamegen.uploaded_video import MAX_VIDEO_BYTES, count_frames
 from gamegen.video import MAX_IMAGE_BYTES, decode_image
 from gamegen.videos.credits import cost
@@ -38,7 +38,7 @@ class Submissions:
     def __init__(self, service: VideoService) -> None:
         self._service = service
         self._calls: GroupedCalls[NewGeneration, Generation | Refusal] = GroupedCalls(
-            self._submit_all, service.settings.orders_at_once
+            self._submit_all, service.settings.orders_at_once, calls_at_once=1
         )
         self._allowances: OrderedDict[str, Allowance] = OrderedDict()
 

@@ -20,9 +20,9 @@ from deployments.tasks import end
 from deployments.videos import metrics
 from deployments.videos.encodes import Encodes
 from deployments.videos.finishing import Finishing
+from deployments.videos.renders import Renders
 from deployments.videos.working import WorkerSettings
 from gamegen.clips.drawing import Drawing
-from gamegen.clips.renderer import ClipRenderer
 from gamegen.database.patience import DatabaseAwayError
 from gamegen.models.text import TextStates
 from gamegen.storage.interface import StorageError
@@ -93,7 +93,7 @@ class ClipWorker:
         queue: VideoQueue,
         listener: Listener,
         store: ObjectStore,
-        load_renderer: Callable[[], ClipRenderer],
+        load_renderer: Callable[[], Renders],
         encoder: Encodes,
         finishing: Finishing,
         settings: WorkerSettings,
@@ -103,7 +103,7 @@ class ClipWorker:
         self._queue, self._listener, self._store = queue, listener, store
         self._load_renderer, self._encoder, self._finishing = load_renderer, encoder, finishing
         self._settings, self._thread = settings, drawing_thread
-        self._loaded: ClipRenderer | None = None
+        self._loaded: Renders | None = None
         self._held = _Held()
         self._finishers: set[asyncio.Task[None]] = set()
 
@@ -146,7 +146,7 @@ class ClipWorker:
         return bool(jobs)
 
     @property
-    def _renderer(self) -> ClipRenderer:
+    def _renderer(self) -> Renders:
         assert self._loaded is not None
         return self._loaded
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import TextClause, text
@@ -12,7 +14,7 @@ from gamegen.videos import reading
 from gamegen.videos.credits import SETTLED
 from gamegen.videos.events import NOTIFIED, TOLD, WEBHOOKS_CHANNEL, WORK_CHANNEL
 from gamegen.videos.leases import LOCKED, before, columns
-from gamegen.videos.records import AlreadyEndedError, Failure, Generation, Result
+from gamegen.videos.records import AlreadyEndedError, Completion, Failure, Generation
 from gamegen.videos.states import FINAL, State
 from gamegen.videos.tiers import QueueSettings
 
@@ -48,9 +50,12 @@ _COMPLETED = _ending(
     {LOCKED}, moved as (
         update generations g set
             state = 'COMPLETED', worker = null, lease_until = null, finished_at = now(), step = g.num_steps,
-            content_key = :content_key, content_bytes = :content_bytes, content_sha256 = :content_sha256,
-            frames_sha256 = :frames_sha256, thumbnail_key = :thumbnail_key
-        from locked where g.id = locked.id and g.state = any(cast(:before as text[]))
+            content_key = r.content_key, content_bytes = r.content_bytes, content_sha256 = r.content_sha256,
+            frames_sha256 = r.frames_sha256, thumbnail_key = r.thumbnail_key
+        from locked join jsonb_to_recordset(cast(:results as jsonb)) as r(
+            id text, fence bigint, content_key text, content_bytes bigint, content_sha256 text,
+            frames_sha256 text, thumbnail_key text) on r.id = locked.id and r.fence = locked.fence
+        where g.id = locked.id and g.state = any(cast(:before as text[]))
         returning g.*, 0 as refund, jsonb_build_object() as data
     )"""
 )
@@ -126,19 +131,19 @@ _WAKE = text(
 _STATE = text("select state from generations where id = :id and fence = :fence")
 
 
-async def complete(turn: Turn, generation_id: str, fence: int, result: Result) -> bool:
-    """COMPLETED, and paid for."""
+async def complete(turn: Turn, completions: Sequence[Completion]) -> list[bool]:
+    """COMPLETED, and paid for; False for those that were no longer the caller's."""
     rows = await turn.rows(
         _COMPLETED,
-        content_key=result.content_key,
-        content_bytes=result.content_bytes,
-        content_sha256=result.content_sha256,
-        frames_sha256=result.frames_sha256,
-        thumbnail_key=result.thumbnail_key,
+        results=json.dumps([{"id": c.id, "fence": c.fence, **asdict(c.result)} for c in completions]),
         before=before(State.COMPLETED),
-        **columns({generation_id: fence}),
+        ids=[completion.id for completion in completions],
+        fences=[completion.fence for completion in completions],
     )
-    return bool(rows) or await _was_done(turn, generation_id, fence, State.COMPLETED)
+    done = {row.id for row in rows}
+    return [
+        one.id in done or await _was_done(turn, one.id, one.fence, State.COMPLETED) for one in completions
+    ]
 
 
 async def fail(

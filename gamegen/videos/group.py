@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row
@@ -80,7 +80,7 @@ class Group:
             "state": State.PENDING if files is None else State.COMPLETED,
             "tier": new.tier,
             "priority": new.priority,
-            "order": asdict(new.order),
+            "order": new.order.to_dict(),
             "batch_key": new.order.batch_key,
             "content_hash": new.order.content_hash,
             "webhook_url": new.webhook_url,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Literal
 
 from sqlalchemy import text
 
 from gamegen.database.patience import Turn
 from gamegen.videos.events import NOTIFIED, TOLD, VIDEOS_CHANNEL
 from gamegen.videos.records import Beat, Verdict
-from gamegen.videos.states import LEASED, State, TransitionError, check_transition
+from gamegen.videos.states import LEASED, TRANSITIONS, State, TransitionError, check_transition
 
 # Rows are locked in one order, so that two calls about the same orders never wait for each other.
 LOCKED = """
@@ -41,10 +42,35 @@ join unnest(cast(:ids as text[]), cast(:fences as bigint[])) as held(id, held_fe
     on g.id = held.id and g.fence = held.held_fence
 where g.state = :state
 """
-# What is decoded has been drawn to its end, though nobody told the last steps.
-_ADVANCE = text(_MOVED % "step = case when :state = 'VAE_DECODING' then g.num_steps else g.step end")
+_ENTERED = text(
+    f"""
+    with said as (
+        select * from unnest(cast(:ids as text[]), cast(:fences as bigint[]), cast(:states as text[]))
+            as said(id, held_fence, next)
+    ), locked as (
+        select g.id, g.state, said.next
+        from generations g join said on g.id = said.id and g.fence = said.held_fence
+        where g.worker is not null
+        order by g.id for update of g
+    ), moved as (
+        -- What is decoded has been drawn to its end, though nobody told the last steps.
+        update generations g set state = locked.next,
+            step = case when locked.next = 'VAE_DECODING' then g.num_steps else g.step end
+        from locked where g.id = locked.id and locked.state || '>' || locked.next = any(cast(:steps as text[]))
+        returning g.id, g.state, g.fence, jsonb_build_object() as data
+    ), {TOLD}
+    select moved.id, moved.fence, moved.state, {NOTIFIED}
+    from moved join told on told.generation_id = moved.id
+    union all
+    -- What an earlier try did, or what cannot be done.
+    select g.id, g.fence, g.state, null, null
+    from generations g join said on g.id = said.id and g.fence = said.held_fence
+    where g.state = said.next or g.worker is not null and not g.state || '>' || said.next = any(cast(:steps as text[]))
+    """
+)
 _ENCODED = text(_MOVED % "worker = null, lease_until = null, attempts = 0, available_at = now()")
-_STATES = text(f"with {LOCKED} select id, state from locked")
+
+_STEPS = [f"{state}>{after}" for state, follow in TRANSITIONS.items() for after in follow]
 
 # Of what is said often, the last half second may be lost with the server: nobody waits until the disk has it.
 _NOT_WAITED_FOR = "set_config('synchronous_commit', 'off', true)"
@@ -100,13 +126,39 @@ _AUDIT = text(
     """
     insert into safety_audit (
         generation_id, subject, checker, score, threshold, is_allowed, reason, created_at)
-    select :generation_id, v.subject, v.checker, v.score, v.threshold, v.is_allowed, v.reason, :at
+    select v.generation_id, v.subject, v.checker, v.score, v.threshold, v.is_allowed, v.reason, v.at
     from jsonb_to_recordset(cast(:verdicts as jsonb)) as v(
-        subject text, checker text, score float8, threshold float8, is_allowed boolean, reason text)
+        position int, generation_id text, at timestamptz, subject text, checker text, score float8, threshold float8,
+        is_allowed boolean, reason text)
     -- Unless an earlier try has.
-    where not exists (select from safety_audit where generation_id = :generation_id and created_at = :at)
+    where not exists (
+        select from safety_audit a where a.generation_id = v.generation_id and a.created_at = v.at
+    )
+    order by v.position
     """
 )
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An order of a worker, held by a fence, that enters a state."""
+
+    id: str
+    fence: int
+    state: State
+
+
+Entered = State | Literal[False]
+"""The state in which an order is now; False if it is no longer the caller's."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What was found of an order, and when."""
+
+    id: str
+    at: datetime
+    verdicts: Sequence[Verdict]
 
 
 def before(after: State) -> list[str]:
@@ -124,17 +176,33 @@ async def encoded(turn: Turn, held: Mapping[str, int]) -> frozenset[str]:
     return await _move(turn, _ENCODED, held, State.QUEUED, [State.ENCODING.value])
 
 
-async def advance(turn: Turn, held: Mapping[str, int], state: State) -> frozenset[str]:
-    """The next stage of the work; raises TransitionError."""
+def check_entered(state: State) -> None:
+    """Raises TransitionError for a state that nobody enters by `advance`."""
     if state not in LEASED - {State.ENCODING, State.ASSIGNED}:
         raise TransitionError(
             f"a worker does not advance to {state}: orders are claimed, completed or failed"
         )
-    kept = await _move(turn, _ADVANCE, held, state, before(state))
-    if left := {key: fence for key, fence in held.items() if key not in kept}:
-        for row in await turn.rows(_STATES, **columns(left)):
-            check_transition(State(row.state), state)
-    return kept
+
+
+async def advance(turn: Turn, entries: Sequence[Entry]) -> list[Entered]:
+    """What became of each."""
+    rows = await turn.rows(
+        _ENTERED,
+        ids=[entry.id for entry in entries],
+        fences=[entry.fence for entry in entries],
+        states=[entry.state.value for entry in entries],
+        steps=_STEPS,
+    )
+    found = {(row.id, row.fence): State(row.state) for row in rows}
+    return [found.get((entry.id, entry.fence), False) for entry in entries]
+
+
+def entered(entries: Sequence[Entry], found: Sequence[Entered]) -> frozenset[str]:
+    """The ids of those that are still the caller's; raises TransitionError for one that could not go there."""
+    for entry, state in zip(entries, found, strict=True):
+        if state and state is not entry.state:
+            check_transition(state, entry.state)
+    return frozenset(entry.id for entry, state in zip(entries, found, strict=True) if state is entry.state)
 
 
 async def heartbeat(turn: Turn, worker: str, held: Mapping[str, int], lease_s: float) -> Beat:
@@ -165,10 +233,14 @@ async def checkpointed(
     return bool(rows)
 
 
-async def audit(turn: Turn, generation_id: str, verdicts: Sequence[Verdict], at: datetime) -> None:
-    """One row for each verdict; `at` is when they were found."""
-    said = json.dumps([asdict(verdict) for verdict in verdicts])
-    await turn.connection.execute(_AUDIT, {"generation_id": generation_id, "verdicts": said, "at": at})
+async def audit(turn: Turn, audited: Sequence[Audited]) -> None:
+    """One row for each verdict."""
+    said = [
+        asdict(verdict) | {"generation_id": one.id, "at": one.at.isoformat(), "position": position}
+        for one in audited
+        for position, verdict in enumerate(one.verdicts)
+    ]
+    await turn.connection.execute(_AUDIT, {"verdicts": json.dumps(said)})
 
 
 async def _move(

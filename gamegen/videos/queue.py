@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,9 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gamegen.database.patience import PatientDatabase
 from gamegen.videos import claiming, credits, ending, events, leases, reading, workers
+from gamegen.videos.leases import Audited, Entry
 from gamegen.videos.records import (
     Beat,
     Claim,
+    Completion,
     Event,
     Failure,
     Generation,
@@ -25,6 +28,7 @@ from gamegen.videos.records import (
 from gamegen.videos.states import State
 from gamegen.videos.submitting import Submitting, accounts_of
 from gamegen.videos.tiers import QueueSettings
+from gamegen.videos.together import Together
 
 
 class VideoQueue:
@@ -42,6 +46,7 @@ class VideoQueue:
         self.settings = settings
         self._database = PatientDatabase(engine, settings.patience_s)
         self._submitting = Submitting(settings)
+        self._together = Together(self._database)
         # Those that are known to be there.
         self._accounts: set[str] = set()
 
@@ -124,7 +129,10 @@ class VideoQueue:
 
     async def advance(self, held: Mapping[str, int], state: State) -> frozenset[str]:
         """Enters the next stage of the work; raises TransitionError if one that is held cannot."""
-        return await self._database.run(leases.advance, held, state)
+        leases.check_entered(state)
+        said = [Entry(generation_id, fence, state) for generation_id, fence in held.items()]
+        found = await asyncio.gather(*(self._together.entries.answer(entry) for entry in said))
+        return leases.entered(said, found)
 
     async def progress(self, steps: Mapping[str, tuple[int, int, float]]) -> Beat:
         """Notes {id: (fence, steps done, milliseconds a step)}; tells at the same time what was lost or cancelled."""
@@ -139,11 +147,11 @@ class VideoQueue:
     async def audit(self, generation_id: str, verdicts: Sequence[Verdict]) -> None:
         """Writes down what safety checks came to."""
         if verdicts:
-            await self._database.run(leases.audit, generation_id, verdicts, datetime.now(UTC))
+            await self._together.audits.answer(Audited(generation_id, datetime.now(UTC), verdicts))
 
     async def complete(self, generation_id: str, fence: int, result: Result) -> bool:
         """Ends an order with its files; False if it was no longer the caller's."""
-        return await self._database.run(ending.complete, generation_id, fence, result)
+        return await self._together.completions.answer(Completion(generation_id, fence, result))
 
     async def fail(self, generation_id: str, fence: int, failure: Failure, is_final: bool) -> bool:
         """Ends an order that cannot be done, or, unless it `is_final`, puts it back to be tried again later."""

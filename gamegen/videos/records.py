@@ -108,6 +108,15 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Completion:
+    """An order of a worker, held by a fence, that is done."""
+
+    id: str
+    fence: int
+    result: Result
+
+
+@dataclass(frozen=True)
 class Failure:
     """Why an order failed, or why it is blocked: a stable code and a sentence for people."""
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from deployments.grouping import GroupedCalls
+from gamegen.grouping import GroupedCalls
 
 
 class Doubling:

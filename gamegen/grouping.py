@@ -1,4 +1,4 @@
-"""Requests to another replica that travel together.
+"""Requests to another replica, or to the database, that travel together.
 
 A call between replicas costs milliseconds of processor on both sides, whatever it carries; a player asks for a step and
 a decoding six times a second. So whoever asks while calls are under way shares the next one. A lone player waits for

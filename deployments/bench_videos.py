@@ -1,0 +1,143 @@
+"""How many clips a running server takes and finishes, and how soon it says how far one is.
+
+gamegen play --settings configs/serve/noop.yaml, then gamegen bench serve --videos
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from deployments.load.orders import Customer, Customers, bodies
+from deployments.load.report import percentiles
+from gamegen.bench.paired import summary_ms
+
+_LOOKS_EVERY_S = 0.5
+_PATIENCE_S = 120.0
+_FINAL = ("completed", "failed")
+
+
+@dataclass(frozen=True)
+class VideoBench:
+    """`orders` are placed by `clients` as fast as they are taken; then one is looked at `looks_per_s` for `seconds`."""
+
+    orders: int = 1000
+    clients: int = 16
+    looks_per_s: float = 100.0
+    seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class VideoFigures:
+    """What all clients together saw.
+
+    `accepted_per_s` is over the time until the last order was taken, `completed_per_s` over that from the first order
+    until the last clip was there. `load` is the machine's load average when it began and when it ended.
+    """
+
+    orders: int
+    clients: int
+    accepted_per_s: float
+    accepted_ms: dict[str, float]
+    completed_per_s: float
+    failed: int
+    clip_bytes: int
+    looks_per_s: float
+    look_ms: dict[str, float]
+    cores: int
+    load: tuple[float, float]
+
+
+def measure(url: str, bench: VideoBench) -> VideoFigures:
+    """Orders and looks; raises ValueError if something is refused or a clip is not there in time."""
+    load_before = os.getloadavg()[0]
+    with Customers.opened(url, bench.clients) as customers:
+        eye = Customer(url)
+        before = _ended(eye)
+        began_s = time.monotonic()
+        ids, taken = _order(customers, bench.orders)
+        accepted_s = time.monotonic() - began_s
+        failed = _wait(eye, before, bench.orders)
+        completed_s = time.monotonic() - began_s
+        clip = eye.clip(ids[-1])
+        if clip[4:8] != b"ftyp":
+            raise ValueError(f"{ids[-1]} is no MP4: see the server's log")
+        looks = customers.paced(
+            bench.looks_per_s, bench.seconds, lambda one, number: _look(one, ids[number % len(ids)])
+        )
+        eye.close()
+    return VideoFigures(
+        bench.orders,
+        bench.clients,
+        bench.orders / accepted_s,
+        summary_ms(np.array(taken)),
+        (bench.orders - failed) / completed_s,
+        failed,
+        len(clip),
+        bench.looks_per_s,
+        summary_ms(np.array(looks)),
+        len(os.sched_getaffinity(0)),
+        (load_before, os.getloadavg()[0]),
+    )
+
+
+def table(url: str, result: VideoFigures) -> Table:
+    """For people."""
+    shown = Table("", "", title=f"{result.orders} clips ordered by {result.clients} clients, {url}")
+    rows = {
+        "orders accepted a second": f"{result.accepted_per_s:.0f}",
+        "until an order was accepted, p50 / p95 / p99": percentiles(result.accepted_ms),
+        "clips completed a second, from the first order on": f"{result.completed_per_s:.1f}",
+        "failed": str(result.failed),
+        "bytes of one": str(result.clip_bytes),
+        f"GET of its state at {result.looks_per_s:g} a second, p50 / p95 / p99": percentiles(result.look_ms),
+        "cores, the clients' among them": str(result.cores),
+        "load average before and after": " / ".join(f"{load:.1f}" for load in result.load),
+    }
+    for name, value in rows.items():
+        shown.add_row(name, value)
+    return shown
+
+
+def _order(customers: Customers, count: int) -> tuple[list[str], Sequence[float]]:
+    """The ids, and how many seconds each order took to be accepted."""
+    ids: list[str] = []
+    taken: list[float] = []
+
+    def order(customer: Customer, body: bytes) -> None:
+        began_s = time.monotonic()
+        ids.append(customer.order(body))
+        taken.append(time.monotonic() - began_s)
+
+    customers.each(itertools.islice(bodies(), count), order)
+    return ids, taken
+
+
+def _look(customer: Customer, video_id: str) -> None:
+    if customer.look(video_id)["status"] not in _FINAL:
+        raise ValueError(f"{video_id} had ended and has not any more: see the server's log")
+
+
+def _ended(eye: Customer) -> tuple[int, int]:
+    """How many orders of this account have completed, and how many have failed."""
+    return eye.listed("completed")[0], eye.listed("failed")[0]
+
+
+def _wait(eye: Customer, before: tuple[int, int], orders: int) -> int:
+    """Until so many more have ended; how many of them failed."""
+    most, last_s = -1, time.monotonic()
+    while True:
+        completed, failed = (now - then for now, then in zip(_ended(eye), before, strict=True))
+        if completed + failed >= orders:
+            return failed
+        if completed + failed > most:
+            most, last_s = completed + failed, time.monotonic()
+        elif time.monotonic() - last_s > _PATIENCE_S:
+            raise ValueError(f"{most} of {orders} clips ended and no more: see the server's log")
+        time.sleep(_LOOKS_EVERY_S)
