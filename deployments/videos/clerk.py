@@ -29,7 +29,6 @@ from gamegen.webhooks.sender import Sender
 logger = logging.getLogger("ray.serve")
 
 _BATCH = 32
-_LEASE_S = 30.0
 _LOOKS_AGAIN_S = 5.0
 _REAP_EVERY_S = 1.0
 _TIDY_EVERY_S = 60.0
@@ -52,9 +51,11 @@ class Clerk:
         checks: SafetyChecks,
         retention: Retention,
         sender: Sender,
+        lease_s: float,
     ) -> None:
         self._name, self._queue, self._listener, self._store = name, queue, listener, store
         self._encoder, self._checks, self._retention, self._sender = encoder, checks, retention, sender
+        self._lease_s = lease_s
 
     async def run(self) -> None:
         """Does all of it at once; one kind of work that fails is taken up again and holds up no other."""
@@ -68,7 +69,7 @@ class Clerk:
     async def _encode_all(self) -> None:
         with self._listener.working("PENDING") as watch:
             while True:
-                claims = await self._queue.claim_pending(self._name, _BATCH, _LEASE_S)
+                claims = await self._queue.claim_pending(self._name, _BATCH, self._lease_s)
                 if claims:
                     await self._encode(claims)
                 else:

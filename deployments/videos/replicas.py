@@ -186,6 +186,7 @@ class ClerkDeployment(_Worker):
                 SafetyChecks(settings.safety),
                 Retention(engine, store, settings.retention),
                 Sender(engine, settings.webhooks),
+                self._settings.clerk.lease_s,
             )
             await clerk.run()
 
