@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from deployments.tasks import end
+from deployments.tasks import end, to_the_end
 from deployments.videos.encodes import Encodes
 from deployments.videos.judging import blocked, judged_words
 from gamegen.database.patience import DatabaseAwayError
@@ -76,9 +76,33 @@ class Clerk:
                     await watch.changed(_LOOKS_AGAIN_S)
 
     async def _encode(self, claims: Sequence[Claim]) -> None:
-        passed = await asyncio.gather(*(self._is_passed(claim) for claim in claims))
-        if ready := [claim for claim, is_ready in zip(claims, passed, strict=True) if is_ready]:
-            await self._queue.encoded(ready)
+        held = {claim.id: claim.fence for claim in claims}
+        beating = asyncio.create_task(self._beat(held))
+        try:
+            passed = await asyncio.gather(*(self._is_passed(claim) for claim in claims))
+            if ready := [claim for claim, is_ready in zip(claims, passed, strict=True) if is_ready]:
+                await self._queue.encoded(ready)
+        except asyncio.CancelledError:
+            # At once, rather than when the leases have ended; of those that have ended nothing is changed.
+            await to_the_end(self._give_back(held))
+            raise
+        finally:
+            await end(beating)
+
+    async def _beat(self, held: Mapping[str, int]) -> None:
+        """Many words may take longer than a lease."""
+        while True:
+            await asyncio.sleep(self._lease_s / 4)
+            try:
+                await self._queue.heartbeat(self._name, held, self._lease_s)
+            except (DatabaseAwayError, SQLAlchemyError, OSError) as error:
+                logger.warning("leases cannot be renewed: %s", _line(error))
+
+    async def _give_back(self, held: Mapping[str, int]) -> None:
+        try:
+            await self._queue.release(held)
+        except (DatabaseAwayError, SQLAlchemyError, OSError) as error:
+            logger.warning("orders are left to their leases: %s", _line(error))
 
     async def _is_passed(self, claim: Claim) -> bool:
         """Whether an order may be drawn; one that may not is ended here."""
@@ -129,7 +153,12 @@ async def _again(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except (DatabaseAwayError, SQLAlchemyError, StorageError, OSError) as error:
-            logger.warning("waits and begins again: %s", str(error).strip().splitlines()[0][:300])
+            logger.warning("waits and begins again: %s", _line(error))
         except Exception:
             logger.exception("begins again")
         await asyncio.sleep(_RETRY_S)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
