@@ -197,13 +197,17 @@ class GeneratorSettings:
 
 @dataclass(frozen=True)
 class ClerkSettings:
-    """Replicas that do what is to be done about orders besides drawing them."""
+    """Replicas that do what is to be done about orders besides drawing them.
+
+    What a clerk had that was not heard of for `lease_s` goes to another.
+    """
 
     replicas: int = 1
     num_cpus: float = 0.01
+    lease_s: float = 30.0
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas")
+        _positive(self, "replicas", "lease_s")
 
 
 @dataclass(frozen=True)

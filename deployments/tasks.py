@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 _AGAIN_S = 2.0
 
@@ -17,3 +19,14 @@ async def end(*tasks: asyncio.Task) -> None:
         for task in pending:
             task.cancel()
         await asyncio.wait(pending, timeout=_AGAIN_S)
+
+
+async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does what has to be done before an end, however often its caller is cancelled meanwhile."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            continue
+    task.result()

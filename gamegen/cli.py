@@ -32,6 +32,8 @@ app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
 app.add_typer(videos, name="videos")
+chaos = typer.Typer(no_args_is_help=True, help="Kills parts of a service while it is used.")
+app.add_typer(chaos, name="chaos")
 app.command()(replay)
 app.command()(verify)
 app.command()(backup)
@@ -253,6 +255,12 @@ def bench_serve(context: typer.Context) -> None:
 def bench_recovery(context: typer.Context) -> None:
     """Kills parts of a cluster while people play, and measures their pauses (gamegen bench recovery --help)."""
     _run_module("deployments.recovery", "bench recovery", context.args)
+
+
+@chaos.command("videos", context_settings=_FORWARD)
+def chaos_videos(context: typer.Context) -> None:
+    """Orders clips while parts of the service are killed, and checks all of them (gamegen chaos videos --help)."""
+    _run_module("deployments.chaos", "chaos videos", context.args)
 
 
 @app.command(context_settings=_FORWARD)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from deployments.tasks import end
+from deployments.tasks import end, to_the_end
 from deployments.videos import metrics
 from deployments.videos.encodes import Encodes
 from deployments.videos.judging import blocked, judged_words
@@ -31,7 +31,6 @@ from gamegen.webhooks.sender import Sender
 logger = logging.getLogger("ray.serve")
 
 _BATCH = 32
-_LEASE_S = 30.0
 _LOOKS_AGAIN_S = 5.0
 _REAP_EVERY_S = 1.0
 _TIDY_EVERY_S = 60.0
@@ -55,9 +54,11 @@ class Clerk:
         checks: SafetyChecks,
         retention: Retention,
         sender: Sender,
+        lease_s: float,
     ) -> None:
         self._name, self._queue, self._listener, self._store = name, queue, listener, store
         self._encoder, self._checks, self._retention, self._sender = encoder, checks, retention, sender
+        self._lease_s = lease_s
 
     async def run(self) -> None:
         """Does all of it at once; one kind of work that fails is taken up again and holds up no other."""
@@ -71,16 +72,40 @@ class Clerk:
     async def _encode_all(self) -> None:
         with self._listener.working("PENDING") as watch:
             while True:
-                claims = await self._queue.claim_pending(self._name, _BATCH, _LEASE_S)
+                claims = await self._queue.claim_pending(self._name, _BATCH, self._lease_s)
                 if claims:
                     await self._encode(claims)
                 else:
                     await watch.changed(_LOOKS_AGAIN_S)
 
     async def _encode(self, claims: Sequence[Claim]) -> None:
-        passed = await asyncio.gather(*(self._is_passed(claim) for claim in claims))
-        if ready := [claim for claim, is_ready in zip(claims, passed, strict=True) if is_ready]:
-            await self._queue.encoded(ready)
+        held = {claim.id: claim.fence for claim in claims}
+        beating = asyncio.create_task(self._beat(held))
+        try:
+            passed = await asyncio.gather(*(self._is_passed(claim) for claim in claims))
+            if ready := [claim for claim, is_ready in zip(claims, passed, strict=True) if is_ready]:
+                await self._queue.encoded(ready)
+        except asyncio.CancelledError:
+            # At once, rather than when the leases have ended; of those that have ended nothing is changed.
+            await to_the_end(self._give_back(held))
+            raise
+        finally:
+            await end(beating)
+
+    async def _beat(self, held: Mapping[str, int]) -> None:
+        """Many words may take longer than a lease."""
+        while True:
+            await asyncio.sleep(self._lease_s / 4)
+            try:
+                await self._queue.heartbeat(self._name, held, self._lease_s)
+            except (DatabaseAwayError, SQLAlchemyError, OSError) as error:
+                logger.warning("leases cannot be renewed: %s", _line(error))
+
+    async def _give_back(self, held: Mapping[str, int]) -> None:
+        try:
+            await self._queue.release(held)
+        except (DatabaseAwayError, SQLAlchemyError, OSError) as error:
+            logger.warning("orders are left to their leases: %s", _line(error))
 
     async def _is_passed(self, claim: Claim) -> bool:
         """Whether an order may be drawn; one that may not is ended here."""
@@ -141,7 +166,12 @@ async def _again(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except (DatabaseAwayError, SQLAlchemyError, StorageError, OSError) as error:
-            logger.warning("waits and begins again: %s", str(error).strip().splitlines()[0][:300])
+            logger.warning("waits and begins again: %s", _line(error))
         except Exception:
             logger.exception("begins again")
         await asyncio.sleep(_RETRY_S)
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -33,13 +33,24 @@ class HandleEncoder:
         return prompt, await self._states(order.negative_prompt, None) if order.negative_prompt else None
 
     async def _states(self, text: str, perspective: str | None) -> TextStates:
-        async with asyncio.timeout(_TIMEOUT_S):
-            encoded = await self._encode.remote(text, perspective)
+        encoded = await self._encoded(text, perspective)
         if isinstance(encoded, Refusal):
             raise ValueError(encoded.message)
         assert isinstance(encoded, EncodedText)
         # Copied, because arrays that crossed a handle may be read-only views.
         return TextStates(torch.from_numpy(encoded.tokens.copy()), torch.from_numpy(encoded.pooled.copy()))
+
+    async def _encoded(self, text: str, perspective: str | None) -> object:
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with asyncio.timeout(_TIMEOUT_S):
+                    return await self._encode.remote(text, perspective)
+            # Another replica may be there, whatever this one raised as it died.
+            except Exception:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(_FIRST_DELAY_S * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
 
 
 class HandleDecoder:

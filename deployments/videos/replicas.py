@@ -191,6 +191,7 @@ class ClerkDeployment(_Worker):
                 SafetyChecks(settings.safety),
                 Retention(engine, store, settings.retention),
                 Sender(engine, settings.webhooks, told=lambda state: metrics.WEBHOOKS.add(tag=state)),
+                self._settings.clerk.lease_s,
             )
             await clerk.run()
 

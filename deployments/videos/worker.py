@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
-from torch import Tensor
 
-from deployments.tasks import end
+from deployments.tasks import end, to_the_end
 from deployments.videos import metrics
 from deployments.videos.encodes import Encodes
 from deployments.videos.finishing import Finishing
@@ -122,7 +121,8 @@ class ClipWorker:
                         await watch.changed(_LOOKS_AGAIN_S)
         finally:
             await end(beating, *self._finishers)
-            await asyncio.shield(self._give_back())
+            # Whoever ends this asks more than once, and closes the connections after it.
+            await to_the_end(self._give_back())
 
     async def _work_once(self) -> bool:
         """Draws one batch, if there is one; what is drawn is finished beside the next."""
@@ -152,51 +152,56 @@ class ClipWorker:
 
     async def _begun(self, jobs: Sequence[Job]) -> list[Job]:
         """Those of them that can be drawn, on their way."""
-        kept = await self._queue.advance({job.id: job.claim.fence for job in jobs}, State.GENERATING)
+        try:
+            kept = await self._queue.advance({job.id: job.claim.fence for job in jobs}, State.GENERATING)
+        except _DATABASE_ERRORS as error:
+            logger.warning("%d orders are left to their leases: %s", len(jobs), _line(error))
+            kept = frozenset()
         self._held.lost |= {job.id for job in jobs} - kept
         begun = []
         for job in jobs:
-            if await self._tried(job, self._begin(job)):
+            if job.id not in kept:
+                await self._put_down(job)
+            elif await self._tried(job, self._begin(job)):
                 begun.append(job)
         return begun
 
     async def _begin(self, job: Job) -> None:
-        claim = job.claim
-        prompt, negative = await self._encoder.texts(claim.order)
-        first, checkpoint = None, None
-        if claim.checkpoint_key is not None:
-            checkpoint = await self._read_checkpoint(claim.checkpoint_key)
-        if checkpoint is None and (key := claim.order.image_key or claim.order.source_key):
-            first = await self._in_thread(
-                self._renderer.first_latents, claim.order, await asyncio.to_thread(self._store.read, key)
-            )
-        job.drawing = await self._in_thread(self._open, claim.order, prompt, negative, first, checkpoint)
+        order = job.claim.order
+        prompt, negative = await self._encoder.texts(order)
+        if job.claim.checkpoint_key is not None:
+            job.drawing = await self._resumed(order, prompt, negative, job.claim.checkpoint_key)
+        if job.drawing is None:
+            first = None
+            if key := order.image_key or order.source_key:
+                data = await asyncio.to_thread(self._store.read, key)
+                first = await self._in_thread(self._renderer.first_latents, order, data)
+            job.drawing = await self._in_thread(self._renderer.begin, order, prompt, negative, first)
         job.saved_step = job.drawing.step
 
-    async def _read_checkpoint(self, key: str) -> bytes | None:
+    async def _resumed(
+        self, order: Order, prompt: TextStates, negative: TextStates | None, key: str
+    ) -> Drawing | None:
+        """A clip as far as its checkpoint says; None for one that cannot be read, or is of another release."""
         try:
-            return await asyncio.to_thread(self._store.read, key)
-        except StorageError as error:
-            logger.warning("%s cannot be gone on from, the clip is begun anew: %s", key, error)
+            data = await asyncio.to_thread(self._store.read, key)
+            return await self._in_thread(self._renderer.resume, order, prompt, negative, data)
+        except (StorageError, ValueError) as error:
+            logger.warning("%s cannot be gone on from, the clip is begun anew: %s", key, _line(error))
             return None
-
-    def _open(
-        self,
-        order: Order,
-        prompt: TextStates,
-        negative: TextStates | None,
-        first: Tensor | None,
-        checkpoint: bytes | None,
-    ) -> Drawing:
-        if checkpoint is not None:
-            return self._renderer.resume(order, prompt, negative, checkpoint)
-        return self._renderer.begin(order, prompt, negative, first)
 
     async def _draw(self, jobs: list[Job]) -> None:
         """Step by step, together; each is finished by itself once it is drawn."""
         told_s = time.monotonic()
         while jobs := await self._sorted_out(jobs):
-            step_s = await self._in_thread(self._renderer.step, [_drawing_of(job) for job in jobs])
+            try:
+                step_s = await self._in_thread(self._renderer.step, [_drawing_of(job) for job in jobs])
+            # One of them may be why: each is tried again later, and no more than so often.
+            except Exception as error:
+                logger.exception("a step of %d clips failed", len(jobs))
+                for job in jobs:
+                    await self._put_down(job, Failure("internal_error", _line(error)))
+                return
             metrics.record_step(len(jobs), step_s)
             await asyncio.gather(*(self._checkpoint(job) for job in jobs if self._is_due(job)))
             if time.monotonic() - told_s >= self._settings.progress_every_s:
@@ -226,7 +231,8 @@ class ClipWorker:
         drawing = _drawing_of(job)
         step = drawing.step
         try:
-            data = await self._in_thread(drawing.checkpoint)
+            # Its thread may still be at a step.
+            step, data = await self._in_thread(lambda: (drawing.step, drawing.checkpoint()))
             key = f"videos/{job.id}/checkpoints/{job.claim.fence}-{step}.safetensors"
             await asyncio.to_thread(self._store.write, key, data)
             await self._queue.checkpointed(job.id, job.claim.fence, step, key, len(data))
@@ -291,14 +297,15 @@ class ClipWorker:
                 await self._queue.seen(self.name, "generator", self._node)
                 if fences := self._held.fences:
                     self._held.note(await self._queue.heartbeat(self.name, fences, self._settings.lease_s))
-            except _DATABASE_ERRORS as error:
+            # Whatever it is: without leases all that is drawn would be drawn in vain.
+            except Exception as error:
                 logger.warning("leases cannot be renewed: %s", _line(error))
 
     async def _give_back(self) -> None:
         """Everything goes back at once, as far as it is."""
         jobs = [job for job in self._held.jobs.values() if self._held.is_wanted(job)]
         drawn = [job for job in jobs if job.drawing is not None and job.drawing.step > job.saved_step]
-        await asyncio.gather(*(self._checkpoint(job) for job in drawn if not _drawing_of(job).is_done))
+        await asyncio.gather(*(self._checkpoint(job) for job in drawn))
         try:
             await self._queue.release({job.id: job.claim.fence for job in jobs})
             await self._queue.gone(self.name)

@@ -1,0 +1,1 @@
+"""Kills parts of the running application while clips are ordered, and checks that nothing is lost or done twice."""

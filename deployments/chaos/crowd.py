@@ -1,0 +1,66 @@
+"""Clients that order clips at the same time and wait for them, whatever happens to the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from gamegen_client import Client
+
+from deployments.chaos.jobs import Job
+
+_TRIES = 60
+"""Of one request: a server that is being repaired is waited for."""
+_ORDERED_AT_ONCE = 3
+_JOIN_INTERVAL_S = 0.5
+
+
+class Crowd:
+    """`num_clients` threads share the jobs; each orders some, waits until they have ended, and orders the next."""
+
+    def __init__(self, url: str, jobs: Sequence[Job], num_clients: int) -> None:
+        self._url = url
+        self._shares = [jobs[number::num_clients] for number in range(num_clients)]
+        self._lock = threading.Lock()
+        self.accepted: dict[str, str] = {}
+        """The video of each request that was answered with one."""
+        self.ended: dict[str, str] = {}
+        """The state in which each video ended, as its client was told."""
+        self.errors: list[str] = []
+        """What clients gave up for."""
+
+    def run(self, timeout_s: float) -> None:
+        """Returns when all clients are done, or time is up."""
+        threads = [
+            threading.Thread(target=self._order_all, args=(share,), daemon=True) for share in self._shares
+        ]
+        for thread in threads:
+            thread.start()
+        give_up_at = time.monotonic() + timeout_s
+        while any(thread.is_alive() for thread in threads):
+            if time.monotonic() > give_up_at:
+                self.errors.append(f"time was up after {timeout_s:g} s")
+                return
+            time.sleep(_JOIN_INTERVAL_S)
+
+    def _order_all(self, share: Sequence[Job]) -> None:
+        try:
+            with Client(self._url, max_retries=_TRIES) as client:
+                for start in range(0, len(share), _ORDERED_AT_ONCE):
+                    self._order(client, share[start : start + _ORDERED_AT_ONCE])
+        # Told with the figures: other clients go on.
+        except Exception as error:
+            with self._lock:
+                self.errors.append(f"{type(error).__name__}: {error}")
+
+    def _order(self, client: Client, jobs: Sequence[Job]) -> None:
+        videos = []
+        for job in jobs:
+            videos.append(client.create(request_id=job.request_id, **job.body())["id"])
+            with self._lock:
+                self.accepted[job.request_id] = videos[-1]
+        for video in videos:
+            state = client.wait(video)["state"]
+            with self._lock:
+                self.ended[video] = state

@@ -1,0 +1,75 @@
+"""Kills parts of a running application at moments that a seed chooses."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from deployments.chaos.scene import Kind, Scene
+
+_EARLIEST, _LATEST = 0.02, 0.75
+"""Of all orders so many have ended when the first and the last kill come."""
+_WATCH_INTERVAL_S = 0.05
+_LONGEST_WAIT_S = 0.5
+"""A kill comes by chance a little after the order that it waited for."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill, so many seconds after the beginning."""
+
+    kind: Kind
+    at_s: float
+
+
+class Monkey:
+    """Kills each of `kinds` so many times while orders end; `num_ended` tells what share of them has."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        kinds: Sequence[Kind],
+        times: int,
+        seed: int,
+        share_ended: Callable[[], float],
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._scene, self._say, self._share_ended = scene, say, share_ended
+        self._chance = random.Random(seed)
+        order = [*kinds] * times
+        self._chance.shuffle(order)
+        moments = sorted(self._chance.uniform(_EARLIEST, _LATEST) for _ in order)
+        self._plan = list(zip(moments, order, strict=True))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.kills: list[Kill] = []
+        self.errors: list[str] = []
+        """What kept it from killing."""
+
+    def __enter__(self) -> Monkey:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        began_s = time.monotonic()
+        for moment, kind in self._plan:
+            while self._share_ended() < moment:
+                if self._stop.wait(_WATCH_INTERVAL_S):
+                    return
+            if self._stop.wait(self._chance.uniform(0, _LONGEST_WAIT_S)):
+                return
+            self._say(f"{len(self.kills) + 1} of {len(self._plan)}: {kind} is killed")
+            try:
+                at_s = time.monotonic() - began_s
+                self._scene.kill(kind, self._chance)
+                self.kills.append(Kill(kind, at_s))
+            # Told with the figures; what is there is played with.
+            except Exception as error:
+                self.errors.append(f"{kind}: {error}")
