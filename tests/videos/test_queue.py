@@ -70,7 +70,7 @@ async def test_an_order_passes_every_state_and_is_paid_for_once(queue, engine) -
             now = await queue.get(claim.id, "ann")
             assert (now.step, now.remaining_s) == (5, 0.1)
         if state is State.VAE_DECODING:
-            assert (await queue.get(claim.id, "ann")).progress == 1
+            assert (await queue.get(claim.id, "ann")).step == claim.num_steps
     assert await queue.complete(claim.id, claim.fence, result(claim.id))
     done = await queue.get(claim.id, "ann")
     assert (done.state, done.result, done.millicredits) == (State.COMPLETED, result(claim.id), 100)
