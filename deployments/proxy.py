@@ -1,4 +1,4 @@
-"""What the HTTP proxy's server does with sockets and Serve has no setting for.
+"""What the HTTP proxy's server does with sockets and lost replicas, and Serve has no setting for.
 
 Serve calls `configure` in every proxy before it listens: `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names it.
 """
@@ -12,6 +12,7 @@ from uvicorn import config as server
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from deployments.settings import MAX_SOCKET_MESSAGE_BYTES
+from deployments.unanswered import Unanswered
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
@@ -35,6 +36,6 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
 
 def configure() -> list[Middleware]:
-    """Puts the protocol in place; no middleware is added."""
+    """Puts the protocol in place; requests of replicas that died are answered."""
     server.WS_PROTOCOLS["auto"] = f"{__name__}:{StreamProtocol.__name__}"
-    return []
+    return [Middleware(Unanswered)]

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deployments.places import Places
     from gamegen.storage.objects import ObjectStore
     from tests.clip_server import ClipServer
+    from tests.workshop import Workshop
 
 # Models of a few thousand weights compute quicker in one thread than in several that wait for each other at every
 # operation. PyTorch reads this, and Ray what follows, when it is first imported: this file comes before any test.
@@ -128,6 +129,27 @@ def empty_database_url(database_server: str) -> Iterator[str]:
 def database_url(database_server: str) -> Iterator[str]:
     """A database of the newest schema, for one test alone."""
     yield from new_database(database_server, "template")
+
+
+@pytest.fixture
+async def workshop(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Workshop]:
+    """An empty queue for clip workers, where a failed order may be tried again at once, three times."""
+    from gamegen.database.connection import connect
+    from gamegen.provenance.certificates import signer_from_environment
+    from gamegen.storage.objects import LocalStore
+    from gamegen.videos.listen import Listener
+    from gamegen.videos.queue import VideoQueue
+    from gamegen.videos.tiers import QueueSettings
+    from tests.workshop import Workshop
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    engine = connect(database_url)
+    queue = VideoQueue(engine, QueueSettings(retry_s=0, max_attempts=3))
+    async with Listener(database_url) as listener:
+        yield Workshop(engine, queue, listener, LocalStore(tmp_path / "store"), signer_from_environment())
+    await engine.dispose()
 
 
 @pytest.fixture(scope="session")

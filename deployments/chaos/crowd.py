@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gamegen_client import Client
 
@@ -13,7 +13,7 @@ from deployments.chaos.jobs import Job
 _TRIES = 60
 """Of one request: a server that is being repaired is waited for."""
 _ORDERED_AT_ONCE = 3
-_JOIN_INTERVAL_S = 0.5
+_JOIN_INTERVAL_S, _HELD_INTERVAL_S = 0.5, 0.05
 
 
 class Crowd:
@@ -30,10 +30,11 @@ class Crowd:
         self.errors: list[str] = []
         """What clients gave up for."""
 
-    def run(self, timeout_s: float) -> None:
-        """Returns when all clients are done, or time is up."""
+    def run(self, timeout_s: float, is_held: Callable[[], bool]) -> None:
+        """Returns when all clients are done, or time is up; while it `is_held` no more is ordered."""
         threads = [
-            threading.Thread(target=self._order_all, args=(share,), daemon=True) for share in self._shares
+            threading.Thread(target=self._order_all, args=(share, is_held), daemon=True)
+            for share in self._shares
         ]
         for thread in threads:
             thread.start()
@@ -44,10 +45,12 @@ class Crowd:
                 return
             time.sleep(_JOIN_INTERVAL_S)
 
-    def _order_all(self, share: Sequence[Job]) -> None:
+    def _order_all(self, share: Sequence[Job], is_held: Callable[[], bool]) -> None:
         try:
             with Client(self._url, max_retries=_TRIES) as client:
                 for start in range(0, len(share), _ORDERED_AT_ONCE):
+                    while is_held():
+                        time.sleep(_HELD_INTERVAL_S)
                     self._order(client, share[start : start + _ORDERED_AT_ONCE])
         # Told with the figures: other clients go on.
         except Exception as error:

@@ -26,7 +26,7 @@ class Kill:
 
 
 class Monkey:
-    """Kills each of `kinds` so many times while orders end; `num_ended` tells what share of them has."""
+    """Kills each of `kinds` so many times while orders end; `share_ended` tells what share of them has."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Monkey:
         self._chance.shuffle(order)
         moments = sorted(self._chance.uniform(_EARLIEST, _LATEST) for _ in order)
         self._plan = list(zip(moments, order, strict=True))
+        self._num_done = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.kills: list[Kill] = []
@@ -56,6 +57,11 @@ class Monkey:
     def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def is_behind(self) -> bool:
+        """Whether a kill is due: who orders on meanwhile would be done before it."""
+        left = self._plan[self._num_done :]
+        return self._thread.is_alive() and bool(left) and left[0][0] <= self._share_ended()
 
     def _run(self) -> None:
         began_s = time.monotonic()
@@ -73,3 +79,4 @@ class Monkey:
             # Told with the figures; what is there is played with.
             except Exception as error:
                 self.errors.append(f"{kind}: {error}")
+            self._num_done += 1

@@ -52,7 +52,7 @@ def run(
         say(f"{len(crowd.ended)} of {len(jobs)} have ended; {what}")
 
     with Monkey(scene, config.kinds, config.kills, config.seed, share_ended, tell) as monkey:
-        crowd.run(config.timeout_s)
+        crowd.run(config.timeout_s, monkey.is_behind)
     wall_s = time.monotonic() - began_s
     verdict = judge(scene.places, jobs, crowd, expected, config.most_repeated)
     return Outcome(replace(verdict, faults=[*verdict.faults, *monkey.errors]), monkey.kills, wall_s)

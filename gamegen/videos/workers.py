@@ -25,6 +25,11 @@ class Worker:
 
 _SEEN = text(
     """
+    with lost as (
+        delete from workers where id in (
+            select id from workers where seen_at < now() - interval '1 day' and id <> :id for update skip locked
+        )
+    )
     insert into workers (id, kind, node, started_at, seen_at) values (:id, :kind, :node, now(), now())
     on conflict (id) do update set seen_at = excluded.seen_at
     """
@@ -32,7 +37,7 @@ _SEEN = text(
 
 
 async def seen(turn: Turn, worker: str, kind: str, node: str) -> None:
-    """Notes that it lives."""
+    """Notes that it lives; those of which nothing was heard for a day are forgotten."""
     await turn.connection.execute(_SEEN, {"id": worker, "kind": kind, "node": node})
 
 

@@ -9,6 +9,7 @@ import os
 import socket as sockets
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 import uvicorn
 import websockets
@@ -17,6 +18,7 @@ from websockets.frames import Opcode
 from deployments import proxy
 from deployments.proxy import StreamProtocol
 from deployments.settings import MAX_SOCKET_MESSAGE_BYTES, IngressSettings
+from deployments.unanswered import Unanswered
 from tests.serving import PATIENCE_S
 
 
@@ -42,7 +44,7 @@ async def echo(scope, receive, send) -> None:
 
 def test_it_takes_the_place_of_uvicorn_s_own(monkeypatch):
     monkeypatch.setitem(proxy.server.WS_PROTOCOLS, "auto", "elsewhere")
-    assert proxy.configure() == []
+    assert [middleware.cls for middleware in proxy.configure()] == [Unanswered]
     config = uvicorn.Config(echo, log_config=None)
     config.load()
     assert config.ws_protocol_class is StreamProtocol
@@ -111,3 +113,20 @@ def quick(timed_out):
         timed_out(self)
 
     return keepalive_timeout
+
+
+async def test_a_request_whose_replica_died_may_be_sent_again():
+    async def dies(scope, receive, send) -> None:
+        if scope["path"] == "/begun":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async with (
+        serving(Unanswered(dies)) as url,
+        httpx.AsyncClient(base_url=url.replace("ws", "http")) as client,
+    ):
+        answer = await client.post("/v1/videos")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["code"] == answer.json()["error"]["code"] == "interrupted"
+        # What has begun is broken off, and nothing is added to it.
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/begun")

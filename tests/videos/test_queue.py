@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from gamegen.videos.order import Tier
 from gamegen.videos.queue import VideoQueue
@@ -361,9 +362,14 @@ async def test_the_queue_says_how_full_it_is(queue) -> None:
     assert stats.tiers[Tier.CINEMA].queued + stats.tiers[Tier.CINEMA].leased == 2
 
 
-async def test_workers_are_known_while_they_are_heard_of(queue) -> None:
+async def test_workers_are_known_while_they_are_heard_of(queue, engine) -> None:
+    await queue.seen("w0", "generator", "node-a")
+    async with engine.begin() as connection:
+        await connection.execute(text("update workers set seen_at = now() - interval '25 hours'"))
     await queue.seen("w1", "generator", "node-a")
     await queue.seen("w2", "webhooks", "node-b")
+    # One that was killed never says that it is gone.
+    assert [row.id for row in await rows(engine, "select id from workers order by id")] == ["w1", "w2"]
     await queue.seen("w1", "generator", "node-a")
     await queue.gone("w2")
     (worker,) = await queue.workers(60)

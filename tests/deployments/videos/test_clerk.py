@@ -8,11 +8,11 @@ from gamegen.safety.settings import SafetySettings
 from gamegen.videos.records import Failure
 from gamegen.videos.states import State
 from tests.clips.orders import an_order
-from tests.deployments.videos.workshop import Words, Workshop, running
 from tests.test_video import png
 from tests.videos.orders import check_books, rows
+from tests.workshop import Words, Workshop, running
 
-BRIGHT = "tests.deployments.videos.workshop:RefusesBright"
+BRIGHT = "tests.workshop:RefusesBright"
 
 
 class Waiting(Words):

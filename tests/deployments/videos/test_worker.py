@@ -7,21 +7,17 @@ import hashlib
 import io
 
 import av
-import numpy as np
 import pytest
+from sqlalchemy import text
 
 from gamegen.safety.settings import SafetySettings
 from gamegen.video import mp4_bytes
 from gamegen.videos.records import Failure
 from gamegen.videos.states import State
 from tests.clips.orders import an_order
-from tests.deployments.videos.workshop import SlowRenderer, Words, Workshop, running, undisturbed
 from tests.test_video import moving_square, png
 from tests.videos.orders import check_books, rows
-
-
-def digest(frames: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()
+from tests.workshop import SlowRenderer, Words, Workshop, digest, running, undisturbed
 
 
 async def test_a_batch_is_drawn_and_each_is_as_if_drawn_alone(workshop: Workshop) -> None:
@@ -133,7 +129,7 @@ async def test_a_lost_order_is_put_down_without_a_word(workshop: Workshop) -> No
 
 
 async def test_a_clip_that_may_not_be_shown_is_blocked_and_not_kept(workshop: Workshop) -> None:
-    bright = "tests.deployments.videos.workshop:RefusesBright"
+    bright = "tests.workshop:RefusesBright"
     safety = SafetySettings(prompt_checkers=("none",), frames_checkers=(bright,))
     (video,) = await workshop.queued(an_order())
     async with running(workshop.worker(safety=safety).run()):
@@ -185,7 +181,5 @@ async def test_a_checkpoint_that_cannot_be_read_begins_the_clip_anew(workshop: W
 
 
 async def rows_changed(workshop: Workshop, statement: str) -> None:
-    from sqlalchemy import text
-
     async with workshop.engine.begin() as connection:
         await connection.execute(text(statement))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import time
 import zlib
@@ -108,6 +109,11 @@ def undisturbed(order: Order) -> np.ndarray:
     while not drawing.is_done:
         renderer.step([drawing])
     return decode_window(renderer.model, drawing.latents)[: order.num_frames]
+
+
+def digest(frames: np.ndarray) -> str:
+    """SHA-256 of frames, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()
 
 
 @dataclass
