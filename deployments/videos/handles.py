@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -19,6 +20,7 @@ from gamegen.videos.order import Order
 _ATTEMPTS = 6
 _FIRST_DELAY_S = 0.2
 _TIMEOUT_S = 60.0
+_MOST_KEPT = 64
 
 
 class HandleEncoder:
@@ -26,6 +28,7 @@ class HandleEncoder:
 
     def __init__(self, text_encoder: DeploymentHandle) -> None:
         self._encode = text_encoder.encode
+        self._kept: OrderedDict[tuple[str, str | None], TextStates] = OrderedDict()
 
     async def texts(self, order: Order) -> tuple[TextStates, TextStates | None]:
         """The states of an order's prompt, and of its negative prompt if it has one; raises ValueError."""
@@ -33,6 +36,16 @@ class HandleEncoder:
         return prompt, await self._states(order.negative_prompt, None) if order.negative_prompt else None
 
     async def _states(self, text: str, perspective: str | None) -> TextStates:
+        # Negative prompts are often the same ones, and a call costs more than what it carries.
+        if (text, perspective) not in self._kept:
+            self._kept[text, perspective] = await self._asked(text, perspective)
+        self._kept.move_to_end((text, perspective))
+        states = self._kept[text, perspective]
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popitem(last=False)
+        return states
+
+    async def _asked(self, text: str, perspective: str | None) -> TextStates:
         encoded = await self._encoded(text, perspective)
         if isinstance(encoded, Refusal):
             raise ValueError(encoded.message)
