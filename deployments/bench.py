@@ -129,6 +129,9 @@ def main(
     videos: Annotated[
         bool, typer.Option("--videos", help="order clips instead: of a server of configs/serve/noop.yaml")
     ] = False,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="order from an ingress replica itself, past Serve's proxy")
+    ] = False,
     orders: Annotated[int, typer.Option(min=1, help="clips to order")] = 1000,
     clients: Annotated[int, typer.Option(min=1, max=256, help="who order them")] = 16,
     json_file: Annotated[Path | None, typer.Option("--json", help="file for the same figures")] = None,
@@ -143,6 +146,7 @@ def main(
             _compare(url, sessions, seconds, json_file)
             return
         if videos:
+            url = bench_videos.direct_url(url) if direct else url
             _order_videos(url, bench_videos.VideoBench(orders, clients, seconds=seconds), json_file)
             return
         result = asyncio.run(measure(url, sessions, seconds))

@@ -6,15 +6,17 @@ gamegen play --settings configs/serve/noop.yaml, then gamegen bench serve --vide
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rich.table import Table
 
-from deployments.load.orders import Customer, Customers, bodies
+from deployments.load.orders import TIMEOUT_S, Customer, Customers, bodies
 from deployments.load.report import percentiles
 from gamegen.bench.paired import summary_ms
 
@@ -54,6 +56,15 @@ class VideoFigures:
     load: tuple[float, float]
 
 
+def direct_url(url: str) -> str:
+    """An ingress replica's own address; raises ValueError if it has none."""
+    with urllib.request.urlopen(f"{url}/v1/status", timeout=TIMEOUT_S) as answer:
+        found = json.load(answer)["direct_url"]
+    if found is None:
+        raise ValueError("its replicas have no addresses of their own for this machine: leave --direct out")
+    return found
+
+
 def measure(url: str, bench: VideoBench) -> VideoFigures:
     """Orders and looks; raises ValueError if something is refused or a clip is not there in time."""
     load_before = os.getloadavg()[0]
@@ -63,6 +74,7 @@ def measure(url: str, bench: VideoBench) -> VideoFigures:
         began_s = time.monotonic()
         ids, taken = _order(customers, bench.orders)
         accepted_s = time.monotonic() - began_s
+        customers.rest()
         failed = _wait(eye, before, bench.orders)
         completed_s = time.monotonic() - began_s
         clip = eye.clip(ids[-1])

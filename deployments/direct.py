@@ -1,7 +1,8 @@
-"""A door of its own for each ingress replica: sockets that do not pass through Serve's proxy.
+"""A door of its own for each ingress replica: for what does not pass through Serve's proxy.
 
 Through the proxy every frame is copied twice more and packed by two processes, which costs more than all else that an
-ingress does with it. Nothing but the stream is here, and its first message has to bring the session's token.
+ingress does with it; an order of a clip costs twice as much. The stream is here, whose first message has to bring the
+session's token, and the clip service, which asks for the same API keys as anywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +16,13 @@ from collections.abc import Awaitable, Callable
 import uvicorn
 from fastapi import FastAPI, WebSocket
 
+from deployments.body_limit import BodyLimit
+from deployments.errors import install_error_handlers
 from deployments.proxy import StreamProtocol
+from deployments.schemas import MAX_BODY_BYTES
+from deployments.videos import counter
+from deployments.videos.problems import EchoingRoute, refusal
+from deployments.videos.routes import mount_videos
 
 logger = logging.getLogger("ray.serve")
 
@@ -40,6 +47,9 @@ class DirectDoor:
             return
         app = FastAPI(openapi_url=None)
         app.add_api_websocket_route(_STREAM_PATH, self._play)
+        install_error_handlers(app)
+        mount_videos(app, counter.video_api, EchoingRoute)
+        app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, refuse=refusal)
         self._socket = socket.create_server((self._host, 0))
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, ws=StreamProtocol)
         self._server = uvicorn.Server(config)
@@ -50,10 +60,19 @@ class DirectDoor:
 
         A loopback address is good for those only who reached the server by one.
         """
+        address = self._address(asked)
+        return address and f"ws://{address}" + _STREAM_PATH.format(session_id=session_id)
+
+    def clips_url(self, asked: str | None) -> str | None:
+        """Where clips can be ordered directly, likewise."""
+        address = self._address(asked)
+        return address and f"http://{address}"
+
+    def _address(self, asked: str | None) -> str | None:
         if self._socket is None or (self._host in _LOOPBACK and asked not in _LOOPBACK):
             return None
         host, port = self._socket.getsockname()[:2]
-        return f"ws://{host}:{port}" + _STREAM_PATH.format(session_id=session_id)
+        return f"{host}:{port}"
 
     async def close(self) -> None:
         """Listens no more, and waits a little for the sockets to close."""

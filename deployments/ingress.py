@@ -256,14 +256,15 @@ class Ingress:
         return await play_once(record, order, self._backstage)
 
     @api.get("/v1/status", tags=["service"])
-    async def status(self) -> dict[str, Any]:
-        """Sessions, pace, queue, what model is served and the versions."""
+    async def status(self, request: Request) -> dict[str, Any]:
+        """Sessions, pace, queue, what model is served and the versions; where clips are ordered past the proxy."""
         model = await self._model_facts()
         return {
             "uptime_s": round(time.time() - self._started_s, 1),
             "sessions": await self._sessions.counts(),
             "pace": self._sessions.paces(),
             "clips": await self._clips(),
+            "direct_url": self._door.clips_url(request.url.hostname),
             "model": model,
             "versions": {
                 "gamegen": gamegen.__version__,

@@ -42,7 +42,7 @@ class Customer:
         return self._answer("GET", f"/v1/videos/{video_id}/content", None, 200)
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection; the next request opens another."""
         self._http.close()
 
     def _asked(self, method: str, path: str, body: bytes | None, status: int) -> dict[str, Any]:
@@ -75,8 +75,12 @@ class Customers:
             yield customers
         finally:
             customers._threads.shutdown(cancel_futures=True)
-            for customer in customers._customers:
-                customer.close()
+            customers.rest()
+
+    def rest(self) -> None:
+        """Ends their connections, which servers do not keep for long; they open new ones when they are needed."""
+        for customer in self._customers:
+            customer.close()
 
     def each(self, works: Iterable[Any], do: Callable[[Customer, Any], None]) -> None:
         """Has all `works` done, each by whoever is free; raises what the first of them raised that failed."""

@@ -41,6 +41,32 @@ def test_serving_is_compared_with_the_engine_by_itself(address, tmp_path):
     assert bare_ms > 0 and found["added_ms"] == pytest.approx(served_ms - bare_ms)
 
 
+def test_orders_of_a_running_server_are_measured(address, tmp_path):
+    file = tmp_path / "videos.json"
+    result = CliRunner().invoke(
+        app,
+        [
+            address,
+            "--videos",
+            "--direct",
+            "--orders",
+            "3",
+            "--clients",
+            "2",
+            "--seconds",
+            "1",
+            "--json",
+            str(file),
+        ],
+        env={"COLUMNS": "200"},
+    )
+    assert result.exit_code == 0, result.output
+    assert "orders accepted a second" in result.output
+    found = json.loads(file.read_text())
+    assert found["accepted_per_s"] > 0 and found["completed_per_s"] > 0 and found["failed"] == 0
+    assert found["look_ms"]["p95"] > 0 and found["clip_bytes"] > 1000
+
+
 def test_a_server_that_is_not_there_is_named():
     result = CliRunner().invoke(app, ["http://127.0.0.1:9"])
     assert result.exit_code == 2
