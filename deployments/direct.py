@@ -1,8 +1,8 @@
 """A door of its own for each ingress replica: for what does not pass through Serve's proxy.
 
 Through the proxy every frame is copied twice more and packed by two processes, which costs more than all else that an
-ingress does with it; an order of a clip costs twice as much. The stream is here, whose first message has to bring the
-session's token, and the clip service, which asks for the same API keys as anywhere.
+ingress does with it; orders of clips cost less without it as well. The stream is here, whose first message has to bring
+the session's token, and the clip service, which asks for the same API keys as anywhere.
 """
 
 from __future__ import annotations

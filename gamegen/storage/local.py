@@ -134,8 +134,9 @@ def _files(folder: Path) -> Iterator[Path]:
 def _partial_beside(target: Path) -> tuple[int, Path]:
     """A new file in the folder of `target`, which another process may be removing because it is empty."""
     for _ in range(_TRIES):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
+        # It may also go between being found and being looked at.
+        with suppress(FileNotFoundError, FileExistsError):
+            target.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=".", suffix=_PARTIAL, dir=target.parent)
             return descriptor, Path(name)
     raise StorageError(f"{target.parent} is removed whenever it is made: something else works in this folder")

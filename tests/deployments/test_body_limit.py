@@ -10,7 +10,8 @@ from fastapi import FastAPI
 
 from deployments.body_limit import BodyLimit
 from deployments.errors import install_error_handlers
-from deployments.schemas import MAX_BODY_BYTES, NewClip, NewSession
+from deployments.schemas import MAX_BODY_BYTES, NewSession
+from deployments.videos.schemas import NewVideo
 
 LIMIT = 100
 MANY = {f"field {i}": i for i in range(200_000)}
@@ -77,7 +78,7 @@ async def test_a_body_without_a_length_is_read_up_to_the_limit():
     assert (await answer_to(Upload(*[b"x" * 60] * 50), b"10"))[0] == 413
 
 
-@pytest.mark.parametrize("kind", [NewSession, NewClip])
+@pytest.mark.parametrize("kind", [NewSession, NewVideo])
 @pytest.mark.parametrize(
     "body, says",
     [

@@ -32,17 +32,20 @@ def test_a_clip_is_recorded_beside_the_world(page):
     page.evaluate(COUNT_STREAMS)
     page.get_by_test_id("clips-open").click()
     order(page, "a lake at dawn", 12)
-    clip = page.get_by_test_id("clip").first
-    assert "a lake at dawn" in clip.inner_text()
+    # Others may be listed already.
+    clip = page.locator("[data-testid=clip]", has_text="a lake at dawn").first
+    clip.wait_for()
     # Keys are the world's own again.
     page.keyboard.down("w")
     assert page.locator(".key.held").count() == 1
     page.keyboard.up("w")
-    page.wait_for_selector("[data-testid=clip][data-state=COMPLETED]")
+    page.locator("[data-testid=clip][data-state=COMPLETED]", has_text="a lake at dawn").first.wait_for()
     assert page.evaluate("streams") == 1
-    page.wait_for_function("document.querySelector('.clip-picture img')?.naturalWidth > 0")
+    picture = clip.locator(".clip-picture img")
+    picture.wait_for()
+    page.wait_for_function("image => image.naturalWidth > 0", arg=picture.element_handle())
     with page.expect_download() as download:
-        page.get_by_test_id("clip-download").first.click()
+        clip.get_by_test_id("clip-download").click()
     assert download.value.suggested_filename.endswith(".mp4")
     with av.open(io.BytesIO(download.value.path().read_bytes())) as container:
         assert sum(1 for _ in container.decode(video=0)) == 12
