@@ -42,6 +42,9 @@ logger = logging.getLogger("ray.serve")
 ACTIVE_S = 1.0
 """A session stepped this recently is expected to ask again soon."""
 
+_REPLY_S = 0.004
+"""In which replies leave this process, before the engine goes on."""
+
 Reply = TypeVar("Reply")
 Stepped = Chunk | Missing | Moved | Refusal
 _Waiting = tuple[StepRequest, "asyncio.Future[Stepped]"]
@@ -152,6 +155,9 @@ class EngineLoop:
         for (_, future), reply in zip(batch, replies, strict=True):
             if not future.done():
                 future.set_result(reply)
+        if not self._inbox:
+            # Python runs one thread at a time: the replies would wait for the engine's.
+            await asyncio.sleep(_REPLY_S)
         try:
             # The chunk is on its way to the decoder meanwhile.
             await self._in_thread(self._engine.commit)
