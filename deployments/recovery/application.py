@@ -32,7 +32,7 @@ class Order:
     places: Places
     port: int
     deploys: bool = True
-    timeout_s: float = 120.0
+    timeout_s: float = 240.0
 
     def to_json(self) -> str:
         """For the command line."""
