@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -20,19 +18,10 @@ from rich.progress import Progress
 from deployments.chaos.jobs import new_jobs
 from deployments.chaos.report import table, write_json
 from deployments.environment import set_environment
+from deployments.small_model import small_model
 from gamegen.video import MAX_FRAMES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@contextlib.contextmanager
-def _small_model() -> Iterator[str]:
-    """Random weights at their smallest: what is tried is the service, not a model."""
-    from gamegen.models.checkpoint import ModelConfig, save_random
-
-    with tempfile.TemporaryDirectory(prefix="gamegen-model-") as folder:
-        save_random(Path(folder), ModelConfig.tiny())
-        yield folder
 
 
 @app.command()
@@ -67,7 +56,7 @@ def main(
     try:
         chosen = [Kind(kind) for kind in kinds.split(",")] if kinds else list(Kind)
         with contextlib.ExitStack() as stack:
-            settings = chaos_settings(model or stack.enter_context(_small_model()))
+            settings = chaos_settings(model or stack.enter_context(small_model()))
             orders = new_jobs(jobs, frames, steps)
             with Progress(console=console, transient=True) as bar:
                 drawn = bar.track(undisturbed(settings, orders), jobs, description="drawing undisturbed")

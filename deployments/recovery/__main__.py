@@ -9,8 +9,6 @@ import asyncio
 import contextlib
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,18 +20,9 @@ from deployments.recovery.figures import figures
 from deployments.recovery.report import missed, table, write_json
 from deployments.recovery.trials import KINDS, Trial
 from deployments.settings import CLUSTER_SETTINGS, load_settings
+from deployments.small_model import small_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@contextlib.contextmanager
-def _small_model() -> Iterator[str]:
-    """Random weights at their smallest: what is measured is the way back, not a model."""
-    from gamegen.models.checkpoint import ModelConfig, save_random
-
-    with tempfile.TemporaryDirectory(prefix="gamegen-model-") as folder:
-        save_random(Path(folder), ModelConfig.tiny())
-        yield folder
 
 
 @app.command()
@@ -68,7 +57,7 @@ def main(
             raise ValueError(f"--sessions {sessions}: {settings} lets {limit} play at once")
         with contextlib.ExitStack() as stack:
             status = stack.enter_context(console.status("starting a head and two workers"))
-            served = model or stack.enter_context(_small_model())
+            served = model or stack.enter_context(small_model())
             cluster = stack.enter_context(local_cluster(settings, served))
             status.update("starting the replicas")
             cluster.serve()

@@ -9,13 +9,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from deployments.tasks import end, to_the_end
 from deployments.videos import metrics
 from deployments.videos.encodes import Encodes
 from deployments.videos.judging import blocked, judged_words
-from gamegen.database.patience import DatabaseAwayError
+from deployments.videos.troubles import DATABASE_ERRORS, first_line
 from gamegen.first_frames import read_first_frames
 from gamegen.retention.retention import Retention
 from gamegen.safety.checks import SafetyChecks, refusal
@@ -98,14 +96,14 @@ class Clerk:
             await asyncio.sleep(self._lease_s / 4)
             try:
                 await self._queue.heartbeat(self._name, held, self._lease_s)
-            except (DatabaseAwayError, SQLAlchemyError, OSError) as error:
-                logger.warning("leases cannot be renewed: %s", _line(error))
+            except DATABASE_ERRORS as error:
+                logger.warning("leases cannot be renewed: %s", first_line(error))
 
     async def _give_back(self, held: Mapping[str, int]) -> None:
         try:
             await self._queue.release(held)
-        except (DatabaseAwayError, SQLAlchemyError, OSError) as error:
-            logger.warning("orders are left to their leases: %s", _line(error))
+        except DATABASE_ERRORS as error:
+            logger.warning("orders are left to their leases: %s", first_line(error))
 
     async def _is_passed(self, claim: Claim) -> bool:
         """Whether an order may be drawn; one that may not is ended here."""
@@ -123,7 +121,7 @@ class Clerk:
             await self._fail(claim, Failure("invalid_input", str(error)), is_final)
         except Exception as error:
             logger.exception("the words of %s cannot be encoded now", claim.id)
-            await self._fail(claim, Failure("encoding_failed", str(error)[:300]), is_final=False)
+            await self._fail(claim, Failure("encoding_failed", first_line(error)), is_final=False)
         return False
 
     async def _fail(self, claim: Claim, failure: Failure, is_final: bool) -> None:
@@ -165,13 +163,8 @@ async def _again(work: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await work()
-        except (DatabaseAwayError, SQLAlchemyError, StorageError, OSError) as error:
-            logger.warning("waits and begins again: %s", _line(error))
+        except (StorageError, *DATABASE_ERRORS) as error:
+            logger.warning("waits and begins again: %s", first_line(error))
         except Exception:
             logger.exception("begins again")
         await asyncio.sleep(_RETRY_S)
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

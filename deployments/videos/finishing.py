@@ -27,7 +27,6 @@ from gamegen.videos.records import Claim, Failure, Result
 from gamegen.videos.states import State
 
 _PIECE_FRAMES = 16
-_HASHED_BYTES = 1 << 20
 
 
 class Decodes(Protocol):
@@ -124,8 +123,5 @@ class Finishing:
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while piece := stream.read(_HASHED_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
@@ -27,28 +28,26 @@ logger = logging.getLogger("ray.serve")
 _POOL = 4
 
 
-class _Worker:
-    """Runs beside the replica's calls from its first health check on, and again should it end."""
+class _Beside:
+    """Work that runs beside a replica's calls from its first health check on, and again should it end."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._work = work
         self._task: asyncio.Task[None] | None = None
 
     def keep_running(self) -> None:
         if self._task is None or self._task.done():
             if self._task is not None and not self._task.cancelled() and (error := self._task.exception()):
                 logger.error("the worker ended and begins again", exc_info=error)
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._work())
 
     async def end(self) -> None:
         if self._task is not None:
             await end(self._task)
 
-    async def _run(self) -> None:
-        raise NotImplementedError
-
 
 @serve.deployment(name="Generator")
-class GeneratorDeployment(_Worker):
+class GeneratorDeployment:
     """Draws orders in batches."""
 
     def __init__(
@@ -59,7 +58,7 @@ class GeneratorDeployment(_Worker):
         text_encoder: DeploymentHandle,
         decoder: DeploymentHandle,
     ) -> None:
-        super().__init__()
+        self._beside = _Beside(self._run)
         os.nice(settings.generator.niceness)
         metrics.begin_generator()
         self._settings, self._database_url, self._objects_url = settings, database_url, objects_url
@@ -69,7 +68,7 @@ class GeneratorDeployment(_Worker):
 
     async def check_health(self) -> None:
         """Serve asks as long as this replica is in use."""
-        self.keep_running()
+        self._beside.keep_running()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `clip_policy` decides by."""
@@ -77,7 +76,7 @@ class GeneratorDeployment(_Worker):
 
     async def __del__(self) -> None:
         """Serve calls this when the replica ends: what it has goes back into the queue."""
-        await self.end()
+        await self._beside.end()
 
     async def _run(self) -> None:
         import torch
@@ -145,13 +144,13 @@ class GeneratorDeployment(_Worker):
 
 
 @serve.deployment(name="Clerk")
-class ClerkDeployment(_Worker):
+class ClerkDeployment:
     """Judges and encodes words, takes back what lost workers had, removes old files and sends webhooks."""
 
     def __init__(
         self, settings: ServeSettings, database_url: str, objects_url: str, text_encoder: DeploymentHandle
     ) -> None:
-        super().__init__()
+        self._beside = _Beside(self._run)
         self._settings, self._database_url, self._objects_url = settings, database_url, objects_url
         self._text_encoder = text_encoder
         metrics.begin_clerk()
@@ -159,11 +158,11 @@ class ClerkDeployment(_Worker):
 
     async def check_health(self) -> None:
         """Serve asks as long as this replica is in use."""
-        self.keep_running()
+        self._beside.keep_running()
 
     async def __del__(self) -> None:
         """Serve calls this when the replica ends."""
-        await self.end()
+        await self._beside.end()
 
     async def _run(self) -> None:
         from deployments.videos.clerk import Clerk

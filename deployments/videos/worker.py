@@ -13,16 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from deployments.tasks import end, to_the_end
 from deployments.videos import metrics
 from deployments.videos.encodes import Encodes
 from deployments.videos.finishing import Finishing
 from deployments.videos.renders import Renders
+from deployments.videos.troubles import DATABASE_ERRORS, first_line
 from deployments.videos.working import WorkerSettings
 from gamegen.clips.drawing import Drawing
-from gamegen.database.patience import DatabaseAwayError
 from gamegen.models.text import TextStates
 from gamegen.storage.interface import StorageError
 from gamegen.storage.objects import ObjectStore
@@ -37,7 +35,6 @@ logger = logging.getLogger("ray.serve")
 _LOOKS_AGAIN_S = 5.0
 """What has to wait before it may be tried again appears without a word."""
 Reply = TypeVar("Reply")
-_DATABASE_ERRORS = (DatabaseAwayError, SQLAlchemyError, OSError)
 
 
 @dataclass(eq=False)
@@ -133,8 +130,8 @@ class ClipWorker:
             claims = await self._queue.claim_batch(
                 self.name, self._settings.max_batch, self._settings.lease_s
             )
-        except _DATABASE_ERRORS as error:
-            logger.warning("the queue cannot be reached: %s", _line(error))
+        except DATABASE_ERRORS as error:
+            logger.warning("the queue cannot be reached: %s", first_line(error))
             return False
         metrics.record_claims(claims)
         jobs = [Job(claim) for claim in claims]
@@ -154,8 +151,8 @@ class ClipWorker:
         """Those of them that can be drawn, on their way."""
         try:
             kept = await self._queue.advance({job.id: job.claim.fence for job in jobs}, State.GENERATING)
-        except _DATABASE_ERRORS as error:
-            logger.warning("%d orders are left to their leases: %s", len(jobs), _line(error))
+        except DATABASE_ERRORS as error:
+            logger.warning("%d orders are left to their leases: %s", len(jobs), first_line(error))
             kept = frozenset()
         self._held.lost |= {job.id for job in jobs} - kept
         begun = []
@@ -187,7 +184,7 @@ class ClipWorker:
             data = await asyncio.to_thread(self._store.read, key)
             return await self._in_thread(self._renderer.resume, order, prompt, negative, data)
         except (StorageError, ValueError) as error:
-            logger.warning("%s cannot be gone on from, the clip is begun anew: %s", key, _line(error))
+            logger.warning("%s cannot be gone on from, the clip is begun anew: %s", key, first_line(error))
             return None
 
     async def _draw(self, jobs: list[Job]) -> None:
@@ -200,7 +197,7 @@ class ClipWorker:
             except Exception as error:
                 logger.exception("a step of %d clips failed", len(jobs))
                 for job in jobs:
-                    await self._put_down(job, Failure("internal_error", _line(error)))
+                    await self._put_down(job, Failure("internal_error", first_line(error)))
                 return
             metrics.record_step(len(jobs), step_s)
             await asyncio.gather(*(self._checkpoint(job) for job in jobs if self._is_due(job)))
@@ -238,15 +235,15 @@ class ClipWorker:
             await self._queue.checkpointed(job.id, job.claim.fence, step, key, len(data))
             job.saved_step = step
             metrics.CHECKPOINTS.add()
-        except (StorageError, *_DATABASE_ERRORS) as error:
-            logger.warning("step %d of %s is not kept: %s", step, job.id, _line(error))
+        except (StorageError, *DATABASE_ERRORS) as error:
+            logger.warning("step %d of %s is not kept: %s", step, job.id, first_line(error))
 
     async def _tell(self, jobs: Sequence[Job], step_s: float) -> None:
         steps = {job.id: (job.claim.fence, _drawing_of(job).step, 1000 * step_s) for job in jobs}
         try:
             self._held.note(await self._queue.progress(steps))
-        except _DATABASE_ERRORS as error:
-            logger.warning("progress cannot be told: %s", _line(error))
+        except DATABASE_ERRORS as error:
+            logger.warning("progress cannot be told: %s", first_line(error))
 
     async def _finish(self, job: Job) -> None:
         """Decodes, checks, writes and stores; ends the order."""
@@ -269,7 +266,7 @@ class ClipWorker:
             failure, is_final = Failure("cannot_be_drawn", str(error)), not isinstance(error, StorageError)
         except Exception as error:
             logger.exception("%s failed", job.id)
-            failure, is_final = Failure("internal_error", _line(error)), False
+            failure, is_final = Failure("internal_error", first_line(error)), False
         await self._put_down(job, failure, is_final)
         return False
 
@@ -285,9 +282,9 @@ class ClipWorker:
                 is_last = is_final or job.claim.attempts >= self._queue.settings.max_attempts
                 if await self._queue.fail(job.id, fence, failure, is_final) and is_last:
                     metrics.record_end(job.claim, State.FAILED)
-        except _DATABASE_ERRORS as error:
+        except DATABASE_ERRORS as error:
             # Its lease ends, and another goes on from its checkpoint.
-            logger.warning("%s is left to its lease: %s", job.id, _line(error))
+            logger.warning("%s is left to its lease: %s", job.id, first_line(error))
         self._held.put_down(job)
 
     async def _beat(self) -> None:
@@ -299,7 +296,7 @@ class ClipWorker:
                     self._held.note(await self._queue.heartbeat(self.name, fences, self._settings.lease_s))
             # Whatever it is: without leases all that is drawn would be drawn in vain.
             except Exception as error:
-                logger.warning("leases cannot be renewed: %s", _line(error))
+                logger.warning("leases cannot be renewed: %s", first_line(error))
 
     async def _give_back(self) -> None:
         """Everything goes back at once, as far as it is."""
@@ -309,8 +306,8 @@ class ClipWorker:
         try:
             await self._queue.release({job.id: job.claim.fence for job in jobs})
             await self._queue.gone(self.name)
-        except _DATABASE_ERRORS as error:
-            logger.warning("orders are left to their leases: %s", _line(error))
+        except DATABASE_ERRORS as error:
+            logger.warning("orders are left to their leases: %s", first_line(error))
 
     async def _in_thread(self, work: Callable[..., Reply], *arguments: object) -> Reply:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
@@ -319,8 +316,3 @@ class ClipWorker:
 def _drawing_of(job: Job) -> Drawing:
     assert job.drawing is not None
     return job.drawing
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0][:300] if text else type(error).__name__

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,33 +12,18 @@ from gamegen.database.connection import connect
 from gamegen.videos.listen import Listener
 from gamegen.videos.queue import VideoQueue
 from gamegen.videos.tiers import QueueSettings
+from tests.databases import older_programs, older_server
 from tests.videos.orders import check_books, new, rows
 from tests.videos.test_histories import ACTORS, Chance, check_history
-
-PROGRAMS = Path("/usr/lib/postgresql/15/bin")
 
 
 @pytest.fixture
 def old_url() -> Iterator[str]:
-    """A server of version 15, which another user runs if this one is root."""
-    if not PROGRAMS.exists():
-        pytest.skip("needs Debian's package postgresql-15")
-    user = "postgres" if os.geteuid() == 0 else None
-
-    def run(program: str, *arguments: str) -> None:
-        subprocess.run(
-            [PROGRAMS / program, *arguments], user=user, cwd="/", check=True, stdout=subprocess.DEVNULL
-        )
-
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as folder:
-        if user:
-            shutil.chown(folder, user)
-        data = f"{folder}/data"
-        run("initdb", "-D", data, "--auth=trust", "--encoding=utf8", "-U", "postgres", "--no-sync")
-        options = f"-c listen_addresses='' -k {folder} -c fsync=off"
-        run("pg_ctl", "-D", data, "-w", "-l", f"{folder}/log", "-o", options, "start")
-        yield f"postgresql://postgres@/postgres?host={folder}"
-        run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+    """A server of the oldest version that Debian has here."""
+    if older_programs() is None:
+        pytest.skip("needs Debian's PostgreSQL: cluster/install-system-packages.sh")
+    with older_server() as url:
+        yield url
 
 
 async def test_the_queue_works_on_the_oldest_server(old_url) -> None:
