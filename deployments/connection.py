@@ -81,7 +81,8 @@ class Connection:
         self._newest_sent = -1
         self._init = b""
         self._is_ended = False
-        self.heard_s = time.monotonic()
+        self._is_unanswered = False
+        self._silent_s = 0.0
 
     async def send_frame(self, header: FrameHeader, jpeg: bytes) -> int:
         """Sends a frame and returns its bytes; 0 if it was dropped, since the client is too far behind or gone."""
@@ -100,6 +101,16 @@ class Connection:
         newest = header.sequence + FRAMES_PER_CHUNK - 1
         return len(fragment) * await self._send_frames(message, newest, FRAMES_PER_CHUNK)
 
+    def count_silence(self, interval_s: float) -> float:
+        """Counts `interval_s` as silent if there are frames and no message came since; returns the seconds without a break.
+
+        To be called every `interval_s`: by the clock, a server that was held up would take what it has not read yet for
+        silence, and one that sent nothing would blame those who had nothing to answer.
+        """
+        if self._is_unanswered:
+            self._silent_s += interval_s
+        return self._silent_s
+
     def repeat_init(self) -> None:
         """The next fragment is sent with its init segment, whether or not there was one before."""
         self._init = b""
@@ -111,6 +122,7 @@ class Connection:
 
     async def _send_frames(self, message: bytes, newest: int, num_frames: int) -> bool:
         self._unacknowledged += num_frames
+        self._is_unanswered = True
         if not await self._send_bytes(message):
             return False
         self._newest_sent = newest
@@ -152,7 +164,7 @@ class Connection:
             if received["type"] == "websocket.disconnect":
                 self._note_end("left")
                 return
-            self.heard_s = time.monotonic()
+            self._is_unanswered, self._silent_s = False, 0.0
             if not self._may_send.is_within():
                 limit = self._settings.max_messages_per_s
                 await self.send_error("too_many_messages", f"more than {limit} messages a second", fatal=True)

@@ -284,7 +284,7 @@ class Stream:
             except TimeoutError:
                 await journal.flush()
             now, settings = time.monotonic(), self._settings
-            if now - self._connection.heard_s > settings.silence_timeout_s:
+            if self._connection.count_silence(_WATCH_INTERVAL_S) > settings.silence_timeout_s:
                 return Ending(CLOSE_IDLE, f"nothing was heard for {settings.silence_timeout_s:g} s")
             if now - self._active_s > settings.idle_timeout_s:
                 return Ending(CLOSE_IDLE, f"nothing was done for {settings.idle_timeout_s:g} s")

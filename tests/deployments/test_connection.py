@@ -182,3 +182,18 @@ async def test_whoever_may_have_fewer_frames_on_their_way_than_a_fragment_has_ge
     await asyncio.sleep(0)
     assert await connection.send_fragment(header(1), 41.5, FILES[1])
     listening.cancel()
+
+
+async def test_only_who_was_sent_something_is_silent():
+    seen = text('{"type":"seen","sequence":0}')
+    quiet = Connection(Socket(leaves=False), IngressSettings())  # type: ignore[arg-type]
+    assert [quiet.count_silence(1.0) for _ in range(3)] == [0.0] * 3
+    await quiet.send_frame(header(0), b"jpeg")
+    assert [quiet.count_silence(1.0) for _ in range(3)] == [1.0, 2.0, 3.0]
+    answers = Connection(Socket(seen), IngressSettings())  # type: ignore[arg-type]
+    await answers.send_frame(header(0), b"jpeg")
+    assert answers.count_silence(1.0) == 1.0
+    assert [message async for message in answers.messages()] == []
+    assert answers.count_silence(1.0) == 0.0
+    await answers.send_frame(header(1), b"jpeg")
+    assert answers.count_silence(1.0) == 1.0

@@ -93,6 +93,8 @@ def test_heading_and_position_tell_the_truth(recorded: Recorded) -> None:
     turned = (clip.heading_deg[TURN_FRAME + 8] - clip.heading_deg[TURN_FRAME]) % 360
     assert turned == pytest.approx(8 * 2.4, abs=0.3)
     assert clip.heading_deg[TURN_FRAME + 1] != clip.heading_deg[TURN_FRAME]
+    moves = [clip.position[i] != clip.position[i + 1] for i in range(WALK_FRAME - 2, WALK_FRAME + 8)]
+    assert moves[0] is False and all(moves[3:]), "the position is that of the frame, not one heard of later"
     start, end = (np.array(clip.position[i])[[0, 2]] for i in (WALK_FRAME, WALK_FRAME + 10))
     step, heading = end - start, np.radians(clip.heading_deg[WALK_FRAME])
     assert np.linalg.norm(step) > 0.5

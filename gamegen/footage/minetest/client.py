@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -24,6 +25,8 @@ CAPTURE, VIRTUAL_CLOCK = 1, 2
 FRAME_US = round(1e6 / FPS)
 KEYSYMS = {"w": 0x77, "a": 0x61, "s": 0x73, "d": 0x64, "space": 0x20, "q": 0x71, "f7": 0xFFC4}
 LEFT_BUTTON = 1
+POSITION = "gamegen position: "
+"""Stands before what the client's mod logs."""
 
 
 class ClientError(RuntimeError):
@@ -92,7 +95,7 @@ def client_settings(config: ClientConfig, world_seed: int) -> dict[str, object]:
         "show_debug": "false",
         "enable_minimap": "false",
         "node_highlighting": "none",
-        "enable_client_modding": "false",
+        "enable_client_modding": "true",
         "autojump": "true",
         "doubletap_jump": "false",
         "keymap_sneak": "KEY_KEY_Q",
@@ -112,7 +115,7 @@ def client_settings(config: ClientConfig, world_seed: int) -> dict[str, object]:
         "num_emerge_threads": 1,
         "client_unload_unused_data_timeout": 30,
         "mob_difficulty": 0,
-        "debug_log_level": "error",
+        "debug_log_level": "action",
     }
 
 
@@ -129,6 +132,8 @@ class Client:
         self.world = self.home / "world"
         self._processes: list[subprocess.Popen] = []
         self._connection: socket.socket | None = None
+        self._output: IO[str] | None = None
+        self._position = (0.0, 0.0, 0.0)
         self._down: set[int] = set()
         try:
             self._write_world(world_seed)
@@ -138,8 +143,10 @@ class Client:
             raise
 
     def _write_world(self, world_seed: int) -> None:
-        mod = self.world / "worldmods" / "gamegen"
-        shutil.copytree(HERE / "mod", mod)
+        shutil.copytree(HERE / "mod", self.world / "worldmods" / "gamegen")
+        client_mods = self.home / ".minetest" / "clientmods"
+        shutil.copytree(HERE / "client_mod", client_mods / "gamegen_position")
+        (client_mods / "mods.conf").write_text("load_mod_gamegen_position = true\n")
         (self.world / "world.mt").write_text(
             "gameid = minetest\nbackend = sqlite3\nplayer_backend = files\nauth_backend = files\n"
             "load_mod_gamegen = true\n"
@@ -166,10 +173,12 @@ class Client:
         }
         command = [str(game), "--config", str(self.home / "client.conf"), "--world", str(self.world)]
         command += ["--gameid", "minetest", "--go", "--logfile", str(self.home / "log.txt")]
-        with (self.home / "out.txt").open("w") as output:
+        output_path = self.home / "out.txt"
+        with output_path.open("w") as output:
             self._processes.append(
                 subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
             )
+        self._output = output_path.open(errors="replace")
         try:
             self._connection, _ = listener.accept()
         except TimeoutError as error:
@@ -209,7 +218,17 @@ class Client:
     def log(self) -> str:
         """The last lines of the game's log, for messages."""
         out = self.home / "out.txt"
-        return "\n" + out.read_text(errors="replace")[-1500:] if out.exists() else ""
+        lines = out.read_text(errors="replace").splitlines() if out.exists() else []
+        return "\n" + "\n".join(line for line in lines if POSITION not in line)[-1500:]
+
+    def position(self) -> tuple[float, float, float]:
+        """Where the player is in the newest frame, in nodes, as the client's own mod says before it is drawn."""
+        assert self._output is not None
+        for line in self._output.readlines():
+            if POSITION in line:
+                x, y, z = map(float, line.partition(POSITION)[2].split())
+                self._position = (x, y, z)
+        return self._position
 
     def receive(self) -> np.ndarray | None:
         """The frame that waits, uint8 `(height, width, 3)`; None if the last command asked for none."""
@@ -273,6 +292,9 @@ class Client:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._output is not None:
+            self._output.close()
+            self._output = None
         for process in reversed(self._processes):
             process.terminate()
             try:

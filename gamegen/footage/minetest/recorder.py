@@ -176,13 +176,12 @@ class MinetestRecorder:
         status = self._read_status()
         falling = status["fall_speed"] > MAX_FALL_NODES_S
         lost = status["liquid"] or status["daylight"] < MIN_DAYLIGHT or falling
-        x, y, z = status["position"]
         return Truth(
             biome=readable_biome(status["biome"]),
             weather=status["weather"],
             time_of_day=status["time"],
             view=self._view,
-            position=(x, y, z),
+            position=self._client.position(),
             heading_deg=self._heading_deg,
             tilt_deg=self._tilt_deg,
             hazard=status["hazard"],
