@@ -102,7 +102,7 @@ class Connection:
         return len(fragment) * await self._send_frames(message, newest, FRAMES_PER_CHUNK)
 
     def count_silence(self, interval_s: float) -> float:
-        """Counts `interval_s` as silent if there are frames and no message came since; returns the seconds without a break.
+        """Counts `interval_s` as silent if no message came since frames were sent; returns the seconds without a break.
 
         To be called every `interval_s`: by the clock, a server that was held up would take what it has not read yet for
         silence, and one that sent nothing would blame those who had nothing to answer.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
+Result = TypeVar("Result")
 _AGAIN_S = 2.0
 
 
@@ -21,12 +22,16 @@ async def end(*tasks: asyncio.Task) -> None:
         await asyncio.wait(pending, timeout=_AGAIN_S)
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Does what has to be done before an end, however often its caller is cancelled meanwhile."""
-    task = asyncio.create_task(work)
+async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
+    """Does all of what must not be left half done, however often its caller is cancelled meanwhile, and then is."""
+    task, is_cancelled = asyncio.create_task(work), False
     while not task.done():
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            continue
-    task.result()
+            is_cancelled = True
+        except Exception:
+            break
+    if is_cancelled:
+        raise asyncio.CancelledError
+    return task.result()

@@ -200,5 +200,16 @@ async def running(work: Awaitable[None]) -> AsyncIterator[asyncio.Task]:
         await end(task)
 
 
+def late(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The same call, whose answer is a while on its way."""
+
+    async def called(*arguments: Any) -> Any:
+        answer = await call(*arguments)
+        await asyncio.sleep(0.3)
+        return answer
+
+    return called
+
+
 def _num_steps(order: Order) -> int:
     return ClipRenderer(random_model()).plan(order).num_steps or 1

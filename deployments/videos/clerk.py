@@ -70,25 +70,32 @@ class Clerk:
     async def _encode_all(self) -> None:
         with self._listener.working("PENDING") as watch:
             while True:
-                claims = await self._queue.claim_pending(self._name, _BATCH, self._lease_s)
-                if claims:
-                    await self._encode(claims)
-                else:
+                if not await self._encode_some():
                     await watch.changed(_LOOKS_AGAIN_S)
 
-    async def _encode(self, claims: Sequence[Claim]) -> None:
-        held = {claim.id: claim.fence for claim in claims}
+    async def _encode_some(self) -> bool:
+        """Whether there were orders to see to."""
+        held: dict[str, int] = {}
         beating = asyncio.create_task(self._beat(held))
         try:
+            # Cancelled halfway, it would leave orders claimed that nobody knows of.
+            claims = await to_the_end(self._claim(held))
             passed = await asyncio.gather(*(self._is_passed(claim) for claim in claims))
             if ready := [claim for claim, is_ready in zip(claims, passed, strict=True) if is_ready]:
                 await self._queue.encoded(ready)
+            return bool(claims)
         except asyncio.CancelledError:
             # At once, rather than when the leases have ended; of those that have ended nothing is changed.
-            await to_the_end(self._give_back(held))
+            if held:
+                await to_the_end(self._give_back(held))
             raise
         finally:
             await end(beating)
+
+    async def _claim(self, held: dict[str, int]) -> Sequence[Claim]:
+        claims = await self._queue.claim_pending(self._name, _BATCH, self._lease_s)
+        held |= {claim.id: claim.fence for claim in claims}
+        return claims
 
     async def _beat(self, held: Mapping[str, int]) -> None:
         """Many words may take longer than a lease."""

@@ -127,20 +127,24 @@ class ClipWorker:
         while len(self._finishers) > self._settings.max_batch:
             await asyncio.wait(self._finishers, return_when=asyncio.FIRST_COMPLETED)
         try:
-            claims = await self._queue.claim_batch(
-                self.name, self._settings.max_batch, self._settings.lease_s
-            )
+            # Cancelled halfway, it would leave orders claimed that nobody knows of.
+            jobs = await to_the_end(self._claim())
         except DATABASE_ERRORS as error:
             logger.warning("the queue cannot be reached: %s", first_line(error))
             return False
-        metrics.record_claims(claims)
-        jobs = [Job(claim) for claim in claims]
-        self._held.jobs |= {job.id: job for job in jobs}
         if jobs:
             # With the first order: play, which shares the machine, starts sooner.
             self._loaded = self._loaded or await self._in_thread(self._load_renderer)
             await self._draw(await self._begun(jobs))
         return bool(jobs)
+
+    async def _claim(self) -> list[Job]:
+        settings = self._settings
+        claims = await self._queue.claim_batch(self.name, settings.max_batch, settings.lease_s)
+        metrics.record_claims(claims)
+        jobs = [Job(claim) for claim in claims]
+        self._held.jobs |= {job.id: job for job in jobs}
+        return jobs
 
     @property
     def _renderer(self) -> Renders:

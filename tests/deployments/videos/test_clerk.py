@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gamegen.safety.settings import SafetySettings
 from gamegen.videos.records import Failure
 from gamegen.videos.states import State
 from tests.clips.orders import an_order
 from tests.test_video import png
 from tests.videos.orders import check_books, rows
-from tests.workshop import Words, Workshop, running
+from tests.workshop import Words, Workshop, late, running
 
 BRIGHT = "tests.workshop:RefusesBright"
 
@@ -98,6 +100,18 @@ async def test_orders_of_a_lost_worker_go_back_into_the_queue(workshop: Workshop
 async def test_a_clerk_that_ends_gives_its_orders_back(workshop: Workshop) -> None:
     (video,) = await workshop.placed(an_order())
     async with running(workshop.clerk(encoder=Waiting()).run()):
+        await workshop.reached(video, lambda order: order.state is State.ENCODING)
+    given = await workshop.queue.get(video, None)
+    assert (given.state, given.attempts) == (State.PENDING, 0)
+
+
+async def test_what_a_clerk_was_about_to_get_goes_back_too(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database may have given it the order, and the answer be on its way, when the clerk ends."""
+    monkeypatch.setattr(workshop.queue, "claim_pending", late(workshop.queue.claim_pending))
+    (video,) = await workshop.placed(an_order())
+    async with running(workshop.clerk().run()):
         await workshop.reached(video, lambda order: order.state is State.ENCODING)
     given = await workshop.queue.get(video, None)
     assert (given.state, given.attempts) == (State.PENDING, 0)

@@ -17,7 +17,7 @@ from gamegen.videos.states import State
 from tests.clips.orders import an_order
 from tests.test_video import moving_square, png
 from tests.videos.orders import check_books, rows
-from tests.workshop import SlowRenderer, Words, Workshop, digest, running, undisturbed
+from tests.workshop import SlowRenderer, Words, Workshop, digest, late, running, undisturbed
 
 
 async def test_a_batch_is_drawn_and_each_is_as_if_drawn_alone(workshop: Workshop) -> None:
@@ -138,6 +138,17 @@ async def test_a_clip_that_may_not_be_shown_is_blocked_and_not_kept(workshop: Wo
     assert not [*workshop.store.keys(f"videos/{video}/")]
     audited = await rows(workshop.engine, "select subject, is_allowed from safety_audit")
     assert [tuple(row) for row in audited] == [("frames", False)]
+
+
+async def test_what_a_worker_was_about_to_get_goes_back_too(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workshop.queue, "claim_batch", late(workshop.queue.claim_batch))
+    (video,) = await workshop.queued(an_order())
+    async with running(workshop.worker().run()):
+        await workshop.reached(video, lambda order: order.state is not State.QUEUED)
+    given = await workshop.queue.get(video, None)
+    assert (given.state, given.attempts) == (State.QUEUED, 0)
 
 
 async def test_a_worker_that_ends_gives_back_what_it_has_as_far_as_it_is(workshop: Workshop) -> None:
