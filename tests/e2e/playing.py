@@ -9,6 +9,7 @@ import shutil
 import cv2
 import numpy as np
 import simplejpeg
+from playwright.sync_api import TimeoutError
 
 from deployments.wire import FrameHeader, unpack_frame
 from tests.serving import PATIENCE_S
@@ -40,7 +41,12 @@ window.WebSocket = class extends WebSocket {
 
 def wait_for_frames(page, count: int) -> None:
     shown = page.evaluate("gamegen.framesShown")
-    page.wait_for_function("n => gamegen.framesShown >= n && gamegen.state === 'playing'", arg=shown + count)
+    try:
+        page.wait_for_function("n => gamegen.framesShown >= n && gamegen.state === 'playing'", arg=shown + count)
+    except TimeoutError as error:
+        # What somebody who looks at the page would tell.
+        seen = page.evaluate("({ ...gamegen, text: document.body.innerText, sent: sent.slice(-8) })")
+        raise AssertionError(f"{shown} frames were shown, {count} more wanted: {seen}") from error
 
 
 def recorded(page) -> list[tuple[FrameHeader, np.ndarray]]:
