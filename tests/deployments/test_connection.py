@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from typing import Any
 
@@ -13,7 +14,14 @@ from deployments import connection
 from deployments.client_messages import MAX_SEQUENCE, parse_client_message
 from deployments.connection import CLOSE_TOO_MANY_MESSAGES, Allowance, Connection
 from deployments.settings import IngressSettings
-from deployments.wire import FRAGMENT_MAGIC, INIT_MAGIC, FrameHeader, unpack_fragment, unpack_init
+from deployments.wire import (
+    FRAGMENT_MAGIC,
+    INIT_MAGIC,
+    FrameHeader,
+    unpack_fragment,
+    unpack_frame,
+    unpack_init,
+)
 from gamegen.boxes import split_init
 from gamegen.fragments import encode_chunk
 from tests.deployments.fake_socket import Socket, text
@@ -125,6 +133,17 @@ def test_an_allowance_comes_back_after_a_second(monkeypatch):
     assert [allowance.is_within() for _ in range(3)] == [True, True, False]
 
 
+class Client(Socket):
+    """A client that speaks when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.say: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def receive(self) -> dict[str, Any]:
+        return await self.say.get()
+
+
 def header(chunk: int) -> FrameHeader:
     return FrameHeader(0, 4 * chunk, chunk, None, 1.0, 1.0, 0.0, 0.0)
 
@@ -168,8 +187,39 @@ async def test_frames_of_a_fragment_are_dropped_together_until_they_are_seen():
     await asyncio.sleep(0)
     # Four of eight are seen, and six more may be on their way: one fragment.
     assert [await sent(2), await sent(3)] == [True, False]
-    # Frames still fit one by one.
-    assert [await connection.send_frame(header(number), b"jpeg") for number in range(3)] == [4, 4, 0]
+    # Whoever is behind gets several frames in a row or none.
+    assert [await connection.send_frame(header(number), b"jpeg") for number in range(3)] == [0, 0, 0]
+    listening.cancel()
+
+
+@pytest.mark.parametrize("acknowledges", [lambda s: s % 6 == 0, lambda s: s % 4 == 3], ids=["sixth", "last"])
+@pytest.mark.parametrize("every", [1, 5])
+@pytest.mark.parametrize("seed", range(5))
+async def test_frames_come_again_when_a_slow_client_has_caught_up(acknowledges, every, seed):
+    """However many were dropped between the few frames that it acknowledges."""
+    dice, socket = random.Random(seed), Client()
+    connection = Connection(socket, IngressSettings(max_messages_per_s=10**9))  # type: ignore[arg-type]
+    listening = asyncio.create_task(anext(connection.messages()))
+    num_read = 0
+    sequence = 0
+    for _ in range(60):
+        # Away for a while, then it reads some of what came, then all of it.
+        for part in (0, dice.random(), 1):
+            for _ in range(dice.randrange(1, 80)):
+                sequence += every
+                await connection.send_frame(FrameHeader(0, sequence, 0, None, 1.0, 1.0, 0.0, 0.0), b"jpeg")
+            until = num_read + round(part * (len(socket.binary) - num_read))
+            for message in socket.binary[num_read:until]:
+                came = unpack_frame(message)[0].sequence
+                if acknowledges(came):
+                    socket.say.put_nowait(seen(came))
+            num_read = until
+            while not socket.say.empty():
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        sequence += every
+        assert await connection.send_frame(FrameHeader(0, sequence, 0, None, 1.0, 1.0, 0.0, 0.0), b"jpeg")
+        assert len(socket.binary) - num_read <= 48
     listening.cancel()
 
 

@@ -39,13 +39,27 @@ window.WebSocket = class extends WebSocket {
 """
 
 
+DIAGNOSIS = """
+async () => ({
+  ...gamegen,
+  text: document.body.innerText,
+  visible: document.visibilityState,
+  sent: sent.slice(-8),
+  sockets: sockets.map(({ url, readyState, bufferedAmount }) => ({ url, readyState, bufferedAmount })),
+  server: await (await fetch("/v1/status")).json(),
+})
+"""
+
+
 def wait_for_frames(page, count: int) -> None:
     shown = page.evaluate("gamegen.framesShown")
     try:
-        page.wait_for_function("n => gamegen.framesShown >= n && gamegen.state === 'playing'", arg=shown + count)
+        page.wait_for_function(
+            "n => gamegen.framesShown >= n && gamegen.state === 'playing'", arg=shown + count
+        )
     except TimeoutError as error:
         # What somebody who looks at the page would tell.
-        seen = page.evaluate("({ ...gamegen, text: document.body.innerText, sent: sent.slice(-8) })")
+        seen = page.evaluate(DIAGNOSIS)
         raise AssertionError(f"{shown} frames were shown, {count} more wanted: {seen}") from error
 
 

