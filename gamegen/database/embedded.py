@@ -69,7 +69,7 @@ def revive(server: PostgresServer) -> None:
     from psutil import STATUS_ZOMBIE
 
     process = server.get_postmaster_info().process
-    if process.is_running():
+    if process is not None and process.is_running():
         if process.status() != STATUS_ZOMBIE:
             return
         # Where nobody collects it, what is left of the process would pass for one that runs.
