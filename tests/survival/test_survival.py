@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -57,7 +58,12 @@ def begin(address: str) -> Callable[..., dict]:
 def replicas(deployment: str) -> list:
     names = ray.util.list_named_actors(all_namespaces=True)
     mine = [n for n in names if n["name"].startswith(f"SERVE_REPLICA::{NAME}#{deployment}#")]
-    return [ray.get_actor(n["name"], namespace=n["namespace"]) for n in mine]
+    found = []
+    for one in mine:
+        # It may have ended since.
+        with contextlib.suppress(ValueError):
+            found.append(ray.get_actor(one["name"], namespace=one["namespace"]))
+    return found
 
 
 async def undisturbed(
