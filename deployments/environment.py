@@ -11,7 +11,9 @@ _SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 ENVIRONMENT = {
     # Routers and user code share one event loop and talk over gRPC: a call between replicas takes a third.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # The proxy too, which that mode forgets.
+    # It would also write logs in thousands of lines: a warning came hours late, or never from a replica that dies.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    # The proxy talks like that too, which the mode forgets.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     # That mode also opens a port on each ingress replica and drains it for 30 s at shutdown; the proxy is
     # enough.

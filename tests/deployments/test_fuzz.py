@@ -48,7 +48,8 @@ def complaints() -> list[str]:
     """What the ingress has logged as errors, and the traces of its requests that failed."""
     (replica,) = (name.rpartition("#")[2] for name in replicas() if "#Ingress#" in name)
     folder = Path(ray._private.worker._global_node.get_logs_dir_path())
-    return (folder / "serve" / f"replica_gamegen_Ingress_{replica}.log").read_text().splitlines()
+    lines = (folder / "serve" / f"replica_gamegen_Ingress_{replica}.log").read_text().splitlines()
+    return [line for line in lines if not line.startswith("WARNING")]
 
 
 class Bystander:

@@ -89,7 +89,7 @@ def order_clip(client: httpx.Client) -> None:
     video = client.post("/v1/videos", json=order).json()
     with client.stream("GET", f"/v1/videos/{video['id']}/stream") as stream:
         lines = list(stream.iter_lines())
-    assert "event: completed" in lines
+    assert "event: completed" in lines, lines[-4:]
     assert client.post("/v1/videos", json={"prompt": "very " * 390}).status_code == 422
 
 

@@ -58,6 +58,17 @@ async def kill(server: PostgresServer) -> None:
     await asyncio.to_thread(psutil.wait_procs, [main, *others], 10)
 
 
+async def is_known(server: PostgresServer) -> None:
+    """Waits for the process that runs: it answers before whoever started it has read which one it is."""
+    async with asyncio.timeout(60):
+        while not psutil.pid_exists(server.get_pid()) or is_dead(psutil.Process(server.get_pid())):
+            await asyncio.sleep(0.05)
+
+
+def is_dead(process: psutil.Process) -> bool:
+    return process.status() == psutil.STATUS_ZOMBIE
+
+
 async def start(server: PostgresServer) -> None:
     """Runs it again."""
     await asyncio.to_thread(revive, server)
@@ -148,6 +159,7 @@ async def test_a_server_of_ones_own_is_started_again(server, url) -> None:
     (taken,) = await queue.submit([new()])
     with kept_running(server):
         for _ in range(2):
+            await is_known(server)
             await kill(server)
             assert (await queue.get(taken.id, None)).state is State.PENDING
     await engine.dispose()
