@@ -44,6 +44,7 @@ export class ThinLink {
 
   /** What was promised does not work here: pictures come as before, and it is not offered again. */
   giveUp() {
+    if (this.field.hidden) return; // Fragments that were on their way fail too.
     localStorage.removeItem(STORED_CHOICE);
     this.field.hidden = true;
     this.box.checked = false;

@@ -77,7 +77,9 @@ async def happenings(service: VideoService, video: Generation, last_id: int) -> 
             if events:
                 last_id = events[-1].id
             elif video.state in FINAL:
-                return
+                # It may have ended between the two questions.
+                if not await service.queue.events_after(video.id, last_id):
+                    return
             elif not await watch.changed(service.settings.heartbeat_s):
                 yield None
 
