@@ -13,8 +13,6 @@ ENVIRONMENT = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # It would also write logs in thousands of lines: a warning came hours late, or never from a replica that dies.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
-    # Not the proxy: states of clips would come sooner, but streams of events then end before their last one.
-    "RAY_SERVE_PROXY_USE_GRPC": "0",
     # That mode also opens a port on each ingress replica and drains it for 30 s at shutdown; the proxy is
     # enough.
     "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
