@@ -1,13 +1,15 @@
-# make play    install what is missing, then open a world in the browser
-# make test    the whole test suite
-# make check   format, lint, types and layering
+# make play       install what is missing, then open a world in the browser
+# make test       the test suite
+# make test-long  the soaks that it leaves out
+# make test-cov   the test suite with its coverage; fails below 80 % of the lines
+# make check      format, lint, types, layering and structure
 
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: play test check install clean
+.PHONY: play test test-long test-cov check install clean
 
 play: $(INSTALLED)
 	$(BIN)/gamegen play
@@ -16,11 +18,19 @@ test: $(INSTALLED)
 	./cluster/install-system-packages.sh
 	$(BIN)/python -m pytest -n 3
 
+test-long: $(INSTALLED)
+	./cluster/install-system-packages.sh
+	$(BIN)/python -m pytest -m long
+
+test-cov: $(INSTALLED)
+	./cluster/install-system-packages.sh
+	$(BIN)/python -m pytest -n 3 --cov --cov-report=term:skip-covered
+
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_layering.py
+	$(BIN)/python -m pytest tests/test_layering.py tests/test_structure.py
 
 install: $(INSTALLED)
 
@@ -33,4 +43,8 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*
+
+# Needs Graphviz (apt-get install graphviz).
+docs/architecture.svg: docs/architecture.dot
+	dot -Tsvg $< -o $@

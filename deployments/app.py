@@ -1,4 +1,4 @@
-"""Builds the Serve application from its settings.
+"""The Serve application, built from its settings.
 
 `serve run deployments.app:local` runs it too, with `settings=configs/serve/cluster.yaml` or other settings; set the
 variables of `deployments.environment` and REDIS_URL, DATABASE_URL and OBJECT_STORE_URL first.
@@ -15,9 +15,12 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
 
-from deployments.decoder import DecoderDeployment
-from deployments.ingress import INGRESS_HEALTH_CHECK_S, Ingress
-from deployments.places import Places
+from deployments.ingress.ingress import INGRESS_HEALTH_CHECK_S, Ingress
+from deployments.replicas.decoder import DecoderDeployment
+from deployments.replicas.generator import GeneratorDeployment
+from deployments.replicas.maintenance import MaintenanceDeployment
+from deployments.replicas.text_encoder import TextEncoderDeployment
+from deployments.replicas.world import WorldDeployment
 from deployments.settings import (
     DEFAULT_SETTINGS,
     GeneratorSettings,
@@ -25,58 +28,61 @@ from deployments.settings import (
     WorldSettings,
     load_settings,
 )
-from deployments.text_encoder import TextEncoderDeployment
-from deployments.videos.replicas import ClerkDeployment, GeneratorDeployment
-from deployments.world import WorldDeployment
-from gamegen.database.schema import upgrade
+from deployments.stores import StoreUrls
+from gamegen.service.database.schema import upgrade
 
 NAME = "gamegen"
 
 _HEALTH_CHECK_S = 1.0
-_CALLS_OF_CLIPS = 16
-"""Clips that generators have decoded at the same time."""
 _METRICS_INTERVAL_S = 1.0
 
 
-def build_app(settings: ServeSettings, places: Places) -> serve.Application:
-    """The whole application: five kinds of replicas behind the ingress."""
+def build_app(settings: ServeSettings, stores: StoreUrls) -> serve.Application:
+    """The whole application: the ingress and the five kinds of replicas behind it."""
     text_encoder = TextEncoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.text_encoder.replicas,
         max_ongoing_requests=4 * settings.text_encoder.max_batch,
         **_replica(settings, settings.text_encoder.num_cpus),
     ).bind(settings.model, settings.text_encoder)
     world = WorldDeployment.options(  # type: ignore[attr-defined]
-        **_num_replicas(settings.world, "deployments.scaling:world_policy"),
-        # A step, an opening and a closing of every session that may end up here.
+        **_num_replicas(settings.world, "deployments.autoscaling:world_policy"),
+        # A step, an opening and a closing of every session that may move here.
         max_ongoing_requests=4 * settings.ingress.max_sessions,
         request_router_config=_session_router(),
         graceful_shutdown_timeout_s=settings.world.graceful_shutdown_s,
-        # With its health check a replica tells how many it can take.
+        # A replica reports its capacity with each health check.
         **_replica(settings, settings.world.num_cpus),
-    ).bind(settings.model, settings.world, places.store_url)
+    ).bind(settings.model, settings.world, stores.sessions)
     decoder = DecoderDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.decoder.replicas,
-        max_ongoing_requests=4 * settings.decoder.max_batch + _CALLS_OF_CLIPS,
+        max_ongoing_requests=4 * settings.decoder.max_batch,
         **_replica(settings, settings.decoder.num_cpus),
-    ).bind(settings.model, settings.decoder, settings.draws_blanks)
-    work = places.database_url, places.objects_url
+    ).bind(settings.model, settings.decoder)
     generator = GeneratorDeployment.options(  # type: ignore[attr-defined]
-        **_num_replicas(settings.generator, "deployments.scaling:clip_policy"),
-        # What it has goes back into the queue before.
+        **_num_replicas(settings.generator, "deployments.autoscaling:clip_policy"),
+        # Its orders go back into the queue before.
         graceful_shutdown_timeout_s=settings.generator.graceful_shutdown_s,
         **_replica(settings, settings.generator.num_cpus),
-    ).bind(settings, *work, text_encoder, decoder)
-    clerk = ClerkDeployment.options(  # type: ignore[attr-defined]
+    ).bind(settings, stores.database, stores.objects, text_encoder)
+    clerk = MaintenanceDeployment.options(  # type: ignore[attr-defined]
         num_replicas=settings.clerk.replicas, **_replica(settings, settings.clerk.num_cpus)
-    ).bind(settings, *work, text_encoder)
+    ).bind(settings, stores.database, stores.objects)
     return Ingress.options(  # type: ignore[attr-defined]
         num_replicas=settings.ingress.replicas,
         # Each open socket holds a slot for as long as it lasts, and a taken-over one until it has closed.
         max_ongoing_requests=2 * (settings.ingress.max_sessions + settings.ingress.max_queued) + 64,
-        # Its players are sent elsewhere before.
+        # Its players migrate to other replicas before.
         graceful_shutdown_timeout_s=settings.ingress.graceful_shutdown_s,
         **_replica(settings, settings.ingress.num_cpus) | {"health_check_period_s": INGRESS_HEALTH_CHECK_S},
-    ).bind(settings, places, text_encoder, world, decoder, generator, clerk)
+    ).bind(
+        settings=settings,
+        stores=stores,
+        text_encoder=text_encoder,
+        world=world,
+        decoder=decoder,
+        generator=generator,
+        clerk=clerk,
+    )
 
 
 def local(args: dict[str, Any]) -> serve.Application:
@@ -86,19 +92,21 @@ def local(args: dict[str, Any]) -> serve.Application:
     """
     if unknown := args.keys() - {"settings"}:
         raise ValueError(f"unknown argument {min(unknown)!r}: use settings=FILE, or none")
-    places = Places(
-        _named("REDIS_URL", "the Valkey or Redis server that keeps the sessions"),
-        _named("DATABASE_URL", "the PostgreSQL database that keeps the orders of clips"),
-        _named("OBJECT_STORE_URL", "s3://bucket/prefix, or a folder that all machines share, for files"),
+    stores = StoreUrls(
+        sessions=_required("REDIS_URL", "the Valkey or Redis server that keeps the sessions"),
+        database=_required("DATABASE_URL", "the PostgreSQL database that keeps the orders of clips"),
+        objects=_required(
+            "OBJECT_STORE_URL", "s3://bucket/prefix, or a folder that all machines share, for files"
+        ),
     )
-    upgrade(places.database_url)
-    return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), places)
+    upgrade(stores.database)
+    return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), stores)
 
 
-def _named(variable: str, what: str) -> str:
+def _required(variable: str, meaning: str) -> str:
     value = os.environ.get(variable)
     if not value:
-        raise ValueError(f"{variable} is not set: name {what}")
+        raise ValueError(f"{variable} is not set: name {meaning}")
     return value
 
 
@@ -128,7 +136,7 @@ def _num_replicas(settings: WorldSettings | GeneratorSettings, policy_function: 
 
 
 def _session_router() -> RequestRouterConfig:
-    """A session's requests go to one replica; it may not fall back, since another lacks the session."""
+    """Routes a session's requests to one replica, without fallbacks, since no other replica has the session."""
     return RequestRouterConfig(
         request_router_class="ray.serve.experimental.consistent_hash_router.ConsistentHashRouter",  # type: ignore[arg-type]
         request_router_kwargs={"num_virtual_nodes": 100, "num_fallback_replicas": 0},

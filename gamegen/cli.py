@@ -7,7 +7,7 @@ import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from gamegen.backup.commands import backup, restore
 from gamegen.bench.commands import bench
-from gamegen.evaluation.commands import idm
+from gamegen.evaluation.idm_command import idm
 from gamegen.provenance.command import verify
-from gamegen.registry.commands import models
-from gamegen.replay_command import replay
-from gamegen.videos_command import videos
+from gamegen.registry.models_command import models
+from gamegen.replay.command import replay
+from gamegen.service.backup.commands import backup, restore
+from gamegen.service.videos_command import videos
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +39,36 @@ app.command()(verify)
 app.command()(backup)
 app.command()(restore)
 _FORWARD = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+class Program(NamedTuple):
+    """A command that runs a module as a program of its own, and its help text."""
+
+    module: str
+    help: str
+
+
+PROGRAMS = {
+    "record": Program("jobs.record", "Records footage from a game as a Ray job"),
+    "curate": Program("jobs.curate", "Sorts footage into training shards as a Ray job"),
+    "encode": Program("jobs.encode", "Stores latents and text states beside the clips as a Ray job"),
+    "train": Program("jobs.train", "Trains one stage as a Ray job"),
+    "retention": Program("jobs.retention", "Removes what has been kept for long enough, as a Ray job"),
+    "bench ray": Program("jobs.bench", "Compares training on Ray with the bare loop"),
+    "bench serve": Program("loadtest.bench_serve", "Plays on a running server and measures what players get"),
+    "bench recovery": Program(
+        "cluster.recovery", "Kills parts of a cluster while people play, and measures their pauses"
+    ),
+    "chaos videos": Program(
+        "cluster.chaos", "Orders clips while parts of the service are killed, and checks all of them"
+    ),
+    "load": Program("loadtest.load", "Plays on a running server with many players who come and go"),
+}
+"""Commands that run modules which the library must not import: Ray jobs, load tests and cluster tools."""
+SERVER = "deployments.play"
+"""The module that `gamegen play` loads: the Serve application."""
+EVALUATION, EVALUATION_JOB = "gamegen.evaluation", "jobs.evaluate"
+"""The modules that `gamegen evaluate` runs, without and with `--ray`."""
 
 Model = Annotated[
     str,
@@ -65,7 +95,7 @@ def play(
 
     Example: gamegen play --port 8080
     """
-    play = importlib.import_module("deployments.play").play
+    play = importlib.import_module(SERVER).play
     play(host=host, port=port, model=model, settings_file=settings, metrics_port=metrics_port)
 
 
@@ -83,12 +113,13 @@ def generate(
 
     Example: gamegen generate "snowy forest at night" -o clip.mp4 --frames 102 --seed 7
     """
-    from gamegen.pipeline import VideoPipeline, check_frames, check_size
-    from gamegen.video import check_suffix, parse_size, write_by_suffix
+    from gamegen.media.export import check_suffix, write_by_suffix
+    from gamegen.media.size import Size, check_frames, check_size
+    from gamegen.pipeline import VideoPipeline
 
     check_frames(frames)
     check_suffix(output)
-    dimensions = parse_size(size) if size else None
+    dimensions = Size.parse(size) if size else None
     if dimensions:
         check_size(*dimensions)
     pipeline = VideoPipeline.load(model)
@@ -117,10 +148,10 @@ def compile_model(
     """
     import os
 
-    from gamegen.models.latent_decoder import LatentDecoder
+    from gamegen.engine.engine import WorldEngine
+    from gamegen.engine.latent_decoder import LatentDecoder
+    from gamegen.engine.variants import Variant
     from gamegen.models.onnx import cache_folder
-    from gamegen.models.variants import Variant
-    from gamegen.world import WorldEngine
 
     if output:
         os.environ["GAMEGEN_CACHE"] = str(output)
@@ -148,10 +179,11 @@ def rollout(
     Example: gamegen rollout --prompt "desert at noon" --keys "w*24,w+d*24,left*24,none*24" --instruct "24:make it
     rain" --seed 7 -o out.mp4
     """
-    from gamegen.controls import FRAMES_PER_CHUNK, Control, chunk_controls, parse_script
-    from gamegen.session_file import to_json
-    from gamegen.session_log import SessionLog, Spoken, WorldSpec
-    from gamegen.video import check_suffix, write_by_suffix
+    from gamegen.constants import FRAMES_PER_CHUNK
+    from gamegen.controls import Control, chunk_controls, parse_script
+    from gamegen.media.export import check_suffix, write_by_suffix
+    from gamegen.sessions.log import LoggedInstruction, SessionLog, WorldSpec
+    from gamegen.sessions.log_file import to_json
     from gamegen.world import World
 
     check_suffix(output)
@@ -162,8 +194,14 @@ def rollout(
     world = World.load(model)
     world.reset(prompt, seed, perspective)
     if save:
-        spoken = [Spoken(frame // FRAMES_PER_CHUNK, text) for frame, text in sorted(orders.items())]
-        log = SessionLog(WorldSpec(model, prompt, perspective, seed, *world.size), controls, spoken)
+        spoken = [
+            LoggedInstruction(frame // FRAMES_PER_CHUNK, text) for frame, text in sorted(orders.items())
+        ]
+        width, height = world.size
+        spec = WorldSpec(
+            model=model, prompt=prompt, perspective=perspective, seed=seed, width=width, height=height
+        )
+        log = SessionLog(spec, controls, spoken)
         save.write_text(to_json(log), encoding="utf-8")
     chunks = []
     with Progress() as bar:
@@ -182,7 +220,7 @@ def rollout(
 
 @app.command()
 def info(model: Model = "nano") -> None:
-    """Shows what a checkpoint is: sizes, what trained it, on what, and its sums.
+    """Shows a checkpoint's sizes, training, data and checksums.
 
     Example: gamegen info --model nano
     """
@@ -209,64 +247,17 @@ def info(model: Model = "nano") -> None:
     Console().print(table)
 
 
-@app.command(context_settings=_FORWARD)
-def record(context: typer.Context) -> None:
-    """Records footage from a game as a Ray job (gamegen record --help)."""
-    _run_job("record", context.args)
+def _add_program(command: str, program: Program) -> None:
+    *groups, name = command.split()
+    group = {"bench": bench, "chaos": chaos}[groups[0]] if groups else app
+
+    @group.command(name, context_settings=_FORWARD, help=f"{program.help} (gamegen {command} --help).")
+    def run(context: typer.Context) -> None:
+        _run_module(program.module, command, context.args)
 
 
-@app.command(context_settings=_FORWARD)
-def curate(context: typer.Context) -> None:
-    """Sorts footage into training shards as a Ray job (gamegen curate --help)."""
-    _run_job("curate", context.args)
-
-
-@app.command(context_settings=_FORWARD)
-def encode(context: typer.Context) -> None:
-    """Stores latents and text states beside the clips as a Ray job (gamegen encode --help)."""
-    _run_job("encode", context.args)
-
-
-@app.command(context_settings=_FORWARD)
-def train(context: typer.Context) -> None:
-    """Trains one stage as a Ray job (gamegen train --help)."""
-    _run_job("train", context.args)
-
-
-@app.command(context_settings=_FORWARD)
-def retention(context: typer.Context) -> None:
-    """Removes what has been kept for long enough, as a Ray job (gamegen retention --help)."""
-    _run_job("retention", context.args)
-
-
-@bench.command("ray", context_settings=_FORWARD)
-def bench_ray(context: typer.Context) -> None:
-    """Compares training on Ray with the bare loop (gamegen bench ray --help)."""
-    _run_job("bench", context.args)
-
-
-@bench.command("serve", context_settings=_FORWARD)
-def bench_serve(context: typer.Context) -> None:
-    """Plays on a running server and measures what players get (gamegen bench serve --help)."""
-    _run_module("deployments.bench", "bench serve", context.args)
-
-
-@bench.command("recovery", context_settings=_FORWARD)
-def bench_recovery(context: typer.Context) -> None:
-    """Kills parts of a cluster while people play, and measures their pauses (gamegen bench recovery --help)."""
-    _run_module("deployments.recovery", "bench recovery", context.args)
-
-
-@chaos.command("videos", context_settings=_FORWARD)
-def chaos_videos(context: typer.Context) -> None:
-    """Orders clips while parts of the service are killed, and checks all of them (gamegen chaos videos --help)."""
-    _run_module("deployments.chaos", "chaos videos", context.args)
-
-
-@app.command(context_settings=_FORWARD)
-def load(context: typer.Context) -> None:
-    """Plays on a running server with many players who come and go (gamegen load --help)."""
-    _run_module("deployments.load", "load", context.args)
+for _command, _program in PROGRAMS.items():
+    _add_program(_command, _program)
 
 
 @app.command(context_settings=_FORWARD)
@@ -274,10 +265,7 @@ def evaluate(
     context: typer.Context, ray: Annotated[bool, typer.Option("--ray", help="as a Ray job")] = False
 ) -> None:
     """Plays many worlds and measures them beside real clips; with --ray as a Ray job (gamegen evaluate --help)."""
-    if ray:
-        _run_job("evaluate", context.args)
-    else:
-        _run_module("gamegen.evaluation", "evaluate", context.args)
+    _run_module(EVALUATION_JOB if ray else EVALUATION, "evaluate", context.args)
 
 
 def _parse_instruction(text: str, num_frames: int) -> tuple[int, str]:
@@ -291,18 +279,14 @@ def _parse_instruction(text: str, num_frames: int) -> tuple[int, str]:
     return int(frame), words.strip()
 
 
-def _run_job(name: str, arguments: list[str]) -> None:
-    # The library may not import the jobs; they are programs of their own and are run as such.
-    _run_module(f"jobs.{name}", name, arguments)
-
-
 def _run_module(module: str, name: str, arguments: list[str]) -> None:
+    """Runs a module as `python -m` does, in this process."""
     sys.argv = [f"gamegen {name}", *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def main() -> None:
-    """Entry point: errors that people can act on become one sentence and exit code 2."""
+    """Entry point; a ValueError or FileNotFoundError becomes one sentence on stderr and exit code 2."""
     try:
         app()
     except (ValueError, FileNotFoundError) as error:

@@ -1,17 +1,43 @@
-"""YAML to frozen dataclasses: every value is checked on load, an unknown key is an error that names it."""
+"""YAML or JSON to frozen dataclasses by pydantic: every value is checked, an unknown key is an error that names it.
+
+Types are strict: `"3"` is no int and `true` is none either, but an int is taken for a float and a list for a tuple.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
+
+_CONFIG = ConfigDict(strict=True, extra="forbid")
+_TYPES = {
+    "bool_type": "bool",
+    "dict_type": "a mapping",
+    "float_type": "float",
+    "int_type": "int",
+    "list_type": "a list",
+    "string_type": "str",
+    "tuple_type": "a list",
+}
+"""The expected type by pydantic's name of the error."""
+_LIMITS = {
+    "greater_than": "must be above",
+    "greater_than_equal": "must be at least",
+    "less_than": "must be below",
+    "less_than_equal": "must be at most",
+}
+"""The words for a limit by pydantic's name of the error."""
 
 
 def load_yaml(cls: type[T], path: Path) -> T:
@@ -19,42 +45,44 @@ def load_yaml(cls: type[T], path: Path) -> T:
 
     Raises ValueError naming the file and the key: unknown, missing or with a value of the wrong type.
     """
+    return build(cls, read_yaml(path, cls.__name__), str(path))
+
+
+def read_yaml(path: Path, expected: str) -> dict[str, Any]:
+    """The mapping in a YAML file, empty for an empty file; raises ValueError for anything else.
+
+    `expected` names in errors what the mapping describes.
+    """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from error
-    return build(cls, data or {}, str(path))
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: expected a mapping for {expected}, got {data!r}")
+    return data
 
 
 def build(cls: type[T], data: dict[str, Any], where: str) -> T:
-    """Builds the dataclass `cls` from nested dicts; `where` names the source in errors."""
+    """Builds the dataclass `cls` from nested dicts; `where` names the source in errors.
+
+    Raises ValueError for an unknown or missing key, a value of another type than its field's, and whatever the
+    dataclass itself refuses.
+    """
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping for {cls.__name__}, got {data!r}")
-    hints = _type_hints(cls)  # type: ignore[arg-type]
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
-    missing = [
-        f.name
-        for f in known.values()
-        if f.name not in data
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ValueError(f"{where}: missing key {missing[0]!r}")
-    values = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in data.items()}
     try:
-        return cls(**values)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-@functools.cache
-def _type_hints(cls: type) -> dict[str, Any]:
-    # Looking them up takes far longer than a small object's checks, of which a session log has thousands.
-    return typing.get_type_hints(cls)
+        # As JSON: pydantic is strict about values there, yet takes lists for tuples and mappings for dataclasses.
+        text = json.dumps(data, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: {error.object[error.start]!r} is not valid Unicode: write it again"
+        ) from error
+    try:
+        # A cache takes only what mypy knows to be hashable, which type[T] is not.
+        config: T = _adapter(typing.cast(type, cls)).validate_json(text)
+        return config
+    except ValidationError as error:
+        raise ValueError(where + _message(cls, error)) from error
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -62,33 +90,95 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin = typing.get_origin(hint)
+@functools.cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    # A dataclass alone would take no config from here; as an arm of a union it does.
+    return TypeAdapter(typing.Optional[cls], config=_CONFIG)  # type: ignore[arg-type]  # noqa: UP045
+
+
+@functools.cache
+def _type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _message(cls: type, error: ValidationError) -> str:
+    """The first problem and its place, such as `: inner: sizes[0] = 7: expected a list`."""
+    problems = error.errors(include_url=False)
+    # A misspelt key is one that is unknown and one that is missing: the first says more.
+    problem = min(problems, key=lambda each: each["type"] != "unexpected_keyword_argument")
+    kind, loc, value = problem["type"], problem["loc"], problem["input"]
+    parent = _walk(cls, loc[:-1])
+    if kind == "unexpected_keyword_argument":
+        known = ", ".join(sorted(field.name for field in dataclasses.fields(parent.hint)))
+        return f"{parent.text}: unknown key {loc[-1]!r}; known keys: {known}"
+    if kind == "missing" and isinstance(loc[-1], str):
+        return f"{parent.text}: missing key {loc[-1]!r}"
+    if kind == "missing":
+        return f"{parent.text} = {value!r}: expected {len(typing.get_args(parent.hint))} values"
+    at = _walk(cls, loc)
+    if kind == "value_error":
+        return f"{at.text}: {problem['ctx']['error']}"
+    if kind == "dataclass_type" and not at.is_arm:
+        return f"{at.text}: {_wanted(at.hint, problem)}, got {value!r}"
+    # Every arm of a union has a problem of its own.
+    arms = [each for each in problems if each["loc"][:-1] == loc[:-1]] if at.is_arm else [problem]
+    wanted = " or ".join(_wanted(_walk(cls, each["loc"]).hint, each) for each in arms)
+    return f"{at.text} = {value!r}: {wanted}"
+
+
+def _wanted(hint: Any, problem: ErrorDetails) -> str:
+    kind, context = problem["type"], problem.get("ctx", {})
+    if kind == "dataclass_type":
+        return f"expected a mapping for {hint.__name__}"
+    if kind == "literal_error":
+        return f"expected one of {context['expected']}"
+    if kind == "too_long":
+        return f"expected {context['max_length']} values"
+    if kind in _TYPES:
+        return f"expected {_TYPES[kind]}"
+    if kind in _LIMITS:
+        (limit,) = context.values()
+        return f"{_LIMITS[kind]} {limit}"
+    return problem["msg"].removeprefix("Input should be ")
+
+
+class _Place(NamedTuple):
+    """A value's place in words, its type, and whether that type is an arm of a union."""
+
+    text: str
+    hint: Any
+    is_arm: bool = False
+
+
+def _walk(cls: type, loc: Sequence[int | str]) -> _Place:
+    """The place that pydantic calls `loc`: names of fields, indices, keys, and of unions the arm that was tried."""
+    place = _Place("", cls)
+    for step in loc:
+        place = _step(place, step)
+    return place
+
+
+def _step(place: _Place, step: int | str) -> _Place:
+    hint, args = place.hint, typing.get_args(place.hint)
     if dataclasses.is_dataclass(hint):
-        return build(hint, value, where)  # type: ignore[arg-type]
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        return _convert(next(a for a in typing.get_args(hint) if a is not type(None)), value, where)
-    if origin is typing.Literal:
-        if value not in typing.get_args(hint):
-            raise ValueError(f"{where} = {value!r}: expected one of {typing.get_args(hint)}")
-        return value
-    if origin in (tuple, list):
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{where} = {value!r}: expected a list")
-        args = typing.get_args(hint)
-        if origin is tuple and args[-1] is not Ellipsis:
-            if len(value) != len(args):
-                raise ValueError(f"{where} = {value!r}: expected {len(args)} values")
-            return tuple(
-                _convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
-            )
-        return origin(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        return {k: _convert(typing.get_args(hint)[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{where} = {value!r}: expected {hint.__name__}")
-    return value
+        return _Place(f"{place.text}: {step}", _without_none(_type_hints(hint)[str(step)]))  # type: ignore[arg-type]
+    if _is_union(hint):
+        arm = next((arm for arm in args if getattr(arm, "__name__", None) == step), None)
+        return _Place(place.text, arm, is_arm=True)
+    if isinstance(step, int):
+        return _Place(
+            f"{place.text}[{step}]", _without_none(args[0 if args[-1] is Ellipsis else step % len(args)])
+        )
+    return _Place(f"{place.text}.{step}", _without_none(args[-1]) if args else None)
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _without_none(hint: Any) -> Any:
+    """The type without None: pydantic does not name the arm of a union that has only one other."""
+    if not _is_union(hint):
+        return hint
+    arms = [arm for arm in typing.get_args(hint) if arm is not type(None)]
+    return arms[0] if len(arms) == 1 else hint

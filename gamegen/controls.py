@@ -1,4 +1,4 @@
-"""What a player does in one frame: the keys held and how far the camera turns.
+"""A player's controls: the keys held and the camera motion of a frame.
 
 One chunk (a latent frame) covers four video frames, so the model reads a chunk's operations as a
 `(4, OPERATION_SIZE)` array: one column for each key of `MOVEMENT_KEYS`, then yaw and pitch.
@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FRAMES_PER_CHUNK = 4
-FPS = 24
+from gamegen.constants import FRAMES_PER_CHUNK
 
 MOVEMENT_KEYS = ("w", "a", "s", "d", "space", "e", "q")
 """Walk, strafe, jump (space), attack (e) and sneak (q): one column each of an operation vector."""
@@ -76,7 +75,7 @@ def operation_array(
 
 
 def parse_script(script: str) -> list[frozenset[str]]:
-    """Keys for every frame of a script such as `w*24,w+d*24,none*12`.
+    """Parses the keys of every frame from a script such as `w*24,w+d*24,none*12`.
 
     Comma-separated `KEYS*FRAMES`, keys joined by `+`, `none` for no key.
     Raises ValueError naming the bad part.
@@ -94,7 +93,7 @@ def parse_script(script: str) -> list[frozenset[str]]:
 
 
 def chunk_controls(script: list[frozenset[str]]) -> list[Control]:
-    """One control for each chunk of a script; keys of a last chunk that is not full are held to its end.
+    """Controls of a script, one for each chunk; the keys of a partial last chunk are held to its end.
 
     Raises ValueError where keys change inside a chunk.
     """

@@ -1,4 +1,4 @@
-"""One place that chooses where tensors live and how they are computed."""
+"""Choice of device and dtype, and settings of PyTorch's threads and memory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def default_device() -> torch.device:
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it quicker than float32, else float32.
+    """The dtype of mixed precision: bfloat16 where the hardware multiplies it faster than float32, else float32.
 
-    On a CPU that is where it has AMX: others emulate bfloat16, or have AVX-512 BF16, which halves the speed of some.
-    What a CPU can do decides, not a measurement: replicas of one machine must draw the same pictures.
+    A CPU multiplies bfloat16 faster with AMX only: others emulate it, or have AVX-512 BF16, which halves the speed of
+    some. The CPU's features decide, not a measurement: replicas of one machine must draw the same pictures.
     """
     if device.type == "cpu":
         return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
@@ -40,9 +40,9 @@ def autocast(device: torch.device) -> torch.autocast:
 
 @contextmanager
 def one_thread(enabled: bool = True) -> Iterator[None]:
-    """PyTorch computes in the calling thread alone, where another library has threads of its own beside it.
+    """Limits PyTorch to the calling thread inside a `with` block, for use beside a library with its own threads.
 
-    PyTorch's would spin for a while after each small operation, on the cores that the others need.
+    PyTorch's threads would spin for a while after each small operation, on the cores that the other library needs.
     """
     threads = torch.get_num_threads()
     if not enabled or threads == 1:
@@ -56,15 +56,15 @@ def one_thread(enabled: bool = True) -> Iterator[None]:
 
 
 def keep_helpers_to_one_thread() -> None:
-    """Threads started from now on compute each by themselves; the calling one keeps its number of threads.
+    """Limits PyTorch to one thread in every thread started from now on; the calling thread keeps its number.
 
     GNU OpenMP gives every thread that computes in parallel a pool of its own. As soon as all pools together have more
     threads than the machine has cores, each operation puts its pool to sleep and wakes it, where it would spin: one
     thread that stacks batches made training on two cores a quarter slower.
     """
-    # Settles the calling thread's number, which would be what is set last otherwise.
+    # Fixes the calling thread's number, which would otherwise become the one set last.
     torch.get_num_threads()
-    # What one thread sets is where those that begin later start from; those that have begun keep theirs.
+    # A thread's setting is the default of threads that start later; running threads keep theirs.
     helper = threading.Thread(target=torch.set_num_threads, args=(1,))
     helper.start()
     helper.join()

@@ -20,13 +20,13 @@ def expand_levels(level_BT: Tensor) -> Tensor:
 
 
 def add_noise(x0_BTCHW: Tensor, noise_BTCHW: Tensor, level_BT: Tensor) -> Tensor:
-    """`x_t` for each latent frame at its own level in [0, 1]."""
+    """Noisy latents `x_t`, each latent frame at its own level in [0, 1]."""
     t = expand_levels(level_BT)
     return (1 - t) * x0_BTCHW + t * noise_BTCHW
 
 
 def predict_x0(xt_BTCHW: Tensor, velocity_BTCHW: Tensor, level_BT: Tensor) -> Tensor:
-    """The clean latent a velocity points to: `x_0 = x_t - t * v`."""
+    """Clean latents to which a velocity points: `x_0 = x_t - t * v`."""
     return xt_BTCHW - expand_levels(level_BT) * velocity_BTCHW
 
 
@@ -54,7 +54,7 @@ def schedule(num_steps: int, shift: float = 3.0) -> list[float]:
 def counter_noise(seed: int, chunk: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
     """Standard normal noise that is a pure function of (seed, chunk, purpose); float32 on the CPU.
 
-    A run that is resumed or moved to another replica therefore draws the same worlds again.
+    A run that is resumed, or moved to another replica, therefore generates equal latents.
     """
     digest = hashlib.sha256(f"{seed}/{chunk}/{purpose}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

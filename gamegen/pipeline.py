@@ -1,29 +1,29 @@
-"""Text to clip: draws a whole video from a prompt, chunk after chunk, and decodes it with the large decoder."""
+"""Text-to-video pipeline: renders a clip from a prompt and decodes it with the large decoder."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gamegen.clips.decode import decode_window
-from gamegen.clips.drawing import Drawing
-from gamegen.clips.renderer import ClipConfig, ClipRenderer
-from gamegen.controls import FPS, FRAMES_PER_CHUNK, Control
-from gamegen.models.text import EncodesText, load_text_encoder
-from gamegen.models.vae import from_pixels, to_pixels
-from gamegen.video import MAX_FRAMES, check_frames, check_size
-from gamegen.videos.order import Order
-from gamegen.world import check_frames_fit, compose_prompt
+from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.controls import Control
+from gamegen.generation.decode import decode_clip
+from gamegen.generation.drawing import Drawing
+from gamegen.generation.renderer import ClipConfig, ClipRenderer
+from gamegen.generation.spec import ClipSpec, ClipStart
+from gamegen.media.first_frames import check_frames_fit
+from gamegen.media.size import MAX_FRAMES
+from gamegen.models.folding import from_pixels, to_pixels
+from gamegen.models.text import EncodesText, compose_prompt, load_text_encoder
 
 Progress = Callable[[int, int], None]
 
 
 class VideoPipeline:
-    """Renders clips of up to `MAX_FRAMES` frames, one after the other."""
+    """Renders clips of up to `MAX_FRAMES` frames, one at a time."""
 
     def __init__(self, renderer: ClipRenderer, text_encoder: EncodesText) -> None:
         self.renderer = renderer
@@ -53,38 +53,29 @@ class VideoPipeline:
         forward by default; `image` a first picture of that size; `progress` is called with (chunks done, all).
         Raises ValueError for too many frames, a size that is not a multiple of 16, or a text that is too long.
         """
-        check_frames(num_frames)
         model = self.renderer.model
         width, height = size or (model.config.width, model.config.height)
-        check_size(width, height)
-        states = self.text_encoder.encode([compose_prompt(prompt, perspective)])[0]
-        image_key = first = None
-        if image is not None:
-            image_key = hashlib.sha256(image.tobytes()).hexdigest()
-            frames = np.repeat(image[None], FRAMES_PER_CHUNK, 0)
-            check_frames_fit(frames, (width, height))
-            first = model.encode(frames)
-        sampling = model.config.sampling
-        order = Order(
-            model="",
-            prompt=prompt,
-            negative_prompt="",
-            perspective=perspective,
+        spec = ClipSpec(
             width=width,
             height=height,
             num_frames=num_frames,
-            fps=FPS,
-            num_steps=sampling.num_steps,
-            guidance_scale=sampling.guidance_scale,
+            num_steps=model.config.sampling.num_steps,
+            guidance_scale=model.config.sampling.guidance_scale,
             seed=seed,
-            image_key=image_key,
+            start=ClipStart.NOTHING if image is None else ClipStart.IMAGE,
         )
-        drawing = self.renderer.begin(order, states, first=first, controls=controls or ())
+        states = self.text_encoder.encode([compose_prompt(prompt, perspective)])[0]
+        first = None
+        if image is not None:
+            frames = np.repeat(image[None], FRAMES_PER_CHUNK, 0)
+            check_frames_fit(frames, spec.size)
+            first = model.encode(frames)
+        drawing = self.renderer.begin(spec, states, first=first, controls=controls or ())
         try:
             self._draw(drawing, progress)
         finally:
             self.renderer.close(drawing)
-        return decode_window(model, drawing.latents)[:num_frames]
+        return decode_clip(model, drawing.latents)[:num_frames]
 
     def _draw(self, drawing: Drawing, progress: Progress | None) -> None:
         while not drawing.is_done:
@@ -95,7 +86,7 @@ class VideoPipeline:
 
     @torch.inference_mode()
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:
-        """Frames, uint8 `(4n, H, W, 3)`, through the VAE and back: the ceiling of what the model can draw."""
+        """Frames, uint8 `(4n, H, W, 3)`, encoded by the VAE and decoded: the upper bound of the model's quality."""
         model = self.renderer.model
         video, vae = from_pixels(torch.from_numpy(frames))[None].to(model.device), model.vae
         return to_pixels(vae.decode(vae.encode(video))[0]).cpu().numpy()

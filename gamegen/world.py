@@ -1,4 +1,4 @@
-"""A playable world: engine, text encoder and decoder together, for notebooks and the command line.
+"""Playable world: engine, text encoder and streaming decoder of one session, for notebooks and the command line.
 
     world = World.load("nano")
     world.reset(prompt="snowy forest at night", seed=7)
@@ -6,7 +6,7 @@
     world.instruct("make it rain")
     state = world.snapshot(); other.restore(state)
 
-`WorldEngine` runs many sessions in one forward; see `gamegen.engine`.
+`WorldEngine` batches many sessions; see `gamegen.engine.engine`.
 """
 
 from __future__ import annotations
@@ -17,30 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gamegen.controls import FRAMES_PER_CHUNK
 from gamegen.controls import Control as PlayerControl
-from gamegen.engine import EngineConfig, UnknownSessionError, WorldEngine
-from gamegen.models.latent_decoder import LatentDecoder
-from gamegen.models.text import TextEncoder, load_text_encoder
-from gamegen.snapshot import WorldSnapshot
-from gamegen.video_prompts import encode_video_prompt
-
-__all__ = [
-    "EngineConfig",
-    "UnknownSessionError",
-    "World",
-    "WorldEngine",
-    "WorldSnapshot",
-    "check_frames_fit",
-    "compose_prompt",
-    "encode_video_prompt",
-]
-
-PERSPECTIVES = {"first": "first-person", "third": "third-person"}
+from gamegen.engine.engine import EngineConfig, WorldEngine
+from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.snapshot import WorldSnapshot
+from gamegen.engine.video_prompts import encode_video_prompt
+from gamegen.media.first_frames import check_frames_fit
+from gamegen.models.text import TextEncoder, compose_prompt, load_text_encoder
 
 
 class World:
-    """One playable world: engine, text encoder and streaming decoder together."""
+    """One session of an engine, with text encoder and streaming decoder."""
 
     SESSION = "world"
 
@@ -64,7 +51,7 @@ class World:
     def reset(
         self, prompt: str, seed: int = 0, perspective: str = "first", first_frames: np.ndarray | None = None
     ) -> None:
-        """Begins a new world; `first_frames` uint8 `(4n, H, W, 3)` of the world's size are what it goes on from.
+        """Starts a new world, which continues `first_frames`, uint8 `(4n, H, W, 3)` of the world's size, if given.
 
         Raises ValueError for an unknown perspective, a prompt of too many tokens or frames of another size.
         """
@@ -73,11 +60,11 @@ class World:
             check_frames_fit(first_frames, self.size)
         first = None if first_frames is None else self.engine.model.encode(first_frames)
         self.engine.open(self.SESSION, states, seed, first)
-        # Rounded as every latent that is kept, so that a restored world shows the same.
+        # Rounded as in snapshots, so that a restored world shows equal frames.
         self._memory = None if first is None else first[-1].half()
 
     def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
-        """Says what should change, from the next chunk on, and entirely `blend_chunks` later; None takes it back.
+        """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.
 
         Raises ValueError for a text of too many tokens or a blend of more than `MAX_BLEND_CHUNKS`.
         """
@@ -85,9 +72,9 @@ class World:
         self.engine.instruct(self.SESSION, instruction, blend_chunks)
 
     def prompt_video(self, frames: np.ndarray | None, kind: str = "canny") -> None:
-        """Has the next chunks follow a video, a chunk for each 4 of its frames; None ends that.
+        """Conditions the next chunks on a video, one for each 4 of its frames; None ends that.
 
-        `frames` uint8 `(F, H, W, 3)` and `kind` as in `encode_video_prompt`, which says what raises ValueError.
+        `frames` uint8 `(F, H, W, 3)` and `kind` as in `encode_video_prompt`, which also lists the errors raised.
         """
         latents = None if frames is None else encode_video_prompt(self.engine.model, frames, kind)
         self.engine.prompt_video(self.SESSION, latents)
@@ -111,22 +98,3 @@ class World:
         """Continues from a snapshot, of this world or another."""
         self.engine.restore(self.SESSION, snapshot)
         self._memory = snapshot.chunks[-1].latent if snapshot.chunks else None
-
-
-def compose_prompt(prompt: str, perspective: str) -> str:
-    """The prompt with its perspective in front, in the words training used."""
-    if perspective not in PERSPECTIVES:
-        raise ValueError(f"perspective = {perspective!r}: use one of {', '.join(PERSPECTIVES)}")
-    return f"{PERSPECTIVES[perspective]}, {prompt.strip()}"
-
-
-def check_frames_fit(frames: np.ndarray, size: tuple[int, int]) -> None:
-    """Raises ValueError unless frames `(T, H, W, 3)` are whole chunks of the world's (width, height)."""
-    if frames.shape[1:] != (size[1], size[0], 3):
-        raise ValueError(
-            f"the first frames are {frames.shape[2]}x{frames.shape[1]}: resize them to {size[0]}x{size[1]}"
-        )
-    if not len(frames) or len(frames) % FRAMES_PER_CHUNK:
-        raise ValueError(
-            f"{len(frames)} first frames: a chunk has {FRAMES_PER_CHUNK}, a picture is one of equal frames"
-        )

@@ -1,4 +1,4 @@
-"""What Ray Train costs: the same stage on the same data with Ray and without, in one run on one machine.
+"""Overhead of Ray Train: one stage on the same data with Ray and without, in one run on one machine.
 
 python -m jobs.bench --data encoded/ --rounds 2
 """
@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gamegen.config import to_dict
-from gamegen.training.config import StageConfig
-from gamegen.training.stages import load_stage, stage_file
+from gamegen.training.stages.stage import Stage
+from gamegen.training.stages.table import load_stage, stage_file
 from jobs import train
 from jobs.cluster import connect
 
@@ -32,15 +32,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run a stage: with so many of Ray's workers (0: the bare loop) of so many threads."""
+class Setup:
+    """A configuration of workers (0: the bare loop without Ray) and threads for each."""
 
     workers: int
     threads: int
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Label in the table."""
         if not self.workers:
             return "bare loop"
         return f"Ray Train, {self.workers} " + ("worker" if self.workers == 1 else "workers")
@@ -51,21 +51,21 @@ class Way:
         return max(1, self.workers) * self.threads
 
 
-def ways(cores: int) -> list[Way]:
-    """The bare loop and one worker with one thread, then both with every core, then two workers that share them.
+def setups(cores: int) -> list[Setup]:
+    """Setups to compare: bare loop and one worker with one thread, both with every core, two workers that share them.
 
     Of an odd number of cores one is left out, or two workers would have one less than one.
     """
-    alone = [Way(0, 1), Way(1, 1)]
+    alone = [Setup(0, 1), Setup(1, 1)]
     half = cores // 2
-    return [*alone, Way(0, 2 * half), Way(1, 2 * half), Way(2, half)] if half else alone
+    return [*alone, Setup(0, 2 * half), Setup(1, 2 * half), Setup(2, half)] if half else alone
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One way to run, over all rounds: steps and seconds after warm-up, windows a step over all processes."""
+class Throughput:
+    """Throughput of a setup over all rounds: steps and seconds after warm-up, windows a step over all processes."""
 
-    way: Way
+    setup: Setup
     samples_per_step: int
     steps: int
     seconds: float
@@ -73,21 +73,21 @@ class Measured:
 
     @property
     def samples_per_s(self) -> float:
-        """Windows a second, start-up left out."""
+        """Windows a second after warm-up."""
         return self.samples_per_step * self.steps / self.seconds
 
-    def plus(self, other: Measured) -> Measured:
-        """Both rounds as one."""
+    def plus(self, other: Throughput) -> Throughput:
+        """The sum of two rounds."""
         steps = self.steps + other.steps
         wait = (self.input_wait_share * self.steps + other.input_wait_share * other.steps) / steps
         return replace(self, steps=steps, seconds=self.seconds + other.seconds, input_wait_share=wait)
 
 
-def run(stage: StageConfig, data: Path, init: str, steps: int, rounds: int) -> list[Measured]:
-    """The bare loop and Ray Train in each of this machine's `ways`; needs a running Ray.
+def run(stage: Stage, data: Path, init: str, steps: int, rounds: int) -> list[Throughput]:
+    """Trains in each of this machine's `setups`; needs a running Ray.
 
-    Rounds take turns, so that what else a machine does meets all of them. Each run trains `steps` steps in a folder
-    that is deleted afterwards. Raises ValueError for fewer steps than log rows.
+    Rounds alternate, so that other load on the machine affects all setups alike. Each run trains `steps` steps in a
+    folder that is deleted afterwards. Raises ValueError for fewer steps than log rows.
     """
     if steps < LOGS:
         raise ValueError(f"steps = {steps}: take at least {LOGS}, the first tenth is warm-up")
@@ -98,41 +98,41 @@ def run(stage: StageConfig, data: Path, init: str, steps: int, rounds: int) -> l
         log_every=every,
         save_every=10 * steps,
         validation_batches=0,
-        # Steps of one kind, in two parts for everyone: who shares them with another does the same work.
+        # Equal steps in two micro-batches, so that two workers that share them do the same work.
         buckets=stage.buckets[:1],
         batch_size=2 * -(-stage.batch_size // 2),
         micro_batches=2,
     )
-    totals: dict[Way, Measured] = {}
+    totals: dict[Setup, Throughput] = {}
     with tempfile.TemporaryDirectory(prefix="gamegen-bench-") as name:
         folder = Path(name)
         file = folder / "stage.yaml"
         file.write_text(yaml.safe_dump(json.loads(json.dumps(to_dict(stage)))))
         for i in range(rounds):
-            for way in ways(os.cpu_count() or 1):
-                output = folder / f"{i}-{way.workers}-{way.threads}"
-                if way.workers:
-                    train.run(str(file), data, output, init, workers=way.workers, threads=way.threads)
+            for setup in setups(os.cpu_count() or 1):
+                output = folder / f"{i}-{setup.workers}-{setup.threads}"
+                if setup.workers:
+                    train.run(str(file), data, output, init, workers=setup.workers, threads=setup.threads)
                 else:
-                    _run_bare(file, data, output, init, way.threads)
-                measured = _measured(way, output, stage.batch_size)
-                totals[way] = totals[way].plus(measured) if way in totals else measured
+                    _run_bare(file, data, output, init, setup.threads)
+                measured = _read_throughput(setup, output, stage.batch_size)
+                totals[setup] = totals[setup].plus(measured) if setup in totals else measured
     return list(totals.values())
 
 
-def table(results: list[Measured]) -> Table:
-    """The results with the share of the speed of the bare loop that has as many threads."""
-    bare = {result.way.threads: result for result in results if not result.way.workers}
+def table(results: list[Throughput]) -> Table:
+    """Table of the results, with the speed relative to the bare loop of as many threads."""
+    bare = {result.setup.threads: result for result in results if not result.setup.workers}
     columns = ("", "threads each", "steps", "samples/s", "waiting for input", "of the bare loop")
     table = Table(*columns, title="Training steps")
     for result in results:
         table.add_row(
-            result.way.name,
-            str(result.way.threads),
+            result.setup.name,
+            str(result.setup.threads),
             str(result.steps),
             f"{result.samples_per_s:.2f}",
             f"{result.input_wait_share:.1%}",
-            f"{result.samples_per_s / bare[result.way.total_threads].samples_per_s:.1%}",
+            f"{result.samples_per_s / bare[result.setup.total_threads].samples_per_s:.1%}",
         )
     return table
 
@@ -148,11 +148,11 @@ def _run_bare(file: Path, data: Path, output: Path, init: str, threads: int) -> 
     )
 
 
-def _measured(way: Way, output: Path, samples_per_step: int) -> Measured:
+def _read_throughput(setup: Setup, output: Path, samples_per_step: int) -> Throughput:
     first, *rows = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     steps, seconds = rows[-1]["step"] - first["step"], rows[-1]["elapsed_s"] - first["elapsed_s"]
     wait = sum(row["input_wait_share"] for row in rows) / len(rows)
-    return Measured(way, samples_per_step, steps, seconds, wait)
+    return Throughput(setup, samples_per_step, steps, seconds, wait)
 
 
 @app.command()

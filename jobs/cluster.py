@@ -1,4 +1,4 @@
-"""How a job finds its Ray and shows what it is doing."""
+"""Connection of a job to Ray, and its progress bar."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def connect() -> None:
     """Joins the cluster of `RAY_ADDRESS` (set inside a submitted job) or starts a local one."""
     if not ray.is_initialized():
-        # Nobody takes a machine away from a Ray that lives on this one alone; a cluster's says so by its address.
+        # A local Ray has no nodes that could be preempted; a cluster is known by its address.
         if "RAY_ADDRESS" not in os.environ:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         ray.init(include_dashboard=False)
@@ -20,7 +20,7 @@ def connect() -> None:
 
 
 def progress_bar() -> Progress:
-    """What is being done, how much of it is done, and the time left."""
+    """A progress bar with a description, counts and the remaining time."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     )

@@ -24,6 +24,7 @@ from gamegen.curation import curate, shards
 from gamegen.curation.contact_sheet import write_contact_sheet
 from gamegen.curation.curate import CurationConfig, ShardPlan
 from gamegen.curation.shards import RejectedClip
+from gamegen.media.size import Size
 from jobs.cluster import connect, progress_bar
 
 _RESULT_SCHEMA = pa.schema(
@@ -36,7 +37,7 @@ _RESULT_SCHEMA = pa.schema(
 
 
 def run(source: Path, output: Path, config: CurationConfig) -> Table:
-    """Curates what is new under `source` into `output`; needs a running Ray. Returns the summary to print.
+    """Curates new clips under `source` into `output`; needs a running Ray. Returns the summary to print.
 
     Raises FileNotFoundError if `source` holds no clip table.
     """
@@ -121,13 +122,9 @@ def with_sizes(config: CurationConfig, sizes: list[str]) -> CurationConfig:
     """
     if not sizes:
         return config
-    pairs = []
-    for size in sizes:
-        width, _, height = size.partition("x")
-        if not (width.isdigit() and height.isdigit()):
-            raise ValueError(f"size {size!r}: write WIDTHxHEIGHT, for example 160x96")
-        pairs.append((int(width), int(height)))
-    return dataclasses.replace(config, buckets=dataclasses.replace(config.buckets, sizes=tuple(pairs)))
+    return dataclasses.replace(
+        config, buckets=dataclasses.replace(config.buckets, sizes=tuple(Size.parse(size) for size in sizes))
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from jobs.cluster import connect, progress_bar
 
 
 class _EncodeParts:
-    """One worker: keeps its models between shards."""
+    """An actor that encodes shards and keeps its models between them."""
 
     def __init__(self, vae: str, video_prompts: tuple[str, ...]) -> None:
         self._encoder = encode.Encoder(vae, video_prompts=video_prompts)
@@ -43,7 +43,7 @@ def run(
     workers: int | None = None,
     video_prompts: Sequence[str] = (),
 ) -> Table:
-    """Encodes what is new under `curated` into `output`; needs a running Ray. Returns the summary to print.
+    """Encodes new shards under `curated` into `output`; needs a running Ray. Returns the summary to print.
 
     Raises FileNotFoundError without curated shards, CheckpointError without a sound checkpoint and ValueError for an
     unknown kind of video prompt.
@@ -81,7 +81,7 @@ def run(
 
 
 def _resources(num_parts: int, workers: int | None) -> dict[str, Any]:
-    """A worker for each GPU; without any, one for each core but one, which Ray Data's own tasks need."""
+    """Resources of the workers: one for each GPU, else one for each core but one, which Ray Data's own tasks need."""
     available = ray.available_resources()
     num_gpus = int(available.get("GPU", 0))
     free = num_gpus or max(1, int(available.get("CPU", 1)) - 1)

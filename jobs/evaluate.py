@@ -1,8 +1,8 @@
-"""Evaluates a checkpoint on Ray: a few worlds or clips a task, wherever there is room.
+"""Evaluates a checkpoint on Ray: a few worlds or clips a task.
 
     python -m jobs.evaluate nano --data data/curated
 
-The same tasks, files and report as without Ray, so that either goes on with what the other began.
+Tasks, files and report equal those without Ray, so that either resumes what the other began.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import ray
 import typer
 
 from gamegen.device import keep_freed_memory
-from gamegen.evaluation.bench import Options
-from gamegen.evaluation.command import command
+from gamegen.engine.variants import Variant
+from gamegen.evaluation.context import Options
+from gamegen.evaluation.evaluate_command import command
 from gamegen.evaluation.rollouts import Advance
 from gamegen.evaluation.suite import Task, run_task
-from gamegen.models.variants import Variant
 from jobs.cluster import connect
 
 
@@ -29,9 +29,9 @@ def _run(options: Options, task: Task, folder: Path) -> None:
 
 
 def run_on_ray(options: Options, tasks: list[Task], folder: Path, advance: Advance) -> None:
-    """Runs tasks on a running Ray, those with most to draw first."""
+    """Runs tasks on a running Ray, the longest first."""
     remote = _run.options(num_gpus=1) if ray.cluster_resources().get("GPU") else _run
-    options = _with_whole_paths(options)
+    options = _with_absolute_paths(options)
     longest_first = sorted(tasks, key=lambda task: -task.chunks)
     running = {remote.remote(options, task, folder): task for task in longest_first}
     while running:
@@ -41,16 +41,19 @@ def run_on_ray(options: Options, tasks: list[Task], folder: Path, advance: Advan
             advance(running.pop(reference).chunks)
 
 
-def _with_whole_paths(options: Options) -> Options:
-    """Workers may stand in another folder."""
+def _with_absolute_paths(options: Options) -> Options:
+    """Options with absolute paths: workers may run in another folder."""
     return replace(
         options,
         checkpoint=Variant.parse(options.checkpoint).resolved,
         data=options.data and str(Path(options.data).resolve()),
         clips=options.clips and str(Path(options.clips).resolve()),
-        judges=replace(
-            options.judges,
-            **{name: path and str(Path(path).resolve()) for name, path in vars(options.judges).items()},
+        reference_models=replace(
+            options.reference_models,
+            **{
+                name: path and str(Path(path).resolve())
+                for name, path in vars(options.reference_models).items()
+            },
         ),
     )
 

@@ -20,13 +20,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gamegen.footage import sources
 from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_worlds
 from gamegen.footage.recording import clip_is_recorded, record_world
+from gamegen.media.size import Size
 
 POLL_S = 1.0
+MIN_SIDE = 64
+"""Pixels of the shortest side that games are recorded at."""
 
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """What is recorded and where to; sizes in pixels. `recorders` None means one for each free core.
+    """Game, amount and target of a recording; sizes in pixels. `recorders` None means one for each free core.
 
     Recorders start `start_gap_s` apart: games that draw their port from the clock would take the same one.
     """
@@ -48,7 +51,7 @@ def _record_world_task(game: str, size: tuple[int, int], plans: list[ClipPlan], 
 
 
 def record(config: RecordConfig, progress: Progress | None = None) -> int:
-    """Records what `config.output` lacks and returns the number of new clips.
+    """Records the clips that `config.output` lacks; returns the number of new clips.
 
     Needs an initialised Ray. A world whose recorder fails is left for the next run, and RuntimeError is
     raised at the end. On KeyboardInterrupt the running recorders are closed; whole clips stay.
@@ -97,14 +100,14 @@ def record(config: RecordConfig, progress: Progress | None = None) -> int:
     return recorded
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Width and height of `256x144`. Raises ValueError unless both are even and at least 64."""
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()) or min(int(width), int(height)) < 64:
-        raise ValueError(f"cannot read size {text!r}: write WIDTHxHEIGHT, at least 64x64, such as 256x144")
-    if int(width) % 2 or int(height) % 2:
-        raise ValueError(f"size {text} is odd: H.264 needs even numbers, such as 256x144")
-    return int(width), int(height)
+def parse_size(text: str) -> Size:
+    """The size that `256x144` names. Raises ValueError unless both sides are even and at least 64."""
+    size = Size.parse(text)
+    if min(size) < MIN_SIDE:
+        raise ValueError(f"size = {text}: record at least {MIN_SIDE}x{MIN_SIDE}, for example 256x144")
+    if size.width % 2 or size.height % 2:
+        raise ValueError(f"size = {text}: H.264 needs even numbers, for example 256x144")
+    return size
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:

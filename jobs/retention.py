@@ -17,11 +17,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
-from gamegen.database.connection import connect as connect_database
-from gamegen.database.embedded import reachable_database
-from gamegen.database.schema import check_newest
-from gamegen.retention.retention import Retention
-from gamegen.retention.settings import Removed, RetentionSettings
+from gamegen.service.database.connection import connect as connect_database
+from gamegen.service.database.embedded import reachable_database
+from gamegen.service.database.schema import check_newest
+from gamegen.service.retention.retention import Retention
+from gamegen.service.retention.settings import RemovedCounts, RetentionSettings
 from gamegen.storage.encryption import open_sealed_store
 from jobs.cluster import connect
 
@@ -31,13 +31,13 @@ _KINDS = {
     "checkpoints": "checkpoints of finished orders",
     "orders": "orders that were forgotten",
     "inputs": "inputs that no order needs",
-    "unnamed": "files that no order names",
+    "orphans": "files that no order names",
     "unfinished_uploads": "uploads that were begun and left",
 }
 
 
-def run(database_url: str, store_url: str | None, settings: RetentionSettings) -> Removed | None:
-    """Removes what is due, on a running Ray; None if another run is at it."""
+def run(database_url: str, store_url: str | None, settings: RetentionSettings) -> RemovedCounts | None:
+    """Removes expired clips, orders and objects on a running Ray; None if another run is in progress."""
     # The database and the store may be this machine's own.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     task = _run.options(scheduling_strategy=here)
@@ -45,11 +45,13 @@ def run(database_url: str, store_url: str | None, settings: RetentionSettings) -
 
 
 @ray.remote(num_cpus=0, max_retries=3)
-def _run(database_url: str, store_url: str | None, settings: RetentionSettings) -> Removed | None:
+def _run(database_url: str, store_url: str | None, settings: RetentionSettings) -> RemovedCounts | None:
     return asyncio.run(_remove(database_url, store_url, settings))
 
 
-async def _remove(database_url: str, store_url: str | None, settings: RetentionSettings) -> Removed | None:
+async def _remove(
+    database_url: str, store_url: str | None, settings: RetentionSettings
+) -> RemovedCounts | None:
     engine = connect_database(database_url, pool_size=1)
     try:
         return await Retention(engine, open_sealed_store(store_url), settings).run()
@@ -86,7 +88,7 @@ def main(
     Console().print(_table(removed) if removed else "another run is at it")
 
 
-def _table(removed: Removed) -> Table:
+def _table(removed: RemovedCounts) -> Table:
     table = Table("removed", "")
     for name, count in asdict(removed).items():
         table.add_row(_KINDS[name], str(count))

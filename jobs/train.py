@@ -1,4 +1,4 @@
-"""Trains one stage on Ray Train: Ray Data reads ahead of the steps, any number of workers share them.
+"""Trains one stage on Ray Train; Ray Data reads ahead of the steps, which any number of workers share.
 
 python -m jobs.train foundation --data encoded/ --init runs/vae --output runs/foundation --workers 2
 """
@@ -27,13 +27,14 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from gamegen.storage.encryption import open_sealed_store
-from gamegen.training.config import StageConfig
-from gamegen.training.data import WindowKind, WindowSource, interleaved_pools, read_pool
+from gamegen.training.feed import WindowDataset, WindowSource, interleaved_pools, read_pool
 from gamegen.training.loop import Run
-from gamegen.training.plan import BucketPlan, Sample
-from gamegen.training.stages import load_stage, run_stage, stage_file
+from gamegen.training.run_stage import run_stage
+from gamegen.training.stage_config import StageConfig
+from gamegen.training.stages.table import STAGES, load_stage, shards_help, stage_file
+from gamegen.training.window_plan import BucketPlan, Sample
 from jobs.cluster import connect
-from jobs.metrics import TrainingGauges
+from jobs.training_gauges import TrainingGauges
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -98,9 +99,9 @@ def run(
 
 
 class _Trainer(TorchTrainer):
-    """Spares a small Ray the helper that asks the dashboard every second whether a run is alive.
+    """A trainer without the helper that asks the dashboard every second whether a run is alive, where there is none.
 
-    Without a dashboard it can do nothing but complain, second after second; each helper is a process that takes three
+    Without a dashboard the helper only logs a complaint every second; each helper is a process that takes three
     seconds of a core to start and a hundredth of one as long as it runs.
     """
 
@@ -112,7 +113,7 @@ class _Trainer(TorchTrainer):
 
 
 def check_sharing(config: StageConfig, workers: int) -> None:
-    """Raises ValueError if so many workers cannot share a stage's steps; better now than in each of them."""
+    """Raises ValueError if `workers` processes cannot share a stage's steps, before any of them starts."""
     groups, rest = divmod(workers, config.parallel.sequence)
     if rest:
         raise ValueError(
@@ -127,7 +128,7 @@ def check_sharing(config: StageConfig, workers: int) -> None:
 
 
 def worker_resources(workers: int, gpu: bool) -> dict[str, float]:
-    """One CPU a worker, or less on a small machine: Ray Data hangs when workers hold every CPU."""
+    """Resources of one worker: a CPU, or less on a small machine, since Ray Data hangs when workers hold every CPU."""
     spare = max(ray.cluster_resources().get("CPU", 1) - 1, 0.5)
     return {"CPU": min(1.0, spare / workers)} | ({"GPU": 1.0} if gpu else {})
 
@@ -147,35 +148,35 @@ def _train_worker(config: dict[str, Any]) -> None:
         ray.train.report(row)
 
     run_config = Run(
-        output,
-        config["minutes"],
-        config["data"],
-        config["init"] or "",
+        output=output,
+        minutes=config["minutes"],
+        data=config["data"],
+        init=config["init"] or "",
         show_progress=is_first,
         archive=open_sealed_store(config["archive"]) if config["archive"] else None,
         command=config["command"],
         on_log=on_log,
     )
     run_stage(
-        stage,
-        Path(config["data"]),
-        run_config,
-        config["init"],
+        stage=stage,
+        data=Path(config["data"]),
+        run=run_config,
+        init=config["init"],
         source=dataset_windows,
     )
 
 
-def dataset_windows(kind: WindowKind) -> WindowSource:
-    """Windows read by Ray Data: each bucket is a row of datasets of pools in this worker's order.
+def dataset_windows(dataset: WindowDataset) -> WindowSource:
+    """A window source that reads with Ray Data: each bucket is a row of datasets of pools in this worker's order.
 
     A dataset is read to its end while the one before it is used. One that waits for its reader would not do: Ray
     Data's executor polls without a pause then, and takes the interpreter from the training.
     """
 
-    def windows(plan: BucketPlan, lanes: list[int], position: int) -> Iterator[tuple[int, Any]]:
-        pools = interleaved_pools({i: plan.lanes[i] for i in lanes}, position)
+    def windows(plan: BucketPlan, streams: list[int], position: int) -> Iterator[tuple[int, Any]]:
+        pools = interleaved_pools({i: plan.streams[i] for i in streams}, position)
         reader = ThreadPoolExecutor(1, "dataset")
-        reading = _Reading(kind, plan.bucket.num_latents, readers)
+        reading = _Reading(dataset, plan.bucket.num_latents, readers)
         try:
             following = reader.submit(reading.run, _some(pools))
             while True:
@@ -195,7 +196,7 @@ def dataset_windows(kind: WindowKind) -> WindowSource:
 
 
 def _some(pools: Iterator[tuple[int, list[Sample]]]) -> list[tuple[int, list[Sample]]]:
-    """Pools of at least `WINDOWS_A_DATASET` windows together."""
+    """The next pools, of at least `WINDOWS_A_DATASET` windows together."""
     taken = [next(pools)]
     while sum(len(pool) for _, pool in taken) < WINDOWS_A_DATASET:
         taken.append(next(pools))
@@ -203,7 +204,7 @@ def _some(pools: Iterator[tuple[int, list[Sample]]]) -> list[tuple[int, list[Sam
 
 
 def _readers() -> int:
-    """Processes that read for each worker: half as many as its share of the cluster has CPUs, at least one.
+    """Number of reading processes of each worker: half its share of the cluster's CPUs, at least one.
 
     On a small machine more would be slower: each takes seven seconds of a core to start, and reading is cheap.
     """
@@ -213,23 +214,23 @@ def _readers() -> int:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How pools become blocks of windows, by so many readers at once."""
+    """Reads pools into blocks of windows, with at most `readers` Ray tasks at once."""
 
-    kind: WindowKind
+    dataset: WindowDataset
     num_latents: int
     readers: int
 
     def run(self, pools: list[tuple[int, list[Sample]]]) -> list[ray.ObjectRef[pa.Table]]:
-        """Reads pools, in their order."""
+        """Starts reading pools; the blocks come in the order of the pools."""
         rows = [{"pool": pickle.dumps(pool)} for pool in pools]
-        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _ReadPools(self.kind, self.num_latents),
+        read = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _ReadPools(self.dataset, self.num_latents),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=READER_CPUS,
             compute=ray.data.TaskPoolStrategy(size=self.readers),
         )
-        return dataset.to_arrow_refs()
+        return read.to_arrow_refs()
 
 
 class _ReadPools:
@@ -237,15 +238,16 @@ class _ReadPools:
 
     WINDOWS_A_BLOCK = 32
 
-    def __init__(self, kind: WindowKind, num_latents: int) -> None:
-        self.kind, self.num_latents = kind, num_latents
+    def __init__(self, dataset: WindowDataset, num_latents: int) -> None:
+        self.dataset = dataset
+        self.num_latents = num_latents
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for row in batch.to_pylist():
-            lane, pool = pickle.loads(row["pool"])
+            stream, pool = pickle.loads(row["pool"])
             waiting: list[bytes] = []
-            for window in read_pool(pool, self.kind, self.num_latents):
-                waiting.append(pickle.dumps((lane, window)))
+            for window in read_pool(pool, self.dataset, self.num_latents):
+                waiting.append(pickle.dumps((stream, window)))
                 if len(waiting) == self.WINDOWS_A_BLOCK:
                     yield _table(waiting)
                     waiting = []
@@ -259,12 +261,8 @@ def _table(windows: list[bytes]) -> pa.Table:
 
 @app.command()
 def main(
-    stage: Annotated[
-        str, typer.Argument(help="vae, foundation, instructnet, turbo, sparse, decoder, idm, or a YAML file")
-    ],
-    data: Annotated[
-        Path, typer.Option(help="curated shards (vae, decoder, idm) or encoded shards (other stages)")
-    ],
+    stage: Annotated[str, typer.Argument(help=f"{', '.join(STAGES)}, or a YAML file")],
+    data: Annotated[Path, typer.Option(help=shards_help())],
     output: Annotated[
         Path, typer.Option(help="checkpoint folder, shared by all machines; an interrupted run is resumed")
     ],
@@ -289,7 +287,18 @@ def main(
     """
     connect()
     try:
-        run(stage, data, output, init, minutes, workers, gpu, min_workers, archive, threads)
+        run(
+            stage=stage,
+            data=data,
+            output=output,
+            init=init,
+            minutes=minutes,
+            workers=workers,
+            gpu=gpu,
+            min_workers=min_workers,
+            archive=archive,
+            threads=threads,
+        )
     except (ValueError, FileNotFoundError) as error:
         print(f"gamegen: {error}", file=sys.stderr)
         raise SystemExit(2) from error

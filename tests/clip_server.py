@@ -1,4 +1,4 @@
-"""A clip service that tests can order from: the real routes, queue and database, and a worker that draws nothing."""
+"""A clip service for tests: the real routes, service, queue and database, with a worker that renders nothing."""
 
 from __future__ import annotations
 
@@ -7,59 +7,68 @@ import hashlib
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncEngine
+from ray.exceptions import ActorDiedError
 
-from deployments.body_limit import BodyLimit
+from deployments.clients.retry import RetryPolicy
+from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.errors import install_error_handlers
-from deployments.schemas import MAX_BODY_BYTES
-from deployments.videos.accounts import Accounts
-from deployments.videos.aliases import Aliases
-from deployments.videos.api import VideoApi
-from deployments.videos.ordering import ServedModel
-from deployments.videos.problems import EchoingRoute, refusal
-from deployments.videos.routes import mount_videos
+from deployments.ingress.body_limit import BodyLimitMiddleware
+from deployments.ingress.request_id import RequestIdMiddleware
+from deployments.limits import MAX_BODY_BYTES
+from deployments.prompts import PromptEncoder
+from deployments.replicas.messages import EncodedText, Rejected
+from deployments.stores import StoreUrls
+from deployments.videos.orders import ServedModel
+from deployments.videos.problems import unrouted_response
+from deployments.videos.routes import router
 from deployments.videos.service import VideoService
-from deployments.videos.settings import VideoApiSettings
-from gamegen.database.connection import connect
-from gamegen.storage.objects import LocalStore, ObjectNotFoundError
-from gamegen.videos.listen import Listener
-from gamegen.videos.order import Order
-from gamegen.videos.queue import VideoQueue
-from gamegen.videos.records import Claim, Failure, Result
-from gamegen.videos.states import State
-from gamegen.videos.tiers import QueueSettings
+from deployments.videos.settings import VideoApiSettings, VideoSettings
+from deployments.videos.startup import VideoStartup, open_video_service
+from gamegen.models.sampling import SamplingConfig
+from gamegen.service.database.connection import connect
+from gamegen.service.orders.listen import Listener
+from gamegen.service.orders.order import Order
+from gamegen.service.orders.queue import VideoQueue
+from gamegen.service.orders.records import Claim, Failure, Result
+from gamegen.service.orders.states import State
+from gamegen.service.orders.tiers import QueueSettings
+from gamegen.service.safety.settings import SafetySettings
+from gamegen.service.webhooks.deliveries import Deliveries
+from gamegen.storage.objects import LocalStore
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
 CLIP_BYTES = 300_000
 CREDITS = 12
-"""Of a new account: more than all small orders of the tests, less than one large one."""
+"""Credits of a new account: enough for all small orders of the tests, too few for a large one."""
+QUICK_RETRIES = RetryPolicy(deadline_s=PATIENCE_S, max_attempts=3, first_delay_s=0.01)
 _LEASE_S = 60.0
 _STAGES = (State.VAE_DECODING, State.SAFETY_CHECKING, State.TRANSCODING, State.UPLOADING)
 
 
 def clip_of(order: Order) -> bytes:
-    """What stands for the clip of an order: the same for the same order."""
+    """Bytes in place of an order's clip, equal for equal orders."""
     piece = hashlib.sha256(order.content_hash.encode()).digest()
     return (piece * (CLIP_BYTES // len(piece) + 1))[:CLIP_BYTES]
 
 
 class Worker:
-    """Takes orders through their states. Some prompts say what becomes of them.
+    """Takes orders through their states; words in a prompt decide how an order ends.
 
     An order whose prompt has "wait" stays in GENERATING until it is `let_go` or cancelled; "fail" and "block" end so.
     """
 
     def __init__(self, queue: VideoQueue, objects: LocalStore, listener: Listener) -> None:
-        self._queue, self._objects, self._listener = queue, objects, listener
+        self._queue = queue
+        self._objects = objects
+        self._listener = listener
         self.let_go = asyncio.Event()
 
     async def run(self) -> None:
@@ -103,94 +112,59 @@ class Worker:
         self._objects.write(content, clip)
         self._objects.write(thumbnail, clip[:1000])
         digest = hashlib.sha256(clip).hexdigest()
-        return Result(content, len(clip), digest, digest, thumbnail)
+        return Result(
+            content_key=content,
+            content_bytes=len(clip),
+            content_sha256=digest,
+            frames_sha256=digest,
+            thumbnail_key=thumbnail,
+        )
 
 
-class Objects(LocalStore):
-    """A folder that gives ranges, and addresses if there is somebody who serves it."""
-
-    def __init__(self, folder: Path, address: str | None = None) -> None:
-        super().__init__(folder)
-        self.address = address
-
-    def size(self, key: str) -> int:
-        try:
-            return (self.folder / key).stat().st_size
-        except FileNotFoundError as error:
-            raise ObjectNotFoundError(key) from error
-
-    def read_range(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        if not (self.folder / key).exists():
-            raise ObjectNotFoundError(key)
-        data = (self.folder / key).read_bytes()[start:stop]
-        return (data[at : at + 65536] for at in range(0, len(data), 65536))
-
-    def url(
-        self, key: str, expires_s: int, filename: str | None = None, content_type: str | None = None
-    ) -> str | None:
-        return f"{self.address}/{key}?expires={expires_s}" if self.address else None
-
-
-@dataclass
-class Message:
-    """A webhook message that was sent, or is to be again."""
-
-    id: str
-    generation_id: str
-    account: str
-    url: str = "https://example.com/hook"
-    event: str = "video.completed"
-    state: str = "delivered"
-    attempts: int = 1
-    next_attempt_at: datetime | None = None
-    status: int | None = 200
-    error: str | None = None
-    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    delivered_at: datetime | None = None
-
-
-class Messages:
-    """Webhook messages, as the webhooks' own part gives them."""
+class TextEncoderHandle:
+    """A text encoder handle whose replica encodes texts, rejects those with "endless" in them, or is dead."""
 
     def __init__(self) -> None:
-        self.all: list[Message] = []
+        self.is_dead = False
+        self.encode = self
 
-    async def of(self, generation_id: str, account: str) -> list[Message]:
-        return [one for one in self.all if (one.generation_id, one.account) == (generation_id, account)]
-
-    async def redeliver(self, id: str, account: str) -> Message:
-        for index, message in enumerate(self.all):
-            if (message.id, message.account) == (id, account):
-                self.all[index] = replace(message, state="pending")
-                return self.all[index]
-        raise LookupError(id)
+    async def remote(self, text: str, _perspective: str | None) -> EncodedText | Rejected:
+        if self.is_dead:
+            raise ActorDiedError()
+        if "endless" in text:
+            return Rejected("400 tokens and the limit is 300: shorten it")
+        return EncodedText(np.zeros((1, 4), np.float32), np.zeros(4, np.float32))
 
 
 class ClipServer:
-    """The routes at a port of their own. They run in a thread, so that clients that block can be tried."""
+    """Serves the clip service's routes at a port, in a thread, so that tests can use blocking clients."""
 
     def __init__(
         self,
         database_url: str,
         folder: Path,
-        keys: Accounts,
         queue: QueueSettings = QueueSettings(new_account_credits=CREDITS),  # noqa: B008
         **settings: Any,
     ) -> None:
-        self._queue_settings = queue
-        self._database_url = database_url
-        self.objects = Objects(folder)
-        self.messages = Messages()
-        self._keys = keys
-        self._settings = VideoApiSettings(**{"heartbeat_s": 0.5, **settings})
+        self.objects = LocalStore(folder)
+        self.text_encoder = TextEncoderHandle()
+        self._stores = StoreUrls(sessions="", database=database_url, objects=str(folder))
+        blocklist = folder / "blocklist.yaml"
+        blocklist.write_text("rules: [{reason: not to be asked for, entries: [forbidden]}]")
+        self._settings = VideoSettings(
+            max_pixels=1280 * 720,
+            queue=queue,
+            api=VideoApiSettings(**{"heartbeat_s": 0.5, **settings}),
+            safety=SafetySettings(blocklist_file=str(blocklist)),
+        )
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._started = threading.Event()
         self._loop: asyncio.AbstractEventLoop
-        self.app = FastAPI()
         self.service: VideoService
-        self.api: VideoApi
         self.queue: VideoQueue
+        self.deliveries: Deliveries
+        self.listener: Listener
         self.worker: Worker
 
     @contextmanager
@@ -205,63 +179,52 @@ class ClipServer:
             thread.join(PATIENCE_S)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine returns that is run where the routes are."""
+        """The result of a coroutine that runs in the server's event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        engine = connect(self._database_url)
-        async with Listener(self._database_url) as listener:
-            self._build(engine, listener)
+        engine = connect(self._stores.database)
+        self.queue = VideoQueue(engine, self._settings.queue)
+        self.deliveries = Deliveries(engine, self._settings.webhooks.retries)
+        startup = VideoStartup(self._open_service, timeout_s=PATIENCE_S)
+        startup.begin()
+        async with Listener(self._stores.database) as self.listener:
+            self.worker = Worker(self.queue, self.objects, self.listener)
             config = uvicorn.Config(
-                self.app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+                application(startup), log_level="warning", lifespan="off", timeout_graceful_shutdown=1
             )
             self._server = uvicorn.Server(config)
             working = asyncio.create_task(self.worker.run())
-            self._loop.call_soon(self._started.set)
             await self._server.serve([self._socket])
             working.cancel()
             with suppress(asyncio.CancelledError):
                 await working
+        await startup.close()
         await engine.dispose()
 
-    def _build(self, engine: AsyncEngine, listener: Listener) -> None:
-        self.queue = VideoQueue(engine, self._queue_settings)
-        self.worker = Worker(self.queue, self.objects, listener)
-        self.service = VideoService(
-            queue=self.queue,
-            listener=listener,
-            objects=self.objects,
-            model=ServedModel("nano", 160, 96),
-            count_steps=lambda order: -(-order.num_frames // 4) * order.num_steps,
-            deliveries=self.messages,
-            rotate_secret=_new_secret,
-            accounts=self._keys,
+    async def _open_service(self, resources: AsyncExitStack) -> VideoService:
+        self.service = await open_video_service(
+            resources,
             settings=self._settings,
-            check_text=_check_text,
-            judge=_judge,
-            check_webhook_url=_check_url,
+            stores=self._stores,
+            prompt_encoder=PromptEncoder(TextEncoderClient(self.text_encoder, QUICK_RETRIES)),
+            served_model=_served_model,
         )
-        self.api = VideoApi(self.service)
-        mount_videos(self.app, lambda: self.api, EchoingRoute)
-        self.app.add_middleware(Aliases)
-        self.app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, refuse=refusal)
-        install_error_handlers(self.app)
+        self._loop.call_soon(self._started.set)
+        return self.service
 
 
-async def _new_secret(account: str) -> str:
-    return f"whsec_{account}"
+def application(startup: VideoStartup) -> FastAPI:
+    """An application with the clip service's routes alone."""
+    app = FastAPI()
+    app.state.videos = startup
+    app.include_router(router)
+    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES, refuse=unrouted_response)
+    install_error_handlers(app)
+    return app
 
 
-async def _check_text(order: Order) -> None:
-    if "endless" in order.prompt:
-        raise ValueError("400 tokens and the limit is 300: shorten it")
-
-
-async def _judge(order: Order) -> Failure | None:
-    return Failure("prompt_blocked", "not to be asked for") if "forbidden" in order.prompt else None
-
-
-def _check_url(url: str) -> None:
-    if not url.startswith("https://"):
-        raise ValueError("it must begin with https://")
+async def _served_model() -> ServedModel:
+    return ServedModel(name="nano", width=160, height=96, sampling=SamplingConfig())

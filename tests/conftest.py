@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from deployments.environment import set_environment
 
 if TYPE_CHECKING:
-    from deployments.places import Places
+    from deployments.stores import StoreUrls
     from gamegen.storage.objects import ObjectStore
     from tests.clip_server import ClipServer
     from tests.workshop import Workshop
@@ -34,22 +33,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()
 
-
-class RayInTwoProcesses(LoadScopeScheduling):
-    """Of the processes that share the tests (`make test`) one has all that serve and one all jobs, each with a Ray of
-    its own: they mostly wait. The others take file after file.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::")[0]
-        if file.startswith(("tests/deployments/", "tests/e2e/", "tests/survival/")):
-            return "serve"
-        return "jobs" if file.startswith("tests/jobs/") else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log) -> RayInTwoProcesses:
-    """How tests are shared out; asked for with `-n 3` only."""
-    return RayInTwoProcesses(config, log)
+pytest_plugins = ["tests.application", "tests.sharing"]
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +48,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def serve_address(ray_cluster: None) -> Iterator[str]:
-    """The address at which Ray Serve answers; what it serves is up to each folder's tests."""
+    """The address at which Ray Serve answers; `application` says what it serves."""
     from ray import serve
 
     from tests.serving import free_port
@@ -85,14 +69,16 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def places(
+def stores(
     store_url: str, database_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Places]:
+) -> Iterator[StoreUrls]:
     """Where the applications of the tests keep what outlives their processes."""
-    from deployments.places import Places
+    from deployments.stores import StoreUrls
 
     for database_url in new_database(database_server, "template"):
-        yield Places(store_url, database_url, str(tmp_path_factory.mktemp("objects")))
+        yield StoreUrls(
+            sessions=store_url, database=database_url, objects=str(tmp_path_factory.mktemp("objects"))
+        )
 
 
 @pytest.fixture(scope="session")
@@ -100,9 +86,9 @@ def database_server() -> Iterator[str]:
     """A running PostgreSQL with a database `template` of the newest schema."""
     from sqlalchemy import make_url, text
 
-    from gamegen.database import schema
-    from gamegen.database.connection import connect_blocking
-    from gamegen.database.embedded import embedded_database
+    from gamegen.service.database import schema
+    from gamegen.service.database.connection import connect_blocking
+    from gamegen.service.database.embedded import embedded_database
 
     # Another user runs it, and a socket's path is short.
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as folder:
@@ -136,12 +122,12 @@ async def workshop(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Workshop]:
     """An empty queue for clip workers, where a failed order may be tried again at once, three times."""
-    from gamegen.database.connection import connect
     from gamegen.provenance.certificates import signer_from_environment
+    from gamegen.service.database.connection import connect
+    from gamegen.service.orders.listen import Listener
+    from gamegen.service.orders.queue import VideoQueue
+    from gamegen.service.orders.tiers import QueueSettings
     from gamegen.storage.objects import LocalStore
-    from gamegen.videos.listen import Listener
-    from gamegen.videos.queue import VideoQueue
-    from gamegen.videos.tiers import QueueSettings
     from tests.workshop import Workshop
 
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
@@ -155,13 +141,12 @@ async def workshop(
 @pytest.fixture(scope="session")
 def clip_server(database_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClipServer]:
     """A clip service without API keys that draws nothing: orders end by what their prompts say."""
-    from deployments.videos.accounts import Accounts
     from tests.clip_server import ClipServer
 
     folder = tmp_path_factory.mktemp("objects")
     with (
         contextmanager(new_database)(database_server, "template") as url,
-        ClipServer(url, folder, Accounts()).running() as server,
+        ClipServer(url, folder).running() as server,
     ):
         yield server
 
@@ -169,7 +154,7 @@ def clip_server(database_server: str, tmp_path_factory: pytest.TempPathFactory) 
 def new_database(server: str, template: str) -> Iterator[str]:
     from sqlalchemy import make_url, text
 
-    from gamegen.database.connection import connect_blocking
+    from gamegen.service.database.connection import connect_blocking
 
     name = f"test_{uuid.uuid4().hex[:12]}"
     engine = connect_blocking(server).execution_options(isolation_level="AUTOCOMMIT")
@@ -184,7 +169,8 @@ def new_database(server: str, template: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights, every part at its smallest."""
-    from gamegen.models.checkpoint import ModelConfig, save_random
+    from gamegen.models.checkpoint import save_random
+    from gamegen.models.model import ModelConfig
 
     folder = tmp_path_factory.mktemp("tiny")
     save_random(folder, ModelConfig.tiny())

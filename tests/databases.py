@@ -9,14 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
-from gamegen.database.tables import generations
-from gamegen.videos.order import Order
+from gamegen.service.database.tables import generations
+from tests.service.orders.orders import order
 
 
 def older_programs() -> Path | None:
@@ -50,7 +49,7 @@ def older_server() -> Iterator[str]:
 
 def order_row(name: str, **changes: Any) -> dict[str, Any]:
     """A row of `generations`: a waiting order, with changes."""
-    order = Order("nano", f"a world for {name}", "", "first", 160, 96, 8, 24, 4, 1.0, 7)
+    ordered = order(prompt=f"a world for {name}", perspective="first", guidance_scale=1.0, seed=7)
     row = {
         "id": name,
         "account": "local",
@@ -59,9 +58,9 @@ def order_row(name: str, **changes: Any) -> dict[str, Any]:
         "tier": "standard",
         "priority": 5,
         "rank": 0.0,
-        "order": asdict(order),
-        "batch_key": order.batch_key,
-        "content_hash": order.content_hash,
+        "order": ordered.to_dict(),
+        "batch_key": ordered.batch_key,
+        "content_hash": ordered.content_hash,
         "num_steps": 8,
     }
     return row | changes

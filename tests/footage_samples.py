@@ -7,15 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from gamegen.curation.decode import encode_clip
-from gamegen.footage.clips import (
-    CAPTION_FIELDS,
-    INSTRUCTION_FIELDS,
-    Clip,
-    Instruction,
-    file_sha256,
-    write_table,
-)
+from gamegen.files import file_sha256
+from gamegen.footage.clips import CAPTION_FIELDS, INSTRUCTION_FIELDS, Clip, Instruction, write_table
+from gamegen.media.mp4 import encode_mp4
 
 WIDTH, HEIGHT, NUM_FRAMES = 128, 72, 48
 
@@ -31,7 +25,7 @@ def make_clip(folder: Path, name: str, frames: np.ndarray, world_seed: int = 1, 
     """Writes `frames` as an MP4 into `folder` and returns the clip that describes it, with `changes`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.mp4"
-    path.write_bytes(encode_clip(frames, 24))
+    path.write_bytes(encode_mp4(frames, 24))
     num_frames = len(frames)
     values = {
         "clip_id": name,

@@ -1,4 +1,4 @@
-"""What the serving tests share: a client's side of the stream, and a running application."""
+"""Helpers of the serving tests: a stream client, and a running application."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import dataclasses
 import io
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import simplejpeg
 import websockets
 from PIL import Image
 
-from deployments.places import Places
 from deployments.settings import ServeSettings, load_settings
-from deployments.wire import (
+from deployments.stores import StoreUrls
+from deployments.stream.wire import (
     FRAGMENT_MAGIC,
     INIT_MAGIC,
     FrameHeader,
@@ -28,12 +29,12 @@ from deployments.wire import (
     unpack_init,
 )
 
-PATIENCE_S = 120.0
-"""How long a test waits before it calls something lost; no test passes or fails by being slow or quick."""
+PATIENCE_S = 240.0
+"""Time that a test waits for an event before it fails; no test passes or fails by being slow or quick."""
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """A free TCP port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -54,7 +55,7 @@ def tiny_settings(model: Path) -> ServeSettings:
             max_message_bytes=8192,
             max_logged_words_bytes=4096,
         ),
-        # Tests wait for each other's worlds: all places are offered however late chunks come.
+        # Tests share the worlds: a replica offers all of its slots however late chunks are.
         world=dataclasses.replace(
             settings.world, threads=1, slots=3, snapshot_every_chunks=5, most_late_share=1
         ),
@@ -62,16 +63,41 @@ def tiny_settings(model: Path) -> ServeSettings:
     )
 
 
-@contextmanager
-def served(settings: ServeSettings, places: Places) -> Iterator[None]:
-    """Runs the application on the Serve instance that is up."""
-    from ray import serve
+class Application:
+    """The application on the Serve instance that is up: one at a time, kept as long as the same one is asked for."""
 
-    from deployments.app import NAME, build_app
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._running: tuple[ServeSettings, StoreUrls] | None = None
 
-    serve.run(build_app(settings, places), name=NAME, route_prefix="/")
-    yield
-    serve.delete(NAME)
+    def serve(self, settings: ServeSettings, stores: StoreUrls) -> str:
+        """Runs it with these settings unless it does already; returns its address."""
+        from ray import serve
+
+        from deployments.app import NAME, build_app
+
+        if self._running != (settings, stores):
+            self.stop()
+            serve.run(build_app(settings, stores), name=NAME, route_prefix="/")
+            self._running = settings, stores
+        return self._address
+
+    def stop(self) -> None:
+        """Ends it, if one runs."""
+        from ray import serve
+
+        from deployments.app import NAME
+
+        if self._running:
+            serve.delete(NAME)
+        self._running = None
+
+
+def end_sessions(address: str) -> None:
+    """Ends every session of the application."""
+    with httpx.Client(base_url=address, timeout=PATIENCE_S) as client:
+        for session in client.get("/v1/sessions", params={"limit": 100}).json()["sessions"]:
+            client.delete(f"/v1/sessions/{session['id']}")
 
 
 def png(width: int, height: int, colour: tuple[int, int, int] = (200, 90, 20)) -> bytes:
@@ -83,7 +109,7 @@ def png(width: int, height: int, colour: tuple[int, int, int] = (200, 90, 20)) -
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A frame as a client got it."""
+    """A frame as a client received it."""
 
     header: FrameHeader
     pixels: np.ndarray
@@ -91,14 +117,14 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Fragment:
-    """A chunk as a client got it: its four headers, and the MP4 file that it and the newest init segment make."""
+    """A chunk as a client received it: four headers, and an MP4 file of the newest init segment and the fragment."""
 
     headers: list[FrameHeader]
     file: bytes
 
 
 class StreamClient:
-    """One socket of one session."""
+    """A client of one session's socket."""
 
     def __init__(self, socket: Any, acknowledges: bool = True) -> None:
         self.socket = socket

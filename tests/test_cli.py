@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gamegen.curation.decode import decode_clip
-from gamegen.models.checkpoint import ModelConfig, save_random
+from gamegen.media.mp4 import read_mp4
+from gamegen.models.checkpoint import save_random
+from gamegen.models.model import ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def test_generate_writes_the_frames_asked_for(model, tmp_path):
         [*command, "--frames", "10"], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert decode_clip(clip).shape == (10, 32, 32, 3)
+    assert read_mp4(clip).shape == (10, 32, 32, 3)
 
 
 def test_rollout_follows_a_script(gamegen, model, tmp_path):
@@ -34,7 +35,7 @@ def test_rollout_follows_a_script(gamegen, model, tmp_path):
         *("-o", str(clip), "--model", model),
     )
     assert done.returncode == 0, done.stderr
-    assert len(decode_clip(clip)) == 13
+    assert len(read_mp4(clip)) == 13
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from gamegen.config import build, load_yaml, to_dict
 
@@ -25,6 +26,8 @@ class Outer:
     weights: dict[str, float] = field(default_factory=dict)
     path: str | None = None
     verbose: bool = False
+    limit: int | Literal["auto"] | Inner | None = None
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 def test_a_file_becomes_nested_dataclasses(tmp_path: Path) -> None:
@@ -37,6 +40,12 @@ def test_a_file_becomes_nested_dataclasses(tmp_path: Path) -> None:
 
 def test_a_config_survives_the_round_trip() -> None:
     config = Outer(3, kind="heun", path="x")
+    assert build(Outer, to_dict(config), "test") == config
+
+
+@pytest.mark.parametrize("limit", [3, "auto", Inner(0.25), None])
+def test_every_arm_of_a_union_is_tried(limit: object) -> None:
+    config = Outer(1, limit=limit)
     assert build(Outer, to_dict(config), "test") == config
 
 
@@ -55,6 +64,19 @@ def test_a_config_survives_the_round_trip() -> None:
         ("steps: [", "not valid YAML"),
         ("- 1", "expected a mapping for Outer"),
         ("steps: 1\ninner: {rate: -1}", "rate = -1.0: must not be negative"),
+        ("steps: 1\ninner: {sizes: [[1]]}", r"sizes\[0\] = \[1\]: expected 2 values"),
+        ("steps: 1\ninner: {sizes: [3]}", r"inner: sizes\[0\] = 3: expected a list"),
+        ("steps: 1\ninner: {sizes: [[1, x]]}", r"inner: sizes\[0\]\[1\] = 'x': expected int"),
+        ("steps: 1\nverbose: 1", "verbose = 1: expected bool"),
+        ("steps: 1\npath: 2", "path = 2: expected str"),
+        (
+            "steps: 1\nlimit: 1.5",
+            r"limit = 1.5: expected int or expected one of 'auto' or expected a mapping for Inner",
+        ),
+        ("steps: 1\nlimit: {rat: 1}", "limit: unknown key 'rat'; known keys: rate, sizes"),
+        ("steps: 1\nshare: 1.5", "share = 1.5: must be at most 1"),
+        ("steps: 1\nstep: 2\nverbose: 3", "unknown key 'step'"),
+        ('steps: 1\npath: "\\ud800"', "not valid Unicode"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""A worker and a clerk with the real queue, store and renderer, and nobody else: what replicas do is done here."""
+"""A clip worker and housekeeping with the real queue, store and renderer, without Ray."""
 
 from __future__ import annotations
 
@@ -16,56 +16,42 @@ from typing import Any
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from deployments.tasks import end
-from deployments.videos.clerk import Clerk
-from deployments.videos.finishing import Finishing
-from deployments.videos.worker import ClipWorker
-from deployments.videos.working import WorkerSettings
-from gamegen.clips.decode import decode_window
-from gamegen.clips.drawing import Drawing
-from gamegen.clips.renderer import ClipRenderer
+from deployments.background import cancel_and_wait
+from deployments.replicas.messages import EncodedText
+from deployments.workers.clip_worker import ClipWorker
+from deployments.workers.finishing import ClipFinisher
+from deployments.workers.housekeeping import Housekeeping
+from deployments.workers.intake import OrderIntake
+from deployments.workers.settings import WorkerSettings
+from gamegen.generation.decode import decode_clip
+from gamegen.generation.renderer import ClipRenderer
 from gamegen.models.text import TextStates
 from gamegen.provenance.certificates import Signer
-from gamegen.retention.retention import Retention
-from gamegen.safety.checks import SafetyChecks
-from gamegen.safety.settings import SafetySettings
+from gamegen.service.orders.listen import Listener
+from gamegen.service.orders.order import Order
+from gamegen.service.orders.queue import VideoQueue
+from gamegen.service.orders.records import Generation, NewGeneration
+from gamegen.service.orders.states import FINAL
+from gamegen.service.retention.retention import Retention
+from gamegen.service.safety.checks import SafetyChecks
+from gamegen.service.safety.settings import SafetySettings
+from gamegen.service.safety.verdict import SafetyVerdict
+from gamegen.service.webhooks.sender import WebhookSender
+from gamegen.service.webhooks.settings import WebhookSettings
 from gamegen.storage.objects import ObjectStore
-from gamegen.videos.listen import Listener
-from gamegen.videos.order import Order
-from gamegen.videos.queue import VideoQueue
-from gamegen.videos.records import Generation, NewGeneration, Verdict
-from gamegen.videos.states import FINAL
-from gamegen.webhooks.sender import Sender, WebhookSettings
-from tests.test_world import random_model, words
+from tests.engine.test_world import random_model, words
 
 PATIENCE_S = 60.0
 NOBODY = SafetySettings(prompt_checkers=("none",), frames_checkers=("none",))
 _ids = itertools.count()
 
 
-class Words:
-    """An encoder of this process, whose states depend on the text; `calls` counts the texts."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    async def texts(self, order: Order) -> tuple[TextStates, TextStates | None]:
-        self.calls += 1
-        if "endless" in order.prompt:
-            raise ValueError("the text has 400 tokens and the limit is 300: shorten it")
-        return _states(order.prompt), _states(order.negative_prompt) if order.negative_prompt else None
-
-
-class Frames:
-    """A decoder of this process."""
-
-    def __init__(self, renderer: ClipRenderer) -> None:
-        self._renderer = renderer
-
-    async def frames(self, drawing: Drawing) -> AsyncIterator[np.ndarray]:
-        decoded = decode_window(self._renderer.model, drawing.latents, drawing.num_before)
-        for start in range(0, len(decoded), 4):
-            yield decoded[start : start + 4]
+async def encode(text: str, perspective: str | None = None) -> EncodedText:
+    """A text encoder of this process, whose states depend on the text."""
+    if "endless" in text:
+        raise ValueError("the text has 400 tokens and the limit is 300: shorten it")
+    states = states_of(text)
+    return EncodedText(states.tokens.numpy(), states.pooled.numpy())
 
 
 class RefusesBright:
@@ -73,12 +59,12 @@ class RefusesBright:
 
     def __init__(self, settings: SafetySettings) -> None: ...
 
-    def check(self, subject: str, frames: np.ndarray) -> Verdict:
-        return Verdict(subject, "bright", 1.0, 0.5, False, "too bright")
+    def check(self, subject: str, frames: np.ndarray) -> SafetyVerdict:
+        return SafetyVerdict(subject, "bright", 1.0, 0.5, False, "too bright")
 
 
 class SlowRenderer(ClipRenderer):
-    """Waits for `gate` before each step after `free` of them; raises what `breaks` says about the drawings."""
+    """A renderer that waits for `open` after `free` steps; raises the error that `breaks` returns for the drawings."""
 
     free = 10**9
     steps = 0
@@ -97,18 +83,19 @@ class SlowRenderer(ClipRenderer):
         return super().step(drawings)
 
 
-def _states(text: str) -> TextStates:
+def states_of(text: str) -> TextStates:
+    """Random states that depend on the text."""
     return words(zlib.crc32(text.encode()) % 1000)
 
 
 def undisturbed(order: Order) -> np.ndarray:
     """The frames of an order without images, drawn alone."""
     renderer = ClipRenderer(random_model())
-    negative = _states(order.negative_prompt) if order.negative_prompt else None
-    drawing = renderer.begin(order, _states(order.prompt), negative)
+    negative = states_of(order.negative_prompt) if order.negative_prompt else None
+    drawing = renderer.begin(order.clip_spec, states_of(order.prompt), negative)
     while not drawing.is_done:
         renderer.step([drawing])
-    return decode_window(renderer.model, drawing.latents)[: order.num_frames]
+    return decode_clip(renderer.model, drawing.latents)[: order.num_frames]
 
 
 def digest(frames: np.ndarray) -> str:
@@ -118,7 +105,7 @@ def digest(frames: np.ndarray) -> str:
 
 @dataclass
 class Workshop:
-    """What workers of one database share."""
+    """The parts that all workers of one database share; makes workers of them."""
 
     engine: AsyncEngine
     queue: VideoQueue
@@ -131,49 +118,64 @@ class Workshop:
         name: str = "g",
         renderer: ClipRenderer | None = None,
         safety: SafetySettings = NOBODY,
-        encoder: Any = None,
         **settings: Any,
     ) -> ClipWorker:
         drawn_by = renderer or ClipRenderer(random_model())
-        finishing = Finishing(self.queue, self.store, Frames(drawn_by), SafetyChecks(safety), self.signer)
+        finisher = ClipFinisher(
+            queue=self.queue,
+            store=self.store,
+            checks=SafetyChecks(safety),
+            signer=self.signer,
+            decoding_thread=ThreadPoolExecutor(1),
+        )
         return ClipWorker(
-            name,
-            "node",
-            self.queue,
-            self.listener,
-            self.store,
-            lambda: drawn_by,
-            encoder or Words(),
-            finishing,
-            WorkerSettings(**{"progress_every_s": 0.0, "lease_s": 30.0} | settings),
-            ThreadPoolExecutor(1),
+            name=name,
+            node="node",
+            queue=self.queue,
+            listener=self.listener,
+            store=self.store,
+            load_renderer=lambda: drawn_by,
+            encode_text=encode,
+            finisher=finisher,
+            settings=WorkerSettings(**{"progress_every_s": 0.0, "lease_s": 30.0} | settings),
+            drawing_thread=ThreadPoolExecutor(1),
         )
 
-    def clerk(self, safety: SafetySettings = NOBODY, encoder: Any = None, lease_s: float = 30.0) -> Clerk:
-        return Clerk(
-            "clerk",
-            self.queue,
-            self.listener,
-            self.store,
-            encoder or Words(),
-            SafetyChecks(safety),
-            Retention(self.engine, self.store),
-            Sender(self.engine, WebhookSettings()),
-            lease_s,
+    def housekeeping(self, safety: SafetySettings = NOBODY, lease_s: float = 30.0) -> Housekeeping:
+        intake = OrderIntake(
+            name="clerk",
+            queue=self.queue,
+            listener=self.listener,
+            store=self.store,
+            checks=SafetyChecks(safety),
+            lease_s=lease_s,
+        )
+        return Housekeeping(
+            intake=intake,
+            queue=self.queue,
+            retention=Retention(self.engine, self.store),
+            sender=WebhookSender(self.engine, WebhookSettings()),
         )
 
     async def placed(self, *orders: Order) -> list[str]:
-        """Orders that wait for a clerk; their ids."""
+        """Ids of new orders that wait for intake."""
         made = await self.queue.submit(
             [
-                NewGeneration(f"video_{next(_ids)}", "ann", order, "b", _num_steps(order), 100)
+                NewGeneration(
+                    id=f"video_{next(_ids)}",
+                    account="ann",
+                    order=order,
+                    body_hash="b",
+                    num_steps=_num_steps(order),
+                    millicredits=100,
+                )
                 for order in orders
             ]
         )
         return [one.id for one in made if isinstance(one, Generation)]
 
     async def queued(self, *orders: Order) -> list[str]:
-        """Orders that wait for a generator; their ids."""
+        """Ids of new orders that wait for a generator."""
         ids = await self.placed(*orders)
         await self.queue.encoded(await self.queue.claim_pending("c", 100, 30))
         return ids
@@ -183,7 +185,7 @@ class Workshop:
         return await self.reached(video, lambda order: order.state in FINAL)
 
     async def reached(self, video: str, is_there: Callable[[Generation], bool]) -> Generation:
-        """An order once it is so far."""
+        """An order once `is_there` is true of it."""
         async with asyncio.timeout(PATIENCE_S):
             while not is_there(order := await self.queue.get(video, None)):
                 await asyncio.sleep(0.01)
@@ -192,16 +194,16 @@ class Workshop:
 
 @asynccontextmanager
 async def running(work: Awaitable[None]) -> AsyncIterator[asyncio.Task]:
-    """Lets it run beside, and ends it."""
+    """Runs work in the background until the context ends."""
     task = asyncio.ensure_future(work)
     try:
         yield task
     finally:
-        await end(task)
+        await cancel_and_wait(task)
 
 
 def late(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """The same call, whose answer is a while on its way."""
+    """A call whose answer arrives 0.3 s later."""
 
     async def called(*arguments: Any) -> Any:
         answer = await call(*arguments)
@@ -212,4 +214,4 @@ def late(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
 
 
 def _num_steps(order: Order) -> int:
-    return ClipRenderer(random_model()).plan(order).num_steps or 1
+    return ClipRenderer(random_model()).plan(order.clip_spec).num_steps or 1

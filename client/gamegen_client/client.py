@@ -1,4 +1,4 @@
-"""The client: one object for one server."""
+"""The synchronous client of one server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Video = dict[str, Any]
 
 @dataclass(frozen=True)
 class Update:
-    """Something that happened to a video: `progress`, `phase_change`, `completed` or `error`; and how it is now."""
+    """An event of a video (`progress`, `phase_change`, `completed` or `error`) and the video's state after it."""
 
     event: str
     video: Video
@@ -82,11 +82,11 @@ class Client:
         return self._transport.send("POST", "/v1/videos", json=body, headers=headers).json()
 
     def get(self, video_id: str) -> Video:
-        """A video as it is now."""
+        """A video's current state."""
         return self._transport.send("GET", _path(video_id)).json()
 
     def list(self, status: str | None = None, limit: int = 20, offset: int = 0) -> dict[str, Any]:
-        """Some of the account's videos, the newest first: `{"data": [...], "total": ...}`."""
+        """A page of the account's videos, the newest first: `{"data": [...], "total": ...}`."""
         asked = {"limit": limit, "offset": offset, **({"status": status} if status else {})}
         return self._transport.send("GET", "/v1/videos", params=asked).json()
 
@@ -99,13 +99,13 @@ class Client:
         return self._transport.send("DELETE", _path(video_id), params={"files": "true"}).json()
 
     def keep(self, video_id: str, kept: bool = True) -> Video:
-        """Has a video's files stay beyond their time, or no longer."""
+        """Exempts a video's files from deletion by age, or ends that."""
         return self._transport.send("POST", _path(video_id, "keep"), json={"kept": kept}).json()
 
     def download(
         self, video_id: str, file: str | Path, tries: int = 5, progress: Progress | None = None
     ) -> Path:
-        """Fetches a finished clip; goes on from what an earlier call left, and checks size and SHA-256."""
+        """Downloads a finished clip; resumes an interrupted download, checks size and SHA-256."""
         return fetch(self._transport, _path(video_id, "content"), Path(file), tries, progress)
 
     def thumbnail(self, video_id: str, file: str | Path) -> Path:
@@ -113,12 +113,12 @@ class Client:
         return fetch(self._transport, _path(video_id, "thumbnail"), Path(file), self._max_retries)
 
     def wait(self, video_id: str) -> Video:
-        """The video once it has ended, however that was."""
+        """Waits until a video has ended in any state; returns it."""
         updates: list[Update] = [*self.watch(video_id)]
         return updates[-1].video
 
     def watch(self, video_id: str) -> Iterator[Update]:
-        """What happens to a video until it has ended; the last update has its final state.
+        """Yields a video's updates until it has ended; the last has its final state.
 
         A stream that breaks is taken up where it broke; where there is none, the video is asked for now and then.
         """
@@ -176,5 +176,5 @@ def _ended(video: Video) -> Update:
 
 def _path(video_id: str, *parts: str) -> str:
     if not video_id or not all(character.isalnum() or character in "_-" for character in video_id):
-        raise ValueError(f"{video_id!r} is no video's id: letters, digits, _ and -")
+        raise ValueError(f"{video_id!r} is not a video id: use letters, digits, _ and -")
     return "/".join(("/v1/videos", video_id, *parts))

@@ -1,4 +1,4 @@
-"""Files that are fetched in parts: a broken connection is taken up where it broke."""
+"""Resumable downloads: after a broken connection the rest of a file is requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Progress = Callable[[int, Optional[int]], None]
 
 
 def fetch(transport: Transport, path: str, file: Path, tries: int, progress: Progress | None = None) -> Path:
-    """Writes an object to `file`, which appears when it is whole; what an earlier try left is gone on from.
+    """Downloads an object to `file`, which appears when it is whole; resumes an interrupted download.
 
     Raises DamagedFileError if it does not have the size and SHA-256 that the server names, ProblemError, and
     UnavailableError after so many tries in a row that brought nothing.
@@ -74,13 +74,13 @@ def _total(response: httpx.Response) -> int | None:
 
 
 def _check(partial: Path, total: int | None, tag: str) -> None:
-    size, told_sum = _size(partial), tag if len(tag) == 64 else None
+    size, expected_sha256 = _size(partial), tag if len(tag) == 64 else None
     if total is not None and size != total:
         partial.unlink()
         raise DamagedFileError(f"got {size} bytes of {total}: fetch it again")
-    if told_sum and _sha256(partial) != told_sum:
+    if expected_sha256 and _sha256(partial) != expected_sha256:
         partial.unlink()
-        raise DamagedFileError(f"the file's SHA-256 is not the server's {told_sum}: fetch it again")
+        raise DamagedFileError(f"the file's SHA-256 is not the server's {expected_sha256}: fetch it again")
 
 
 def _sha256(file: Path) -> str:

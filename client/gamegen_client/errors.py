@@ -1,4 +1,18 @@
-"""What can go wrong, one class for each kind of answer."""
+"""Errors of the client, one class for each kind of answer.
+
+GameGenError
+  + UnavailableError             the server cannot be reached or stays busy
+  + DamagedFileError             a download differs from the server's file
+  + ProblemError                 the server refused
+      + AuthenticationError      401
+      + InsufficientCreditsError 402
+      + NotFoundError            404
+      + ConflictError            409
+      + TooLargeError            413
+      + InvalidRequestError      400, 422
+      + RateLimitError           429
+      + BlockedError             451
+"""
 
 from __future__ import annotations
 
@@ -8,7 +22,7 @@ import httpx
 
 
 class GameGenError(Exception):
-    """Anything that this client raises by itself."""
+    """Base class of the client's errors."""
 
 
 class UnavailableError(GameGenError):
@@ -16,7 +30,7 @@ class UnavailableError(GameGenError):
 
 
 class DamagedFileError(GameGenError):
-    """What was fetched is not what the server holds: fetch it again."""
+    """A downloaded file differs from the server's: download it again."""
 
 
 class ProblemError(GameGenError):
@@ -76,7 +90,7 @@ _BY_STATUS: dict[int, type[ProblemError]] = {
 
 
 def error_of(response: httpx.Response) -> ProblemError:
-    """The error that an answer of 400 or more is, its body read."""
+    """The error for an answer of 400 or more, whose body has been read."""
     try:
         body: Any = response.json()
     except ValueError:
@@ -88,6 +102,6 @@ def error_of(response: httpx.Response) -> ProblemError:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds that the server asks to wait, if it says so in seconds."""
+    """Seconds of a Retry-After header; None without one in seconds."""
     told = response.headers.get("retry-after", "")
     return float(told) if told.isdigit() else None

@@ -1,4 +1,4 @@
-"""Server-sent events, as far as a stream of updates needs them."""
+"""A parser of server-sent events, as far as a stream of updates needs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ServerEvent:
-    """One event; `id` is what to go on from after a broken connection."""
+    """A server-sent event; a reconnect sends its `id` as Last-Event-ID."""
 
     name: str
     data: str
@@ -16,7 +16,7 @@ class ServerEvent:
 
 
 def read_events(lines: Iterable[str]) -> Iterator[ServerEvent]:
-    """The events in a stream's lines (without their ends); comments are passed over."""
+    """Parses events from a stream's lines (without line ends); skips comments."""
     name, event_id = "message", None
     data: list[str] = []
     for line in lines:

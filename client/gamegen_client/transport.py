@@ -1,4 +1,4 @@
-"""Requests that are tried again: with the same X-Request-ID, so that an order is never placed twice."""
+"""HTTP requests with retries, under one X-Request-ID, so that an order is never placed twice."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _LONGEST_DELAY_S = 30.0
 
 
 class Backoff:
-    """Waits twice as long each time, a little by chance; as long as the server asks where it does."""
+    """Exponential backoff with jitter; a server's Retry-After takes precedence."""
 
     def __init__(self, sleep: Callable[[float], None] = time.sleep) -> None:
         self._sleep = sleep
         self._delay_s = _FIRST_DELAY_S
 
     def wait(self, told_s: float | None = None) -> None:
-        """Waits once more."""
+        """Sleeps before the next try."""
         delay_s = self._delay_s if told_s is None else min(told_s, _LONGEST_DELAY_S)
         self._sleep(delay_s * random.uniform(1.0, 1.25))
         self._delay_s = min(2 * self._delay_s, _LONGEST_DELAY_S)
 
     def reset(self) -> None:
-        """It went well: the next wait is short again."""
+        """Resets the delay after a success."""
         self._delay_s = _FIRST_DELAY_S
 
 
 class Transport:
-    """One server; every request is tried `max_retries` times more while it cannot be reached or is busy."""
+    """HTTP connection to one server; retries a request `max_retries` times while the server is unreachable or busy."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout_s: float, max_retries: int) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -45,7 +45,7 @@ class Transport:
         self._max_retries = max_retries
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """An answer below 400, its body read; raises ProblemError or UnavailableError."""
+        """Sends a request with retries and reads the answer's body; raises ProblemError or UnavailableError."""
         headers = {"X-Request-ID": uuid.uuid4().hex, **options.pop("headers", {})}
         backoff = Backoff()
         for left in range(self._max_retries, -1, -1):
@@ -65,7 +65,7 @@ class Transport:
 
     @contextmanager
     def streamed(self, path: str, headers: dict[str, str], **options: Any) -> Iterator[httpx.Response]:
-        """An answer below 400 whose body is still to be read, tried once; raises ProblemError or httpx's errors."""
+        """Sends a request once, leaving the answer's body to be read; raises ProblemError or httpx's errors."""
         with self.http.stream("GET", path, headers=headers, **options) as response:
             if response.status_code >= 400:
                 response.read()
@@ -74,6 +74,6 @@ class Transport:
 
 
 def unreachable(address: Any, error: Exception) -> UnavailableError:
-    """What a broken connection means to whoever asked."""
+    """The error for a broken connection."""
     reason = str(error) or type(error).__name__
     return UnavailableError(f"{address} cannot be reached ({reason}): is the server running there?")

@@ -1,1 +1,1 @@
-"""The clip service's HTTP side: what is ordered over `/v1/videos`, and what becomes of it."""
+"""The clip service's HTTP API, `/v1/videos` and its accounts."""

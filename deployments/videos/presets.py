@@ -1,8 +1,8 @@
-"""Named choices that an order may make: words for a style, and picture sizes."""
+"""Presets of an order: prompt additions of styles, and frame sizes of resolutions."""
 
 from __future__ import annotations
 
-from gamegen.video import SIZE_MULTIPLE
+from gamegen.constants import SIZE_MULTIPLE
 
 STYLES: dict[str, str] = {
     "cinematic": "cinematic lighting, shallow depth of field, film grain",
@@ -13,10 +13,10 @@ STYLES: dict[str, str] = {
     "vivid": "bright sunlight, saturated colours, clear sky",
     "watercolour": "watercolour painting, soft edges, paper texture",
 }
-"""What each style preset adds to the prompt."""
+"""Text that each style adds to the prompt."""
 
 RESOLUTIONS: dict[str, tuple[int, int]] = {"nano": (160, 96), "480p": (848, 480), "720p": (1280, 720)}
-"""(width, height) in pixels, when no aspect ratio is given."""
+"""Frame size (width, height) in pixels of each resolution without an aspect ratio."""
 ASPECT_RATIOS: dict[str, tuple[int, int]] = {
     "16:9": (16, 9),
     "9:16": (9, 16),
@@ -28,12 +28,12 @@ ASPECT_RATIOS: dict[str, tuple[int, int]] = {
 
 
 def styled(prompt: str, style: str | None) -> str:
-    """The prompt with its style's words."""
+    """The prompt with its style's text."""
     return f"{prompt}, {STYLES[style]}" if style else prompt
 
 
 def size_of(resolution: str, aspect_ratio: str | None) -> tuple[int, int]:
-    """(width, height) in pixels: the shorter side is the resolution's, the other the nearest that models draw."""
+    """Frame size (width, height) in pixels; the shorter side is the resolution's, the longer one a multiple of 16."""
     width, height = RESOLUTIONS[resolution]
     if aspect_ratio is None:
         return width, height

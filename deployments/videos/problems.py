@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -20,18 +19,18 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from deployments.errors import ApiError, describe_validation_error, error_response
-from deployments.metrics import REQUESTS_REFUSED
+from deployments.observability.play_metrics import REQUESTS_REFUSED
 from deployments.videos.schemas import Problem
-from gamegen.database.patience import DatabaseAwayError
+from gamegen.service.database.retrying import DatabaseAwayError
 from gamegen.storage.objects import StorageError
 
 logger = logging.getLogger("ray.serve")
 
 PROBLEM_TYPE = "application/problem+json"
-REQUEST_ID = "X-Request-ID"
-_REQUEST_ID = re.compile(r"[!-~]{1,128}")
-_RETRY_S = 5
-_ADDRESSES = ("/v1/videos", "/v1/webhooks", "/v1/credits", "/api/v1/generate")
+REQUEST_ID_HEADER = "X-Request-ID"
+REQUEST_ID_PATTERN = re.compile(r"[!-~]{1,128}")
+_RETRY_AFTER_S = 5
+_PATH_PREFIXES = ("/v1/videos", "/v1/webhooks", "/v1/credits", "/api/v1/generate")
 _DESCRIPTIONS = {
     400: "the request cannot be read",
     401: "no API key, or one that is not known",
@@ -46,15 +45,32 @@ _DESCRIPTIONS = {
     503: "full or not ready: see Retry-After",
 }
 
+UNAVAILABLE_ERRORS = (
+    DatabaseAwayError,
+    OperationalError,
+    InterfaceError,
+    PoolTimeoutError,
+    StorageError,
+    ConnectionError,
+)
+"""Errors of a database or object store that cannot be reached."""
+_ANSWERED_ERRORS = (
+    RequestValidationError,
+    HTTPException,
+    ClientDisconnect,
+    DBAPIError,
+    *UNAVAILABLE_ERRORS,
+)
+
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What an operation may answer when it does not succeed, for its description."""
+    """The OpenAPI responses of an operation that may answer with these error statuses."""
     content = {PROBLEM_TYPE: {"schema": Problem.model_json_schema()}}
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
 def problem_response(error: ApiError) -> JSONResponse:
-    """The answer to an error, which is counted."""
+    """The problem response to an error, which is counted."""
     REQUESTS_REFUSED.add(tag=error.code)
     headers = {}
     if error.retry_after_s is not None:
@@ -69,73 +85,38 @@ def problem_response(error: ApiError) -> JSONResponse:
         code=error.code,
         error={"code": error.code, "message": error.message},
     )
-    return JSONResponse(body.model_dump(), error.status, headers, PROBLEM_TYPE)
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
-def refusal(scope: Scope, error: ApiError) -> Response:
-    """The answer to an error that is found before a route is: a problem at the clip service's addresses."""
-    is_ours = scope.get("path", "").startswith(_ADDRESSES)
-    return problem_response(error) if is_ours else error_response(error)
+def unrouted_response(scope: Scope, error: ApiError) -> Response:
+    """The response to an error found before routing: a problem for the clip service's paths."""
+    is_video_path = scope.get("path", "").startswith(_PATH_PREFIXES)
+    return problem_response(error) if is_video_path else error_response(error)
 
 
 def request_id_of(request: Request) -> str | None:
-    """The caller's name for a request; raises ApiError (400) for one that is no name."""
-    told = request.headers.get(REQUEST_ID)
-    if told is not None and not _REQUEST_ID.fullmatch(told):
-        message = f"{REQUEST_ID}: {len(told)} characters: use 1 to 128 printable ASCII ones without spaces"
+    """The X-Request-ID that a client sent, if any; raises ApiError (400) for a malformed one."""
+    request_id = request.headers.get(REQUEST_ID_HEADER)
+    if request_id is not None and not REQUEST_ID_PATTERN.fullmatch(request_id):
+        message = f"{REQUEST_ID_HEADER}: {len(request_id)} characters: use 1 to 128 printable ASCII ones without spaces"
         raise ApiError(400, "invalid_request_id", message)
-    return told
+    return request_id
 
 
 class ProblemRoute(APIRoute):
-    """A route whose errors are problems."""
+    """A route that answers errors with problems."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        """The route's handler; an unexpected error is left to the application."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
             try:
                 return await handle(request)
-            # Everything that is expected; the rest is the application's to log and to answer.
-            except (ApiError, *_EXPECTED) as error:
+            except (ApiError, *_ANSWERED_ERRORS) as error:
                 return problem_response(error if isinstance(error, ApiError) else _api_error(error))
 
         return answer
-
-
-class EchoingRoute(ProblemRoute):
-    """The same where nothing else gives answers their request's id; Ray Serve does."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handle = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            response = await handle(request)
-            told = request.headers.get(REQUEST_ID, "")
-            response.headers[REQUEST_ID] = told if _REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
-            return response
-
-        return answer
-
-
-_EXPECTED = (
-    RequestValidationError,
-    HTTPException,
-    ClientDisconnect,
-    DatabaseAwayError,
-    DBAPIError,
-    PoolTimeoutError,
-    StorageError,
-    ConnectionError,
-)
-NOT_THERE = (
-    DatabaseAwayError,
-    OperationalError,
-    InterfaceError,
-    PoolTimeoutError,
-    StorageError,
-    ConnectionError,
-)
 
 
 def _api_error(error: Exception) -> ApiError:
@@ -148,8 +129,8 @@ def _api_error(error: Exception) -> ApiError:
         return ApiError(error.status_code, code, str(error.detail))
     if isinstance(error, ClientDisconnect):
         return ApiError(400, "incomplete_body", "the connection ended before the body did: send it again")
-    if isinstance(error, NOT_THERE) or getattr(error, "connection_invalidated", False):
+    if isinstance(error, UNAVAILABLE_ERRORS) or getattr(error, "connection_invalidated", False):
         logger.warning("the clip service's database or store cannot be reached: %s", type(error).__name__)
         message = "videos cannot be reached just now: try again in a few seconds"
-        return ApiError(503, "not_ready", message, retry_after_s=_RETRY_S)
+        return ApiError(503, "not_ready", message, retry_after_s=_RETRY_AFTER_S)
     raise error

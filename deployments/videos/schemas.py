@@ -1,4 +1,4 @@
-"""What clients of the clip service send and get over REST."""
+"""JSON bodies of the clip service: requests and responses."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from pydantic import (
     model_validator,
 )
 
-from deployments.schemas import MAX_SEED, File, RequestBody
+from deployments.limits import MAX_SEED
+from deployments.request_schemas import Base64File, RequestBody
 from deployments.videos.presets import ASPECT_RATIOS, RESOLUTIONS, STYLES
-from gamegen.clips.plan import MAX_GUIDANCE_SCALE, MAX_STEPS
-from gamegen.controls import FPS
-from gamegen.video import MAX_FRAMES, check_frames, check_size, parse_size
+from gamegen.constants import FPS
+from gamegen.generation.spec import MAX_GUIDANCE_SCALE, MAX_STEPS
+from gamegen.media.size import MAX_FRAMES, Size, check_frames, check_size
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_URL_CHARACTERS = 2000
@@ -30,12 +31,12 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 def _storable(text: str) -> str:
     found = _UNSTORABLE.search(text)
     if found:
-        raise ValueError(f"the character at {found.start()} is no text: leave NUL and lone surrogates out")
+        raise ValueError(f"the character at {found.start()} is NUL or a lone surrogate: remove it")
     return text
 
 
-def _whole(value: Any) -> Any:
-    # Forms send numbers as text, which a choice of numbers does not take.
+def _integer(value: Any) -> Any:
+    # Forms send numbers as text, which a Literal of numbers does not accept.
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
 
@@ -48,20 +49,20 @@ Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_storabl
 
 
 class NewVideo(RequestBody):
-    """Orders a clip from a prompt, and from a first picture or a video to go on from."""
+    """Order of a clip from a prompt, and optionally a first image or a video to continue."""
 
     prompt: Annotated[Words, StringConstraints(min_length=1)] = Field(examples=["sunny desert at noon"])
     negative_prompt: Words = Field("", description="what is not to be seen")
     perspective: Literal["first", "third"] = "first"
     style: Literal[tuple(STYLES)] | None = Field(None, description="adds words to the prompt")  # type: ignore[valid-type]
-    image: File | None = Field(None, description="a PNG, JPEG or WebP file in base64 to begin with")
-    video: File | None = Field(None, description="an MP4 or WebM file in base64 to go on from")
+    image: Base64File | None = Field(None, description="a PNG, JPEG or WebP file in base64 to begin with")
+    video: Base64File | None = Field(None, description="an MP4 or WebM file in base64 to go on from")
     num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="drawn, at 24 a second")
     seconds: float | None = Field(None, gt=0, le=MAX_FRAMES / FPS, description="instead of num_frames")
     size: str | None = Field(None, pattern=_SIZE, examples=["160x96"], description="WIDTHxHEIGHT in pixels")
     resolution: Literal[tuple(RESOLUTIONS)] | None = Field(None, description="instead of size")  # type: ignore[valid-type]
     aspect_ratio: Literal[tuple(ASPECT_RATIOS)] | None = Field(None, description="with resolution")  # type: ignore[valid-type]
-    fps: Annotated[Literal[24, 30], BeforeValidator(_whole)] = Field(24, description="of the file")
+    fps: Annotated[Literal[24, 30], BeforeValidator(_integer)] = Field(24, description="of the file")
     num_steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="of denoising, for each chunk")
     guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE)
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed draws the same clip")
@@ -77,7 +78,7 @@ class NewVideo(RequestBody):
     @classmethod
     def _check_size(cls, size: str | None) -> str | None:
         if size is not None:
-            check_size(*parse_size(size))
+            check_size(*Size.parse(size))
         return size
 
     @field_validator("webhook_url")
@@ -98,14 +99,14 @@ class NewVideo(RequestBody):
 
 
 class VideoError(BaseModel):
-    """Why there is no clip: a stable code and a sentence."""
+    """Reason of a failed video: a stable code and a message."""
 
     code: str
     message: str
 
 
 class VideoState(BaseModel):
-    """A clip as it is now: OpenAI's shape and what else we know; times are unix seconds."""
+    """A video's state: OpenAI's fields and more; times are Unix seconds."""
 
     id: str
     object: Literal["video"] = "video"
@@ -141,7 +142,7 @@ class VideoState(BaseModel):
 
 
 class VideoList(BaseModel):
-    """Some videos of `total`, in OpenAI's shape."""
+    """A page of `total` videos, in OpenAI's shape."""
 
     object: Literal["list"] = "list"
     data: list[VideoState]
@@ -152,9 +153,9 @@ class VideoList(BaseModel):
 
 
 class VideoDeleted(BaseModel):
-    """A video that was cancelled or whose files go, in OpenAI's shape for one that was deleted; `state` is its own now.
+    """A video that was cancelled or whose files are removed, in OpenAI's shape of a deletion, with its `state`.
 
-    One that is being worked on ends at its next step: until then its state is what it was.
+    A video that is being generated ends at its next step and keeps its state until then.
     """
 
     id: str
@@ -164,13 +165,13 @@ class VideoDeleted(BaseModel):
 
 
 class Kept(RequestBody):
-    """Whether a video's files stay beyond their time."""
+    """Exemption of a video's files from expiry."""
 
     kept: bool = True
 
 
-class DeliveryState(BaseModel):
-    """A webhook message and what became of it; times are unix seconds."""
+class WebhookDelivery(BaseModel):
+    """A webhook message and the state of its delivery; times are Unix seconds."""
 
     id: str
     video_id: str
@@ -189,17 +190,17 @@ class DeliveryList(BaseModel):
     """The messages about a video, the newest first."""
 
     object: Literal["list"] = "list"
-    data: list[DeliveryState]
+    data: list[WebhookDelivery]
 
 
 class NewSecret(BaseModel):
-    """What webhook messages are signed with from now on; told this once and never again."""
+    """A new secret that signs webhook messages; no other response shows it again."""
 
     secret: str
 
 
 class Balance(BaseModel):
-    """What an account can spend."""
+    """An account's credits."""
 
     account: str
     credits: float

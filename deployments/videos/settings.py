@@ -1,24 +1,23 @@
-"""What an operator sets about the clip service, besides its replicas."""
+"""Settings of the clip service, besides those of its replicas."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gamegen.retention.settings import RetentionSettings
-from gamegen.safety.settings import SafetySettings
-from gamegen.videos.tiers import QueueSettings
-from gamegen.webhooks.sender import WebhookSettings
+from gamegen.service.orders.tiers import QueueSettings
+from gamegen.service.retention.settings import RetentionSettings
+from gamegen.service.safety.settings import SafetySettings
+from gamegen.service.webhooks.settings import WebhookSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VideoApiSettings:
-    """What one ingress process allows its clients.
+    """Limits of the clip service in one ingress process.
 
-    An account may place `max_orders_per_s`. Orders that come together are written down together, `orders_at_once` of
-    them at most. At most `max_streams` watch a video
-    at a time; each is sent something every `heartbeat_s`, and looks by itself as often, should the database's word be
-    lost. Files stay for `kept_days`. With `redirects_content` clients are sent to the object store for them, by an
-    address that is good for `url_s`, where it has such addresses.
+    An account may place `max_orders_per_s` orders a second. Up to `orders_at_once` concurrent orders share a
+    transaction. At most `max_streams` event streams are open; each sends something every `heartbeat_s` seconds and
+    polls the database as often, in case a notification was lost. Files expire after `kept_days`. With
+    `redirects_content` downloads are redirected to the object store if it has URLs, valid for `url_s` seconds.
     """
 
     max_orders_per_s: int = 500
@@ -37,13 +36,16 @@ class VideoApiSettings:
             raise ValueError(f"VideoApiSettings.heartbeat_s = {self.heartbeat_s:g}: use up to 30 seconds")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VideoSettings:
-    """The queue's limits and prices, the API's limits, what is judged, how webhooks are sent and how long what is kept.
+    """Settings of the queue and its prices, the API, the safety checks, webhooks and retention.
 
-    Clips of more than `max_pixels` a frame are refused: those of a large one take the machine for long.
+    Clips of more than `max_pixels` a frame are refused, since they occupy a generator for long. Where the clip
+    service still cannot be opened `start_timeout_s` after an ingress replica started, for a wrong key file or a bucket
+    that does not exist, the replica fails its health checks with the reason.
     """
 
+    start_timeout_s: float = 60.0
     max_pixels: int = 854 * 480
     queue: QueueSettings = field(default_factory=QueueSettings)
     api: VideoApiSettings = field(default_factory=VideoApiSettings)
@@ -52,5 +54,9 @@ class VideoSettings:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
 
     def __post_init__(self) -> None:
+        if self.start_timeout_s <= 0:
+            raise ValueError(
+                f"VideoSettings.start_timeout_s = {self.start_timeout_s:g}: use more than 0 seconds"
+            )
         if self.max_pixels < 256:
             raise ValueError(f"VideoSettings.max_pixels = {self.max_pixels}: use at least 256, 16x16")

@@ -1,4 +1,4 @@
-"""Play without a server: the engine and the decoder side by side in one process, as replicas run them."""
+"""Benchmark of play without a server: engine and decoder in two threads of one process."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gamegen.controls import FPS, FRAMES_PER_CHUNK, Control
-from gamegen.models.latent_decoder import LatentDecoder
+from gamegen.constants import FPS, FRAMES_PER_CHUNK
+from gamegen.controls import Control
+from gamegen.engine.engine import EngineConfig, WorldEngine
+from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.variants import Variant
+from gamegen.media.images import encode_jpegs
 from gamegen.models.text import TextStates
-from gamegen.models.variants import Variant
-from gamegen.video import encode_jpegs
-from gamegen.world import EngineConfig, WorldEngine
 
 _SETTLING_S = 2.0
 
 
 @dataclass(frozen=True)
 class BareRun:
-    """`frames_per_s` of all sessions together, and how long each chunk took from its beginning to its first JPEG."""
+    """Frames per second of all sessions together, and each chunk's seconds from its start to its first JPEG."""
 
     frames_per_s: float
     first_frames_s: np.ndarray
 
 
 class BarePlay:
-    """Draws one world for each session, all in one step, with so many threads for the engine and the decoder each.
+    """Plays one world per session in one batch, with the given numbers of threads for the engine and the decoder.
 
-    Like a server it begins a chunk when there is a turn for it, 24 frames a second at most, and draws the next one
-    while the decoder is busy with the last.
+    Like a server it generates at most 24 frames a second, and a chunk while the decoder decodes the last one.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class BarePlay:
         self.run(_SETTLING_S)
 
     def run(self, seconds: float) -> BareRun:
-        """Plays for so long; the worlds go on from where they were."""
+        """Plays for `seconds`; the worlds continue from where they were."""
         return self._engine_thread.submit(self._play, seconds).result()
 
     def _play(self, seconds: float) -> BareRun:
@@ -61,8 +61,8 @@ class BarePlay:
             time.sleep(max(0.0, due_s - time.perf_counter()))
             due_s = max(due_s, time.perf_counter() - FRAMES_PER_CHUNK / FPS) + FRAMES_PER_CHUNK / FPS
             chunk_s = time.perf_counter()
-            drawn = self._engine.step(self._operations)
-            latents = [torch.from_numpy(drawn[session]) for session in self._operations]
+            chunks = self._engine.step(self._operations)
+            latents = [torch.from_numpy(chunks[session]) for session in self._operations]
             if decoding:
                 first_frames_s.append(decoding.result())
             decoding = self._decoder_thread.submit(self._decode, latents, self._memory, chunk_s)
@@ -71,13 +71,13 @@ class BarePlay:
         if decoding:
             first_frames_s.append(decoding.result())
         frames = FRAMES_PER_CHUNK * len(self._operations) * len(first_frames_s)
-        # The last chunk's own time counts too, of which it may have needed a part only.
+        # The last chunk's whole period counts, though it may have needed a part of it only.
         return BareRun(frames / (max(due_s, time.perf_counter()) - began_s), np.array(first_frames_s))
 
     def _decode(
         self, latents: list[torch.Tensor], memory: list[torch.Tensor | None], chunk_s: float
     ) -> float:
-        """Returns the seconds from the chunk's beginning to its first JPEG of the last session."""
+        """Seconds from the chunk's start until every session has its first JPEG."""
         first_s: float | None = None
         for part in self._decoder.decode_in_parts(latents, memory):
             for video in part.numpy():
@@ -88,5 +88,5 @@ class BarePlay:
 
 
 def _thread(num_threads: int) -> ThreadPoolExecutor:
-    """A thread whose computations use so many."""
+    """A thread in which PyTorch computes with `num_threads` threads."""
     return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(num_threads,))

@@ -1,4 +1,4 @@
-"""`gamegen bench world|clip|vae|layers|train`: how fast this machine draws, decodes and trains, and what int8 costs."""
+"""`gamegen bench world|clip|vae|motion|layers|train`: speed of drawing and of training, and the errors of int8."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-bench = typer.Typer(no_args_is_help=True, help="Measures how fast this machine draws, decodes and trains.")
+bench = typer.Typer(
+    no_args_is_help=True, help="Measures how fast this machine generates, decodes and trains."
+)
 
 Model = Annotated[
     str, typer.Argument(help="a model, a size of configs/models, or either with changes: nano:num_steps=4")
@@ -44,12 +46,12 @@ def clip(
     rounds: Rounds = 3,
     json_file: Json = None,
 ) -> None:
-    """Times whole clips: text encoding, drawing, decoding with the large decoder.
+    """Times whole clips: text encoding, denoising, decoding with the large decoder.
 
     Example: gamegen bench clip nano --compare "nano:solver=euler,num_steps=50,first_steps=50,guidance_scale=2"
     """
     from gamegen.bench.workloads import ClipWorkload
-    from gamegen.video import check_frames
+    from gamegen.media.size import check_frames
 
     check_frames(frames)
     encoder = _text_encoder()
@@ -74,21 +76,34 @@ def vae(model: Model = "nano", compare: Compare = None, rounds: Rounds = 24, jso
 
 
 @bench.command()
+def motion(
+    model: Model = "runs/motion", compare: Compare = None, rounds: Rounds = 24, json_file: Json = None
+) -> None:
+    """Times the motion network over chunks of four frames, and the warp of their pixels.
+
+    Example: OMP_NUM_THREADS=1 gamegen bench motion runs/motion --compare runs/motion:size=256x144
+    """
+    from gamegen.bench.workloads import MotionWorkload
+
+    _run("The motion of a chunk", [model, *(compare or [])], MotionWorkload, rounds, json_file)
+
+
+@bench.command()
 def layers(
     model: Annotated[
         str, typer.Argument(help="a model, or one with changes: runs/world:size=256x144")
     ] = "nano",
     precision: Annotated[str, typer.Option(help="int8, or float8 on a GPU")] = "int8",
 ) -> None:
-    """Plays a world and prints how far off each layer would be if it were quantised.
+    """Plays a world and prints the quantisation error of each layer.
 
     Example: gamegen bench layers nano --precision int8
     """
     from typing import cast
 
     from gamegen.bench.layers import layer_table, played_layer_errors
+    from gamegen.engine.variants import Variant
     from gamegen.models.precision import Precision
-    from gamegen.models.variants import Variant
 
     if precision not in ("int8", "float8"):
         raise ValueError(f"--precision {precision}: use int8 or float8")
@@ -108,10 +123,16 @@ def train(
 
     Example: gamegen bench train --model base --frames 64 --batch 8 --steps 50
     """
-    from gamegen.training.bench import BenchConfig, bench_table, bench_training
-    from gamegen.video import parse_size
+    from gamegen.bench.training import BenchConfig, bench_table, bench_training
+    from gamegen.media.size import Size
 
-    config = BenchConfig(model, frames, parse_size(size) if size else None, batch, steps)
+    config = BenchConfig(
+        model=model,
+        num_frames=frames,
+        size=Size.parse(size) if size else None,
+        batch=batch,
+        steps=steps,
+    )
     Console().print(bench_table(config, bench_training(config)))
 
 
@@ -125,7 +146,7 @@ def _run(title: str, names: Sequence[str], build: Callable, rounds: int, json_fi
     from gamegen.bench.paired import WARMUP_ROUNDS, measure
     from gamegen.bench.tables import report
     from gamegen.device import keep_freed_memory
-    from gamegen.models.variants import Variant
+    from gamegen.engine.variants import Variant
 
     keep_freed_memory()
     variants = [Variant.parse(name) for name in names]

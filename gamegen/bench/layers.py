@@ -1,4 +1,4 @@
-"""What quantising does to each layer while a world is played."""
+"""Quantisation errors of layers while a world is played."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from rich.table import Table
 
 from gamegen.bench.workloads import PROMPT
 from gamegen.controls import Control
+from gamegen.engine.engine import EngineConfig, WorldEngine
+from gamegen.engine.variants import Variant
 from gamegen.models.precision import MIN_SQNR_DB, LayerError, Precision, layer_errors
 from gamegen.models.text import TextEncoder
-from gamegen.models.variants import Variant
-from gamegen.world import EngineConfig, WorldEngine
 
 KEYS = ("w", "left", "space", "d")
 CHUNKS = 8
@@ -20,8 +20,10 @@ CHUNKS = 8
 def played_layer_errors(
     variant: Variant, precision: Precision, text_encoder: TextEncoder
 ) -> list[LayerError]:
-    """Errors over the first chunks of a world, the worst layer first. Raises ValueError for a precision that the
-    device lacks."""
+    """Quantisation errors over the first chunks of a world, the worst layer first.
+
+    Raises ValueError for a precision that the device lacks.
+    """
     model = replace(variant, compiled=False, precision="float32").load()
     states = text_encoder.encode([PROMPT])[0]
 
@@ -35,7 +37,7 @@ def played_layer_errors(
 
 
 def layer_table(errors: list[LayerError], precision: Precision) -> Table:
-    """For people."""
+    """Table of layer errors."""
     shown = Table(title=f"Layers in {precision}: signal to quantisation noise, over {CHUNKS} chunks of play")
     for name, justify in (
         ("layer", "left"),

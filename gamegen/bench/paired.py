@@ -1,4 +1,4 @@
-"""Measures variants side by side: rounds take turns, so that whatever else a machine does meets all of them."""
+"""Paired benchmarks: rounds of all variants alternate, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ WARMUP_ROUNDS = 2
 
 
 class Workload(Protocol):
-    """Something to measure, loaded and ready."""
+    """A workload to measure, loaded and ready."""
 
     stages: tuple[str, ...]
-    """Names of what one round consists of, in order."""
+    """Names of a round's stages, in order."""
     frames_per_round: int
     flop_per_round: float
-    """Floating-point operations of a round, as counted from its shapes."""
+    """Floating-point operations of a round, counted from its shapes."""
 
     def round(self) -> Sequence[float]:
-        """Does one round; returns the seconds of each stage."""
+        """Runs one round; returns the seconds of each stage."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All rounds of one variant; `seconds` `(rounds, stages)`."""
+    """Timings of one variant; `seconds` `(rounds, stages)`."""
 
     variant: str
     stages: tuple[str, ...]
@@ -55,7 +55,7 @@ class Measured:
         return self.flop_per_round * len(self.seconds) / float(self.totals_s.sum())
 
     def facts(self) -> dict[str, object]:
-        """For JSON: frames a second, and of each stage and the whole the mean and percentiles in milliseconds."""
+        """The result for JSON: rates, and for each stage and the total mean and percentiles in milliseconds."""
         rows = {name: self.seconds[:, i] for i, name in enumerate(self.stages)} | {"total": self.totals_s}
         return {
             "variant": self.variant,
@@ -71,7 +71,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast the first of two variants is, with its 95 % interval over rounds."""
+    """Speed of one variant divided by that of another, with a 95 % interval over rounds."""
 
     value: float
     low: float
@@ -81,7 +81,7 @@ class Ratio:
 def measure(
     workloads: dict[str, Workload], rounds: int, advance: Callable[[], None] = lambda: None
 ) -> list[Measured]:
-    """Runs `rounds` rounds of every workload in turns, after warm-up; `advance` is called after each.
+    """Runs `rounds` rounds of every workload alternately, after warm-up; `advance` is called after each.
 
     Raises ValueError for fewer than two rounds.
     """
@@ -110,7 +110,7 @@ def measure(
 
 
 def ratio(a: Measured, b: Measured) -> Ratio:
-    """How many times the frames a second of `b` the first one draws; rounds are resampled in pairs."""
+    """Frames per second of `a` divided by those of `b`; the interval resamples rounds in pairs."""
     draws = np.random.default_rng(0).integers(0, len(a.seconds), (REPLICATES, len(a.seconds)))
     scale = a.frames_per_round / b.frames_per_round
     replicates = scale * b.totals_s[draws].sum(1) / a.totals_s[draws].sum(1)
@@ -125,7 +125,7 @@ def summary_ms(seconds: np.ndarray) -> dict[str, float]:
 
 
 def _peak_memory() -> tuple[int, str]:
-    """The most memory taken so far, and of what: the GPU's, else this process's."""
+    """Peak memory in bytes, and its owner: the GPU if there is one, else this process."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Benchmark results for people (tables) and for machines (JSON)."""
+"""Benchmark results as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.table import Table
 
 from gamegen.bench.paired import Measured, Ratio, ratio
 from gamegen.device import compute_dtype, default_device
-from gamegen.training.peak import device_peak
+from gamegen.training.device_peak import device_peak
 
 
 def machine() -> dict[str, str]:
-    """What the figures were measured on."""
+    """Facts of the machine for the head of a report."""
     device = default_device()
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else platform.processor() or platform.machine()
@@ -34,7 +34,7 @@ def machine() -> dict[str, str]:
 
 
 def table(title: str, results: Sequence[Measured]) -> Table:
-    """A row for each stage and the whole: mean, percentiles and share of the time, variant by variant."""
+    """Table of stage times: mean, percentiles and share of the total, variant by variant."""
     shown = Table(title=title)
     for name in ("", "stage", "mean ms", "p50", "p95", "p99", "share"):
         shown.add_column(name, justify="left" if name in ("", "stage") else "right")
@@ -56,7 +56,7 @@ def table(title: str, results: Sequence[Measured]) -> Table:
 
 
 def rates(results: Sequence[Measured]) -> Table:
-    """Frames a second, work, share of the machine's peak and memory."""
+    """Table of frame rates, work, share of the machine's peak, and memory."""
     peak = device_peak(default_device()).flops_per_s
     shown = Table("", "frames/s", "GFLOP a round", "GFLOP/s", "of the peak", "memory")
     for r in results:
@@ -72,7 +72,7 @@ def rates(results: Sequence[Measured]) -> Table:
 
 
 def report(title: str, results: Sequence[Measured], json_file: Path | None) -> None:
-    """Prints tables and paired ratios of every variant to the first; writes the same as JSON."""
+    """Prints tables and the speed ratio of the first variant to each other one; writes them as JSON if asked."""
     console, facts = Console(), machine()
     console.print(", ".join(f"{name}: {value}" for name, value in facts.items()), highlight=False)
     console.print(table(title, results))

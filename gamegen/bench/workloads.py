@@ -1,4 +1,4 @@
-"""The rounds that benchmarks time: a chunk of play, a clip, the autoencoder."""
+"""Workloads of benchmarks: a chunk of play, a clip, a chunk through the autoencoder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from gamegen.clips.renderer import ClipConfig, ClipRenderer
-from gamegen.controls import FRAMES_PER_CHUNK, Control
-from gamegen.models.counts import Latents, chunk_flops, chunk_pass_flops, vae_flops
-from gamegen.models.latent_decoder import LatentDecoder
+from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
+from gamegen.controls import Control
+from gamegen.engine.engine import EngineConfig, WorldEngine
+from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.variants import Variant
+from gamegen.generation.renderer import ClipConfig, ClipRenderer
+from gamegen.media.images import encode_jpegs
+from gamegen.models.counts import Latents, chunk_flops, chunk_pass_flops, motion_flops, vae_flops
+from gamegen.models.folding import from_pixels, to_pixels
+from gamegen.models.motion import NUM_OPERATIONS
 from gamegen.models.text import TextEncoder, TextStates
-from gamegen.models.vae import SPATIAL_FACTOR, from_pixels, to_pixels
-from gamegen.models.variants import Variant
 from gamegen.pipeline import VideoPipeline
-from gamegen.video import encode_jpegs
-from gamegen.world import EngineConfig, WorldEngine
 
 PROMPT = "first-person view of a forest at noon"
 
 
 class WorldWorkload:
-    """One chunk of play for each session: denoising, decoding, JPEG, then committing it to the cache."""
+    """One chunk of play per session: denoising, decoding, JPEG, then the commit to the KV caches."""
 
     stages = ("denoise", "engine, besides", "decode", "jpeg", "commit")
 
@@ -35,13 +37,13 @@ class WorldWorkload:
         self.decoder = LatentDecoder(model)
         self.memory: list[torch.Tensor | None] = [None] * variant.sessions
         self.frames_per_round = FRAMES_PER_CHUNK * variant.sessions
-        self.passes = self.engine.frame_pass = TimedPass(self.engine)
+        self.passes = self.engine.runner.frame_pass = TimedPass(self.engine)
         states = text_encoder.encode([PROMPT])[0]
         for i, session in enumerate(self.sessions):
             self.engine.open(session, states, seed=i)
         self.flop_per_round = variant.sessions * chunk_flops(model.config, len(states.tokens))
         self._operations = Control({"w"}).operations()
-        # The first chunk takes more steps, and the cache fills up.
+        # The first chunk takes more steps, and the caches fill up.
         for _ in range(self.engine.history + 1):
             self.round()
 
@@ -49,9 +51,9 @@ class WorldWorkload:
         """One chunk of every session."""
         self.passes.seconds.clear()
         began = time.perf_counter()
-        drawn = self.engine.step(dict.fromkeys(self.sessions, self._operations))
+        chunks = self.engine.step(dict.fromkeys(self.sessions, self._operations))
         stepped = time.perf_counter()
-        latents = [torch.from_numpy(drawn[session]) for session in self.sessions]
+        latents = [torch.from_numpy(chunks[session]) for session in self.sessions]
         frames = self.decoder.decode(latents, self.memory).numpy()
         decoded = time.perf_counter()
         self.memory = list(latents)
@@ -66,14 +68,14 @@ class WorldWorkload:
 
 
 class TimedPass:
-    """An engine's pass that notes the seconds of every call."""
+    """Wrapper of an engine's forward pass that records the seconds of every call."""
 
     def __init__(self, engine: WorldEngine) -> None:
         self.seconds: list[float] = []
-        self._pass, self._device = engine.frame_pass, engine.model.device
+        self._pass, self._device = engine.runner.frame_pass, engine.model.device
 
     def __call__(self, *inputs: Any) -> torch.Tensor:
-        """What the pass returns."""
+        """Velocity from the wrapped pass."""
         synchronise(self._device)
         began = time.perf_counter()
         velocity = self._pass(*inputs)
@@ -83,7 +85,7 @@ class TimedPass:
 
 
 class ClipWorkload:
-    """A whole clip from its prompt: text encoding, drawing every chunk, decoding with the large decoder."""
+    """A whole clip: text encoding, denoising of every chunk, decoding with the large decoder."""
 
     stages = ("text", "denoise", "commit", "decode and the rest")
 
@@ -95,7 +97,7 @@ class ClipWorkload:
         self.pipeline = VideoPipeline(renderer, self._encoder)
         config = model.config
         engine = renderer.engine((config.width, config.height))
-        self.passes = engine.frame_pass = TimedPass(engine)
+        self.passes = engine.runner.frame_pass = TimedPass(engine)
         chunks = -(-num_frames // FRAMES_PER_CHUNK)
         sampling = config.sampling
         guided = 1 if sampling.guidance_scale == 1 else 2
@@ -103,7 +105,7 @@ class ClipWorkload:
         _, rows, columns = config.latent_shape
         decode = vae_flops(config, Latents(1, rows, columns)).decode * chunks
         one_pass = chunk_pass_flops(config, len(text_encoder.encode([PROMPT])[0].tokens)).total
-        # Nobody remembers the last chunk: it is not committed.
+        # No chunk depends on the last one: it is not committed.
         self.flop_per_round = (steps * guided + chunks - 1) * one_pass + decode
         self._clips = 0
         self._per_chunk = [sampling.first_steps * guided + 1] + [sampling.num_steps * guided + 1] * (
@@ -114,7 +116,7 @@ class ClipWorkload:
         """One clip."""
         self.passes.seconds.clear()
         began = time.perf_counter()
-        # Encoders remember texts: each clip has one of its own.
+        # Encoders cache texts, so each clip gets a new one.
         self._clips += 1
         self.pipeline.generate(f"{PROMPT}, take {self._clips}", self.frames_per_round)
         whole = time.perf_counter() - began
@@ -127,14 +129,14 @@ class ClipWorkload:
 
 
 class TimedEncoder:
-    """A text encoder that notes how long its last texts took."""
+    """Wrapper of a text encoder that records the seconds of its last call."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder
         self.seconds = 0.0
 
     def encode(self, texts: list[str]) -> list[TextStates]:
-        """As the encoder inside."""
+        """Encodes by the wrapped encoder."""
         began = time.perf_counter()
         states = self._encoder.encode(texts)
         self.seconds = time.perf_counter() - began
@@ -160,7 +162,7 @@ class AutoencoderWorkload:
 
     @torch.inference_mode()
     def round(self) -> Sequence[float]:
-        """One chunk each way."""
+        """One chunk through encoder and both decoders."""
         device = self.model.device
         weight = next(self.vae.parameters())
         began = time.perf_counter()
@@ -173,7 +175,39 @@ class AutoencoderWorkload:
         return encoded - began, decoded - encoded, time.perf_counter() - decoded
 
 
+class MotionWorkload:
+    """The motion of one chunk, and its frames warped by it."""
+
+    stages = ("predict", "warp")
+    frames_per_round = FRAMES_PER_CHUNK
+
+    def __init__(self, variant: Variant) -> None:
+        model = variant.load_or_draw()
+        if model.motion is None:
+            raise ValueError(f"{variant.text}: has no motion network: train one with gamegen train motion")
+        self.network, self.device = model.motion, model.device
+        config = model.config
+        self.flop_per_round = motion_flops(self.network.config, config.height, config.width)
+        generator = torch.Generator().manual_seed(0)
+        frames = torch.rand(2, 3, config.height, config.width, generator=generator) * 2 - 1
+        self.frames = frames.to(self.device)
+        operation = Control({"w"}, yaw_deg=1.0).operations()[:1]
+        self.operations = torch.from_numpy(operation.repeat(NUM_OPERATIONS, 0))[None].to(self.device)
+
+    @torch.inference_mode()
+    def round(self) -> Sequence[float]:
+        """One chunk's motion and frames."""
+        before, last = self.frames[:1], self.frames[1:]
+        began = time.perf_counter()
+        motion = self.network(last, before, self.operations)
+        synchronise(self.device)
+        predicted = time.perf_counter()
+        motion.warp(last)
+        synchronise(self.device)
+        return predicted - began, time.perf_counter() - predicted
+
+
 def synchronise(device: torch.device) -> None:
-    """Waits for what a device was given to do."""
+    """Waits until a device has finished its queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -74,7 +74,7 @@ def choose_bucket(width: int, height: int, num_frames: int, config: BucketConfig
 
 
 def fit_to_bucket(frames: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """Frames uint8 `(T, H, W, 3)` cropped about their centre to the bucket's aspect, then resized to it.
+    """Frames uint8 `(T, H, W, 3)` or `(T, H, W)` cropped about their centre to the bucket's aspect, then resized to it.
 
     Shrinking averages areas: every source pixel counts, so fine texture turns to its mean, not to noise.
     """

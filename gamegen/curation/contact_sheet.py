@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from gamegen.curation import shards
-from gamegen.curation.decode import decode_clip
+from gamegen.media.mp4 import read_mp4
 
 LABEL_HEIGHT_PX = 22
 
@@ -47,4 +47,4 @@ def _tiles(rows: Iterable[dict]) -> Iterable[tuple[np.ndarray, str]]:
     for row in rows:
         first = [(row[name] or ["?"])[0] for name in ("biome", "weather", "time_of_day", "view")]
         label = f"{first[0]}, {first[1]}\n{first[2]}, {first[3]} person, {row['split']}"
-        yield decode_clip(row["video"], max_frames=1)[0], label
+        yield read_mp4(row["video"], max_frames=1)[0], label

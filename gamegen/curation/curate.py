@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 
 from gamegen.curation import buckets, filters, shards
 from gamegen.curation.buckets import Bucket, BucketConfig
-from gamegen.curation.decode import decode_clip, encode_clip
 from gamegen.curation.filters import FilterConfig
 from gamegen.curation.shards import RejectedClip
 from gamegen.footage import clips
-from gamegen.footage.clips import Clip
+from gamegen.footage.clips import DEPTH_CELL_PX, Clip
+from gamegen.media.mp4 import encode_mp4, read_mp4
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def curate_clip(clip: Clip, video: Path, split: str, config: CurationConfig) -> 
         data = video.read_bytes()
         if hashlib.sha256(data).hexdigest() != clip.sha256:
             return reject("broken", "SHA-256 differs from the clip table's")
-        frames = decode_clip(data)
+        frames = read_mp4(data)
     except (OSError, ValueError) as error:
         return reject("broken", str(error))
     if len(frames) != clip.num_frames:
@@ -146,7 +146,7 @@ def curate_clip(clip: Clip, video: Path, split: str, config: CurationConfig) -> 
 
 def frames_to_video(frames: np.ndarray, fps: int, config: CurationConfig) -> bytes:
     """The shard's MP4 of uint8 frames `(T, H, W, 3)`."""
-    return encode_clip(
+    return encode_mp4(
         frames,
         fps,
         crf=config.crf,
@@ -163,10 +163,29 @@ def _row(clip: Clip, video: bytes, bucket: Bucket, split: str) -> dict:
         "sha256": hashlib.sha256(video).hexdigest(),
         "size_bytes": len(video),
         "video": video,
+        "inverse_depth": _fitted_depth(clip, bucket),
+        "vertical_fov_deg": _fitted_fov_deg(clip, bucket),
         "bucket": str(bucket),
         "split": split,
         "source_sha256": clip.sha256,
     }
+
+
+def _fitted_depth(clip: Clip, bucket: Bucket) -> bytes | None:
+    """The clip's inverse depth, cropped and resized like its frames."""
+    if clip.inverse_depth is None:
+        return None
+    depth = clips.depth_cells(clip.inverse_depth, clip.num_frames, clip.width, clip.height)
+    cells = replace(bucket, width=bucket.width // DEPTH_CELL_PX, height=bucket.height // DEPTH_CELL_PX)
+    return buckets.fit_to_bucket(depth, cells).tobytes()
+
+
+def _fitted_fov_deg(clip: Clip, bucket: Bucket) -> float | None:
+    """The clip's vertical field of view after its frames are cropped to the bucket's aspect."""
+    if clip.vertical_fov_deg is None:
+        return None
+    share = min(1.0, clip.width * bucket.height / bucket.width / clip.height)
+    return float(np.degrees(2 * np.arctan(share * np.tan(np.radians(clip.vertical_fov_deg) / 2))))
 
 
 def _groups(rows: list[dict], size: int) -> list[list[dict]]:

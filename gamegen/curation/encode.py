@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gamegen.curation import encoded, shards
+from gamegen.files import write_atomically
+from gamegen.media.prompt_pictures import KINDS
 from gamegen.models.checkpoint import load_vae, read_config
 from gamegen.models.text import load_text_encoder
 from gamegen.models.vae import CausalVideoVAE
-from gamegen.video_prompts import KINDS
 
 STATISTICS_FILE = "statistics.json"
 
@@ -54,7 +55,7 @@ class Encoder:
                     encoded.encode_row(row, self.vae, self.text_encoder, self.vae_sha256, self.video_prompts)
                 )
                 seconds += row["num_frames"] / row["fps"]
-        shards.write_atomically(pa.Table.from_pylist(rows, schema=encoded.SCHEMA), output)
+        shards.write_table(pa.Table.from_pylist(rows, schema=encoded.SCHEMA), output)
         return EncodedPart(len(rows), seconds)
 
 
@@ -127,7 +128,6 @@ def write_statistics(output: Path) -> dict[str, list[float]]:
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
     statistics = {"mean": mean.tolist(), "std": std.tolist()}
-    partial = output / f"{STATISTICS_FILE}.partial"
-    partial.write_text(json.dumps({**statistics, "vae_sha256": vaes.pop()}, indent=2) + "\n")
-    partial.replace(output / STATISTICS_FILE)
+    with write_atomically(output / STATISTICS_FILE) as partial:
+        partial.write_text(json.dumps({**statistics, "vae_sha256": vaes.pop()}, indent=2) + "\n")
     return statistics

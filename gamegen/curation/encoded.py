@@ -16,13 +16,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from gamegen.controls import FRAMES_PER_CHUNK, operation_array
-from gamegen.curation.decode import decode_clip
+from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.controls import operation_array
 from gamegen.footage import captions
 from gamegen.footage.clips import Clip
+from gamegen.media.mp4 import read_mp4
+from gamegen.media.prompt_pictures import KINDS
 from gamegen.models.text import TextEncoder, TextStates
 from gamegen.models.vae import CausalVideoVAE, encode_frames
-from gamegen.video_prompts import KINDS
 
 FULL_PROMPTS = 4
 _STATES = pa.struct([("text", pa.string()), ("tokens", pa.binary())])
@@ -137,10 +138,10 @@ def encode_row(
 ) -> dict[str, Any]:
     """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`.
 
-    `video_prompts` names kinds of `gamegen.video_prompts.KINDS` to encode with it.
+    `video_prompts` names kinds of `gamegen.media.prompt_pictures.KINDS` to encode with it.
     """
     clip = Clip.from_row({name: row[name] for name in Clip.__dataclass_fields__})
-    frames = decode_clip(row["video"])
+    frames = read_mp4(row["video"])
     latents = encode_frames(frames, vae)
     n = len(latents)
     last_frames = [j * FRAMES_PER_CHUNK + FRAMES_PER_CHUNK - 1 for j in range(n)]

@@ -7,14 +7,15 @@ import os
 from pathlib import Path
 from random import Random
 
-import av
 import numpy as np
 
-from gamegen.controls import FPS
+from gamegen.constants import FPS
+from gamegen.files import file_sha256
 from gamegen.footage import captions
-from gamegen.footage.clips import CAPTION_FIELDS, Clip, file_sha256, read_table
+from gamegen.footage.clips import CAPTION_FIELDS, Clip, read_table
+from gamegen.media.frames import resize_to
+from gamegen.media.mp4 import ALL_CORES, iter_mp4, probe
 from gamegen.models.inverse_dynamics import InverseDynamics
-from gamegen.video import iter_mp4, resize_to
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
 
@@ -109,7 +110,7 @@ def find_videos(source: Path) -> list[Path]:
 def _small_frames(video: Path, model: InverseDynamics) -> np.ndarray:
     """Frames at the model's own size: a long video does not fit into memory at its own."""
     size = (model.config.width, model.config.height)
-    frames = [resize_to(frame[None], size)[0] for frame in iter_mp4(video)]
+    frames = [resize_to(frame[None], size)[0] for frame in iter_mp4(video, num_threads=ALL_CORES)]
     if not frames:
         raise ValueError(f"{video}: holds no video frames")
     return np.stack(frames)
@@ -117,14 +118,7 @@ def _small_frames(video: Path, model: InverseDynamics) -> np.ndarray:
 
 def _measure(video: Path) -> tuple[int, int, int]:
     """Width and height in pixels and the number of frames."""
-    try:
-        with av.open(str(video), "r") as container:
-            stream = container.streams.video[0]
-            rate = stream.average_rate
-            num_frames = sum(1 for packet in container.demux(stream) if packet.size)
-            size = stream.width, stream.height
-    except (av.error.FFmpegError, IndexError) as error:
-        raise ValueError(f"{video}: cannot be read as a video ({error})") from error
+    size, rate, num_frames = probe(video)
     if rate is None or round(rate) != FPS:
         raise ValueError(f"{video} has {rate} frames a second: convert it to {FPS} (ffmpeg -r {FPS})")
     return *size, num_frames

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gamegen.files import write_atomically
 from gamegen.footage import clips
 
 SCHEMA = pa.schema(
@@ -58,16 +59,15 @@ def write_part(folder: Path, split: str, bucket: str, table: pa.Table) -> Path:
     """Writes one shard in one step, named after its clip ids: a repeated task replaces its own file."""
     name = hashlib.sha256("\n".join(table["clip_id"].to_pylist()).encode()).hexdigest()[:16]
     path = folder / f"split={split}" / f"bucket={bucket}" / f"part-{name}.parquet"
-    write_atomically(table, path)
+    write_table(table, path)
     return path
 
 
-def write_atomically(table: pa.Table, path: Path) -> None:
-    """Writes a Parquet file under another name first, so that no reader meets half of one."""
+def write_table(table: pa.Table, path: Path) -> None:
+    """Writes a Parquet file, compressed and in small row groups; no reader meets half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd", row_group_size=4)
-    partial.replace(path)
+    with write_atomically(path) as partial:
+        pq.write_table(table, partial, compression="zstd", row_group_size=4)
 
 
 def part_files(folder: Path) -> list[Path]:
@@ -97,4 +97,4 @@ def read_rejected(folder: Path) -> list[RejectedClip]:
 def write_rejected(folder: Path, rejected: Iterable[RejectedClip]) -> None:
     """Replaces the list of rejects."""
     rows = [vars(clip) for clip in sorted(rejected, key=lambda clip: clip.clip_id)]
-    write_atomically(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA), folder / REJECTED_FILE)
+    write_table(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA), folder / REJECTED_FILE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gamegen.device import keep_freed_memory
-from gamegen.evaluation.command import command
+from gamegen.evaluation.evaluate_command import command
 from gamegen.evaluation.suite import run_here
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Is one checkpoint better than another? Two reports of the same worlds, figure by figure.
+"""Comparison of two checkpoints by their reports on equal worlds, figure by figure.
 
-A figure differs if its paired difference is surely not 0: both reports drew the same seeds in the same draws (see
-`bootstrap`), so the 95 % interval is that of the differences of their replicates.
+A figure differs if the 95 % interval of its paired difference leaves 0 out. Both reports have paired replicates (see
+`bootstrap`), so that interval is the percentile interval of their differences.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gamegen.evaluation import bootstrap
+from gamegen.evaluation.evaluation_report import Figure
 from gamegen.evaluation.metrics import METRICS, Goal
-from gamegen.evaluation.report import Figure
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Sentences on every deciding figure that surely moved: `better`, `worse`; names of the others: `equal`."""
+class Comparison:
+    """Deciding figures of a candidate: sentences on those significantly `better` or `worse`, names of `equal` ones."""
 
     better: tuple[str, ...]
     worse: tuple[str, ...]
@@ -27,15 +27,15 @@ class Verdict:
 
     @property
     def beats(self) -> bool:
-        """Better somewhere and worse nowhere."""
+        """True if some figure is better and none worse."""
         return bool(self.better) and not self.worse
 
 
-def compare(candidate: Mapping[str, Figure], current: Mapping[str, Figure]) -> Verdict:
+def compare(candidate: Mapping[str, Figure], current: Mapping[str, Figure]) -> Comparison:
     """Compares the figures of two reports.
 
     A figure that only one of them has counts against the one that lacks it, or a check could be skipped to win.
-    Raises ValueError for a figure that they measured on other seeds or clips.
+    Raises ValueError for a figure that they measured on different seeds or clips.
     """
     better, worse, equal = [], [], []
     for name, metric in METRICS.items():
@@ -50,16 +50,16 @@ def compare(candidate: Mapping[str, Figure], current: Mapping[str, Figure]) -> V
             worse.append(sentence)
         else:
             equal.append(name)
-    return Verdict(tuple(better), tuple(worse), tuple(equal))
+    return Comparison(better=tuple(better), worse=tuple(worse), equal=tuple(equal))
 
 
 def _gain(name: str, goal: Goal, new: Figure | None, old: Figure | None) -> tuple[float, float]:
-    """The interval of by how much the new figure is better."""
+    """Interval of the new figure's gain over the old one's, in the direction of its goal."""
     if new is None or old is None:
         return (math.inf, math.inf) if old is None else (-math.inf, -math.inf)
     if new.units != old.units or len(new.replicates) != len(old.replicates):
         raise ValueError(
-            f"{name!r} was measured on {new.units} and on {old.units}: evaluate both on the same"
+            f"{name!r} was measured on {new.units} and on {old.units}: evaluate both on equal ones"
         )
     a, b = np.array(new.replicates), np.array(old.replicates)
     if goal == "one":

@@ -1,8 +1,8 @@
-"""Does the model do what the keys say? Inverse dynamics reads it off what was drawn, and off the truth beside it.
+"""Agreement of generated frames with the keys that were held, as read by inverse dynamics.
 
-Real clips are continued under their own keys, and the keys and turns that can be read off the drawn frames are
-compared with those. Nobody reads real frames without mistakes either: the same counts on the true continuation are
-the ceiling.
+Real clips are continued under their own keys, and the keys and turns that inverse dynamics reads off the generated
+frames are compared with those. It makes mistakes on real frames too: the counts on the true continuation are the
+ceiling.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import functools
 
 import numpy as np
 
-from gamegen.controls import CAMERA_SCALE_DEG, FRAMES_PER_CHUNK, MOVEMENT_KEYS
-from gamegen.evaluation.inverse_dynamics import MIN_TURN_DEG
-from gamegen.evaluation.looks import Arrays
+from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.controls import CAMERA_SCALE_DEG, MOVEMENT_KEYS
+from gamegen.evaluation.action_scores import MIN_TURN_DEG
+from gamegen.evaluation.samples import Arrays
 from gamegen.models.inverse_dynamics import Actions, InverseDynamics, load_inverse_dynamics
 
 NUM_KEYS = len(MOVEMENT_KEYS)
@@ -24,14 +25,14 @@ CONTEXT_FRAMES = 16
 
 @functools.cache
 def reader() -> InverseDynamics:
-    """The shipped inverse dynamics, loaded once a process."""
+    """The shipped inverse dynamics model, loaded once a process."""
     return load_inverse_dynamics("idm")
 
 
 def followed(before: np.ndarray, frames: np.ndarray, operations: np.ndarray) -> Arrays:
-    """Counts (see `agreement`) for frames uint8 `(4 N, H, W, 3)` under operations `(N, 4, OPERATION_SIZE)`.
+    """Counts (see `agreement`) of frames uint8 `(4 N, H, W, 3)` under operations `(N, 4, OPERATION_SIZE)`.
 
-    `before` are the true frames that came before.
+    `before` are the true frames before them.
     """
     context = before[-CONTEXT_FRAMES:]
     read = reader().predict(np.concatenate([context, frames]))
@@ -41,10 +42,10 @@ def followed(before: np.ndarray, frames: np.ndarray, operations: np.ndarray) -> 
 
 
 def agreement(read: Actions, operations: np.ndarray) -> Arrays:
-    """How often what was read is what was done, over operations `(T, OPERATION_SIZE)`.
+    """Counts of agreement between the actions read and the operations `(T, OPERATION_SIZE)` held.
 
     By key `(keys,)`: `hits` (read and held), `guessed` (read) and `held`; `turns`, steps on which the camera truly
-    turns, about each axis, and `turned right`, those on which it was read to turn to the same side.
+    turns, about each axis, and `turned right`, those of them on which it was read to turn to its true side.
     """
     held = operations[:, :NUM_KEYS] > 0.5
     true_deg = operations[:, NUM_KEYS:] * CAMERA_SCALE_DEG
@@ -60,28 +61,28 @@ def agreement(read: Actions, operations: np.ndarray) -> Arrays:
 
 
 def precision(counts: Arrays, clips: np.ndarray, keys: slice | int = slice(None)) -> float:
-    """Of what was read over some clips and keys, the share that was done."""
+    """Precision over some clips and keys: the share of the keys read that were held."""
     return _ratio(counts["hits"][clips][:, keys].sum(), counts["guessed"][clips][:, keys].sum())
 
 
 def recall(counts: Arrays, clips: np.ndarray, keys: slice | int = slice(None)) -> float:
-    """Of what was done over some clips and keys, the share that was read."""
+    """Recall over some clips and keys: the share of the keys held that were read."""
     return _ratio(counts["hits"][clips][:, keys].sum(), counts["held"][clips][:, keys].sum())
 
 
 def f1(counts: Arrays, clips: np.ndarray, keys: slice | int = slice(None)) -> float:
-    """The harmonic mean of precision and recall, all counts pooled."""
+    """Micro-F1 over some clips and keys, the harmonic mean of precision and recall of pooled counts."""
     hits, guessed, held = (counts[name][clips][:, keys].sum() for name in ("hits", "guessed", "held"))
     return _ratio(2 * hits, guessed + held)
 
 
 def camera_sign(counts: Arrays, clips: np.ndarray) -> float:
-    """The share of true turns over some clips that were read to go to their side."""
+    """Share of true turns over some clips that were read to go to their side."""
     return _ratio(counts["turned right"][clips].sum(), counts["turns"][clips].sum())
 
 
 def num_chunks(num_frames: int, history_chunks: int, wanted: int) -> int:
-    """Chunks that a clip can be continued for after its history."""
+    """Number of chunks that a clip can be continued for after its history, at most `wanted`."""
     return min(wanted, num_frames // FRAMES_PER_CHUNK - history_chunks)
 
 

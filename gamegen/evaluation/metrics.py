@@ -1,4 +1,4 @@
-"""Every figure of a report by name: its group, which way it should go, what is wanted of it, whether it decides."""
+"""Table of the figures of a report: group, goal, target, and whether a figure decides a comparison."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gamegen.controls import MOVEMENT_KEYS
-from gamegen.evaluation.report import Figure
+from gamegen.evaluation.evaluation_report import Figure
 
 Goal = Literal["higher", "lower", "one"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metric:
-    """`goal` is which way a figure should go; `one` means as near to 1 as can be, above and below alike.
+    """Group, goal and target of a figure.
+
+    `goal` is the direction of improvement; `one` means as near to 1 as can be, above and below alike.
 
     `target` is (least, most) that is wanted, None if nothing is. Figures that do not decide inform: a checkpoint is
     neither promoted nor refused for them.
@@ -83,7 +85,7 @@ NEXT_FRAME_MEASURES = {
 
 
 def next_frame_name(measure: str, method: str) -> str:
-    """The name of a next-frame figure, by the names that `parts` uses."""
+    """Name of a next-frame figure, by the measure and method of `measurements`."""
     return f"next frame {NEXT_FRAME_MEASURES[measure][0]}: {METHODS[method]}"
 
 
@@ -92,52 +94,52 @@ def _next_frame_metrics() -> dict[str, Metric]:
     for measure, (_, goal) in NEXT_FRAME_MEASURES.items():
         for method in METHODS:
             decides = method == "drawn" and measure != "lpips"
-            metrics[next_frame_name(measure, method)] = Metric(NEXT, goal, None, decides)  # type: ignore[arg-type]
+            metrics[next_frame_name(measure, method)] = Metric(group=NEXT, goal=goal, decides=decides)  # type: ignore[arg-type]
     return metrics
 
 
 METRICS: dict[str, Metric] = {
-    TURNS: Metric(CONTROL, "higher", (0.9, None), True),
-    FORWARD: Metric(CONTROL, "higher", (0.8, None), True),
-    STILL: Metric(CONTROL, "lower", (None, 0.25), True),
-    "mean flow left (px)": Metric(CONTROL, "higher"),
-    "mean flow right (px)": Metric(CONTROL, "lower"),
-    ACTION_SHARE: Metric(FOLLOWING, "higher", (0.9, None), True),
-    ACTION_F1: Metric(FOLLOWING, "higher"),
-    CAMERA_SIGN: Metric(FOLLOWING, "higher", (0.95, None), True),
+    TURNS: Metric(group=CONTROL, goal="higher", target=(0.9, None), decides=True),
+    FORWARD: Metric(group=CONTROL, goal="higher", target=(0.8, None), decides=True),
+    STILL: Metric(group=CONTROL, goal="lower", target=(None, 0.25), decides=True),
+    "mean flow left (px)": Metric(group=CONTROL, goal="higher"),
+    "mean flow right (px)": Metric(group=CONTROL, goal="lower"),
+    ACTION_SHARE: Metric(group=FOLLOWING, goal="higher", target=(0.9, None), decides=True),
+    ACTION_F1: Metric(group=FOLLOWING, goal="higher"),
+    CAMERA_SIGN: Metric(group=FOLLOWING, goal="higher", target=(0.95, None), decides=True),
     **{
-        f"key {key}: {name}": Metric(FOLLOWING, "higher")
+        f"key {key}: {name}": Metric(group=FOLLOWING, goal="higher")
         for key in MOVEMENT_KEYS
         for name in ("precision", "recall", "F1")
     },
-    NIGHT: Metric(WORDS, "higher", (0.9, None), True),
-    DESERT: Metric(WORDS, "higher", (0.9, None), True),
-    MAKE_NIGHT: Metric(WORDS, "higher", (0.8, None), True),
-    ENVIRONMENT: Metric(SCENES, "higher", (0.8, None), True),
-    "biome as asked": Metric(SCENES, "higher"),
-    "weather as asked": Metric(SCENES, "higher"),
-    "time of day as asked": Metric(SCENES, "higher"),
-    "environment as ordered": Metric(SCENES, "higher"),
-    CHARACTER: Metric(SCENES, "higher", None, True),
-    "view as asked": Metric(SCENES, "higher"),
-    "view as ordered": Metric(SCENES, "higher"),
-    "actions as asked": Metric(SCENES, "higher"),
-    ALIGNMENT: Metric(SCENES, "higher"),
-    "CLIP similarity": Metric(SCENES, "higher"),
-    GAIN: Metric(NEXT, "higher", (2.0, None)),
-    SHORT_OF_CEILING: Metric(NEXT, "lower", (None, 3.0)),
+    NIGHT: Metric(group=WORDS, goal="higher", target=(0.9, None), decides=True),
+    DESERT: Metric(group=WORDS, goal="higher", target=(0.9, None), decides=True),
+    MAKE_NIGHT: Metric(group=WORDS, goal="higher", target=(0.8, None), decides=True),
+    ENVIRONMENT: Metric(group=SCENES, goal="higher", target=(0.8, None), decides=True),
+    "biome as asked": Metric(group=SCENES, goal="higher"),
+    "weather as asked": Metric(group=SCENES, goal="higher"),
+    "time of day as asked": Metric(group=SCENES, goal="higher"),
+    "environment as ordered": Metric(group=SCENES, goal="higher"),
+    CHARACTER: Metric(group=SCENES, goal="higher", decides=True),
+    "view as asked": Metric(group=SCENES, goal="higher"),
+    "view as ordered": Metric(group=SCENES, goal="higher"),
+    "actions as asked": Metric(group=SCENES, goal="higher"),
+    ALIGNMENT: Metric(group=SCENES, goal="higher"),
+    "CLIP similarity": Metric(group=SCENES, goal="higher"),
+    GAIN: Metric(group=NEXT, goal="higher", target=(2.0, None)),
+    SHORT_OF_CEILING: Metric(group=NEXT, goal="lower", target=(None, 3.0)),
     **_next_frame_metrics(),
-    IMAGE_DISTANCE: Metric(LIKENESS, "lower", None, True),
-    VIDEO_DISTANCE: Metric(LIKENESS, "lower", None, True),
-    "FID": Metric(LIKENESS, "lower"),
-    "FVD": Metric(LIKENESS, "lower"),
-    "motion smoothness": Metric(QUALITY, "higher"),
-    "dynamic degree": Metric(QUALITY, "higher"),
-    "subject consistency": Metric(QUALITY, "higher"),
-    "background consistency": Metric(QUALITY, "higher"),
-    "imaging quality": Metric(QUALITY, "higher"),
-    "detail / real clips": Metric(QUALITY, "one", (0.5, 2.0)),
-    DRIFT: Metric(LONG, "lower", (None, 2.0), True),
-    DETAIL: Metric(LONG, "one", (0.5, 2.0), True),
+    IMAGE_DISTANCE: Metric(group=LIKENESS, goal="lower", decides=True),
+    VIDEO_DISTANCE: Metric(group=LIKENESS, goal="lower", decides=True),
+    "FID": Metric(group=LIKENESS, goal="lower"),
+    "FVD": Metric(group=LIKENESS, goal="lower"),
+    "motion smoothness": Metric(group=QUALITY, goal="higher"),
+    "dynamic degree": Metric(group=QUALITY, goal="higher"),
+    "subject consistency": Metric(group=QUALITY, goal="higher"),
+    "background consistency": Metric(group=QUALITY, goal="higher"),
+    "imaging quality": Metric(group=QUALITY, goal="higher"),
+    "detail / real clips": Metric(group=QUALITY, goal="one", target=(0.5, 2.0)),
+    DRIFT: Metric(group=LONG, goal="lower", target=(None, 2.0), decides=True),
+    DETAIL: Metric(group=LONG, goal="one", target=(0.5, 2.0), decides=True),
 }
-"""In the order of the report."""
+"""Metrics by figure, in the order of the report."""

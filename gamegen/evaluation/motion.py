@@ -1,4 +1,4 @@
-"""Motion and looks of frames, measured: optical flow, expansion, detail, brightness, warmth.
+"""Optical flow and tones of frames, and whether their motion is what held keys ask for.
 
 Frames are uint8 `(T, H, W, 3)` RGB throughout.
 """
@@ -9,6 +9,11 @@ import itertools
 
 import cv2
 import numpy as np
+
+KEYS: dict[str, set[str]] = {"left": {"left"}, "right": {"right"}, "forward": {"w"}, "still": set()}
+"""The actions that are judged and the keys that ask for them."""
+STILL_SPEED = 0.25
+"""A world stands still if it moves by less than this share of its own speed when walking."""
 
 
 def optical_flow(frames: np.ndarray) -> np.ndarray:
@@ -24,7 +29,7 @@ def horizontal_flow_px(flow: np.ndarray) -> float:
 
 
 def expansion(flow: np.ndarray) -> float:
-    """How fast the picture grows from its centre, per frame: least-squares s of `flow = s * (place - centre)`."""
+    """Growth of the picture from its centre, a share per frame: least-squares s of `flow = s * (place - centre)`."""
     _, height, width, _ = flow.shape
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = x - (width - 1) / 2, y - (height - 1) / 2
@@ -63,3 +68,23 @@ def warmth(frames: np.ndarray) -> float:
 def colour(frames: np.ndarray) -> float:
     """Mean distance of each pixel's strongest from its weakest channel, 0 (grey) to 255."""
     return float((frames.max(-1).astype(np.float32) - frames.min(-1)).mean())
+
+
+def motion_of(action: str, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Optical flow of frames under an action: horizontal and total speed (px a frame) and expansion."""
+    flow = optical_flow(frames)
+    return {
+        f"{action} flow px": np.array(horizontal_flow_px(flow)),
+        f"{action} speed px": np.array(speed_px(flow)),
+        f"{action} expansion": np.array(expansion(flow)),
+    }
+
+
+def obeyed(motions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Bool `(N,)` by action: worlds that did what it asks, from the stacked `motion_of` of all motion."""
+    return {
+        "left": motions["left flow px"] > 0,
+        "right": motions["right flow px"] < 0,
+        "forward": motions["forward expansion"] > 0,
+        "still": motions["still speed px"] < STILL_SPEED * motions["forward speed px"],
+    }

@@ -1,4 +1,4 @@
-"""Plays many worlds in one batch."""
+"""Rollouts of many worlds in one batch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import numpy as np
 import torch
 
 from gamegen.controls import Control
-from gamegen.models.checkpoint import Model
-from gamegen.models.latent_decoder import LatentDecoder
+from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning
+from gamegen.engine.engine import EngineConfig, WorldEngine
+from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.snapshot import PastChunk, WorldSnapshot
+from gamegen.models.model import Model
 from gamegen.models.text import TextEncoder
-from gamegen.snapshot import SILENCE, PastChunk, Steering, WorldSnapshot
-from gamegen.world import EngineConfig, WorldEngine
 
 Advance = Callable[[int], None]
-"""Told how many chunks have been drawn since the last call, all worlds together."""
+"""Progress callback, called with the number of chunks generated since the last call, all worlds together."""
 
 
-class Player:
-    """A batch of worlds, one a seed, that are opened, told things and played together."""
+class WorldBatch:
+    """A batch of worlds, one a seed, that are opened, instructed and played together."""
 
     def __init__(
         self, model: Model, text_encoder: TextEncoder, max_worlds: int, advance: Advance = lambda chunks: None
@@ -32,7 +33,7 @@ class Player:
         self.memory: list[torch.Tensor | None] = []
 
     def open(self, prompts: list[str], seeds: list[int]) -> None:
-        """Closes what was played and begins a world for each prompt and seed."""
+        """Closes the worlds of before and opens one for each prompt and seed."""
         self._close()
         self.names, self.memory = [str(seed) for seed in seeds], [None] * len(seeds)
         states = self.text_encoder.encode(prompts)
@@ -40,21 +41,29 @@ class Player:
             self.engine.open(name, state, seed)
 
     def continue_from(self, latents: np.ndarray, operations: np.ndarray, prompt: str, seed: int) -> None:
-        """Closes what was played; begins one world whose past is given.
+        """Closes the worlds of before and opens one with a given past.
 
         `latents` float16 `(n, C, h, w)`, normalised, and `operations` float32 `(n, 4, O)` of its n chunks.
         """
         self._close()
         states = self.text_encoder.encode([prompt])[0]
         past = [
-            PastChunk(torch.from_numpy(latent), Steering(done))
+            PastChunk(torch.from_numpy(latent), Conditioning(done))
             for latent, done in zip(latents, operations, strict=True)
         ]
         self.names, self.memory = [str(seed)], [past[-1].latent]
-        self.engine.restore(self.names[0], WorldSnapshot(seed, len(past), states, past, [], [SILENCE]))
+        snapshot = WorldSnapshot(
+            seed=seed,
+            version=len(past),
+            prompt=states,
+            chunks=past,
+            anchors=[],
+            upcoming=[NO_INSTRUCTION],
+        )
+        self.engine.restore(self.names[0], snapshot)
 
     def instruct(self, orders: list[str]) -> None:
-        """Tells each world its order, from the next chunk on."""
+        """Gives each world its instruction, from the next chunk on."""
         for name, states in zip(self.names, self.text_encoder.encode(orders), strict=True):
             self.engine.instruct(name, states)
 

@@ -1,7 +1,7 @@
-"""What is seen in frames: weather, time of day, biome and view, told by small heads on image features.
+"""Scene classifiers: weather, time of day, biome and view, recognised by small heads on image features.
 
-The heads are trained on recorded truth and judge what a world draws; what they get right on held-out real clips is
-in their card, and is the most that any world can reach.
+The heads are trained on recorded truth and applied to generated frames; their accuracy on held-out real clips is in
+their card, and is the most that any world can reach.
 
     python -m gamegen.evaluation.scenes train --data data/curated --output runs/scenes
 """
@@ -26,14 +26,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gamegen.curation import shards
-from gamegen.curation.decode import decode_clip
 from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.motion import luminance
+from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, WEIGHTS_FOLDER
 
 ATTRIBUTES = ("biome", "weather", "time_of_day", "view")
 ALIKE = {"dusk": "twilight", "dawn": "twilight"}
-"""Values that no single picture tells apart, and what stands for them."""
+"""Values that no single picture tells apart, with the label that stands for them."""
 WINDOW_FRAMES = 8
 """Frames (a third of a second) that one description covers."""
 HEADS_FILE = "heads.safetensors"
@@ -42,9 +42,9 @@ _BANDS = 3
 _TRUTH_COLUMNS = ["clip_id", "video", *ATTRIBUTES]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScenesConfig:
-    """How heads are trained.
+    """Settings of the heads' training.
 
     A window every `stride_frames` of a clip gives one example; windows that a change came less than `settle_frames`
     before are left out. `hidden` is the width of each head, `dropout` the share of features that it loses.
@@ -105,11 +105,11 @@ class SceneHeads(nn.Module):
         return {name: value.softmax(-1).numpy() for name, value in logits.items()}
 
     def accuracy(self, examples: Examples) -> dict[str, float]:
-        """The share of examples told right, by attribute."""
+        """Accuracy by attribute."""
         return {name: float(right.mean()) for name, right in self._right(examples).items()}
 
     def accuracy_by_value(self, examples: Examples) -> dict[str, dict[str, float]]:
-        """The share of the examples of each value that are told right, by attribute and value."""
+        """Accuracy over the examples of each value, by attribute and value."""
         right = self._right(examples)
         return {
             name: {value: float(right[name][np.array(true) == value].mean()) for value in sorted(set(true))}
@@ -125,7 +125,7 @@ class SceneHeads(nn.Module):
 
 
 def describe(window: np.ndarray) -> np.ndarray:
-    """What is seen in a window of frames uint8 `(T, H, W, 3)`, T at least 2, as float32 `(D,)`.
+    """Description float32 `(D,)` of a window of frames uint8 `(T, H, W, 3)`, T at least 2.
 
     Features of the first, middle and last frame, averaged; means and deviations of colour and mean change from frame
     to frame in three bands from top to bottom.
@@ -142,10 +142,10 @@ def describe(window: np.ndarray) -> np.ndarray:
 
 
 def examples_of(rows: Iterable[dict[str, Any]], config: ScenesConfig) -> Examples:
-    """Descriptions and truth of clips, rows of curated shards."""
+    """Descriptions and truth of clips, rows of curated shards; raises ValueError if no window is usable."""
     descriptions, truth = [], {name: list[str]() for name in ATTRIBUTES}
     for row in track(rows, "describing clips", transient=True):
-        frames = decode_clip(row["video"])
+        frames = read_mp4(row["video"])
         for start in range(0, len(frames) - WINDOW_FRAMES + 1, config.stride_frames):
             end = start + WINDOW_FRAMES
             seen = [set(row[name][max(0, start - config.settle_frames) : end]) for name in ATTRIBUTES]
@@ -159,7 +159,7 @@ def examples_of(rows: Iterable[dict[str, Any]], config: ScenesConfig) -> Example
 
 
 def train_heads(examples: Examples, config: ScenesConfig = ScenesConfig(), seed: int = 0) -> SceneHeads:
-    """Heads that tell the attributes of the examples; rare values count as much as frequent ones."""
+    """Trains heads on examples; rare values count as much as frequent ones."""
     torch.manual_seed(seed)
     labels = {name: sorted(set(values)) for name, values in examples.truth.items()}
     x = torch.from_numpy(examples.descriptions)

@@ -1,8 +1,8 @@
-"""The whole evaluation: what is to be done, doing it, taking it up again, and putting the report together.
+"""An evaluation from plan to report: its tasks, running or resuming them, and the report of their results.
 
-Work is cut into tasks, each one part for a few seeds or clips. A finished task is a file under
-OUTPUT/parts-FINGERPRINT/, so a stopped evaluation goes on where it was, one with more seeds or longer play adds to
-what there is, and anything else (weights, other lengths, clips) has a folder of its own.
+A task is one measurement of a few seeds or clips. A finished one is a file under OUTPUT/parts-FINGERPRINT/, so a
+stopped evaluation goes on where it was, one with more seeds or longer play adds to the results, and any other change
+(weights, other lengths, clips) has a folder of its own.
 """
 
 from __future__ import annotations
@@ -14,40 +14,41 @@ from pathlib import Path
 
 import numpy as np
 
-from gamegen.evaluation.bench import Options, open_bench
-from gamegen.evaluation.figures import FigureMaker
-from gamegen.evaluation.looks import Arrays
-from gamegen.evaluation.parts import PARTS
-from gamegen.evaluation.real import RealClip, fingerprint
-from gamegen.evaluation.report import EvaluationReport
+from gamegen.evaluation.context import Options, load_context
+from gamegen.evaluation.evaluation_report import EvaluationReport
+from gamegen.evaluation.measurements import MEASUREMENTS
+from gamegen.evaluation.real_clips import RealClip, fingerprint
+from gamegen.evaluation.report_builder import ReportBuilder
 from gamegen.evaluation.rollouts import Advance
+from gamegen.evaluation.samples import Arrays
+from gamegen.files import write_atomically
 
 PICTURES = "pictures/"
 _SECONDS = "seconds"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """Some units of one part; `chunks` says how much there is to draw, `length` for how long if that is chosen."""
+    """Some units of one measurement; `chunks` is the number to generate, `length` names the length of long play."""
 
-    part: str
+    measurement: str
     first: int
     count: int
     chunks: int
     length: str = ""
 
     def file(self, folder: Path) -> Path:
-        """Where its arrays are kept."""
-        name = f"{self.part} {self.length}".strip().replace(" ", "-")
+        """The file of its arrays."""
+        name = f"{self.measurement} {self.length}".strip().replace(" ", "-")
         return folder / f"{name}-{self.first:06d}-{self.count}.npz"
 
 
 Runner = Callable[[Options, list[Task], Path, Advance], None]
-"""Runs tasks, each leaving its file in the folder, and says how many chunks it has drawn."""
+"""Runs tasks, each of which writes its file into the folder, and reports the chunks generated."""
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, kw_only=True)
+class EvaluationPlan:
     """The tasks of an evaluation, the folder of their files, and the real clips."""
 
     options: Options
@@ -60,11 +61,16 @@ class Plan:
         return [task for task in self.tasks if not task.file(self.folder).exists()]
 
 
-def plan(options: Options, output: Path) -> Plan:
-    """What an evaluation into `output` consists of."""
+def plan_evaluation(options: Options, output: Path) -> EvaluationPlan:
+    """Plans the tasks of an evaluation into `output`."""
     clips = options.real_clips()
     tasks = list(_tasks(options, len(clips)))
-    return Plan(options, tasks, output / f"parts-{options.fingerprint(clips)}", clips)
+    return EvaluationPlan(
+        options=options,
+        tasks=tasks,
+        folder=output / f"parts-{options.fingerprint(clips)}",
+        clips=clips,
+    )
 
 
 def _tasks(options: Options, num_clips: int) -> Iterator[Task]:
@@ -78,12 +84,18 @@ def _tasks(options: Options, num_clips: int) -> Iterator[Task]:
         "clips": (num_clips, config.clips_per_task),
         "continued clips": (min(config.continuations, num_clips), max(1, config.continuations)),
     }
-    for name, part in PARTS.items():
-        total, size = counts[part.units]
+    for name, measurement in MEASUREMENTS.items():
+        total, size = counts[measurement.units]
         for first in range(0, total, size):
             count = min(size, total - first)
-            length = f"{config.play_s}s" if part.units == "played seeds" else ""
-            yield Task(name, first, count, count * part.chunks(config), length)
+            length = f"{config.play_s}s" if measurement.units == "played seeds" else ""
+            yield Task(
+                measurement=name,
+                first=first,
+                count=count,
+                chunks=count * measurement.chunks(config),
+                length=length,
+            )
 
 
 def run_here(options: Options, tasks: list[Task], folder: Path, advance: Advance) -> None:
@@ -93,8 +105,8 @@ def run_here(options: Options, tasks: list[Task], folder: Path, advance: Advance
 
 
 def run_task(options: Options, task: Task, folder: Path, advance: Advance = lambda chunks: None) -> None:
-    """Runs one task and leaves its file, whole or not at all."""
-    bench = open_bench(options)
+    """Runs one task and writes its file atomically."""
+    context = load_context(options)
     started = time.monotonic()
     drawn = 0
 
@@ -104,18 +116,16 @@ def run_task(options: Options, task: Task, folder: Path, advance: Advance = lamb
         advance(min(chunks, task.chunks - drawn))
         drawn = min(drawn + chunks, task.chunks)
 
-    arrays = PARTS[task.part].run(bench, range(task.first, task.first + task.count), count)
+    arrays = MEASUREMENTS[task.measurement].run(context, range(task.first, task.first + task.count), count)
     advance(task.chunks - drawn)
     file = task.file(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with write_atomically(file) as partial, partial.open("wb") as stream:
         np.savez(stream, **arrays, **{_SECONDS: np.array(time.monotonic() - started)})  # type: ignore[arg-type]
-    partial.replace(file)
 
 
-def read_results(plan: Plan) -> tuple[dict[str, Arrays], dict[str, np.ndarray], float]:
-    """Every part's arrays over all its units, the first units' pictures by name, and the seconds it took."""
+def read_results(plan: EvaluationPlan) -> tuple[dict[str, Arrays], dict[str, np.ndarray], float]:
+    """Arrays of every measurement over all its units, the first units' pictures by name, and the seconds it took."""
     results: dict[str, list[Arrays]] = {}
     pictures: dict[str, np.ndarray] = {}
     seconds = 0.0
@@ -127,31 +137,31 @@ def read_results(plan: Plan) -> tuple[dict[str, Arrays], dict[str, np.ndarray], 
         if task.first == 0:
             pictures |= {name.removeprefix(PICTURES): value for name, value in shown.items()}
         if arrays:
-            results.setdefault(task.part, []).append(arrays)
+            results.setdefault(task.measurement, []).append(arrays)
     joined = {
-        part: {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-        for part, pieces in results.items()
+        measurement: {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        for measurement, pieces in results.items()
     }
     return joined, pictures, seconds
 
 
-def make_report(plan: Plan) -> tuple[EvaluationReport, dict[str, np.ndarray]]:
+def make_report(plan: EvaluationPlan) -> tuple[EvaluationReport, dict[str, np.ndarray]]:
     """The report of a finished plan, and pictures by name: strips, uint8 `(strips, frames, H, W, 3)`."""
     results, pictures, seconds = read_results(plan)
-    maker = FigureMaker(results, plan.options.config, fingerprint(plan.clips) if plan.clips else "")
-    maker.run()
+    builder = ReportBuilder(results, plan.options.config, fingerprint(plan.clips) if plan.clips else "")
+    builder.run()
     report = EvaluationReport(
-        plan.options.checkpoint,
-        plan.options.weights_sha256(),
-        maker.figures,
-        maker.curves,
-        tuple(_skipped(plan)),
-        round(seconds, 1),
+        checkpoint=plan.options.checkpoint,
+        weights_sha256=plan.options.weights_sha256(),
+        figures=builder.figures,
+        curves=builder.curves,
+        skipped=tuple(_skipped(plan)),
+        wall_s=round(seconds, 1),
     )
     return report, pictures
 
 
-def _skipped(plan: Plan) -> Iterator[str]:
+def _skipped(plan: EvaluationPlan) -> Iterator[str]:
     if not plan.clips:
         yield (
             "next frames, likeness to real clips, levels of real clips and drift: no real clips were given "
@@ -159,12 +169,12 @@ def _skipped(plan: Plan) -> Iterator[str]:
         )
     if not plan.options.config.play_s:
         yield "long play: left out by --no-long-play"
-    judges = plan.options.judges
+    paths = plan.options.reference_models
     for name, path in (
-        ("FID", judges.fid),
-        ("FVD", judges.fvd),
-        ("LPIPS", judges.lpips),
-        ("CLIP", judges.clip),
+        ("FID", paths.fid),
+        ("FVD", paths.fvd),
+        ("LPIPS", paths.lpips),
+        ("CLIP", paths.clip),
     ):
         if not path:
             yield f"{name}: no weights were given (--{name.lower()})"

@@ -8,17 +8,24 @@ has empty lists there until `gamegen idm label` fills them.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from gamegen.files import write_atomically
 
 CAPTION_FIELDS = ("summary", "game_meta", "character", "frame_description", "atmosphere")
 """The five fields of a generation caption (GameGen-X, OGameData-GEN)."""
 INSTRUCTION_FIELDS = ("environmental_basic", "transition", "light", "act", "misc")
 """The five fields of an instruction (GameGen-X, OGameData-INS)."""
+
+DEPTH_CELL_PX = 4
+"""Side of a depth cell in pixels; the depth recorded for it is that of its middle pixel."""
+DEPTH_SCALE = 127.5
+"""An inverse depth is this divided by the distance along the view, in the game's unit of length (Minetest: nodes)."""
 
 _STRINGS = pa.list_(pa.string())
 _FLOATS = pa.list_(pa.float32())
@@ -57,6 +64,8 @@ SCHEMA = pa.schema(
                 )
             ),
         ),
+        ("vertical_fov_deg", pa.float32()),
+        ("inverse_depth", pa.large_binary()),
     ]
 )
 
@@ -81,6 +90,9 @@ class Clip:
     `path` is relative to the table's folder. `prompts` are short ways to ask for the clip's first scene
     ("first-person, snowy forest at night"); `caption` holds the five `CAPTION_FIELDS`.
     `perspective` is first or third; `view` says the same per frame. Angles are degrees.
+    `inverse_depth` is uint8 `(num_frames, height // 4, width // 4)`: `DEPTH_SCALE` divided by the distance, at most
+    255, 0 for the sky; what is held in the hand is left out. `vertical_fov_deg` is the camera's field of view from
+    top to bottom. Both are None where the game does not tell.
     """
 
     clip_id: str
@@ -108,6 +120,8 @@ class Clip:
     prompts: list[str]
     caption: dict[str, str]
     instructions: list[Instruction]
+    vertical_fov_deg: float | None = None
+    inverse_depth: bytes | None = None
 
     def to_row(self) -> dict:
         """The clip as one row of `SCHEMA`."""
@@ -127,12 +141,18 @@ class Clip:
         return cls(**{**row, "instructions": instructions})
 
 
+def depth_cells(inverse_depth: bytes, num_frames: int, width: int, height: int) -> np.ndarray:
+    """`Clip.inverse_depth` as an array."""
+    size = (num_frames, height // DEPTH_CELL_PX, width // DEPTH_CELL_PX)
+    return np.frombuffer(inverse_depth, np.uint8).reshape(size)
+
+
 def write_table(clips: list[Clip], path: Path) -> None:
     """Writes `clips` to one Parquet file, replacing it in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.Table.from_pylist([clip.to_row() for clip in clips], schema=SCHEMA), partial)
-    partial.replace(path)
+    with write_atomically(path) as partial:
+        table = pa.Table.from_pylist([clip.to_row() for clip in clips], schema=SCHEMA)
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_table(path: Path) -> list[Clip]:
@@ -145,9 +165,3 @@ def read_table(path: Path) -> list[Clip]:
         raise FileNotFoundError(f"no clip table under {path}: record footage first (gamegen record --help)")
     clips = [Clip.from_row(row) for file in files for row in pq.read_table(file, schema=SCHEMA).to_pylist()]
     return sorted(clips, key=lambda clip: clip.clip_id)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

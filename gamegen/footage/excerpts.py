@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from gamegen import video
-from gamegen.footage.clips import Clip, Instruction, file_sha256
+from gamegen.files import file_sha256
+from gamegen.footage.clips import Clip, Instruction
+from gamegen.media.mp4 import read_mp4, write_mp4
 
 PER_FRAME_COLUMNS = (
     "keys",
@@ -42,8 +43,8 @@ def cut_excerpt(clip: Clip, source: Path, output: Path, start: int, num_frames: 
         )
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{clip_id}.mp4"
-    frames = video.read_mp4(source / clip.path, start + num_frames)[start:]
-    video.write_mp4(path, frames, clip.fps, EXCERPT_CRF)
+    frames = read_mp4(source / clip.path, start + num_frames)[start:]
+    write_mp4(path, frames, clip.fps, EXCERPT_CRF)
     return dataclasses.replace(
         clip,
         clip_id=clip_id,

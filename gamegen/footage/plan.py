@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from gamegen.controls import FPS
+from gamegen.constants import FPS
 from gamegen.footage.recorder import Scene
 
 SECONDS_PER_HOUR = 3600

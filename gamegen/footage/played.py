@@ -11,11 +11,13 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from gamegen.controls import FPS, FRAMES_PER_CHUNK, MOVEMENT_KEYS, Control
+from gamegen.constants import FPS, FRAMES_PER_CHUNK
+from gamegen.controls import MOVEMENT_KEYS, Control
+from gamegen.files import file_sha256
 from gamegen.footage.captions import VIEW_WORDS
-from gamegen.footage.clips import CAPTION_FIELDS, INSTRUCTION_FIELDS, Clip, Instruction, file_sha256
-from gamegen.session_file import to_json
-from gamegen.session_log import SessionLog
+from gamegen.footage.clips import CAPTION_FIELDS, INSTRUCTION_FIELDS, Clip, Instruction
+from gamegen.sessions.log import SessionLog
+from gamegen.sessions.log_file import to_json
 
 GAME = "gamegen"
 MAX_CHUNKS = 120

@@ -11,10 +11,39 @@ import numpy as np
 TIMES_OF_DAY = ("day", "dusk", "dawn", "night")
 WEATHERS = ("clear", "rain", "snow", "fog", "cloudy", "storm", "dust")
 VIEWS = ("first", "third")
+CAMERA_STEP_DEG = 0.2
+"""Camera turns in whole multiples of this are carried out exactly: one pixel of mouse motion."""
 
 
 class SceneNotFoundError(RuntimeError):
     """The world has no suitable place for the asked scene; another seed may lead to one."""
+
+
+@dataclass(frozen=True)
+class TiltRange:
+    """Camera tilts that may be looked at, in degrees: `highest_deg` is negative (up), `lowest_deg` positive."""
+
+    highest_deg: float = -60.0
+    lowest_deg: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not -90 < self.highest_deg < 0 < self.lowest_deg < 90:
+            raise ValueError(
+                f"tilt range {self.highest_deg} to {self.lowest_deg} degrees: must go from above to below "
+                "the horizon and stay within -90 and 90"
+            )
+
+    def contains(self, tilt_deg: float) -> bool:
+        """Whether a tilt lies in the range, give or take half a camera step."""
+        margin = CAMERA_STEP_DEG / 2
+        return self.highest_deg - margin <= tilt_deg <= self.lowest_deg + margin
+
+    def within(self, other: TiltRange) -> TiltRange:
+        """The part of this range that lies in another one."""
+        return TiltRange(
+            max(self.highest_deg, other.highest_deg),
+            min(self.lowest_deg, other.lowest_deg),
+        )
 
 
 @dataclass(frozen=True)
@@ -48,10 +77,14 @@ class Truth:
 
 
 class Observation(NamedTuple):
-    """A frame, uint8 `(height, width, 3)` RGB, and what is true of it."""
+    """A frame, uint8 `(height, width, 3)` RGB, what is true of it, and its inverse depth where the game tells.
+
+    `inverse_depth`, uint8 `(height // 4, width // 4)`, is as in `gamegen.footage.clips.Clip`.
+    """
 
     frame: np.ndarray
     truth: Truth
+    inverse_depth: np.ndarray | None = None
 
 
 class Recorder(Protocol):
@@ -60,6 +93,10 @@ class Recorder(Protocol):
     game: str
     licence: str
     biomes: tuple[str, ...]
+    tilts: TiltRange
+    """Camera tilts that the game carries out."""
+    vertical_fov_deg: float | None
+    """Field of view from top to bottom, None where observations have no depth."""
 
     def __enter__(self) -> Self: ...
 

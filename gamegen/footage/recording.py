@@ -7,57 +7,24 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from types import TracebackType
 
-import av
 import numpy as np
 
-from gamegen.controls import FPS
+from gamegen.constants import FPS
+from gamegen.files import file_sha256
 from gamegen.footage import captions
-from gamegen.footage.clips import Clip, Instruction, file_sha256, write_table
+from gamegen.footage.clips import Clip, Instruction, write_table
+from gamegen.footage.maneuvers import Operation
 from gamegen.footage.plan import Change, ClipPlan
-from gamegen.footage.policy import ExplorerPolicy, Operation, PolicyConfig
+from gamegen.footage.policy import ExplorerPolicy, PolicyConfig
 from gamegen.footage.recorder import Recorder, Scene, SceneNotFoundError, Truth
+from gamegen.media.mp4 import Mp4Writer
 
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
 MIN_KEPT_FRAMES = 240
-X264_OPTIONS = {"crf": "20", "preset": "veryfast"}
-
-
-class VideoWriter:
-    """Writes an H.264 MP4 (24 frames/s, yuv420p) under a partial name and renames it when complete.
-
-    Its index comes first, so that it streams.
-    """
-
-    def __init__(self, path: Path, width: int, height: int, options: dict[str, str] | None = None) -> None:
-        self.path = path
-        self._partial = path.with_name(path.name + ".partial")
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=FPS, options=options or X264_OPTIONS)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._stream.thread_count = 1  # a recorder has one core
-
-    def write(self, frame: np.ndarray) -> None:
-        """Adds a frame, uint8 `(height, width, 3)` RGB."""
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        self._container.mux(self._stream.encode(picture))
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        if kind is None:
-            self._partial.replace(self.path)
-        else:
-            self._partial.unlink(missing_ok=True)
+CRF = 20
 
 
 def clip_is_recorded(plan: ClipPlan, output: Path) -> bool:
@@ -80,8 +47,10 @@ def record_world(
     if not missing:
         return 0
     output.mkdir(parents=True, exist_ok=True)
-    policy = ExplorerPolicy(policy_config or PolicyConfig(), missing[0].seed)
+    config = policy_config or PolicyConfig()
     with make_recorder(missing[0].world_seed) as recorder:
+        config = dataclasses.replace(config, tilts=config.tilts.within(recorder.tilts))
+        policy = ExplorerPolicy(config, missing[0].seed)
         return sum(record_clip(recorder, plan, policy, output) is not None for plan in missing)
 
 
@@ -120,7 +89,8 @@ def _try_clip(recorder: Recorder, plan: ClipPlan, policy: ExplorerPolicy, output
     changes = {change.frame: change for change in plan.changes}
     operations: list[Operation] = []
     truths: list[Truth] = []
-    with VideoWriter(path, width, height) as video:
+    depths: list[np.ndarray] = []
+    with Mp4Writer.open(path, (width, height), crf=CRF) as video:
         for index in range(plan.num_frames):
             if observation.truth.lost:
                 break
@@ -128,13 +98,20 @@ def _try_clip(recorder: Recorder, plan: ClipPlan, policy: ExplorerPolicy, output
             video.write(observation.frame)
             operations.append(operation)
             truths.append(observation.truth)
+            if observation.inverse_depth is not None:
+                depths.append(observation.inverse_depth)
             if index in changes:
                 _apply(recorder, changes[index])
             observation = recorder.step(operation.keys, operation.yaw_deg, operation.pitch_deg)
     if len(truths) < min(MIN_KEPT_FRAMES, plan.num_frames):
         path.unlink()
         return None
-    return _describe(recorder, plan, path, (width, height), operations, truths)
+    clip = _describe(recorder, plan, path, (width, height), operations, truths)
+    if not depths:
+        return clip
+    return dataclasses.replace(
+        clip, inverse_depth=np.stack(depths).tobytes(), vertical_fov_deg=recorder.vertical_fov_deg
+    )
 
 
 def _apply(recorder: Recorder, change: Change) -> None:

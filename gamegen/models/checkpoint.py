@@ -1,6 +1,6 @@
 """Checkpoints: one folder format from the first training step to the served world.
 
-    model.safetensors   weights of the parts that exist: vae.*, foundation.*, instructnet.*
+    model.safetensors   weights of the parts that exist: vae.*, foundation.*, instructnet.*, motion.*
     config.json         one `ModelConfig`: how to build them and how to sample
     card.json           what trained it, on what, metrics, and the SHA-256 of the other files
 
@@ -12,11 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -24,10 +23,9 @@ from torch import Tensor, nn
 
 from gamegen.config import build, to_dict
 from gamegen.device import default_device
-from gamegen.models.instructnet import InstructNet, InstructNetConfig
-from gamegen.models.msdit import MSDiT, MSDiTConfig, VideoFormat
-from gamegen.models.sampling import SamplingConfig
-from gamegen.models.vae import SPATIAL_FACTOR, CausalVideoVAE, VAEConfig, encode_frames
+from gamegen.files import file_sha256, write_atomically
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.vae import CausalVideoVAE
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -40,103 +38,6 @@ CARD_FILE = "card.json"
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, incomplete or damaged; the message says which file and what to do."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything needed to rebuild a model; parts that are None are absent from the checkpoint.
-
-    `latent_mean` and `latent_std` have one value a channel; `width` and `height` (pixels) are the default size.
-    """
-
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    foundation: MSDiTConfig | None = None
-    instructnet: InstructNetConfig | None = None
-    text_encoder: str = "minilm"
-    width: int = 160
-    height: int = 96
-    latent_mean: tuple[float, ...] = ()
-    latent_std: tuple[float, ...] = ()
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-
-    def __post_init__(self) -> None:
-        if self.foundation and self.foundation.latent_channels != self.vae.latent_channels:
-            raise ValueError(
-                f"foundation.latent_channels = {self.foundation.latent_channels}, but the VAE has "
-                f"{self.vae.latent_channels}: make them equal"
-            )
-
-    @classmethod
-    def tiny(cls) -> ModelConfig:
-        """For tests: every part at its smallest, 32x32 pixels."""
-        return cls(
-            VAEConfig.tiny(),
-            MSDiTConfig.tiny(),
-            InstructNetConfig.tiny(),
-            width=32,
-            height=32,
-            sampling=SamplingConfig(num_steps=2, first_steps=3),
-        )
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one latent frame at the default size."""
-        return (self.vae.latent_channels, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR)
-
-
-class Model(nn.Module):
-    """The parts of one checkpoint; attributes of absent parts are None."""
-
-    mean_C: Tensor
-    std_C: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.may_compile: bool | None = False
-        """Whether those who play it compile it first (`gamegen.models.onnx`); None does if its graph is kept."""
-        self.int8_layers: tuple[str, ...] = ()
-        """Names of the layers that are quantised when it is compiled."""
-        self.vae = CausalVideoVAE(config.vae)
-        self.foundation = MSDiT(config.foundation) if config.foundation else None
-        self.instructnet = (
-            InstructNet(config.instructnet, config.foundation)
-            if config.instructnet and config.foundation
-            else None
-        )
-        self.set_statistics()
-
-    def set_statistics(self) -> None:
-        """Takes the latents' mean and deviation from the config; after building on the meta device once more."""
-        channels = self.config.vae.latent_channels
-        with torch.device("cpu"):
-            mean = _channels(self.config.latent_mean or (0.0,) * channels)
-            std = _channels(self.config.latent_std or (1.0,) * channels)
-        self.register_buffer("mean_C", mean, persistent=False)
-        self.register_buffer("std_C", std, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
-
-    @property
-    def video_format(self) -> VideoFormat:
-        """What AdaLN is told about the default clip."""
-        return VideoFormat(aspect_ratio=self.config.width / self.config.height)
-
-    def normalise(self, latent: Tensor) -> Tensor:
-        """VAE latents `(..., C, h, w)` to zero mean and unit variance a channel."""
-        return (latent - self.mean_C) / self.std_C
-
-    def denormalise(self, latent: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
-        return latent * self.std_C + self.mean_C
-
-    def encode(self, frames: np.ndarray) -> Tensor:
-        """Normalised latents `(n, C, h, w)`, float32 on the CPU, of uint8 frames `(4n, H, W, 3)`."""
-        latents = torch.from_numpy(encode_frames(frames, self.vae)).float()
-        return self.normalise(latents.to(self.device)).cpu()
 
 
 @dataclass(frozen=True)
@@ -167,7 +68,7 @@ def read_config(name_or_path: str | Path) -> ModelConfig:
 
 
 def read_settings(name_or_path: str | Path) -> dict[str, Any]:
-    """The config of any checkpoint as it is written."""
+    """The config of any kind of checkpoint as plain JSON."""
     return read_json(resolve(name_or_path) / CONFIG_FILE)
 
 
@@ -177,7 +78,7 @@ def read_card(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def count_weights(name_or_path: str | Path) -> dict[str, int]:
-    """How many numbers each part of any checkpoint holds, whatever kind of model it is.
+    """Number of weights of each part of any kind of checkpoint.
 
     Raises CheckpointError if a file is missing or damaged.
     """
@@ -185,7 +86,7 @@ def count_weights(name_or_path: str | Path) -> dict[str, int]:
     verify(folder, read_card(folder))
     counts: dict[str, int] = {}
     with safe_open(folder / WEIGHTS_FILE, "pt") as file:
-        for name in file.keys():  # noqa: SIM118  (no mapping)
+        for name in file.keys():  # noqa: SIM118  (not a mapping)
             part = name.partition(".")[0]
             counts[part] = counts.get(part, 0) + math.prod(file.get_slice(name).get_shape())
     return counts
@@ -207,7 +108,7 @@ def load_checkpoint(name_or_path: str | Path, device: torch.device | str | None 
 
 
 def load_weights(module: nn.Module, folder: Path) -> None:
-    """Gives a module the weights of a checkpoint folder; raises CheckpointError if they do not fit."""
+    """Loads the weights of a checkpoint folder into a module; raises CheckpointError if they do not fit."""
     weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
     try:
         module.load_state_dict(weights)
@@ -226,8 +127,7 @@ def verify(folder: Path, card: dict[str, Any]) -> None:
         expected = card.get("sha256", {}).get(name)
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: copy the whole checkpoint folder again")
-        with (folder / name).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(folder / name)
         if found != expected:
             raise CheckpointError(
                 f"{folder / name} is damaged: its SHA-256 is {found[:16]}..., the card says "
@@ -245,8 +145,8 @@ def save_checkpoint(
     """Writes a checkpoint folder; `weights` are named as in the model's `state_dict`, floats stored as `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in weights.items()}
-    save_file(stored, folder / f"{WEIGHTS_FILE}.partial")
-    (folder / f"{WEIGHTS_FILE}.partial").replace(folder / WEIGHTS_FILE)
+    with write_atomically(folder / WEIGHTS_FILE) as partial:
+        save_file(stored, partial)
     (folder / CONFIG_FILE).write_text(json.dumps(to_dict(config), indent=2) + "\n")
     sums = {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS_FILE, CONFIG_FILE)
@@ -255,7 +155,7 @@ def save_checkpoint(
 
 
 def save_random(folder: Path, config: ModelConfig, seed: int = 0) -> None:
-    """Writes a checkpoint of random weights, for tests and for measuring speed."""
+    """Writes a checkpoint of random weights, for tests and benchmarks."""
     torch.manual_seed(seed)
     model = Model(config)
     with torch.no_grad():
@@ -263,10 +163,6 @@ def save_random(folder: Path, config: ModelConfig, seed: int = 0) -> None:
             if not parameter.any():
                 parameter.normal_(0, 0.02)
     save_checkpoint(folder, config, model.state_dict(), {"stage": "random"})
-
-
-def _channels(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values)[:, None, None]
 
 
 def read_json(file: Path) -> dict[str, Any]:

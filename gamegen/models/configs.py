@@ -1,11 +1,11 @@
-"""Model sizes by name: each file of `configs/models/` is one whole `ModelConfig`."""
+"""Named model sizes: each file of `configs/models/` is a complete `ModelConfig`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from gamegen.config import load_yaml
-from gamegen.models.checkpoint import ModelConfig
+from gamegen.models.model import ModelConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "models"
 
@@ -16,7 +16,7 @@ def model_names() -> list[str]:
 
 
 def named_config(name: str) -> ModelConfig:
-    """The config of a name or of a YAML file's path; raises ValueError naming the choices or what is wrong in it."""
+    """The config of a name or a YAML file; raises ValueError for an unknown name or a wrong file."""
     file = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))

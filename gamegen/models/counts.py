@@ -1,8 +1,8 @@
-"""How large a model is and how much it computes, from its config alone: nothing is allocated.
+"""Parameter counts and FLOPs of a model, from its config alone: nothing is allocated.
 
 Parts are built on PyTorch's meta device, where a forward pass only follows shapes, and PyTorch's own counter adds
-up matrix products, convolutions and attention (a multiplication and its addition are two operations). What is
-left out (norms, activations, modulation) is well under a hundredth.
+up matrix products, convolutions and attention (a multiplication and its addition are two operations). Norms,
+activations and modulation are left out: they are well under a hundredth.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
-from gamegen.models.attention import Memory, TemporalAttention
-from gamegen.models.checkpoint import Model, ModelConfig
-from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import PATCH, Previous, Text
-from gamegen.models.ring_cache import Caches, RingCache
+from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR, TEMPORAL_FACTOR
+from gamegen.controls import OPERATION_SIZE
+from gamegen.models.attention import TemporalAttention, TextKVCache
+from gamegen.models.instructnet import ControlInputs
+from gamegen.models.kv_cache import KVCaches, RingCache
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.motion import NUM_OPERATIONS, MotionConfig, MotionNetwork
+from gamegen.models.msdit import PATCH
+from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.text import MAX_TOKENS
-from gamegen.models.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR
 
 
 @dataclass(frozen=True)
 class Latents:
-    """Shape of latents that a model is given: `frames` of them, `rows` by `columns`, with a text of `text_tokens`."""
+    """Shape of a latent video: `frames` latents of `rows` by `columns`, with a text of `text_tokens` tokens."""
 
     frames: int
     rows: int
@@ -36,13 +38,13 @@ class Latents:
 
     @classmethod
     def of_clip(cls, config: ModelConfig, num_frames: int, text_tokens: int = MAX_TOKENS) -> Latents:
-        """Those of a clip of `num_frames` video frames at the config's default size."""
+        """Latents of a clip of `num_frames` video frames at the config's default size."""
         _, rows, columns = config.latent_shape
         return cls(-(-num_frames // TEMPORAL_FACTOR), rows, columns, text_tokens)
 
     @property
     def tokens(self) -> int:
-        """Tokens that the transformer makes of them."""
+        """Number of tokens in the transformer."""
         return self.frames * (self.rows // PATCH) * (self.columns // PATCH)
 
 
@@ -55,13 +57,13 @@ class PartFlops:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Operations of both parts."""
         return self.foundation + self.instructnet
 
 
 @dataclass(frozen=True)
 class VAEFlops:
-    """Floating-point operations of the autoencoder's three ways, for the same latents."""
+    """Floating-point operations of encoding, decoding and streaming decoding of the same latents."""
 
     encode: int
     decode: int
@@ -70,34 +72,39 @@ class VAEFlops:
 
 @lru_cache(maxsize=8)
 def meta_model(config: ModelConfig) -> Model:
-    """The model without memory: every weight has a shape and no values."""
+    """The model on the meta device: weights have shapes and no values."""
     with torch.device("meta"):
         return Model(config)
 
 
 def parameter_counts(config: ModelConfig) -> dict[str, int]:
-    """Weights by part; absent parts are left out."""
+    """Number of weights by part, without absent parts."""
     parts = meta_model(config).named_children()
     return {name: sum(p.numel() for p in part.parameters()) for name, part in parts}
 
 
 @lru_cache(maxsize=256)
 def forward_flops(config: ModelConfig, latents: Latents, batch: int = 1) -> PartFlops:
-    """One pass over whole windows, as in training. Raises ValueError for a config without a foundation."""
+    """FLOPs of one forward pass over whole windows, as in training.
+
+    Raises ValueError for a config without a foundation.
+    """
     return _over_layers(config, lambda model: _part_flops(model, latents, batch, None))
 
 
 @lru_cache(maxsize=64)
 def chunk_pass_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> PartFlops:
-    """One denoising pass over one latent frame against full key-value caches, as in play: the prompt was read with an
-    earlier one, and there is no instruction."""
+    """FLOPs of one denoising pass over one latent frame with full KV caches, as in play.
+
+    The prompt's keys and values are cached, and there is no instruction.
+    """
     _, rows, columns = config.latent_shape
     latents = Latents(1, rows, columns, text_tokens)
     return _over_layers(config, lambda model: _part_flops(model, latents, 1, _full_caches(model, latents)))
 
 
 def chunk_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> int:
-    """Everything one streamed chunk costs: its denoising passes, the pass that commits it, the streaming decoder."""
+    """FLOPs of one streamed chunk: its denoising passes, the pass that commits it, the streaming decoder."""
     passes = config.sampling.num_steps * (1 if config.sampling.guidance_scale == 1 else 2) + 1
     _, rows, columns = config.latent_shape
     return (
@@ -108,7 +115,7 @@ def chunk_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> int:
 
 @lru_cache(maxsize=64)
 def vae_flops(config: ModelConfig, latents: Latents, batch: int = 1) -> VAEFlops:
-    """Encoding and decoding the video of `latents`."""
+    """FLOPs of encoding and decoding the video of `latents`."""
     vae = meta_model(config).vae
     shape = (batch, latents.frames, config.vae.latent_channels, latents.rows, latents.columns)
     latent = torch.empty(shape, device="meta")
@@ -121,15 +128,25 @@ def vae_flops(config: ModelConfig, latents: Latents, batch: int = 1) -> VAEFlops
     )
 
 
+@lru_cache(maxsize=64)
+def motion_flops(config: MotionConfig, height: int, width: int) -> int:
+    """FLOPs of predicting the motion of one chunk of frames of `height` by `width` pixels; warping is none of them."""
+    with torch.device("meta"):
+        network = MotionNetwork(config)
+        frame = torch.empty(1, 3, height, width)
+        operations = torch.empty(1, NUM_OPERATIONS, OPERATION_SIZE)
+    return measured_flops(lambda: network(frame, frame, operations))
+
+
 def measured_flops(compute: Callable[[], object]) -> int:
-    """What PyTorch's counter sees while `compute` runs, without gradients."""
+    """FLOPs that PyTorch's counter sees while `compute` runs, without gradients."""
     # Fused attention on a CPU is unknown to the counter; the plain form computes the same products.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         compute()
     return counter.get_total_flops()
 
 
-def _part_flops(model: Model, latents: Latents, batch: int, caches: Caches | None) -> PartFlops:
+def _part_flops(model: Model, latents: Latents, batch: int, caches: list[RingCache] | None) -> PartFlops:
     assert model.foundation is not None
     foundation, instructnet = model.foundation, model.instructnet
     with torch.device("meta"):
@@ -142,10 +159,10 @@ def _part_flops(model: Model, latents: Latents, batch: int, caches: Caches | Non
             torch.empty(batch, latents.text_tokens, dtype=torch.bool),
             torch.empty(batch, foundation.config.text_width),
         )
-        controls = Controls(
+        controls = ControlInputs(
             torch.empty(batch, latents.frames, FRAMES_PER_CHUNK, OPERATION_SIZE),
             torch.empty(batch, latents.frames, dtype=torch.bool),
-            replace(text, memory=Memory()),
+            replace(text, cache=TextKVCache()),
             torch.empty(batch, latents.frames),
         )
     previous = Previous(x, x, level)
@@ -156,22 +173,22 @@ def _part_flops(model: Model, latents: Latents, batch: int, caches: Caches | Non
 
     with torch.inference_mode(caches is not None):
         if caches is not None:
-            # Shapes alone do not say that nobody gives an instruction.
-            controls.instruction.memory.get("silent", lambda: True)
+            # Shapes alone do not say that there is no instruction.
+            controls.instruction.cache.get("is_empty", lambda: True)
             run(controlled=True)
         alone = measured_flops(lambda: run(controlled=False))
         return PartFlops(alone, measured_flops(lambda: run(controlled=True)) - alone)
 
 
-def _full_caches(model: Model, latents: Latents) -> Caches:
+def _full_caches(model: Model, latents: Latents) -> list[RingCache]:
     # A ring has a place for each frame from the start, so reading it costs the same full or not.
     attentions = [module for module in model.modules() if isinstance(module, TemporalAttention)]
     with torch.device("meta"):
-        return Caches([RingCache(module, 1, latents.tokens, torch.float32) for module in attentions])
+        return KVCaches([module.new_cache(1, latents.tokens, torch.float32) for module in attentions]).rings
 
 
 def _over_layers(config: ModelConfig, count: Callable[[Model], PartFlops]) -> PartFlops:
-    """The count of a deep model from those of shallow ones, since every second layer is alike."""
+    """FLOPs of a deep model, extrapolated from two shallow ones: all layers of a parity are alike."""
     if config.foundation is None:
         raise ValueError(
             "this model config has no foundation: name its sizes, as configs/models/nano.yaml does"

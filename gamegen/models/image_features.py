@@ -1,6 +1,6 @@
-"""EfficientNet-lite0 (Tan and Le 2019) as a network that has seen a million photographs: activations of frames.
+"""Image features: activations of EfficientNet-lite0 (Tan and Le 2019), pre-trained on ImageNet.
 
-The ImageNet weights come inside a pip package. Nothing here is trained; gradients pass through to the frames.
+The ImageNet weights come inside a pip package. They stay frozen; gradients pass through to the frames.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAYERS = (4, 10)
-"""Blocks that are read besides the last layer: 40 channels at 1/8 and 112 channels at 1/16 of the frame's size."""
+"""Blocks whose output is used besides the last layer's: 40 channels at 1/8 and 112 at 1/16 of the frame's size."""
 NUM_CHANNELS = 1280
 
 
@@ -31,27 +31,27 @@ class ImageFeatures(nn.Module):
         self.requires_grad_(False)
 
     def train(self, mode: bool = True) -> ImageFeatures:
-        """Stays in evaluation mode: its statistics are the photographs'."""
+        """Keeps evaluation mode, because the batch statistics are those of ImageNet."""
         return super().train(False)
 
     def forward(self, frames_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Activations `(N, C, h, w)` at 1/8, 1/16 and 1/32 of the frames' size; 40, 112 and 1280 channels."""
-        read: list[Tensor] = []
-        hooks = [
-            self.network._blocks[index].register_forward_hook(lambda _m, _i, output: read.append(output))
-            for index in LAYERS
-        ]
+        network = self.network
         # The lite models were trained on pixels scaled so, not on ImageNet's means and deviations.
-        last = self.network.extract_features((frames_N3HW - 127) / 128)
-        for hook in hooks:
-            hook.remove()
-        return read[0], read[1], last
+        x = network._swish(network._bn0(network._conv_stem((frames_N3HW - 127) / 128)))
+        read: list[Tensor] = []
+        # Without forward hooks: training and validation use the one network at the same time.
+        for index, block in enumerate(network._blocks):
+            x = block(x)
+            if index in LAYERS:
+                read.append(x)
+        return read[0], read[1], network._swish(network._bn1(network._conv_head(x)))
 
 
 def perceptual_distance(frames: Tensor, target: Tensor) -> Tensor:
-    """Mean L1 between unit-length activations of frames `(N, 3, H, W)` in [-1, 1], over the three layers.
+    """Perceptual distance of frames `(N, 3, H, W)` in [-1, 1]: mean L1 between unit-length activations of three layers.
 
-    In the manner of LPIPS (Zhang et al. 2018, section 3), without its learned weights.
+    Similar to LPIPS (Zhang et al. 2018, section 3), without its learned weights.
     """
     network = image_features(frames.device)
     of_frames = network(127.5 * (frames.float() + 1))
@@ -66,5 +66,5 @@ def perceptual_distance(frames: Tensor, target: Tensor) -> Tensor:
 
 @functools.cache
 def image_features(device: torch.device | str = "cpu") -> ImageFeatures:
-    """The network, loaded once a process and device."""
+    """The feature network of a device, loaded once per process."""
     return ImageFeatures().to(device)

@@ -1,6 +1,6 @@
 """InstructNet: keys, instructions and video prompts steer a frozen foundation (GameGen-X, §3.3).
 
-One block after each layer of the foundation, spatial and temporal by turns, added through zero-initialised
+One block after each layer of the foundation, alternately spatial and temporal, added through zero-initialised
 projections, so an untrained InstructNet changes nothing. Operation fusion: the four frames of keys under one
 latent scale and shift its tokens (FiLM). Instruction fusion: cross-attention to the instruction's text. Video
 prompts (VAE latents of canny, motion or pose pictures) are added where InstructNet starts. Each control is
@@ -19,17 +19,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from gamegen.controls import FRAMES_PER_CHUNK, OPERATION_SIZE
+from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.controls import OPERATION_SIZE
 from gamegen.models.attention import CrossAttention, TemporalAttention
-from gamegen.models.msdit import (
-    PATCH,
-    Control,
-    ConvMLP,
-    MSDiTConfig,
-    SpatialSelfAttention,
-    Text,
-    modulate,
-)
+from gamegen.models.msdit import PATCH, ControlBranch, ConvMLP, MSDiTConfig, SpatialSelfAttention, modulate
+from gamegen.models.network_inputs import Text
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class InstructNetConfig:
 
 
 @dataclass(frozen=True)
-class Controls:
+class ControlInputs:
     """A batch of controls.
 
     `operations` `(B, T, 4, O)`; `has_operations` `(B, T)` is false where no operation is given (which is not the
@@ -61,9 +55,9 @@ class Controls:
     video: Tensor | None = None
     has_video: Tensor | None = None
 
-    def to(self, device: torch.device) -> Controls:
-        """The same on another device."""
-        return Controls(
+    def to(self, device: torch.device) -> ControlInputs:
+        """A copy on another device."""
+        return ControlInputs(
             self.operations.to(device),
             self.has_operations.to(device),
             self.instruction.to(device),
@@ -72,18 +66,18 @@ class Controls:
             None if self.has_video is None else self.has_video.to(device),
         )
 
-    def dropped(self) -> Controls:
-        """The same batch with nothing said and no key given: what guidance compares with."""
-        return Controls(
+    def dropped(self) -> ControlInputs:
+        """The batch without instructions and operations, for the unconditional pass of guidance."""
+        return ControlInputs(
             self.operations,
             torch.zeros_like(self.has_operations),
             self.instruction,
             torch.zeros_like(self.instruction_active),
         )
 
-    def rows(self, index: Tensor) -> Controls:
-        """Those at `index` of the batch."""
-        return Controls(
+    def rows(self, index: Tensor) -> ControlInputs:
+        """The batch rows at `index`."""
+        return ControlInputs(
             self.operations[index],
             self.has_operations[index],
             self.instruction.rows(index),
@@ -117,19 +111,19 @@ class InstructBlock(nn.Module):
     def forward(
         self, x_BTSD: Tensor, operation_BTO: Tensor, text: Text, active_BT: Tensor, rows: int, cache
     ) -> tuple[Tensor, Tensor]:
-        """The branch's tokens, and what they add to the foundation's."""
+        """The branch's tokens, and the change that they add to the foundation's, both `(B, T, S, D)`."""
         scale_1, shift_1, scale_2, shift_2 = self.film(operation_BTO).unsqueeze(2).chunk(4, -1)
         x = x_BTSD + self.attention(modulate(x_BTSD, scale_1, shift_1), cache if self.temporal else rows)
-        if not text.is_silent:
+        if not text.is_empty:
             h = F.layer_norm(x, x.shape[-1:])
-            heard = self.instruction(h.flatten(1, 2), text.tokens, text.mask, text.memory).view_as(x)
-            x = x + heard * active_BT[:, :, None, None]
+            change = self.instruction(h.flatten(1, 2), text.tokens, text.mask, text.cache).view_as(x)
+            x = x + change * active_BT[:, :, None, None]
         x = x + self.mlp(modulate(x, scale_2, shift_2), rows)
         return x, self.out(x)
 
 
 class EmbeddedControls(NamedTuple):
-    """Controls as the blocks take them: operations `(B, T, O)`, instruction tokens `(B, L, D)`, video tokens
+    """Control inputs embedded for the blocks: operations `(B, T, O)`, instruction tokens `(B, L, D)`, video tokens
     `(B, T, S, D)` or None."""
 
     operations: Tensor
@@ -138,7 +132,7 @@ class EmbeddedControls(NamedTuple):
 
 
 class InstructNet(nn.Module):
-    """Controls for a foundation of the given config."""
+    """Control network for a foundation of the given config; the foundation stays frozen."""
 
     def __init__(self, config: InstructNetConfig, foundation: MSDiTConfig) -> None:
         super().__init__()
@@ -167,51 +161,51 @@ class InstructNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute with."""
+        """Dtype of the layers."""
         return self.no_operation.dtype
 
-    def bind(self, controls: Controls) -> BoundControls:
+    def bind(self, controls: ControlInputs) -> BoundControls:
         """The control branch of one batch, to pass to `MSDiT.forward`."""
         return BoundControls(self, controls)
 
-    def forward(self, controls: Controls) -> EmbeddedControls:
-        """Embeds a batch of controls; the blocks run later, layer by layer with the foundation's."""
+    def forward(self, controls: ControlInputs) -> EmbeddedControls:
+        """Embeds a batch of control inputs; the blocks run later, layer by layer with the foundation's."""
         video = None
         if controls.video is not None and controls.has_video is not None:
             patches = rearrange(controls.video, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
             video = self.video_in(patches.to(self.dtype)) * controls.has_video[:, None, None, None]
-        said = controls.instruction
-        tokens = said.memory.get(self, lambda: self.text_in(said.tokens.to(self.dtype)))
+        instruction = controls.instruction
+        tokens = instruction.cache.get(self, lambda: self.text_in(instruction.tokens.to(self.dtype)))
         return EmbeddedControls(self.embed_operations(controls), tokens, video)
 
-    def embed_operations(self, controls: Controls) -> Tensor:
+    def embed_operations(self, controls: ControlInputs) -> Tensor:
         """FiLM condition `(B, T, operation_width)` of keys and the pooled instruction."""
         # Three times the embedding: with less, keys are ignored for most of a short training.
         operations = rearrange(controls.operations, "b t k o -> b t (k o)").to(self.dtype)
-        held = 3 * self.operation_in(operations)
-        keys = torch.where(controls.has_operations[..., None], held, self.no_operation)
-        words = self.pooled_in(controls.instruction.pooled.to(self.dtype))[:, None]
-        return F.silu(keys + 3 * words * controls.instruction_active[..., None].to(self.dtype))
+        embedded = 3 * self.operation_in(operations)
+        embedded = torch.where(controls.has_operations[..., None], embedded, self.no_operation)
+        pooled = self.pooled_in(controls.instruction.pooled.to(self.dtype))[:, None]
+        return F.silu(embedded + 3 * pooled * controls.instruction_active[..., None].to(self.dtype))
 
 
-class BoundControls(Control):
-    """InstructNet with the controls of one batch, run beside the foundation."""
+class BoundControls(ControlBranch):
+    """InstructNet with the control inputs of one batch, run beside the foundation."""
 
-    def __init__(self, net: InstructNet, controls: Controls) -> None:
+    def __init__(self, net: InstructNet, controls: ControlInputs) -> None:
         self.net = net
         self.active_BT = controls.instruction_active.to(net.dtype)
         self.embedded = net(controls)
         instruction = controls.instruction
-        self.text = Text(self.embedded.instruction, instruction.mask, instruction.pooled, instruction.memory)
+        self.text = Text(self.embedded.instruction, instruction.mask, instruction.pooled, instruction.cache)
 
     def start(self, x_BTSD: Tensor, rows: int) -> None:
         self.rows = rows
         self.state = x_BTSD if self.embedded.video is None else x_BTSD + self.embedded.video
 
-    def after_layer(self, layer: int, x_BTSD: Tensor, rings) -> Tensor:
+    def after_layer(self, layer: int, x_BTSD: Tensor, caches) -> Tensor:
         block = self.net.blocks[layer]
-        ring = next(rings) if rings and block.temporal else None
+        cache = next(caches) if caches and block.temporal else None
         self.state, change = block(
-            self.state + x_BTSD, self.embedded.operations, self.text, self.active_BT, self.rows, ring
+            self.state + x_BTSD, self.embedded.operations, self.text, self.active_BT, self.rows, cache
         )
         return change

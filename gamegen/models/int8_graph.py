@@ -1,4 +1,4 @@
-"""Linear layers of an ONNX graph in int8: weights rounded once, activations as they come."""
+"""int8 quantisation of an ONNX graph's linear layers: static weights, dynamic activations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from onnx import NodeProto, helper, numpy_helper
 
 _CONTRIB = "com.microsoft"
-"""The domain of ONNX Runtime's own operations."""
+"""Domain of ONNX Runtime's own operations."""
 
 
 def quantise_linears(model: onnx.ModelProto, weight_names: Collection[str]) -> onnx.ModelProto:
-    """Changes a graph's linear layers in place, and returns it.
+    """Quantises a graph's linear layers in place, and returns the graph.
 
-    `weight_names` are initialisers `(out, in)`; what is a product with the transpose of one becomes ONNX Runtime's
+    `weight_names` are initialisers `(out, in)`; a product with the transpose of one becomes ONNX Runtime's
     DynamicQuantizeMatMul: uint8 activations with one scale and zero point a tensor, int8 weights with a scale for each
     output channel.
     """
@@ -47,7 +47,7 @@ def quantise_linears(model: onnx.ModelProto, weight_names: Collection[str]) -> o
         replaced[node.output[0]] = helper.make_node(
             "DynamicQuantizeMatMul", parts if bias else parts[:-1], [output], domain=_CONTRIB
         )
-    # The place of a product is before whatever reads its sum.
+    # A product stands before every node that reads its sum, which keeps the order topological.
     nodes = [replaced.get(node.output[0], node) for node in graph.node if node.output[0] not in dropped]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -57,7 +57,7 @@ def quantise_linears(model: onnx.ModelProto, weight_names: Collection[str]) -> o
 
 
 def _bias_of(readers: list[NodeProto], product: str, weights: Collection[str]) -> str:
-    """The weight that is added to a product and to nothing else, or an empty name."""
+    """Name of the bias that is added to a product, or an empty name if its readers are anything else."""
     if len(readers) != 1 or readers[0].op_type != "Add":
         return ""
     (other,) = [name for name in readers[0].input if name != product] or [""]
@@ -65,7 +65,7 @@ def _bias_of(readers: list[NodeProto], product: str, weights: Collection[str]) -
 
 
 def _quantised(name: str, weight: np.ndarray) -> list[onnx.TensorProto]:
-    """int8 `(in, out)`, its scales and zero points `(out,)`."""
+    """Initialisers of a quantised weight: int8 `(in, out)`, scales and zero points `(out,)`."""
     scale = np.maximum(np.abs(weight).max(1), 1e-12) / _largest()
     rounded = np.round(weight / scale[:, None]).astype(np.int8)
     return [
@@ -76,12 +76,12 @@ def _quantised(name: str, weight: np.ndarray) -> list[onnx.TensorProto]:
 
 
 def _largest() -> int:
-    """The largest weight. Without VNNI, x86 sums two products in 16 bits, where those of full weights overflow."""
+    """Largest quantised weight: 127, or 63 without VNNI, where x86 sums two products in 16 bits and would overflow."""
     return 127 if torch.cpu._is_vnni_supported() else 63
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Transposes and initialisers that nothing reads any more."""
+    """Removes transposes and initialisers that no node reads."""
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     transposes = {node.output[0] for node in graph.node if node.op_type == "Transpose"}
     nodes = [node for node in graph.node if node.output[0] in used or node.output[0] not in transposes]

@@ -1,8 +1,8 @@
-"""Inverse dynamics: which keys were held and how far the camera turned, read off the frames alone.
+"""Inverse dynamics: predicts held keys and camera turns from frames alone.
 
 Optical flow tells how the picture moved between two frames; a small network reads the coarse flow of each such step
-and of the steps around it, before and after (Baker et al. 2022, "Video PreTraining", section 3: telling what was
-done from what came of it is far easier than foreseeing it, because the future may be seen). Flow, unlike pixels,
+and of the steps around it, before and after (Baker et al. 2022, "Video PreTraining", section 3: inferring an
+action from its result is far easier than predicting it, because the future is visible). Flow, unlike pixels,
 looks much the same in every game and in frames that a model has drawn. The model judges whether a generated world
 follows the keys, and labels footage that has no key log.
 
@@ -25,25 +25,25 @@ from torch import Tensor, nn
 from gamegen.config import build
 from gamegen.controls import MOVEMENT_KEYS
 from gamegen.device import default_device
+from gamegen.media.frames import resize_to
 from gamegen.models import checkpoint
-from gamegen.video import resize_to
 
 MAP_CHANNELS = 6
-"""Of each cell: flow to the right and down, what the flow leaves unexplained, change, brightness, contrast."""
+"""Channels of each cell: flow to the right and down, residual of the flow, change, brightness, contrast."""
 CELL_PX = 8
 FLOW_SCALE_PX = 4.0
 GREY_MEAN, GREY_DEVIATION = 128.0, 48.0
 MAX_MAP = 3.0
-"""Where motion maps are cut off: flow that fails is wild."""
+"""Clipping value of motion maps, because failed flow has extreme values."""
 DARK = 2.5
-"""Grey levels of contrast under which a picture is hardly stretched: at night noise is all that would grow."""
+"""Contrast, in grey levels, below which frames are hardly stretched: at night only noise would grow."""
 
 
 @dataclass(frozen=True)
 class InverseDynamicsConfig:
-    """Size in pixels at which motion is looked at, and the network's widths.
+    """Size in pixels at which motion is computed, and the network's widths.
 
-    `hidden` units look at the coarse flow (cells of `CELL_PX`) of one step and tell `features` of it; the temporal
+    `hidden` units read the coarse flow (cells of `CELL_PX`) of one step and output `features` of it; the temporal
     part then sees `sum(dilations)` steps to either side. Camera turns are a distribution over `camera_bins_deg`
     (degrees a frame, rising). A key counts as held from its `key_thresholds` on, one for each of `MOVEMENT_KEYS`,
     chosen on validation footage.
@@ -64,13 +64,13 @@ class InverseDynamicsConfig:
 
     @property
     def cells(self) -> tuple[int, int]:
-        """Columns and rows of the coarse flow."""
+        """(columns, rows) of the coarse flow."""
         return self.width // CELL_PX, self.height // CELL_PX
 
 
 @dataclass(frozen=True)
 class Actions:
-    """What was done between neighbouring frames: entry i is the operation between frames i and i + 1.
+    """Predicted operations: entry i is the one between frames i and i + 1.
 
     `keys` float32 `(T, len(MOVEMENT_KEYS))` probabilities, `held` bool of the same shape (the thresholds applied),
     `yaw_deg` and `pitch_deg` float32 `(T,)` degrees a frame, positive to the right and down.
@@ -82,7 +82,7 @@ class Actions:
     pitch_deg: np.ndarray
 
     def names(self) -> list[list[str]]:
-        """The held keys of each step by name, in the manner of the clip table."""
+        """Sorted names of the held keys of each step, as in the clip table."""
         return [
             sorted(key for key, is_held in zip(MOVEMENT_KEYS, row, strict=True) if is_held)
             for row in self.held
@@ -114,7 +114,7 @@ class InverseDynamics(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def forward(self, maps_BTCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ class InverseDynamics(nn.Module):
         Raises ValueError for fewer than two frames.
         """
         if len(frames) < 2:
-            raise ValueError(f"{len(frames)} frames show no motion: give at least two")
+            raise ValueError(f"{len(frames)} frames contain no motion: give at least two")
         maps = torch.from_numpy(motion_maps(frames, self.config)).to(self.device)
         keys, camera = self(maps[None].float())
         probabilities = keys[0].float().sigmoid().cpu().numpy()
@@ -159,7 +159,7 @@ class TemporalBlock(nn.Module):
 
 
 def motion_maps(frames: np.ndarray, config: InverseDynamicsConfig) -> np.ndarray:
-    """How every step between uint8 frames `(T + 1, H, W, 3)` moves, float16 `(T, MAP_CHANNELS, h, w)`.
+    """Motion maps of the steps between uint8 frames `(T + 1, H, W, 3)`, float16 `(T, MAP_CHANNELS, h, w)`.
 
     Frames are cropped to the config's aspect and scaled to its size. Optical flow as in Kroeger et al. 2016 (DIS).
     """
@@ -169,7 +169,7 @@ def motion_maps(frames: np.ndarray, config: InverseDynamicsConfig) -> np.ndarray
 
 
 def even_grey(frame: np.ndarray) -> np.ndarray:
-    """A frame `(H, W, 3)` as uint8 grey `(H, W)` of the same brightness and contrast by day and by night."""
+    """A frame `(H, W, 3)` as uint8 grey `(H, W)`, normalised to one brightness and contrast."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
     even = (grey - grey.mean()) * (GREY_DEVIATION / (grey.std() + DARK)) + GREY_MEAN
     return even.clip(0, 255).astype(np.uint8)
@@ -196,7 +196,7 @@ def _step_map(
 
 
 def expected_deg(logits: Tensor, bins_deg: Tensor) -> Tensor:
-    """The mean of the distribution over bins `(..., bins)`, degrees a frame."""
+    """Mean of the distribution over bins `(..., bins)`, degrees a frame."""
     return (logits.softmax(-1) * bins_deg).sum(-1)
 
 

@@ -12,22 +12,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from gamegen.models.attention import (
-    CrossAttention,
-    Memory,
-    SelfAttention,
-    TemporalAttention,
-    rotate,
-    rotation_2d,
-)
-from gamegen.models.ring_cache import Caches, RingCache
+from gamegen.models.attention import CrossAttention, SelfAttention, TemporalAttention
+from gamegen.models.kv_cache import KVCache
+from gamegen.models.network_inputs import DEFAULT_FORMAT, Previous, Text, VideoFormat
+from gamegen.models.rotary import rotate, rotation_2d
 from gamegen.models.sparse_attention import SparseAttentionConfig, SparseLinearAttention
 
 PATCH = 2
@@ -65,84 +61,6 @@ class MSDiTConfig:
     def tiny(cls) -> MSDiTConfig:
         """For tests: two layers of width 32."""
         return cls(width=32, num_layers=2, num_heads=2, mlp_ratio=2, latent_channels=4, window=3)
-
-
-@dataclass(frozen=True)
-class Text:
-    """A batch of encoded texts: token states `(B, L, D)`, which of them exist `(B, L)`, pooled `(B, D)`.
-
-    A dropped text has no existing tokens and a zero pooled state. `memory` keeps what networks have read of it.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    pooled: Tensor
-    memory: Memory = field(default_factory=Memory, repr=False, compare=False)
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether inference can leave it out, because no row of the batch has a token."""
-        return self.memory.is_kept and self.memory.get("silent", lambda: not self.mask.any().item())
-
-    def to(self, device: torch.device) -> Text:
-        """The same on another device."""
-        return Text(self.tokens.to(device), self.mask.to(device), self.pooled.to(device))
-
-    def rows(self, index: Tensor) -> Text:
-        """Those at `index` of the batch."""
-        return Text(self.tokens[index], self.mask[index], self.pooled[index])
-
-    def dropped(self, drop_B: Tensor) -> Text:
-        """With the texts of the rows where `drop_B` is true removed."""
-        keep = ~drop_B[:, None]
-        return Text(self.tokens, self.mask & keep, self.pooled * keep)
-
-    @classmethod
-    def none(cls, batch: int, width: int, device: torch.device | str = "cpu") -> Text:
-        """No text at all."""
-        return cls(
-            torch.zeros(batch, 1, width, device=device),
-            torch.zeros(batch, 1, dtype=torch.bool, device=device),
-            torch.zeros(batch, width, device=device),
-        )
-
-    @classmethod
-    def stack(cls, texts: list[tuple[Tensor, Tensor] | None], width: int, length: int = 1) -> Text:
-        """Pads (tokens `(L, D)`, pooled `(D,)`) pairs to one batch, of `length` at least; None is a dropped text."""
-        length = max([length, *(len(text[0]) for text in texts if text is not None)])
-        tokens = torch.zeros(len(texts), length, width)
-        mask = torch.zeros(len(texts), length, dtype=torch.bool)
-        pooled = torch.zeros(len(texts), width)
-        for i, text in enumerate(texts):
-            if text is not None:
-                tokens[i, : len(text[0])], pooled[i], mask[i, : len(text[0])] = text[0], text[1], True
-        return cls(tokens, mask, pooled)
-
-
-@dataclass(frozen=True)
-class Previous:
-    """The latent before each latent frame, `(B, T, C, H, W)`.
-
-    The layers see it `noisy`, at `level` `(B, T)` (-1 where there is none); `latent` is what stays where
-    nothing moves.
-    """
-
-    latent: Tensor
-    noisy: Tensor
-    level: Tensor
-
-    def rows(self, index: Tensor) -> Previous:
-        """Those at `index` of the batch."""
-        return Previous(self.latent[index], self.noisy[index], self.level[index])
-
-
-@dataclass(frozen=True)
-class VideoFormat:
-    """What AdaLN is told about the clip besides the noise level."""
-
-    fps: float = 24.0
-    num_frames: int = 102
-    aspect_ratio: float = 5 / 3
 
 
 def sinusoid(value: Tensor, width: int, scale: float = 1000.0) -> Tensor:
@@ -215,7 +133,7 @@ class SpatialSelfAttention(SelfAttention):
         rotation = rotation_2d(rows, S // rows, D // self.num_heads, x_BTSD.device, self.rotary_grid)
         q, k = rotate(q, rotation), rotate(k, rotation)
         if self.sparse is not None and self.sparse.config.min_tokens <= S:
-            x = self.joined(self.sparse(q, k, v))
+            x = self.project_out(self.sparse(q, k, v))
         else:
             x = self.attend(q, k, v)
         return x.view(B, T, S, D)
@@ -245,13 +163,13 @@ class Block(nn.Module):
         modulation_BTMD: Tensor,
         text: Text,
         rows: int,
-        cache: RingCache | None,
+        cache: KVCache | None,
     ) -> Tensor:
         scale_1, shift_1, gate_1, scale_2, shift_2, gate_2 = (modulation_BTMD + self.table_MD).chunk(6, 2)
         h = modulate(x_BTSD, scale_1, shift_1)
         x = x_BTSD + gate_1 * self.attention(h, cache if self.temporal else rows)
         h = F.layer_norm(x, x.shape[-1:])
-        x = x + self.cross(h.flatten(1, 2), text.tokens, text.mask, text.memory).view_as(x)
+        x = x + self.cross(h.flatten(1, 2), text.tokens, text.mask, text.cache).view_as(x)
         return x + gate_2 * self.mlp(modulate(x, scale_2, shift_2), rows)
 
 
@@ -295,12 +213,12 @@ class MSDiT(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the layers compute with. Latents, noise levels and the velocity are float32 whatever it is."""
+        """Dtype of the layers; latents, noise levels and the velocity are float32 in any case."""
         return self.patch_in.weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the layers compute."""
+        """Device of the layers."""
         return self.patch_in.weight.device
 
     def embed(self, x_BTCHW: Tensor, previous: Previous) -> Tensor:
@@ -345,29 +263,30 @@ class MSDiT(nn.Module):
         level_BT: Tensor,
         previous: Previous,
         text: Text,
-        video_format: VideoFormat = VideoFormat(),
-        control: Control | None = None,
-        caches: Caches | None = None,
+        video_format: VideoFormat = DEFAULT_FORMAT,
+        control: ControlBranch | None = None,
+        caches: Sequence[KVCache] | None = None,
     ) -> Tensor:
         """Velocity `(B, T, C, H, W)`.
 
-        With `caches`, T is 1 and temporal attention reads the committed frames. `control`, if given, is called
+        With `caches`, one for each temporal attention of both networks in the order of the forward pass, T is 1 and
+        temporal attention reads the cached frames. `control`, if given, is called
         after each layer with the tokens and returns what to add (InstructNet).
         """
         rows = x_BTCHW.shape[-2] // PATCH
         x = self.embed(x_BTCHW, previous)
         condition = F.silu(self.condition(level_BT, previous.level, text, video_format))
         spatial, temporal = (rearrange(m(condition), "b t (m d) -> b t m d", m=6) for m in self.modulation)
-        tokens = text.memory.get(self, lambda: self.text_in(text.tokens.to(self.dtype)))
-        read = Text(tokens, text.mask, text.pooled, text.memory)
-        rings = iter(caches.rings) if caches else None
+        tokens = text.cache.get(self, lambda: self.text_in(text.tokens.to(self.dtype)))
+        read = Text(tokens, text.mask, text.pooled, text.cache)
+        remaining = iter(caches) if caches else None
         if control is not None:
             control.start(x, rows)
         for i, block in enumerate(self.blocks):
-            ring = next(rings) if rings and block.temporal else None
-            x = block(x, temporal if block.temporal else spatial, read, rows, ring)
+            cache = next(remaining) if remaining and block.temporal else None
+            x = block(x, temporal if block.temporal else spatial, read, rows, cache)
             if control is not None and block.temporal:
-                x = x + control.after_layer(i // 2, x, rings)
+                x = x + control.after_layer(i // 2, x, remaining)
         scale, shift = self.final_modulation(condition).unsqueeze(2).chunk(2, -1)
         x = modulate(x, scale, shift)
         output = rearrange(
@@ -381,13 +300,13 @@ class MSDiT(nn.Module):
         return keep_previous(velocity, (4 * keep.float()).sigmoid(), x_BTCHW, level_BT, previous)
 
 
-class Control(ABC):
-    """What MSDiT needs of a control branch; `InstructNet.bind` makes one for a batch of controls."""
+class ControlBranch(ABC):
+    """Control branch that changes the tokens after each layer; `InstructNet.bind` makes one for a batch."""
 
     @abstractmethod
     def start(self, x_BTSD: Tensor, rows: int) -> None:
-        """Called once with the embedded tokens."""
+        """Receives the embedded tokens, once before the first layer."""
 
     @abstractmethod
-    def after_layer(self, layer: int, x_BTSD: Tensor, rings) -> Tensor:
-        """Called after each layer; returns the tokens' change. `rings` yields this branch's ring caches."""
+    def after_layer(self, layer: int, x_BTSD: Tensor, caches) -> Tensor:
+        """The change of the tokens after a layer; `caches` yields the KV caches of this branch."""

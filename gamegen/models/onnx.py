@@ -1,9 +1,9 @@
-"""Networks run by ONNX Runtime, which fuses the many small operations of a small network on a CPU.
+"""Compilation of networks with ONNX Runtime, which fuses the many small operations of a small network on a CPU.
 
-A graph holds no weights: they are given to it when it is loaded, so one graph serves every checkpoint of its
-structure. Exporting one takes a minute or two: the shipped world's come with the package, `gamegen compile` makes
-others and keeps them in `$GAMEGEN_CACHE`, or the user's cache folder. No graph is trusted: before it is used, it has to
-give what the network itself gives.
+A graph holds no weights: they are added when it is loaded, so one graph serves every checkpoint of its structure.
+Exporting one takes a minute or two: the graphs of the shipped model come with the package, `gamegen compile` exports
+others into `$GAMEGEN_CACHE`, or the user's cache folder. No graph is trusted: before it is used, its outputs are
+compared with the network's.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gamegen.files import write_atomically
 from gamegen.models.int8_graph import quantise_linears
 
 logger = logging.getLogger(__name__)
 
 GRAPHS_FOLDER = Path(__file__).parent.parent / "weights" / "graphs"
-"""Graphs that come with the package."""
+"""Folder of the graphs that come with the package."""
 KEPT_GRAPHS = 12
-"""Graphs in the cache folder; the ones unused for longest go first."""
+"""Number of graphs kept in the cache folder; the least recently used are deleted first."""
 OPSET = 23
-"""The first with rotations, RMS norms and attention as single operations."""
+"""First version with rotary embeddings, RMS norms and attention as single operations."""
 _WEIGHT = "weight "
-"""What the names of a graph's inputs begin with that are weights of the module."""
+"""Prefix of the names of graph inputs that are weights of the module."""
 DynamicAxes = Sequence[Sequence[int]]
 
 
 class CompiledModule:
-    """A module as ONNX Runtime runs it on the CPU, with as many threads as PyTorch has when it is made.
+    """A module run by ONNX Runtime on the CPU, with as many threads as PyTorch has at construction.
 
-    Of the module's linear layers, those named in `quantised` are computed in int8.
+    The linear layers named in `quantised` are computed in int8.
     """
 
     def __init__(self, graph: onnx.ModelProto, module: nn.Module, quantised: Sequence[str] = ()) -> None:
@@ -52,22 +53,22 @@ class CompiledModule:
             quantise_linears(model, {f"{_WEIGHT}{name}.weight" for name in quantised})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # To wake a sleeping thread takes as long as a small operation. Between runs they must not spin: the cores are
-        # PyTorch's and other sessions' then.
+        # Waking a sleeping thread takes as long as a small operation, so threads spin within a run. Between runs they
+        # must not: PyTorch and other sessions need the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        self._inputs = [given.name for given in self._session.get_inputs()]
+        self._inputs = [entry.name for entry in self._session.get_inputs()]
 
     def __call__(self, *tensors: Tensor) -> list[Tensor]:
-        """The module's outputs."""
+        """Outputs of the module."""
         feed = {name: tensor.numpy() for name, tensor in zip(self._inputs, tensors, strict=True)}
         return [torch.from_numpy(array) for array in self._session.run(None, feed)]
 
     def in_int8(self, module: nn.Module, layers: Sequence[str]) -> CompiledModule:
-        """The same module with some of its linear layers in int8."""
+        """The module with the linear layers named in `layers` in int8."""
         return CompiledModule(self._graph, module, layers)
 
 
@@ -78,18 +79,18 @@ def compiled(
     dynamic_axes: DynamicAxes,
     may_export: bool,
 ) -> CompiledModule | None:
-    """The module compiled; None if its graph is not kept, or is of other code, and it may not be exported.
+    """The compiled module; None if no valid graph of it is kept and `may_export` is false.
 
-    `example` are float32 or bool inputs. Their axes that are not in `dynamic_axes` (for each input, the axes whose
-    length may change from call to call) keep their length for good; one that changes must be longer than 1 here.
-    Raises RuntimeError if ONNX Runtime does not compute what the module does.
+    `example` are float32 or bool inputs. `dynamic_axes` lists, for each input, the axes whose length may change from
+    call to call; they must be longer than 1 in the example. All other axes keep their length. Raises RuntimeError if
+    the outputs of ONNX Runtime differ from the module's.
     """
     file_name = graph_name(name, module, example)
     if not may_export and not is_kept(name, module, example):
         return None
     random = torch.Generator().manual_seed(0)
     inputs = [x if x.dtype == torch.bool else torch.rand(x.shape, generator=random) for x in example]
-    # Before anything is exported: what the network keeps for good must not be an exporter's placeholder.
+    # Computed before the export, so that the networks' caches hold tensors and not the exporter's placeholders.
     expected = _outputs(module, inputs)
     found = _kept(file_name, module, inputs, expected)
     if found is not None or not may_export:
@@ -97,14 +98,14 @@ def compiled(
     path = cache_folder() / file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        # Another process may have exported it meanwhile.
+        # Another process may have exported it while this one waited.
         return _kept(file_name, module, inputs, expected) or _export(
             module, inputs, expected, dynamic_axes, path
         )
 
 
 def is_kept(name: str, module: nn.Module, example: Sequence[Tensor]) -> bool:
-    """Whether there is a graph of this structure, right or not."""
+    """Whether a graph of this structure is kept, valid or not."""
     file_name = graph_name(name, module, example)
     return any((folder / file_name).exists() for folder in _folders())
 
@@ -112,7 +113,7 @@ def is_kept(name: str, module: nn.Module, example: Sequence[Tensor]) -> bool:
 def _kept(
     file_name: str, module: nn.Module, inputs: Sequence[Tensor], expected: Sequence[Tensor]
 ) -> CompiledModule | None:
-    """The module by a kept graph, if there is one that computes what is expected."""
+    """The module compiled from a kept graph whose outputs are as expected, or None."""
     for folder in _folders():
         path = folder / file_name
         if not path.exists():
@@ -122,7 +123,7 @@ def _kept(
             if folder == cache_folder():
                 path.touch()
             return found
-        logger.warning("%s computes something else than this code and is not used: gamegen compile", path)
+        logger.warning("%s computes something else than this code and is not used; run gamegen compile", path)
     return None
 
 
@@ -133,13 +134,13 @@ def _export(
     dynamic_axes: DynamicAxes,
     path: Path,
 ) -> CompiledModule:
-    """The module by a new graph, which is kept at `path`."""
+    """The module compiled from a newly exported graph, which is written to `path`."""
     graph = _graph(module, inputs, dynamic_axes).SerializeToString()
     found = CompiledModule(onnx.ModelProto.FromString(graph), module)
     if not _are_close(found(*inputs), expected):
         raise RuntimeError(f"ONNX Runtime computes something else than {path.stem}: use compiled=false")
-    path.with_suffix(".partial").write_bytes(graph)
-    path.with_suffix(".partial").replace(path)
+    with write_atomically(path, is_shared=True) as partial:
+        partial.write_bytes(graph)
     graphs = sorted(path.parent.glob("*.onnx"), key=lambda file: file.stat().st_mtime)
     for old in graphs[:-KEPT_GRAPHS]:
         old.unlink(missing_ok=True)
@@ -153,25 +154,25 @@ def _outputs(module: nn.Module, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
-    """Whether two computations differ by rounding at most."""
+    """Whether two results differ by rounding at most."""
     return [x.shape for x in found] == [x.shape for x in expected] and all(
         bool((x - y).norm() <= 1e-4 * y.norm()) for x, y in zip(found, expected, strict=True)
     )
 
 
 def cache_folder() -> Path:
-    """Where graphs are kept that do not come with the package."""
+    """Folder of the graphs that were exported on this machine."""
     folder = os.environ.get("GAMEGEN_CACHE")
     return Path(folder) if folder else platformdirs.user_cache_path("gamegen")
 
 
 def _folders() -> tuple[Path, Path]:
-    """Where graphs may be, those made here first."""
+    """Folders of graphs in the order in which they are searched."""
     return cache_folder(), GRAPHS_FOLDER
 
 
 def graph_name(name: str, module: nn.Module, example: Sequence[Tensor]) -> str:
-    """The file name of the graph of a module's structure."""
+    """File name of the graph of a module's structure."""
     structure = [(weight_name, tuple(weight.shape)) for weight_name, weight in module.state_dict().items()]
     inputs = [(tuple(tensor.shape), str(tensor.dtype)) for tensor in example]
     return f"{name}-{hashlib.sha256(repr((structure, inputs)).encode()).hexdigest()[:20]}.onnx"
@@ -182,7 +183,7 @@ class _Functional(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        # Hidden in a list, so that its weights are nobody's constants.
+        # In a list, so that the exporter does not register its weights as constants.
         self._module = [module]
 
     def forward(self, weights: dict[str, Tensor], tensors: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
@@ -190,13 +191,13 @@ class _Functional(nn.Module):
 
 
 def _graph(module: nn.Module, example: Sequence[Tensor], dynamic_axes: DynamicAxes) -> onnx.ModelProto:
-    """The graph of a module's structure."""
+    """Exports the graph of a module's structure."""
     weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
     tensors = tuple(tensor.clone() for tensor in example)
     dynamic = tuple(dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for axes in dynamic_axes)
     fixed: dict[str, dict] = {name: {} for name in weights}
     names = [*(_WEIGHT + name for name in weights), *(f"input {i}" for i in range(len(tensors)))]
-    # The exporter tells at length what it does without (torchvision), and what will change in PyTorch one day.
+    # The exporter logs missing optional packages and coming changes of PyTorch at length.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -214,7 +215,7 @@ def _graph(module: nn.Module, example: Sequence[Tensor], dynamic_axes: DynamicAx
 
 
 def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what is only there for people to read: places in the source, shapes in between."""
+    """Removes source locations and intermediate shapes from a graph."""
     del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]
@@ -224,11 +225,11 @@ def _bare(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_weights(graph: onnx.ModelProto, module: nn.Module) -> onnx.ModelProto:
-    """A copy of the graph with a module's weights in the place of inputs."""
+    """A copy of the graph whose weight inputs are replaced by a module's weights."""
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     used = {name for node in model.graph.node for name in node.input}
-    inputs = [given for given in model.graph.input if not given.name.startswith(_WEIGHT)]
+    inputs = [entry for entry in model.graph.input if not entry.name.startswith(_WEIGHT)]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     for name, weight in module.state_dict().items():

@@ -1,8 +1,8 @@
-"""Numbers that a model computes with, behind one function: float32, bfloat16, int8 or float8.
+"""Precision of a model's computations: float32, bfloat16, int8 or float8.
 
-Only the linear layers inside transformer blocks are quantised: they do nearly all the work. What conditions them
-(AdaLN, FiLM, embeddings of levels and text), the first and the last layer, depthwise convolutions and the autoencoder
-stay as they are, and so does every layer whose output `layer_errors` finds too far off: see `convert`.
+Only the linear layers inside transformer blocks are quantised: they do nearly all the work. Conditioning layers (AdaLN,
+FiLM, embeddings of levels and text), the first and the last layer, depthwise convolutions and the autoencoder stay
+unquantised, and so does every layer whose error in `layer_errors` is too large: see `convert`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from gamegen.device import compute_dtype
-from gamegen.models.checkpoint import Model
+from gamegen.models.model import Model
 
 Precision = Literal["native", "float32", "bfloat16", "int8", "float8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 QUANTISED = re.compile(
     r"blocks\.\d+\.(attention\.(qkv|out)|cross\.(query|out)|instruction\.(query|out)|mlp\.(up|down)|out)"
 )
-"""Names of the layers that are quantised: those over all tokens of a frame, not those over its text or condition."""
+"""Names of the layers that are quantised: those over a frame's tokens, not those over its text or condition."""
 MIN_SQNR_DB = 20.0
-"""A layer whose output has a worse signal-to-quantisation-noise ratio than this stays as it is."""
+"""Lowest signal-to-quantisation-noise ratio; layers below it stay unquantised."""
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """How well a layer computes when it is quantised: its output's signal-to-quantisation-noise ratio in decibels."""
+    """Quantisation error of a layer: the signal-to-quantisation-noise ratio of its output in decibels."""
 
     name: str
     sqnr_db: float
@@ -43,12 +43,12 @@ class LayerError:
 
 
 def convert(model: Model, precision: Precision, play: Callable[[], None] | None = None) -> Model:
-    """Changes a model's transformer to a precision, in place, and returns it.
+    """Converts a model's networks to a precision in place, and returns the model.
 
-    `native` is what the device multiplies fastest without quantising (`gamegen.device.compute_dtype`). int8 and float8
-    take each row's scale as it comes, so they need no calibration; `play`, if given, runs the model, and layers that
-    are found too far off meanwhile stay as they are.
-    Raises ValueError where a device or a missing package does not allow a precision.
+    `native` is the fastest unquantised dtype of the device (`gamegen.device.compute_dtype`). int8 and float8 scale
+    activations dynamically, so they need no calibration. `play`, if given, runs the model, and layers whose error is
+    too large meanwhile stay unquantised. Raises ValueError if the device, or a missing package, does not allow a
+    precision.
     """
     parts = _parts(model)
     if precision in ("int8", "float8"):
@@ -66,14 +66,14 @@ def convert(model: Model, precision: Precision, play: Callable[[], None] | None 
 def layers_to_quantise(
     model: Model, precision: Precision, play: Callable[[], None] | None = None
 ) -> tuple[str, ...]:
-    """Names of the layers that int8 or float8 changes: all that may be, but for those found too far off in `play`."""
+    """Names of the layers to quantise: all candidates except those whose error during `play` is too large."""
     if play:
         return tuple(error.name for error in layer_errors(model, precision, play) if not error.is_kept)
     return tuple(f"{name}.{layer}" for name, part in _parts(model) for layer, _ in quantised_layers(part))
 
 
 def quantised_layers(part: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Names and layers of a transformer that quantising changes."""
+    """Names and layers of a network that quantisation may change."""
     for name, module in part.named_modules():
         if isinstance(module, nn.Linear) and QUANTISED.fullmatch(name):
             yield name, module
@@ -81,7 +81,7 @@ def quantised_layers(part: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 @torch.inference_mode()
 def layer_errors(model: Model, precision: Precision, play: Callable[[], None]) -> list[LayerError]:
-    """The error of each layer that would be quantised, over what it is given while `play` runs the model."""
+    """Quantisation error of each candidate layer, over its inputs while `play` runs the model."""
     signal: dict[str, float] = {}
     noise: dict[str, float] = {}
     handles = []
@@ -137,7 +137,7 @@ def _quantise_on_cpu(part: nn.Module, names: list[str]) -> None:
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     with warnings.catch_warnings():
-        # It moves to another package one day; there is no other quick int8 for plain CPUs yet.
+        # Deprecated in favour of torchao, which has no fast int8 for CPUs yet.
         warnings.simplefilter("ignore")
         quantize_dynamic(part, dict.fromkeys(names, per_channel_dynamic_qconfig), inplace=True)
 

@@ -1,4 +1,4 @@
-"""How a model draws, without the model: read by those who compute nothing."""
+"""Sampling config, importable without loading any network."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a chunk is drawn.
+    """Sampling of a chunk.
 
-    `num_steps` denoising passes a chunk (`first_steps` for the first of a world, which has nothing to continue),
+    `num_steps` denoising passes a chunk (`first_steps` for the first chunk of a world, which has no past),
     schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), and the solver: `euler` follows
     the flow, `consistency` jumps to x_0 and noises it again, which suits few steps. The latent before a chunk is
-    given at noise level `context_level`; temporal attention sees the past at `history_level`, a level that
-    training's windows have often, or worlds drift.
+    given at noise level `context_level`; temporal attention reads the past at `history_level`, which must be frequent
+    in training, or worlds drift.
     """
 
     num_steps: int = 4

@@ -1,4 +1,4 @@
-"""The table of model sizes that `gamegen models sizes` prints."""
+"""Table of model sizes, printed by `gamegen models sizes`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gamegen.models.text import MAX_TOKENS
 
 CLIP_FRAMES = 102
 PAPER = {"width": "1152", "layers": "28", "heads": "16", "picture": "1280x720"}
-"""What is known of the GameGen-X paper's MSDiT: no count of weights or of operations among it."""
+"""Sizes of MSDiT that the GameGen-X paper gives; it has no counts of weights or operations."""
 
 
 def sizes_table() -> Table:
-    """One column a named config, and one for the GameGen-X paper."""
+    """Table with one column per named config, and one for the GameGen-X paper."""
     table = Table(
         title="Model sizes",
         caption="M is a million weights. A chunk is 4 streamed frames: its denoising passes against full caches, the "
@@ -35,7 +35,7 @@ def _figures(name: str) -> dict[str, str]:
     foundation = config.foundation
     assert foundation is not None
     counts = parameter_counts(config)
-    # The gradient of a product is two more of its size.
+    # The backward pass of a matrix product is two products of its size.
     clip = 3 * forward_flops(config, Latents.of_clip(config, CLIP_FRAMES)).total
     return {
         "width": str(foundation.width),

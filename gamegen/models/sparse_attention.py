@@ -1,9 +1,9 @@
-"""Sparse-linear attention: softmax over the blocks that matter, a linear branch for all the rest.
+"""Sparse-linear attention: softmax attention over chosen key blocks, plus a linear branch over all keys.
 
 `O = softmax over chosen blocks + proj(phi(Q) (phi(K)^T V) / (phi(Q) sum phi(K)))` with phi a softmax over channels
 and `proj` zero at first, so that a dense network starts where its chosen blocks leave it (Zhang et al. 2025, "SLA:
-Beyond Sparsity in Diffusion Transformers via Fine-Tunable Sparse-Linear Attention", section 4). Worth it only where
-a frame has thousands of tokens; `SparseAttentionConfig.min_tokens` says from where on.
+Beyond Sparsity in Diffusion Transformers via Fine-Tunable Sparse-Linear Attention", section 4). It pays only
+for frames of thousands of tokens; `SparseAttentionConfig.min_tokens` is the threshold.
 
 With `chunk`, token s belongs to chunk `s // chunk` and sees the chunks up to its own.
 
@@ -26,8 +26,11 @@ from gamegen.models import sparse_kernel
 
 @dataclass(frozen=True)
 class SparseAttentionConfig:
-    """Each block of `block` queries attends to `keep` of the blocks of keys (at least one, its own); attention over
-    fewer than `min_tokens` tokens stays dense."""
+    """Sparsity of attention.
+
+    Each block of `block` queries attends to a share `keep` of the key blocks, at least to its own; attention over fewer
+    than `min_tokens` tokens stays dense.
+    """
 
     block: int = 64
     keep: float = 0.125
@@ -36,16 +39,16 @@ class SparseAttentionConfig:
     def __post_init__(self) -> None:
         if not 0 < self.keep <= 1 or self.block < 1:
             raise ValueError(
-                f"keep = {self.keep}, block = {self.block}: keep is a share above 0 and at most 1, block at least 1"
+                f"keep = {self.keep}, block = {self.block}: keep must be above 0 and at most 1, block at least 1"
             )
 
     def num_kept(self, num_blocks: int) -> int:
-        """Blocks of keys that a block of queries attends to."""
+        """Number of key blocks that a query block attends to."""
         return min(num_blocks, max(1, math.ceil(self.keep * num_blocks)))
 
 
 class SparseLinearAttention(nn.Module):
-    """Takes the place of softmax attention over queries, keys and values `(N, K, S, E)`."""
+    """Replacement of softmax attention over queries, keys and values `(N, K, S, E)`."""
 
     def __init__(self, num_heads: int, head_width: int, config: SparseAttentionConfig) -> None:
         super().__init__()
@@ -53,7 +56,7 @@ class SparseLinearAttention(nn.Module):
         self.proj_KEE = nn.Parameter(torch.zeros(num_heads, head_width, head_width))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, chunk: int | None = None) -> Tensor:
-        """What the queries read, `(N, K, S, E)`."""
+        """Attention output `(N, K, S, E)`; `chunk` makes it causal over chunks of that many tokens."""
         index = choose_blocks(q, k, self.config, chunk)
         linear = linear_attention(q, k, v, chunk)
         return block_sparse(q, k, v, index, self.config.block, chunk) + torch.einsum(
@@ -63,7 +66,7 @@ class SparseLinearAttention(nn.Module):
 
 @torch.no_grad()
 def choose_blocks(q: Tensor, k: Tensor, config: SparseAttentionConfig, chunk: int | None = None) -> Tensor:
-    """Indices `(N, K, I, M)` of the key blocks whose means score highest with a query block's mean; its own always."""
+    """Indices `(N, K, I, M)` of the key blocks whose means score highest with a query block's mean, and its own."""
     block, num_tokens = config.block, q.shape[-2]
     score = _block_means(q, block) @ _block_means(k, block).transpose(-1, -2)
     num_blocks = score.shape[-1]
@@ -90,9 +93,9 @@ def _padded(x: Tensor, block: int) -> Tensor:
 def block_sparse(
     q: Tensor, k: Tensor, v: Tensor, index_NKIM: Tensor, block: int, chunk: int | None = None
 ) -> Tensor:
-    """Softmax attention of each query block over its chosen key blocks, by the kernel where it runs.
+    """Softmax attention of each query block over its chosen key blocks, by the Triton kernel where available.
 
-    The kernel has no backward pass: where gradients are wanted, the reference computes.
+    The kernel has no backward pass: with gradients, the reference computes.
     """
     needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     if sparse_kernel.runs_on(q.device) and not needs_gradient:
@@ -103,7 +106,7 @@ def block_sparse(
 def block_sparse_reference(
     q: Tensor, k: Tensor, v: Tensor, index_NKIM: Tensor, block: int, chunk: int | None = None
 ) -> Tensor:
-    """The same in plain PyTorch: chosen blocks are gathered, so it computes no more than the kernel does."""
+    """`block_sparse` in plain PyTorch, by gathering the chosen blocks."""
     num_tokens, E = q.shape[-2:]
     queries, keys, values = (
         rearrange(_padded(x, block), "n k (i p) e -> n k i p e", p=block) for x in (q, k, v)
@@ -115,13 +118,13 @@ def block_sparse_reference(
     if chunk is not None:
         query_place = torch.arange(queries.shape[2] * block, device=q.device).view(1, 1, -1, block, 1)
         visible = visible & (key_place // chunk <= query_place // chunk)
-    # A block's own keys are always chosen, so no query is left with nothing to see.
+    # A block's own keys are always chosen, so every query attends to something.
     out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=E**-0.5)
     return rearrange(out, "n k i p e -> n k (i p) e")[:, :, :num_tokens]
 
 
 def _gathered(blocks_NKJPE: Tensor, index_NKIM: Tensor) -> Tensor:
-    """Chosen blocks side by side, `(N, K, I, M * P, E)`."""
+    """Concatenated chosen blocks, `(N, K, I, M * P, E)`."""
     P, E = blocks_NKJPE.shape[-2:]
     index = rearrange(index_NKIM, "n k i m -> n k (i m) 1 1").expand(-1, -1, -1, P, E)
     chosen = blocks_NKJPE.gather(2, index)
@@ -129,7 +132,7 @@ def _gathered(blocks_NKJPE: Tensor, index_NKIM: Tensor) -> Tensor:
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, chunk: int | None = None) -> Tensor:
-    """`phi(Q) (phi(K)^T V) / (phi(Q) sum phi(K))`, linear in the number of tokens; each chunk adds to one state."""
+    """`phi(Q) (phi(K)^T V) / (phi(Q) sum phi(K))`, linear in the number of tokens; chunks accumulate in one state."""
     num_tokens = q.shape[-2]
     size = chunk or num_tokens
     queries, keys, values = (

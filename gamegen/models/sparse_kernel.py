@@ -1,4 +1,4 @@
-"""Block-sparse softmax attention as a Triton kernel, where Triton and a GPU for it are there.
+"""Triton kernel of block-sparse softmax attention, for machines with Triton and a GPU.
 
 `gamegen/models/sparse_attention.py` has the reference in plain PyTorch.
 """
@@ -73,7 +73,7 @@ if _FOUND:
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether the kernel can run there."""
+    """Whether the kernel can run on `device`."""
     return _FOUND and (device.type in ("cuda", "xpu") or INTERPRETED)
 
 

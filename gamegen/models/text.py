@@ -6,16 +6,17 @@ local `T5EncoderModel` directory.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 MAX_TOKENS = 300
 _CACHE_SIZE = 4096
+PERSPECTIVES = {"first": "first-person", "third": "third-person"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TextStates:
 
 
 class EncodesText(Protocol):
-    """Whatever turns texts into states."""
+    """Interface of text encoders."""
 
     def encode(self, texts: list[str]) -> list[TextStates]:
         """Encodes each text; raises ValueError for a text of more than `MAX_TOKENS` tokens."""
@@ -39,7 +40,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, model: Any) -> None:
         self._tokenizer = tokenizer
         self._model = model.eval()
-        self._cache: OrderedDict[str, TextStates] = OrderedDict()
+        self._cache: LRUCache[str, TextStates] = LRUCache(_CACHE_SIZE)
 
     @property
     def width(self) -> int:
@@ -48,16 +49,12 @@ class TextEncoder:
 
     def encode(self, texts: list[str]) -> list[TextStates]:
         """Encodes each text; raises ValueError for a text of more than `MAX_TOKENS` tokens."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._cache]
-        for text, ids in [(text, self._token_ids(text)) for text in missing]:
-            self._cache[text] = self._run(ids)
-        states = []
-        for text in texts:
-            self._cache.move_to_end(text)
-            states.append(self._cache[text])
-        while len(self._cache) > _CACHE_SIZE:
-            self._cache.popitem(last=False)
-        return states
+        found = {text: self._cache.get(text) for text in texts}
+        # All are tokenized first, so that a text that is too long costs no encoding of the others.
+        missing = [(text, self._token_ids(text)) for text, states in found.items() if states is None]
+        encoded = {text: self._encode(ids) for text, ids in missing}
+        self._cache.update(encoded)
+        return [found[text] or encoded[text] for text in texts]
 
     def _token_ids(self, text: str) -> list[int]:
         ids = self._tokenizer(text, truncation=False, verbose=False)["input_ids"]
@@ -69,7 +66,7 @@ class TextEncoder:
         return ids
 
     @torch.inference_mode()
-    def _run(self, ids: list[int]) -> TextStates:
+    def _encode(self, ids: list[int]) -> TextStates:
         device = next(self._model.parameters()).device
         batch = torch.tensor([ids], device=device)
         states = self._model(input_ids=batch, attention_mask=torch.ones_like(batch))
@@ -94,3 +91,13 @@ def load_text_encoder(name: str = "minilm", device: str = "cpu") -> TextEncoder:
         raise ValueError(f"text encoder {name!r}: use 'minilm' or 't5:DIRECTORY' with a local T5 encoder")
     model: Any = T5EncoderModel.from_pretrained(directory, local_files_only=True)
     return TextEncoder(AutoTokenizer.from_pretrained(directory, local_files_only=True), model.to(device))
+
+
+def compose_prompt(prompt: str, perspective: str) -> str:
+    """The prompt with its perspective in front, in the wording of the training captions.
+
+    Raises ValueError for a perspective that is not in `PERSPECTIVES`.
+    """
+    if perspective not in PERSPECTIVES:
+        raise ValueError(f"perspective = {perspective!r}: use one of {', '.join(PERSPECTIVES)}")
+    return f"{PERSPECTIVES[perspective]}, {prompt.strip()}"

@@ -1,1 +1,1 @@
-"""Where a clip comes from, in the clip: a signed C2PA manifest in every MP4, and what checks it. No web, no model."""
+"""Provenance of clips: signing and verification of C2PA manifests in MP4 files. No web, no model."""

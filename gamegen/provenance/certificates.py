@@ -1,4 +1,4 @@
-"""Who signs: a certificate and its key from the environment, or a development one that only this machine trusts."""
+"""Signing certificates: from the environment, or a development one that only this machine trusts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ProvenanceError(ValueError):
 
 @dataclass(frozen=True)
 class Signer:
-    """A certificate chain (PEM, the signer's own first), its unencrypted key (PEM), and C2PA's name of how it signs."""
+    """A certificate chain (PEM, the signer's own first), its unencrypted key (PEM) and C2PA's name of the algorithm."""
 
     chain_pem: str
     key_pem: str = field(repr=False)
@@ -45,7 +45,7 @@ class Signer:
 
     @property
     def anchors_pem(self) -> str:
-        """The end of the chain: what others have to trust."""
+        """The root certificate of the chain (PEM), which verifiers have to trust."""
         return _pem(x509.load_pem_x509_certificates(self.chain_pem.encode())[-1])
 
 
@@ -73,7 +73,7 @@ def signer_from_environment(folder: Path | None = None) -> Signer:
 def trusted_anchors(folder: Path | None = None) -> str:
     """The authorities that this machine trusts, PEM; empty if there are none.
 
-    They are `GAMEGEN_C2PA_ANCHORS`, or whoever issued the certificate that this machine signs with.
+    They are `GAMEGEN_C2PA_ANCHORS`, or the issuer of the certificate that this machine signs with.
     """
     given = os.environ.get(ANCHORS_VARIABLE)
     if given:
@@ -86,17 +86,17 @@ def trusted_anchors(folder: Path | None = None) -> str:
 
 
 def read_anchors(text: str, where: str) -> str:
-    """The certificates of a PEM text and nothing else of it; raises ProvenanceError that names `where`."""
+    """Extracts the certificates of a PEM text; raises ProvenanceError that names `where`."""
     return "".join(map(_pem, _certificates(text, where)))
 
 
 def default_folder() -> Path:
-    """Where the development certificate is."""
+    """The folder of the development certificate."""
     return platformdirs.user_data_path("gamegen") / "provenance"
 
 
 def _pem_or_file(value: str, variable: str) -> str:
-    """What a variable holds, or what is in the file that it names; no message shows either."""
+    """PEM text of a variable, or of the file that it names; no error message shows it."""
     if value.lstrip().startswith("-----BEGIN"):
         return value
     try:
@@ -125,7 +125,7 @@ def _checked(chain: str, key_text: str, where: str, is_development: bool = False
         key = load_pem_private_key(key_text.encode(), None)
     except (ValueError, TypeError) as error:
         raise ProvenanceError(
-            f"the key of {where} is no unencrypted PEM key: give {KEY_VARIABLE} one"
+            f"the key of {where} must be an unencrypted PEM private key: set {KEY_VARIABLE} to one"
         ) from error
     if key.public_key() != own.public_key():
         raise ProvenanceError(

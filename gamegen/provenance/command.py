@@ -1,4 +1,4 @@
-"""`gamegen verify`: whether a clip is what was signed, and by whom."""
+"""`gamegen verify`: checks a clip's signed manifest and prints its statements."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def verify(
 
 
 def _table(clip: Path, found: Verification) -> Table:
-    """Rows of what is known. What the file says is shown as plain text: it could hold markup."""
+    """Table of the verification; text from the file is shown plain, since it could hold markup."""
     table = Table("", "", title=Text(clip.name), show_header=False)
     table.add_row("state", Text(found.state, style=_COLOURS[found.state]))
     rows = [
@@ -65,6 +65,6 @@ def _table(clip: Path, found: Verification) -> Table:
 
 
 def _printable(text: str) -> str:
-    """Without what would steer a terminal, and not longer than one."""
+    """Text without control characters, shortened to the width of a terminal."""
     shown = "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
     return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

@@ -1,4 +1,4 @@
-"""A certificate for development: whoever looks at it sees that it proves nothing, and only this machine trusts it."""
+"""A development certificate: its name says that it proves nothing, and only this machine trusts it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from filelock import FileLock
 
+from gamegen.files import write_atomically
+
 CERTIFICATE_FILE, KEY_FILE = "certificate.pem", "key.pem"
 ORGANISATION = "GameGen development"
 _GOOD_FOR = timedelta(days=3650)
@@ -20,7 +22,7 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 def make_development_files(folder: Path) -> None:
-    """Makes an authority, has it issue one ES256 certificate, and forgets its key; nothing if that has been done.
+    """Creates an authority and one ES256 certificate of it, and discards the authority's key; once for a folder.
 
     `folder` then holds the chain and the certificate's key, which only this user can read.
     """
@@ -37,7 +39,7 @@ def make_development_files(folder: Path) -> None:
 
 
 def _issue(key: ec.EllipticCurvePrivateKey) -> tuple[x509.Certificate, x509.Certificate]:
-    """A certificate that may sign C2PA manifests, and that of the authority which issued it."""
+    """Issues a certificate that may sign C2PA manifests; returns it and its authority's."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = _name("authority")
     issuer = (
@@ -99,11 +101,9 @@ def _usage(
 
 
 def _write(file: Path, data: bytes, mode: int) -> None:
-    """A file that is there whole or not at all, and never readable by more people than `mode` says."""
-    partial = file.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
-        opened.write(data)
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
+    """Writes a file atomically, never readable by more people than `mode` allows."""
+    with write_atomically(file, is_durable=True) as partial:
+        # A partial file of a killed process may have another mode.
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
+            opened.write(data)

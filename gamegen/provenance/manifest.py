@@ -1,12 +1,10 @@
-"""What is said about a clip, and how it is signed into the file (C2PA; training and mining by CAWG 1.1)."""
+"""The manifest of a clip and its signing into the MP4 (C2PA; training and mining by CAWG 1.1)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +14,7 @@ from typing import Any
 import c2pa
 
 import gamegen
+from gamegen.files import write_atomically
 from gamegen.provenance.certificates import ProvenanceError, Signer
 
 GENERATOR = "GameGen"
@@ -34,8 +33,8 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What a clip's file tells about it; `content_hash` is the order's.
+class ClipManifest:
+    """A clip's statements about itself; `content_hash` is the order's.
 
     `may_train` says whether others may mine it or train on it. Raises ValueError for a long name or title, another
     hash, or a time without a zone.
@@ -58,7 +57,7 @@ class Manifest:
 
 
 def sign_mp4(
-    source: Path, target: Path, manifest: Manifest, signer: Signer, max_bytes: int = MAX_FILE_BYTES
+    source: Path, target: Path, manifest: ClipManifest, signer: Signer, max_bytes: int = MAX_FILE_BYTES
 ) -> None:
     """Writes `source` to `target` with a signed manifest; its tracks keep their bytes. `target` appears whole or not.
 
@@ -66,11 +65,13 @@ def sign_mp4(
     ProvenanceError for a file over `max_bytes`, one that is no MP4, or a certificate that C2PA does not accept.
     """
     if not is_mp4(source, max_bytes):
-        raise ProvenanceError(f"{source.name} cannot be signed: it is no MP4")
-    descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=target.parent)
-    partial = Path(name)
+        raise ProvenanceError(f"{source.name} cannot be signed: it is not an MP4")
     try:
-        with source.open("rb") as unsigned, os.fdopen(descriptor, "w+b") as signed:
+        with (
+            write_atomically(target, is_durable=True) as partial,
+            source.open("rb") as unsigned,
+            partial.open("w+b") as signed,
+        ):
             definition = json.dumps(_definition(manifest, _identity(unsigned, manifest)))
             unsigned.seek(0)
             with (
@@ -79,25 +80,20 @@ def sign_mp4(
                 _native(signer) as native,
             ):
                 builder.sign(native, "video/mp4", unsigned, signed)
-            signed.flush()
-            os.fsync(signed.fileno())
-        partial.replace(target)
     except c2pa.C2paError as error:
         raise ProvenanceError(
             f"{source.name} cannot be signed ({error}): check file and certificate"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def c2pa_context(anchors_pem: str = "") -> c2pa.Context:
-    """How the library signs and checks, trusting some authorities. It asks nobody: a file could name any address."""
+    """The C2PA library's settings with trusted authorities, without network: a file could name any address."""
     trust = {"trust_config": "\n".join(_PURPOSES)} | ({"trust_anchors": anchors_pem} if anchors_pem else {})
     return c2pa.Context.from_dict({"verify": _OFFLINE, "trust": trust})
 
 
 def is_mp4(file: Path, max_bytes: int) -> bool:
-    """Whether a file begins as an MP4 does.
+    """True for a file that begins as an MP4 does.
 
     Raises ProvenanceError if it is larger than `max_bytes`, FileNotFoundError if it is not there.
     """
@@ -116,14 +112,14 @@ def _native(signer: Signer) -> c2pa.Signer:
     return c2pa.Signer.from_info(info)
 
 
-def _identity(unsigned: Any, manifest: Manifest) -> uuid.UUID:
-    """The manifest's id: of what is signed and said, in the form of a random one, which is what C2PA takes."""
+def _identity(unsigned: Any, manifest: ClipManifest) -> uuid.UUID:
+    """The manifest's id: a hash of the file and the statements, in the form of a random UUID, which C2PA requires."""
     digest = hashlib.file_digest(unsigned, "sha256")
     digest.update(repr(manifest).encode())
     return uuid.UUID(bytes=digest.digest()[:16], version=4)
 
 
-def _definition(manifest: Manifest, identity: uuid.UUID) -> dict[str, Any]:
+def _definition(manifest: ClipManifest, identity: uuid.UUID) -> dict[str, Any]:
     use = "allowed" if manifest.may_train else "notAllowed"
     created = {
         "action": "c2pa.created",

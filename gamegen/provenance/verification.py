@@ -1,4 +1,4 @@
-"""Whether a file is what was signed, by whom, and what the signer said about it."""
+"""Verification of a clip's manifest: is the file unchanged, who signed it, and with which statements."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _IN_WORDS = {
 
 
 class ProvenanceState(StrEnum):
-    """VALID needs both: an unchanged file, and a signer whom the given authorities vouch for."""
+    """Outcome of a verification; VALID means an unchanged file and a signer trusted by the given authorities."""
 
     VALID = "valid"
     INVALID = "invalid"
@@ -37,7 +37,7 @@ class ProvenanceState(StrEnum):
 
 @dataclass(frozen=True)
 class Action:
-    """Something that was done to make the clip; all of it as the signer says."""
+    """A step in making the clip, as the signer states it."""
 
     name: str
     when: datetime | None = None
@@ -47,9 +47,9 @@ class Action:
 
 @dataclass(frozen=True)
 class Verification:
-    """What a check came to. Of an INVALID file all but `errors` is what it claims, not what is so.
+    """Result of a verification. Of an INVALID file all but `errors` is a claim, not a fact.
 
-    `signer` and `issuer` are the certificate's names, `when` is when the clip was made or signed.
+    `signer` and `issuer` are the certificate's names, `when` is the time at which the clip was made or signed.
     """
 
     state: ProvenanceState
@@ -115,7 +115,7 @@ def _read(reader: c2pa.Reader) -> Verification:
 
 
 def _errors(results: dict[str, Any], signer: str | None) -> tuple[str, ...]:
-    """One sentence for each thing that is wrong, without repetitions."""
+    """Sentences about the failed checks, without repetitions."""
     found = list(results.get("activeManifest", {}).get("failure", ()))
     for ingredient in results.get("ingredientDeltas", ()):
         found += ingredient.get("validationDeltas", {}).get("failure", ())

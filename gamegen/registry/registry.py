@@ -1,11 +1,11 @@
-"""The model registry: versions of checkpoints in an object store, and which of them is current.
+"""The model registry: versions of checkpoints in an object store, and the current one of each model.
 
-    models/NAME/VERSION/reserved.json     taken first, so that two who add at once get two numbers
+    models/NAME/VERSION/reserved.json     written first, so that two adds at once get two numbers
     models/NAME/VERSION/...               the files of the checkpoint and, if there is one, report.json
     models/NAME/VERSION/manifest.json     written last: without it the version is not there
-    models/NAME/history/NUMBER.json       one object for each promotion and rollback; the last says what is current
+    models/NAME/history/NUMBER.json       one object for each promotion and rollback; the last names the current version
 
-Nothing is ever changed in place, so what was served at any time can be told and brought back.
+Nothing is ever changed in place, so the version that was current at any time is known and can be brought back.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gamegen.config import build, to_dict
-from gamegen.evaluation.comparison import Verdict, compare
-from gamegen.evaluation.report import REPORT_FILE, EvaluationReport, read_report
+from gamegen.evaluation.comparison import Comparison, compare
+from gamegen.evaluation.evaluation_report import REPORT_FILE, EvaluationReport, read_report
 from gamegen.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, read_card, resolve, verify
 from gamegen.storage.objects import ObjectExistsError, ObjectNotFoundError, ObjectStore
 
@@ -30,12 +30,12 @@ _FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
 
 
 class RegistryError(ValueError):
-    """The registry refuses; the message says why and what to do."""
+    """A refused operation of the registry; the message names the reason and the remedy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Version:
-    """One stored checkpoint. `sha256` is that of its weights; `figures` are its report's, empty without one."""
+    """One stored checkpoint: `sha256` of its weights, `figures` of its report (empty without one)."""
 
     name: str
     number: int
@@ -46,9 +46,9 @@ class Version:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Change:
-    """One entry of a model's history: `version` became current, and on which figures it was better."""
+@dataclass(frozen=True, kw_only=True)
+class RegistryChange:
+    """One entry of a model's history: `version` became current, being better on the figures `better`."""
 
     number: int
     action: Literal["promote", "rollback"]
@@ -93,9 +93,9 @@ class Registry:
         known = ", ".join(str(v.number) for v in versions)
         raise RegistryError(f"{name!r} has no version {number}; there are: {known}")
 
-    def history(self, name: str) -> list[Change]:
+    def history(self, name: str) -> list[RegistryChange]:
         """Promotions and rollbacks, oldest first."""
-        return [self._read(Change, key) for key in self.store.keys(f"models/{_check(name)}/history/")]
+        return [self._read(RegistryChange, key) for key in self.store.keys(f"models/{_check(name)}/history/")]
 
     def add(self, name: str, folder: Path, report: Path | None = None) -> Version:
         """Stores a checkpoint folder as the next version of a model.
@@ -119,42 +119,43 @@ class Registry:
             self.store.upload(f"{base}/{file}", folder / file)
         if report:
             self.store.upload(f"{base}/{REPORT_FILE}", report)
+        figures = evaluation.figures if evaluation else {}
         version = Version(
-            name,
-            number,
-            _now(),
-            sum((folder / file).stat().st_size for file in _FILES),
-            sha256,
-            _stages(card),
-            {name: figure.value for name, figure in evaluation.figures.items()} if evaluation else {},
+            name=name,
+            number=number,
+            added_at=_now(),
+            size_bytes=sum((folder / file).stat().st_size for file in _FILES),
+            sha256=sha256,
+            stages=_stages(card),
+            figures={name: figure.value for name, figure in figures.items()},
         )
         self._create(f"{base}/manifest.json", version)
         return version
 
-    def promote(self, name: str, number: int) -> Verdict:
-        """Makes a version current if its report beats the current one's; says on which figures.
+    def promote(self, name: str, number: int) -> Comparison:
+        """Makes a version current if its report beats the current one's; returns the comparison.
 
-        Raises RegistryError if there is no report, it measured other worlds, or it does not beat the current one.
+        Raises RegistryError if there is no report, it measured different worlds, or it does not beat the current one.
         """
         candidate = self.report(self.version(name, number))
         history = self.history(name)
         if history and history[-1].version == number:
-            raise RegistryError(f"{name} version {number} is current already")
+            raise RegistryError(f"{name} version {number} is already current")
         current = self.report(self.version(name)) if history else None
         try:
-            verdict = compare(candidate.figures, current.figures if current else {})
+            comparison = compare(candidate.figures, current.figures if current else {})
         except ValueError as error:
             raise RegistryError(
                 f"version {number} cannot be compared with the current one: {error}"
             ) from error
-        if not verdict.beats:
-            reasons = "; ".join(verdict.worse) or "better on no figure"
+        if not comparison.beats:
+            reasons = "; ".join(comparison.worse) or "better on no figure"
             raise RegistryError(f"version {number} does not beat the current one of {name}: {reasons}")
-        self._record(name, history, "promote", number, verdict.better)
-        return verdict
+        self._record(name, history, "promote", number, comparison.better)
+        return comparison
 
     def rollback(self, name: str) -> int:
-        """Makes the version current that was so before; returns its number. No report is asked for."""
+        """Makes the version current that was current before; returns its number. It needs no report."""
         self.versions(name)
         history = self.history(name)
         past: list[int] = []
@@ -166,10 +167,10 @@ class Registry:
         return past[-2]
 
     def fetch(self, name: str, number: int | None, target: Path) -> Version:
-        """Writes a version (the current one by default) as a checkpoint folder; its sums are verified."""
+        """Writes a version (the current one by default) as a checkpoint folder, with its SHA-256 sums verified."""
         version = self.version(name, number)
         if target.exists():
-            raise RegistryError(f"{target} is already there: give a folder that does not exist yet")
+            raise RegistryError(f"{target} already exists: give a folder that does not exist yet")
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -212,20 +213,22 @@ class Registry:
     def _record(
         self,
         name: str,
-        history: list[Change],
+        history: list[RegistryChange],
         action: Literal["promote", "rollback"],
         version: int,
         better: tuple[str, ...],
     ) -> None:
-        change = Change(len(history) + 1, action, version, _now(), better)
+        change = RegistryChange(
+            number=len(history) + 1, action=action, version=version, at=_now(), better=better
+        )
         try:
             self._create(f"models/{name}/history/{change.number:06d}.json", change)
         except ObjectExistsError as error:
             raise RegistryError(
-                f"somebody else changed the current version of {name}: look, then try again"
+                f"the current version of {name} was changed at the same time: look at it, then try again"
             ) from error
 
-    def _create(self, key: str, entry: Version | Change) -> None:
+    def _create(self, key: str, entry: Version | RegistryChange) -> None:
         self.store.write(key, json.dumps(to_dict(entry), indent=2).encode(), create=True)
 
     def _read(self, cls: type[Any], key: str) -> Any:
@@ -234,7 +237,7 @@ class Registry:
 
 def _check(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise RegistryError(f"{name!r} is no model name: up to 64 of a-z, 0-9, dot, _ and -")
+        raise RegistryError(f"{name!r} is not a valid model name: use up to 64 of a-z, 0-9, dot, _ and -")
     return name
 
 

@@ -20,7 +20,14 @@ from typing import BinaryIO
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from gamegen.storage.interface import PIECE_BYTES, Entry, ObjectStore, StorageError, behind_end, check_order
+from gamegen.storage.interface import (
+    PIECE_BYTES,
+    ObjectEntry,
+    ObjectStore,
+    StorageError,
+    check_range,
+    past_end_error,
+)
 from gamegen.storage.objects import default_url, open_store
 
 KEY_VARIABLE = "GAMEGEN_STORE_KEY"
@@ -31,10 +38,11 @@ BLOCK_BYTES = 4 << 20
 
 
 class EncryptedStore(ObjectStore):
-    """Seals what it stores in another store and opens what it reads from there."""
+    """An encrypting wrapper around another store; see the module for the format."""
 
     def __init__(self, inner: ObjectStore, key: bytes) -> None:
-        self.inner, self._cipher = inner, AESGCM(key)
+        self.inner = inner
+        self._cipher = AESGCM(key)
 
     def __repr__(self) -> str:
         return f"{self.inner} (encrypted)"
@@ -66,11 +74,11 @@ class EncryptedStore(ObjectStore):
         return _plain_bytes(self.inner.size(key))
 
     def read_range(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        check_order(key, start, stop)
+        check_range(key, start, stop)
         sealed_bytes = self.inner.size(key)
         size_bytes = _plain_bytes(sealed_bytes)
         if start and start >= size_bytes:
-            raise behind_end(key, start)
+            raise past_end_error(key, start)
         header = b"".join(self.inner.read_range(key, 0, HEADER_BYTES))
         if not header.startswith(MAGIC):
             raise self._unsealed(key)
@@ -81,10 +89,10 @@ class EncryptedStore(ObjectStore):
     def url(
         self, key: str, expires_s: int, filename: str | None = None, content_type: str | None = None
     ) -> str | None:
-        # It would give what is sealed.
+        # A URL would deliver the encrypted bytes.
         return None
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectEntry]:
         for entry in self.inner.entries(prefix):
             yield replace(entry, size_bytes=_plain_bytes(entry.size_bytes))
 
@@ -121,14 +129,14 @@ class EncryptedStore(ObjectStore):
 
 
 def open_sealed_store(url: str | None = None) -> ObjectStore:
-    """The store of an address (`default_url()` without one), sealed if the environment has a key."""
+    """Opens the store of an address (`default_url()` without one), encrypted if the environment has a key."""
     store = open_store(url or default_url())
     key = key_from_environment()
     return EncryptedStore(store, key) if key else store
 
 
 def key_from_environment() -> bytes | None:
-    """The 32 bytes of `GAMEGEN_STORE_KEY` (base64), None if it is not set; raises StorageError if it is no key."""
+    """The 32 bytes of `GAMEGEN_STORE_KEY` (base64), None if it is not set; raises StorageError for anything else."""
     text = os.environ.get(KEY_VARIABLE)
     if not text:
         return None
@@ -159,6 +167,6 @@ def _nonce(salt: bytes, number: int, is_last: bool) -> bytes:
 
 
 def _plain_bytes(sealed_bytes: int) -> int:
-    """How long an object was before it was sealed, from how long it is."""
+    """Size of an object before encryption, from its encrypted size."""
     body = max(sealed_bytes - HEADER_BYTES, 0)
     return max(body - TAG_BYTES * -(-body // (BLOCK_BYTES + TAG_BYTES)), 0)

@@ -1,4 +1,4 @@
-"""What a store of large things can do.
+"""The interface of object stores.
 
 A key is a path of names joined by `/`; an object appears whole or not at all.
 """
@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 PIECE_BYTES = 1 << 20
 LONGEST_URL_S = 7 * 24 * 3600
-"""S3 signs for no longer than a week."""
+"""The longest lifetime of a URL that S3 signs: a week."""
 _BATCH = 1000
 _NAME = re.compile(r"[A-Za-z0-9._=-]+")
 
@@ -24,17 +24,21 @@ class StorageError(ValueError):
     """The store cannot be reached, refuses, or holds something damaged; the message says which and what to do."""
 
 
+class MissingStoreError(StorageError):
+    """The store's bucket does not exist."""
+
+
 class ObjectNotFoundError(StorageError):
-    """There is no object of this key."""
+    """No object has this key."""
 
 
 class ObjectExistsError(StorageError):
-    """An object of this key is already there and was to be created."""
+    """An object to create has a key that is taken."""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An object as a listing shows it; `modified_at` is in unix seconds, by the store's clock."""
+class ObjectEntry:
+    """An object in a listing; `modified_at` is in unix seconds, by the store's clock."""
 
     key: str
     size_bytes: int
@@ -48,7 +52,7 @@ class ObjectStore(ABC):
     def upload(self, key: str, file: Path, create: bool = False, content_type: str | None = None) -> None:
         """Stores a file; with `create`, raises ObjectExistsError if the key is taken, atomically.
 
-        `content_type` is what a URL of it will say; without one it is guessed from the key.
+        `content_type` is what the object's URL answers; without one it is guessed from the key.
         """
 
     @abstractmethod
@@ -57,7 +61,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def size(self, key: str) -> int:
-        """How many bytes an object has; raises ObjectNotFoundError."""
+        """Size of an object in bytes; raises ObjectNotFoundError."""
 
     @abstractmethod
     def read_range(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -71,29 +75,29 @@ class ObjectStore(ABC):
     def url(
         self, key: str, expires_s: int, filename: str | None = None, content_type: str | None = None
     ) -> str | None:
-        """An address that gives the object to whoever has it, for a while; None if this store has no addresses.
+        """A signed URL of the object that expires after `expires_s`; None if this store has no URLs.
 
-        With a `filename` a browser saves it under that name. It is not looked whether the object is there.
+        With a `filename` a browser saves it under that name. The object may be missing: this is not checked.
         """
 
     @abstractmethod
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectEntry]:
         """Every object whose key begins with `prefix`, sorted by key."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Removes an object; one that is not there is no error."""
+        """Removes an object; a missing one is no error."""
 
     @abstractmethod
     def remove_unfinished(self, older_s: float) -> int:
-        """Removes what uploads that died have left, if they began longer ago than that; returns how many."""
+        """Removes the leftovers of interrupted uploads that began over `older_s` seconds ago; returns their number."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Every key that begins with `prefix`, sorted."""
         return (entry.key for entry in self.entries(prefix))
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        """Removes objects, a thousand at a time; returns how many keys there were."""
+        """Removes objects, a thousand at a time; returns the number of keys."""
         remaining, count = iter(keys), 0
         while batch := list(islice(remaining, _BATCH)):
             self._delete_batch(batch)
@@ -101,14 +105,14 @@ class ObjectStore(ABC):
         return count
 
     def delete_prefix(self, prefix: str) -> int:
-        """Removes everything below `prefix`, which ends with `/`; returns how many objects there were."""
+        """Removes everything below `prefix`, which ends with `/`; returns the number of objects."""
         if not prefix.endswith("/"):
-            raise StorageError(f"{prefix!r} is no folder of objects: end it with / ")
+            raise StorageError(f"{prefix!r} is not a prefix of objects: end it with /")
         check_key(prefix.rstrip("/"))
         return self.delete_many(self.keys(prefix))
 
     def write(self, key: str, data: bytes, create: bool = False, content_type: str | None = None) -> None:
-        """Stores a few bytes."""
+        """Stores a small object from memory."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "object"
             file.write_bytes(data)
@@ -126,23 +130,25 @@ class ObjectStore(ABC):
 
 
 def check_key(key: str) -> str:
-    """`key`, if it is one: names of letters, digits and `._=-` joined by `/`; raises StorageError otherwise."""
+    """Returns `key`; raises StorageError unless it is names of letters, digits and `._=-` joined by `/`."""
     names = PurePosixPath(key).parts
     if not 0 < len(key) <= 512 or "/".join(names) != key or not all(map(_NAME.fullmatch, names)):
-        raise StorageError(f"{key[:80]!r} is no key: up to 512 letters, digits and ._=- in names joined by /")
+        raise StorageError(
+            f"{key[:80]!r} is not a valid key: up to 512 letters, digits and ._=- in names joined by /"
+        )
     if any(name.startswith(".") for name in names):
-        raise StorageError(f"{key!r} is no key: no name may begin with a dot")
+        raise StorageError(f"{key!r} is not a valid key: no name may begin with a dot")
     return key
 
 
-def check_order(key: str, start: int, stop: int | None) -> None:
-    """Raises StorageError for a range that is none, or empty."""
+def check_range(key: str, start: int, stop: int | None) -> None:
+    """Raises StorageError for an invalid or empty range of bytes."""
     if start < 0 or (stop is not None and stop <= start):
         raise StorageError(
-            f"bytes {start} to {stop} of {key} are no range: the end has to come after the start"
+            f"bytes {start} to {stop} of {key} are not a valid range: the end must be after the start"
         )
 
 
-def behind_end(key: str, start: int) -> StorageError:
-    """What is raised when an object ends before a range begins."""
+def past_end_error(key: str, start: int) -> StorageError:
+    """The error for a range that begins after the object's end."""
     return StorageError(f"{key} ends before byte {start}: ask for its size first")

@@ -13,14 +13,14 @@ from typing import BinaryIO
 
 from gamegen.storage.interface import (
     PIECE_BYTES,
-    Entry,
+    ObjectEntry,
     ObjectExistsError,
     ObjectNotFoundError,
     ObjectStore,
     StorageError,
-    behind_end,
     check_key,
-    check_order,
+    check_range,
+    past_end_error,
 )
 
 _PARTIAL = ".partial"
@@ -65,12 +65,12 @@ class LocalStore(ObjectStore):
             return os.fstat(file.fileno()).st_size
 
     def read_range(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        check_order(key, start, stop)
+        check_range(key, start, stop)
         file = self._open(key)
         size_bytes = os.fstat(file.fileno()).st_size
         if start and start >= size_bytes:
             file.close()
-            raise behind_end(key, start)
+            raise past_end_error(key, start)
         return _pieces(file, start, size_bytes if stop is None else min(stop, size_bytes))
 
     def url(
@@ -79,7 +79,7 @@ class LocalStore(ObjectStore):
         check_key(key)
         return None
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectEntry]:
         below = PurePosixPath(prefix.rpartition("/")[0])
         if below.is_absolute() or ".." in below.parts:
             raise StorageError(f"{prefix!r} leaves the store: give the beginning of a key")
@@ -105,14 +105,14 @@ class LocalStore(ObjectStore):
                         count += 1
         return count
 
-    def _entries_below(self, folder: Path, prefix: str) -> Iterator[Entry]:
+    def _entries_below(self, folder: Path, prefix: str) -> Iterator[ObjectEntry]:
         for file in _files(folder):
             key = file.relative_to(self.folder).as_posix()
             if file.name.startswith(".") or not key.startswith(prefix):
                 continue
             with suppress(FileNotFoundError):
                 status = file.stat()
-                yield Entry(key, status.st_size, status.st_mtime)
+                yield ObjectEntry(key, status.st_size, status.st_mtime)
 
     def _open(self, key: str) -> BinaryIO:
         try:
@@ -125,21 +125,23 @@ class LocalStore(ObjectStore):
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, while other processes add and remove some."""
+    """Files below a folder, while other processes add and remove some."""
     # Not rglob, which fails when a folder goes away under it.
     for where, _, names in os.walk(folder):
         yield from (Path(where) / name for name in names)
 
 
 def _partial_beside(target: Path) -> tuple[int, Path]:
-    """A new file in the folder of `target`, which another process may be removing because it is empty."""
+    """Creates a partial file beside `target`; another process may be removing the folder because it is empty."""
     for _ in range(_TRIES):
-        # It may also go between being found and being looked at.
+        # The folder may also go between the two calls.
         with suppress(FileNotFoundError, FileExistsError):
             target.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=".", suffix=_PARTIAL, dir=target.parent)
             return descriptor, Path(name)
-    raise StorageError(f"{target.parent} is removed whenever it is made: something else works in this folder")
+    raise StorageError(
+        f"{target.parent} is removed each time it is created: another program works in this folder"
+    )
 
 
 def _pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:

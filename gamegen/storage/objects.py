@@ -1,4 +1,4 @@
-"""Where large things are kept: a folder on this machine, or a bucket of any S3 service, by address."""
+"""Object stores by address: a folder on this machine, or a bucket of any S3 service."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gamegen.storage.interface import (
-    Entry,
+    MissingStoreError,
+    ObjectEntry,
     ObjectExistsError,
     ObjectNotFoundError,
     ObjectStore,
@@ -18,8 +19,9 @@ from gamegen.storage.local import LocalStore
 from gamegen.storage.s3 import S3Settings, S3Store
 
 __all__ = [
-    "Entry",
     "LocalStore",
+    "MissingStoreError",
+    "ObjectEntry",
     "ObjectExistsError",
     "ObjectNotFoundError",
     "ObjectStore",
@@ -45,6 +47,6 @@ def open_store(url: str) -> ObjectStore:
 
 
 def default_url() -> str:
-    """A folder of this user's, for those who name no store."""
+    """The default store: a folder in the user's data directory."""
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return str(Path(data) / "gamegen" / "objects")

@@ -20,19 +20,21 @@ from botocore.response import StreamingBody
 from gamegen.storage.interface import (
     LONGEST_URL_S,
     PIECE_BYTES,
-    Entry,
+    MissingStoreError,
+    ObjectEntry,
     ObjectExistsError,
     ObjectNotFoundError,
     ObjectStore,
     StorageError,
-    behind_end,
     check_key,
-    check_order,
+    check_range,
+    past_end_error,
 )
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _TAKEN = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
 _BEHIND_END = {"416", "InvalidRange"}
+_NO_BUCKET = "NoSuchBucket"
 _GONE = {"NoSuchUpload", "NoSuchKey", "404"}
 _WRONG_KEYS = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "403", "AccessDenied", "Forbidden"}
 _ERRORS = (ClientError, BotoCoreError, boto3.exceptions.Boto3Error)
@@ -43,7 +45,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._ -]")
 
 @dataclass(frozen=True)
 class S3Settings:
-    """How a bucket is reached. Credentials and region are boto3's usual ones.
+    """Connection settings of a bucket; credentials and region are boto3's usual ones.
 
     `endpoint` is the service's address, Amazon's without one. `encryption` is done by the service with its own keys
     ("AES256") or with those of a key service ("aws:kms", of which `kms_key` names one). Files of more than `part_bytes`
@@ -78,7 +80,7 @@ class S3Settings:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What an upload says about encryption."""
+        """Encryption headers of an upload."""
         named = {"ServerSideEncryption": self.encryption, "SSEKMSKeyId": self.kms_key}
         return {name: value for name, value in named.items() if value}
 
@@ -87,7 +89,8 @@ class S3Store(ObjectStore):
     """Objects in a bucket, below `prefix`. `settings` come from the environment if none are given."""
 
     def __init__(self, bucket: str, prefix: str = "", settings: S3Settings | None = None) -> None:
-        self.bucket, self.prefix = bucket, f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.bucket = bucket
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.settings = settings or S3Settings.from_environment()
         # boto3's shared session may not be used by two threads at once, and keeps the first credentials it found.
         self._client = boto3.session.Session().client(
@@ -129,13 +132,13 @@ class S3Store(ObjectStore):
     def read_range(self, key: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         asked: dict[str, str] = {"Bucket": self.bucket, "Key": self.prefix + check_key(key)}
         if start or stop is not None:
-            check_order(key, start, stop)
+            check_range(key, start, stop)
             asked["Range"] = f"bytes={start}-" + ("" if stop is None else str(stop - 1))
         try:
             answer = self._client.get_object(**asked)
         except _ERRORS as error:
             if _code(error) in _BEHIND_END:
-                raise behind_end(key, start) from error
+                raise past_end_error(key, start) from error
             raise self._error(key, error) from error
         return self._pieces(key, answer["Body"])
 
@@ -155,7 +158,7 @@ class S3Store(ObjectStore):
         except _ERRORS as error:
             raise self._error(key, error) from error
 
-    def entries(self, prefix: str) -> Iterator[Entry]:
+    def entries(self, prefix: str) -> Iterator[ObjectEntry]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self.prefix + prefix
         )
@@ -163,7 +166,7 @@ class S3Store(ObjectStore):
             for page in pages:
                 for item in page.get("Contents", ()):
                     key = item["Key"].removeprefix(self.prefix)
-                    yield Entry(key, item["Size"], item["LastModified"].timestamp())
+                    yield ObjectEntry(key, item["Size"], item["LastModified"].timestamp())
         except _ERRORS as error:
             raise self._error(prefix, error) from error
 
@@ -222,6 +225,10 @@ class S3Store(ObjectStore):
         code = _code(error)
         if code in _ABSENT:
             return ObjectNotFoundError(f"{key} is not in {self}")
+        if code == _NO_BUCKET:
+            return MissingStoreError(
+                f"{self}: there is no bucket {self.bucket!r}: create it, or name another"
+            )
         if code in _TAKEN:
             return ObjectExistsError(f"{key} is already in {self}")
         if code in _WRONG_KEYS or any(f"({name})" in str(error) for name in _WRONG_KEYS):

@@ -9,16 +9,13 @@ from typing import Annotated
 import typer
 
 from gamegen.training.loop import Run
-from gamegen.training.stages import load_stage, run_stage, stage_file
+from gamegen.training.run_stage import run_stage
+from gamegen.training.stages.table import STAGES, load_stage, shards_help, stage_file
 
 
 def train(
-    stage: Annotated[
-        str, typer.Argument(help="vae, foundation, instructnet, turbo, sparse, decoder, idm, or a YAML file")
-    ],
-    data: Annotated[
-        Path, typer.Option(help="curated shards (vae, decoder, idm) or encoded shards (other stages)")
-    ],
+    stage: Annotated[str, typer.Argument(help=f"{', '.join(STAGES)}, or a YAML file")],
+    data: Annotated[Path, typer.Option(help=shards_help())],
     output: Annotated[Path, typer.Option(help="checkpoint folder; an interrupted run there is resumed")],
     init: Annotated[str | None, typer.Option(help="checkpoint the stage builds on")] = None,
     minutes: Annotated[float | None, typer.Option(help="stop after this long")] = None,
@@ -29,7 +26,8 @@ def train(
     """
     try:
         config = load_stage(stage_file(stage))
-        run_stage(config, data, Run(output, minutes, str(data), init or ""), init)
+        run = Run(output=output, minutes=minutes, data=str(data), init=init or "")
+        run_stage(stage=config, data=data, run=run, init=init)
     except (ValueError, FileNotFoundError) as error:
         print(f"gamegen: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -1,4 +1,4 @@
-"""Small line charts as inline SVG, coloured by the page's own variables."""
+"""Line charts of a run's metrics as inline SVG, coloured by the page's style."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import html
 import math
 
 import numpy as np
+
+from gamegen.pages import Axes
 
 WIDTH, HEIGHT = 340, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 18
@@ -28,25 +30,26 @@ def chart(title: str, series: dict[str, Series]) -> str:
     if math.isclose(low, high):
         low, high = low - 0.5 * abs(low or 1), high + 0.5 * abs(high or 1)
     first, last = min(steps), max(steps)
-
-    def place(x: float, y: float) -> str:
-        across = (x - first) / (last - first) if last > first else 0.5
-        up = min(max((y - low) / (high - low), 0.0), 1.0)
-        return (
-            f"{_LEFT + across * (WIDTH - _LEFT - _RIGHT):.1f},"
-            f"{_TOP + (1 - up) * (HEIGHT - _TOP - _BOTTOM):.1f}"
-        )
-
+    axes = Axes(
+        width=WIDTH,
+        height=HEIGHT,
+        left=_LEFT,
+        right=_RIGHT,
+        top=_TOP,
+        bottom=_BOTTOM,
+        x_range=(first, last),
+        y_range=(low, high),
+    )
     lines = "".join(
-        f'<polyline class="s{i}" points="{" ".join(place(x, y) for x, y in points)}"/>'
-        + (f'<circle class="s{i}" r="2.5" {_centre(place(*points[0]))}/>' if len(points) == 1 else "")
+        f'<polyline class="s{i}" points="{" ".join(axes.points(points))}"/>'
+        + (_dot(axes, points[0], f"s{i}") if len(points) == 1 else "")
         for i, points in enumerate(series.values())
     )
     keys = " ".join(
         f'<span class="key s{i}">{html.escape(name)} <b>{number(points[-1][1])}</b></span>'
         for i, (name, points) in enumerate(series.items())
     )
-    base = HEIGHT - _BOTTOM
+    base = axes.base
     return f"""<figure><figcaption><span class="name">{html.escape(title)}</span> {keys}</figcaption>
 <svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)} over steps">
 <path class="grid" d="M{_LEFT} {_TOP}H{WIDTH - _RIGHT}M{_LEFT} {base}H{WIDTH - _RIGHT}"/>{lines}
@@ -57,7 +60,7 @@ def chart(title: str, series: dict[str, Series]) -> str:
 
 
 def number(value: float) -> str:
-    """A number as people read it: about three figures, thousands apart."""
+    """A number in about three figures, with thousands separated."""
     if not math.isfinite(value):
         return "-"
     if value == 0 or 0.001 <= abs(value) < 1000:
@@ -74,6 +77,6 @@ def _thinned(points: Series) -> Series:
     return [(float(piece[-1, 0]), float(piece[:, 1].mean())) for piece in pieces]
 
 
-def _centre(place: str) -> str:
-    x, y = place.split(",")
-    return f'cx="{x}" cy="{y}"'
+def _dot(axes: Axes, point: tuple[float, float], style: str) -> str:
+    x, y = point
+    return f'<circle class="{style}" r="2.5" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}"/>'

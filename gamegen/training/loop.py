@@ -1,6 +1,6 @@
-"""The training loop that every stage shares, with and without Ray.
+"""The training loop of all stages: steps, averages, states, resuming and stopping.
 
-It knows nothing of Ray: `jobs/train.py` passes a source of windows and a callback that reports. With an
+It does not import Ray: `jobs/train.py` passes a source of windows and a callback that reports. With an
 initialised `torch.distributed` group, the processes share each step's micro-batches and rank 0 writes.
 """
 
@@ -10,10 +10,13 @@ import json
 import math
 import os
 import platform
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,23 +35,23 @@ from gamegen.device import autocast, default_device, keep_helpers_to_one_thread
 from gamegen.models.checkpoint import save_checkpoint
 from gamegen.storage.objects import LocalStore, ObjectStore
 from gamegen.training import parallel
-from gamegen.training.config import StageConfig
-from gamegen.training.data import BatchFeed, StepBatches, ahead
-from gamegen.training.objectives import Objective
-from gamegen.training.observe import Observer, Place
+from gamegen.training.feed import BatchFeed, StepBatches, ahead
+from gamegen.training.objectives.objective import Objective
+from gamegen.training.observe import Observer, RunContext
 from gamegen.training.optimisers import build_optimisers, learning_rate
-from gamegen.training.states import States, upload_checkpoint
-from gamegen.training.stop import stop_signals
+from gamegen.training.run_states import RunStates, upload_checkpoint
+from gamegen.training.stages.stage import Stage
 from gamegen.training.validation import HeldOut, named_weights
 
 STATES_FOLDER = "states"
 ARCHIVE_FOLDER = "archive"
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a stage writes and how long it may take (`minutes` None: all its steps).
+    """Output folder and limits of one run of a stage (`minutes` None: all its steps).
 
     `archive` takes the averaged weights of states that are no longer kept; None is a folder of `output`. `command`
     is the command line that began it (this process's own if empty); every process's `on_log` gets each row of the log.
@@ -65,17 +68,20 @@ class Run:
 
 
 class Trainer:
-    """Optimises an objective over the steps of a feed; saves, resumes, shows."""
+    """Optimises an objective over the steps of a feed, with averaged weights, saved states and an observer."""
 
     def __init__(
         self,
         objective: Objective,
-        config: StageConfig,
+        config: Stage,
         run: Run,
         feed: BatchFeed,
         held_out: HeldOut | None = None,
     ) -> None:
-        self.objective, self.config, self.run, self.feed = objective, config, run, feed
+        self.objective = objective
+        self.config = config
+        self.run = run
+        self.feed = feed
         self.device = default_device()
         parallel.prepare(objective.sharded_modules(), config.parallel, self.device)
         for module in (objective.model, *objective.sharded_modules()):
@@ -92,13 +98,19 @@ class Trainer:
         self.optimisers = build_optimisers(self.modules, config.optimiser)
         self.rank = parallel.rank()
         self.averages = {name: tensor.detach().clone() for name, tensor in self._weights().items()}
-        self.states = States(run.output / STATES_FOLDER, config.keep_states)
-        self.step, self.elapsed_s = 0, 0.0
+        self.states = RunStates(run.output / STATES_FOLDER, config.keep_states)
+        self.step = 0
+        self.elapsed_s = 0.0
         self.positions = feed.start()
         self.history: list[dict[str, float]] = []
-        place = Place(run.output, run.command, run.data, run.init)
-        workers = parallel.num_workers() // config.parallel.sequence
-        self.observer = Observer(objective, config, place, held_out, workers, writes=self.rank == 0)
+        self.observer = Observer(
+            objective=objective,
+            config=config,
+            context=RunContext(output=run.output, command=run.command, data=run.data, init=run.init),
+            held_out=held_out,
+            world_size=parallel.num_workers() // config.parallel.sequence,
+            writes=self.rank == 0,
+        )
         self._archive = run.archive or LocalStore(run.output / ARCHIVE_FOLDER)
         self._archivist = ThreadPoolExecutor(1, "archive")
         self._archiving: Future[None] | None = None
@@ -126,7 +138,7 @@ class Trainer:
         return self.run.output
 
     def steps(self) -> Iterator[dict[str, float]]:
-        """Steps to the end of the stage, logged and saved on the way; yields each step's metrics."""
+        """Runs the steps to the end of the stage, logging and saving on the way; yields each step's metrics."""
         if self.progress >= 1:
             return
         began = time.monotonic() - self.elapsed_s
@@ -155,7 +167,7 @@ class Trainer:
         return min(1.0, max(self.step / self.config.steps, by_time))
 
     def _agreed_progress(self) -> float:
-        """Progress by the clock of rank 0, where there is a time limit: all stop at the same step."""
+        """Progress by the clock of rank 0 where there is a time limit, so that all processes stop at one step."""
         if self.run.minutes:
             self.elapsed_s = parallel.from_first(self.elapsed_s)
         return self.progress
@@ -188,7 +200,7 @@ class Trainer:
         return {**totals, "gradient_norm": parallel.whole(norm).item()}
 
     def _backward(self, index: int, batch: Any, progress: float) -> dict[str, float]:
-        """Adds a micro-batch's share of the gradient. Its random numbers are its own, whoever computes it."""
+        """Adds a micro-batch's share of the gradient; its random numbers depend on seed, step and index alone."""
         generator = torch.Generator().manual_seed(hash((self.config.seed, self.step, index)) % 2**63)
         with autocast(self.device):
             loss, metrics = self.objective.loss(batch, generator, progress)
@@ -222,7 +234,7 @@ class Trainer:
             self.run.on_log(row)
 
     def save(self) -> None:
-        """Writes the checkpoint (averaged weights), begins to write the state, and has the averages validated."""
+        """Writes the checkpoint (averaged weights), starts writing the state, and starts validation of the averages."""
         self.states.save(self.step, self._state())
         self._save_checkpoint()
         if self.rank == 0:
@@ -230,13 +242,13 @@ class Trainer:
         self.observer.save(self.step, self.averages, last=self.progress >= 1)
 
     def finish_writing(self) -> None:
-        """Returns when all that was begun is on disk."""
+        """Waits until states and archived weights are on disk."""
         self.states.wait()
         if self._archiving is not None:
             self._archiving.result()
 
     def _state(self) -> dict[str, Any]:
-        """Everything a resumed run needs; also the shape into which one is loaded."""
+        """State dict of a resumable run; also the structure that a saved one is loaded into."""
         return {
             "weights": {name: weight.detach() for name, weight in self._weights().items()},
             "averages": self.averages,
@@ -254,7 +266,7 @@ class Trainer:
         }
 
     def resume(self) -> None:
-        """Continues a stopped run of the same output folder, if there is one, with any number of workers."""
+        """Loads the newest state of the output folder, if there is one, whatever number of workers wrote it."""
         steps = self.states.steps()
         if not steps:
             return
@@ -266,7 +278,9 @@ class Trainer:
         self.objective.restore(state["objective"])
         torch.set_rng_state(state["random"])
         progress = json.loads(state["progress"])
-        self.step, self.elapsed_s, self.history = (progress[k] for k in ("step", "elapsed_s", "history"))
+        self.step = progress["step"]
+        self.elapsed_s = progress["elapsed_s"]
+        self.history = progress["history"]
         self.positions = {name: progress["positions"].get(name, 0) for name in self.positions}
 
     def _save_checkpoint(self) -> None:
@@ -276,7 +290,7 @@ class Trainer:
             save_checkpoint(self.run.output, model.config, self._model_weights(averages), self._card())
 
     def _model_weights(self, averages: dict[str, Tensor]) -> dict[str, Tensor]:
-        """All weights of the model. What a stage trains beside it (a discriminator) is only in the state."""
+        """All weights of the model, without modules trained beside it (a discriminator), which only the state holds."""
         return {
             name: averages.get(name, tensor) for name, tensor in self.objective.model.state_dict().items()
         }
@@ -294,7 +308,7 @@ class Trainer:
         }
 
     def _archive_surplus(self) -> None:
-        """Archives the states beyond the number to keep, beside the training."""
+        """Archives the states beyond the number to keep, in a thread."""
         if self._archiving is not None:
             self._archiving.result()
         self._archiving = self._archivist.submit(self._archive_steps, self.states.surplus(), self._card())
@@ -322,3 +336,29 @@ class Trainer:
             TimeRemainingColumn(),
         )
         return Progress(*columns, disable=not self.run.show_progress or self.rank > 0)
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """Event that the first Ctrl-C or termination sets, so that a run ends between two steps; a second one kills.
+
+    A shell starts background jobs deaf to Ctrl-C; here they receive it. Only a process's main thread can listen: in
+    another the event is never set.
+    """
+    stopping = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def stop(number: int, frame: object) -> None:
+        stopping.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Everything that watches a training run: rates, event files, validation in the background, the run's page."""
+"""Observer of a training run: throughput, TensorBoard events, validation in the background, the run's page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,14 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from gamegen.config import to_dict
-from gamegen.training.config import StageConfig
-from gamegen.training.objectives import Objective
-from gamegen.training.page import RunFacts, Sheet, render, write_atomically
+from gamegen.files import write_atomically
+from gamegen.training.device_peak import Peak, device_peak
+from gamegen.training.objectives.objective import Objective
 from gamegen.training.parallel import is_sharded
-from gamegen.training.peak import Peak, device_peak
-from gamegen.training.pictures import save_sheet
+from gamegen.training.run_page import RunFacts, Sheet, render
+from gamegen.training.stages.stage import Stage
 from gamegen.training.throughput import Throughput
 from gamegen.training.validation import HeldOut, Validation, Validator
-from gamegen.training.work import work_counter
 
 PAGE_FILE = "run.html"
 VALIDATION_FILE = "validation.jsonl"
@@ -38,9 +38,9 @@ SHEETS_FOLDER = "sheets"
 _SHEETS_SHOWN = 4
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an observer writes and what it says about the run."""
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Output folder of a run, and the command, data and checkpoint that its page names."""
 
     output: Path
     command: str = ""
@@ -49,7 +49,7 @@ class Place:
 
 
 class Observer:
-    """Measures every process's steps; with `writes` (rank 0) it also shows them.
+    """Measures every process's steps; with `writes` (rank 0) it also writes logs, sheets and the page.
 
     The trainer calls `throughput.fetch` and `throughput.finish_step` each step, `log` with each row of its log,
     `save` with the averaged weights, and `close` at the end.
@@ -58,19 +58,22 @@ class Observer:
     def __init__(
         self,
         objective: Objective,
-        config: StageConfig,
-        place: Place,
+        config: Stage,
+        context: RunContext,
         held_out: HeldOut | None = None,
         world_size: int = 1,
         writes: bool = True,
     ) -> None:
-        self.objective, self.config, self.place, self.writes = objective, config, place, writes
+        self.objective = objective
+        self.config = config
+        self.context = context
+        self.writes = writes
         self.peak = device_peak(objective.model.device)
         self.throughput = Throughput(
-            work_counter(objective.model.config, config),
-            # Who shares a window with others does a part of the work that is counted for it.
-            config.parallel.sequence * self.peak.flops_per_s,
-            world_size,
+            cost_of=partial(config.batch_cost, objective.model.config),
+            # Processes that share a window each do a part of the operations that are counted for it.
+            peak_flops_per_s=config.parallel.sequence * self.peak.flops_per_s,
+            world_size=world_size,
         )
         self.rows: list[dict[str, float]] = []
         self.validations: list[dict[str, float]] = []
@@ -83,7 +86,7 @@ class Observer:
         self._validator = self._make_validator(held_out) if writes else None
 
     def log(self, rows: list[dict[str, float]]) -> None:
-        """Shows the log, of which the last row is new."""
+        """Adds the last row of the log to events and page."""
         if not self.writes:
             return
         row = rows[-1]
@@ -94,7 +97,7 @@ class Observer:
             self._write_page(alive=True)
 
     def save(self, step: int, averaged: dict[str, Tensor], last: bool = False) -> None:
-        """Starts to validate the averaged weights; only the `last` waits for the validation before it."""
+        """Starts validation of the averaged weights; only the `last` waits for the validation before it."""
         if not self.writes:
             return
         with self._lock:
@@ -108,7 +111,7 @@ class Observer:
             self._write_page(alive=not last)
 
     def close(self) -> None:
-        """Waits for the validation that runs and writes the page for the last time."""
+        """Waits for a running validation and writes the page for the last time."""
         if self._validator is not None:
             self._validator.finish()
         if self._events is None:
@@ -135,37 +138,39 @@ class Observer:
         return Validator(self.objective, held_out.batches, self._validated, self._note)
 
     def _begin(self, step: int) -> None:
-        """Opens what is written to, once there is something to write; a resumed run adds to what it finds."""
+        """Opens the event file at the first write; a resumed run appends to the files it finds."""
         if self._events is not None:
             return
-        folder = self.place.output
+        folder = self.context.output
         folder.mkdir(parents=True, exist_ok=True)
         # Two files begun in the same second would have the same name.
         self._events = SummaryWriter(
             str(folder / EVENTS_FOLDER), purge_step=step, filename_suffix=f".{step}.{os.getpid()}"
         )
-        self._facts = run_facts(self.objective, self.config, self.place, self.peak)
+        self._facts = run_facts(self.objective, self.config, self.context, self.peak)
         self._recall(step)
 
     def _recall(self, step: int) -> None:
-        """Takes up validations and sheets of an earlier part of this run."""
-        file = self.place.output / VALIDATION_FILE
+        """Loads validations and sheets of an earlier part of this run."""
+        file = self.context.output / VALIDATION_FILE
         if file.is_file():
             found = [json.loads(line) for line in file.read_text().splitlines()]
             self.validations = [row for row in found if row["step"] < step]
             file.write_text("".join(json.dumps(row) + "\n" for row in self.validations))
-        pictures = sorted((self.place.output / SHEETS_FOLDER).glob("*.png"))
+        pictures = sorted((self.context.output / SHEETS_FOLDER).glob("*.png"))
         earlier = [picture for picture in pictures if int(picture.stem) < step][-_SHEETS_SHOWN:]
         self.sheets = [Sheet.of(int(p.stem), np.asarray(Image.open(p).convert("RGB"))) for p in earlier]
 
     def _validated(self, result: Validation) -> None:
         row = {"step": result.step, **result.metrics}
-        save_sheet(result.sheet, self.place.output / SHEETS_FOLDER / f"{result.step:06d}.png")
+        sheet_file = self.context.output / SHEETS_FOLDER / f"{result.step:06d}.png"
+        sheet_file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(result.sheet).save(sheet_file)
         with self._lock:
             assert self._events is not None
             self.validations.append(row)
             self.sheets = [*self.sheets, Sheet.of(result.step, result.sheet)][-_SHEETS_SHOWN:]
-            with (self.place.output / VALIDATION_FILE).open("a") as file:
+            with (self.context.output / VALIDATION_FILE).open("a") as file:
                 file.write(json.dumps({**row, "took_s": round(result.took_s, 2)}) + "\n")
             self._add_scalars(row, "validation")
             self._events.add_image("sheet", result.sheet, result.step, dataformats="HWC")
@@ -186,13 +191,20 @@ class Observer:
         step = int(self.rows[-1]["step"]) if self.rows else 0
         elapsed_s = self.rows[-1]["elapsed_s"] if self.rows else 0.0
         status = f"step {step:,} of at most {self.config.steps:,}, {elapsed_s / 60:.1f} minutes of training"
-        write_atomically(
-            self.place.output / PAGE_FILE,
-            render(self._facts, status, self.rows, self.validations, self.sheets, self.notes, alive),
+        page = render(
+            facts=self._facts,
+            status=status,
+            rows=self.rows,
+            validations=self.validations,
+            sheets=self.sheets,
+            notes=self.notes,
+            alive=alive,
         )
+        with write_atomically(self.context.output / PAGE_FILE) as partial:
+            partial.write_text(page)
 
 
-def run_facts(objective: Objective, config: StageConfig, place: Place, peak: Peak) -> RunFacts:
+def run_facts(objective: Objective, config: Stage, context: RunContext, peak: Peak) -> RunFacts:
     """The command line, the configuration and the machine of a run."""
     device = objective.model.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
@@ -202,17 +214,18 @@ def run_facts(objective: Objective, config: StageConfig, place: Place, peak: Pea
         "CPU cores": str(os.cpu_count()),
         "peak": f"{peak.flops_per_s / 1e12:.3g} TFLOP/s ({peak.source})",
         "Python, PyTorch": f"{platform.python_version()}, {torch.__version__}",
-        "data": place.data or "-",
-        "initialised from": place.init or "-",
+        "data": context.data or "-",
+        "initialised from": context.init or "-",
     }
     if revision := git_revision(Path(__file__).parent):
         machine["git revision"] = revision
     parts = {"stage": to_dict(config), "model": to_dict(objective.model.config)}
+    settings = json.loads(json.dumps(parts))
     return RunFacts(
-        f"{config.stage}: {place.output.name}",
-        place.command or shlex.join(sys.orig_argv),
-        yaml.safe_dump(json.loads(json.dumps(parts)), sort_keys=False, default_flow_style=None, width=100),
-        machine,
+        title=f"{config.stage}: {context.output.name}",
+        command=context.command or shlex.join(sys.orig_argv),
+        config=yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=100),
+        machine=machine,
     )
 
 

@@ -1,14 +1,31 @@
-"""Which optimiser takes which weights, and the learning rate over a run."""
+"""Optimisers of a stage: Muon for hidden matrices, AdamW for the rest, and the learning rate over a run."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from gamegen.training.config import OptimiserConfig
 from gamegen.training.muon import Muon
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserConfig:
+    """Settings of Muon and AdamW: linear warm-up, a constant rate, then a cosine over the last `decay_fraction`.
+
+    `betas` are AdamW's; both take `weight_decay`. Gradients are clipped to norm `clip_norm`, and the rate ends at
+    `final_rate` of `learning_rate`.
+    """
+
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    decay_fraction: float = 0.4
+    final_rate: float = 0.03
+    clip_norm: float = 1.0
 
 
 def build_optimisers(modules: dict[str, nn.Module], config: OptimiserConfig) -> list[torch.optim.Optimizer]:

@@ -12,16 +12,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from gamegen.models.checkpoint import (
-    CheckpointError,
-    Model,
-    load_checkpoint,
-    read_card,
-    read_json,
-    save_checkpoint,
-)
+from gamegen.engine.variants import Variant
+from gamegen.models.checkpoint import CheckpointError, load_checkpoint, read_card, read_json, save_checkpoint
 from gamegen.models.inverse_dynamics import InverseDynamics, load_inverse_dynamics
-from gamegen.models.variants import Variant
+from gamegen.models.model import Model
 
 EVALUATION_FILE = "evaluation.json"
 """Figures that an evaluation left in the run's folder: they go into the card."""

@@ -1,4 +1,4 @@
-"""How fast training goes: samples, tokens, model FLOP utilisation, and the time lost waiting for input."""
+"""Training throughput: samples, tokens, model FLOP utilisation, and the time lost waiting for input."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from gamegen.training.data import StepBatches
+from gamegen.training.feed import StepBatches
+from gamegen.training.flops import BatchCost
 
 RATES = ("samples_per_s", "tokens_per_s", "mfu", "input_wait_share", "step_s")
 """What `Throughput.summary` returns."""
 
 
-@dataclass(frozen=True)
-class Work:
-    """What one batch holds: samples (windows), tokens of the transformer, and the operations of a step on it."""
-
-    samples: int
-    tokens: int
-    flops: float
-
-
 @dataclass
 class Throughput:
-    """Adds up the work and the waiting of steps until someone asks for a summary.
+    """Running totals of the steps' cost and of their waiting for input, until the next summary.
 
     `fetch` gets a step's batches; `finish_step` ends the step. Rates are over all
     `world_size` processes, each of which does as much as this one, and over all time that passed, saving
@@ -32,7 +24,7 @@ class Throughput:
     et al. 2022, "PaLM", appendix B). `clock` returns seconds.
     """
 
-    work_of: Callable[[Any], Work]
+    cost_of: Callable[[Any], BatchCost]
     peak_flops_per_s: float
     world_size: int = 1
     clock: Callable[[], float] = time.perf_counter
@@ -42,7 +34,7 @@ class Throughput:
     _step_s: float = 0.0
     _wait_s: float = 0.0
     _steps: int = 0
-    _work: list[Work] = field(default_factory=list)
+    _costs: list[BatchCost] = field(default_factory=list)
 
     def fetch(self, stream: Iterator[StepBatches]) -> StepBatches:
         """The next step's batches, having noted how long they took to come."""
@@ -52,7 +44,7 @@ class Throughput:
         batches = next(stream)
         came_s = self.clock()
         self._wait_s += came_s - asked_s
-        self._work += [self.work_of(batch) for _, batch in batches.micro_batches]
+        self._costs += [self.cost_of(batch) for _, batch in batches.micro_batches]
         # Counting a shape for the first time takes a while, which is no part of training.
         counting_s = self.clock() - came_s
         self._began_s += counting_s
@@ -74,7 +66,7 @@ class Throughput:
         now_s = self.clock()
         elapsed_s = now_s - self._began_s
         samples, tokens, flops = (
-            sum(getattr(work, name) for work in self._work) for name in ("samples", "tokens", "flops")
+            sum(getattr(cost, name) for cost in self._costs) for name in ("samples", "tokens", "flops")
         )
         self.latest = {
             "samples_per_s": self.world_size * samples / elapsed_s,
@@ -84,7 +76,9 @@ class Throughput:
             "step_s": self._step_s / self._steps,
         }
         self._began_s = now_s
-        self._step_s, self._wait_s, self._steps, self._work = 0.0, 0.0, 0, []
+        self._step_s = self._wait_s = 0.0
+        self._steps = 0
+        self._costs = []
         return self.latest
 
     def describe(self) -> str:

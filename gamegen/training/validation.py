@@ -1,6 +1,6 @@
-"""Validation beside training: loss and sample sheet of the averaged weights on clips that training never sees.
+"""Validation beside training: loss and sample sheet of the averaged weights on held-out clips.
 
-It runs in a thread, not in a process: a thread reads the weights it was handed where they lie, on a GPU too, where
+It runs in a thread, not in a process: a thread reads the weights where they lie, on a GPU too, where
 a process would need a second context and a copy across, and PyTorch lets go of the interpreter while it computes.
 On a CPU it takes a share of the cores for as long as it runs, as a process would. A lower priority would be worse: a
 thread that waits its turn while it holds the interpreter makes training wait as well.
@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from gamegen.device import autocast
-from gamegen.training.config import StageConfig
-from gamegen.training.data import Feed, WindowKind
-from gamegen.training.objectives import Objective
-from gamegen.training.plan import Plan, index_clips
+from gamegen.training.feed import Feed, WindowDataset
+from gamegen.training.objectives.objective import Objective
+from gamegen.training.stage_config import StageConfig
+from gamegen.training.window_plan import WindowPlan, index_clips
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Where fixed validation batches come from: `split` says which, `batches` reads them."""
+    """Source of the fixed validation batches: `split` names the split, `batches` reads them."""
 
     split: str
     batches: Callable[[], list[Any]]
@@ -38,7 +38,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Validation:
-    """What one validation found: mean metrics over the batches, a sheet uint8 `(H, W, 3)`, and how long it took."""
+    """Result of one validation: mean metrics over the batches, a sheet uint8 `(H, W, 3)`, and its duration."""
 
     step: int
     metrics: dict[str, float]
@@ -46,8 +46,8 @@ class Validation:
     took_s: float
 
 
-def held_out(config: StageConfig, data: Path, kind: WindowKind) -> HeldOut | None:
-    """The validation batches of a folder of shards, the same ones for every run with the same seed.
+def held_out(config: StageConfig, data: Path, dataset: WindowDataset) -> HeldOut | None:
+    """The validation batches of a folder of shards, equal for every run with the same seed.
 
     Little footage may have no validation split; then the training split stands in, and `split` says so. None if
     the stage asks for no batches.
@@ -62,11 +62,11 @@ def held_out(config: StageConfig, data: Path, kind: WindowKind) -> HeldOut | Non
         buckets=config.buckets[:1],
     )
     split = "validation" if any((data / "split=validation").rglob("*.parquet")) else "train"
-    return HeldOut(split, lambda: _read_batches(alone, data, split, kind))
+    return HeldOut(split, lambda: _read_batches(alone, data, split, dataset))
 
 
-def _read_batches(config: StageConfig, data: Path, split: str, kind: WindowKind) -> list[Any]:
-    feed = Feed(Plan(config, index_clips(data, split, kind.length_column)), kind)
+def _read_batches(config: StageConfig, data: Path, split: str, dataset: WindowDataset) -> list[Any]:
+    feed = Feed(WindowPlan(config, index_clips(data, split, dataset.length_column)), dataset)
     steps = itertools.islice(feed.batches(0, feed.start()), config.validation_batches)
     return [batch for step in steps for _, batch in step.micro_batches]
 
@@ -92,7 +92,7 @@ class Validator:
         self._thread: threading.Thread | None = None
 
     def start(self, step: int, averaged: dict[str, Tensor]) -> bool:
-        """Begins to validate `averaged` (named as the trained modules' weights); false if the last still runs."""
+        """Starts to validate `averaged` (named as the trained modules' weights); false if the last still runs."""
         if self._thread is not None and self._thread.is_alive():
             return False
         snapshot = self._snapshot(averaged)
@@ -103,7 +103,7 @@ class Validator:
         return True
 
     def finish(self) -> None:
-        """Waits for the validation that runs, if one does."""
+        """Waits for a running validation."""
         if self._thread is not None:
             self._thread.join()
 
@@ -131,7 +131,7 @@ class Validator:
 
 
 def named_weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers of several modules, each name led by its module's."""
+    """Parameters and buffers of several modules, named `module.parameter`."""
     return {
         f"{prefix}.{name}": weight
         for prefix, module in modules.items()
@@ -141,7 +141,7 @@ def named_weights(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def measure(objective: Objective, batches: list[Any]) -> dict[str, float]:
-    """Means over the batches; the same noise every time, from generators of its own."""
+    """Mean loss and metrics over the batches, with fixed noise from generators of its own."""
     device = objective.model.device
     totals: dict[str, float] = {}
     for i, batch in enumerate(batches):

@@ -1,5 +1,6 @@
 """`gamegen bench` at its smallest, and the arithmetic of its figures."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,10 +10,11 @@ from typer.testing import CliRunner
 from gamegen.bench.paired import Measured, measure, ratio
 from gamegen.bench.workloads import PROMPT
 from gamegen.cli import app
-from gamegen.models.checkpoint import read_config
+from gamegen.engine.variants import Variant
+from gamegen.models.checkpoint import read_config, save_random
 from gamegen.models.counts import chunk_pass_flops
+from gamegen.models.motion import MotionConfig
 from gamegen.models.text import load_text_encoder
-from gamegen.models.variants import Variant
 
 
 def bench(*arguments: str) -> str:
@@ -69,6 +71,14 @@ def test_clips(tiny_model, tmp_path):
 
 def test_the_autoencoder_at_another_size(tiny_model):
     assert "decode, streaming" in bench("vae", f"{tiny_model}:size=64x48", "--rounds", "2")
+
+
+def test_motion_of_a_model_that_has_it(tiny_model, tmp_path):
+    config = dataclasses.replace(read_config(tiny_model), motion=MotionConfig.tiny())
+    save_random(tmp_path, config)
+    assert "warp" in bench("motion", str(tmp_path), "--rounds", "2")
+    result = CliRunner().invoke(app, ["bench", "motion", str(tiny_model)])
+    assert "train one with gamegen train motion" in str(result.exception)
 
 
 def test_a_size_of_the_configs_is_measured_with_random_weights():

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
+from gamegen.bench.training import BenchConfig, bench_table, bench_training
 from gamegen.config import to_dict
-from gamegen.models.checkpoint import ModelConfig
-from gamegen.training.bench import BenchConfig, bench_table, bench_training
+from gamegen.models.model import ModelConfig
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def tiny(tmp_path) -> str:
 
 
 def test_steps_of_a_named_size_are_measured_and_shown(tiny):
-    config = BenchConfig(tiny, num_frames=10, size=(48, 32), batch=3, steps=2)
+    config = BenchConfig(model=tiny, num_frames=10, size=(48, 32), batch=3, steps=2)
     result = bench_training(config)
     assert (result.latents.frames, result.latents.rows, result.latents.columns) == (3, 4, 6)
     rates = result.rates
@@ -34,6 +34,6 @@ def test_steps_of_a_named_size_are_measured_and_shown(tiny):
 
 def test_sizes_that_do_not_fit_are_named(tiny):
     with pytest.raises(ValueError, match="multiples of 16"):
-        bench_training(BenchConfig(tiny, size=(40, 32)))
+        bench_training(BenchConfig(model=tiny, size=(40, 32)))
     with pytest.raises(ValueError, match="no model config 'huge'"):
-        bench_training(BenchConfig("huge"))
+        bench_training(BenchConfig(model="huge"))

@@ -9,13 +9,12 @@ import torch
 
 from gamegen.controls import MOVEMENT_KEYS
 from gamegen.curation.curate import CurationConfig, curate_clip
-from gamegen.curation.decode import decode_clip
 from gamegen.curation.encoded import aligned_operations, segment_prompts
 from gamegen.curation.labels import Scenery, fill_in, find_videos, label_video
 from gamegen.footage.clips import read_table, write_table
+from gamegen.media.mp4 import read_mp4, write_mp4
 from gamegen.models.checkpoint import save_checkpoint
 from gamegen.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
-from gamegen.video import write_mp4
 from tests.footage_samples import make_clip, panning_frames, write_footage
 
 
@@ -35,7 +34,7 @@ def test_a_bare_video_becomes_a_clip_that_curation_and_encoding_take(model, tmp_
     assert read.path == "videos/walk.mp4"
     assert (read.num_frames, len(read.keys), len(read.yaw_deg)) == (48, 48, 48)
     assert read.keys[-1] == [] and {key for held in read.keys for key in held} <= set(MOVEMENT_KEYS)
-    assert read.keys[:-1] == model.predict(decode_clip(video)).names()
+    assert read.keys[:-1] == model.predict(read_mp4(video)).names()
 
     row = curate_clip(read, tmp_path / read.path, "train", CurationConfig())
     assert isinstance(row, dict) and row["bucket"] == "160x96x48"

@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 
-from deployments.places import Places
 from deployments.settings import load_settings
+from deployments.stores import StoreUrls
 from tests.e2e.playing import CHROMIUM, PATIENCE_MS, RECORD_SOCKETS, wait_for_frames
-from tests.serving import served
+from tests.serving import Application
 
 
-@pytest.fixture(scope="package")
-def address(serve_address: str, places: Places) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def address(application: Application, stores: StoreUrls) -> str:
     """The application as `make play` starts it, with all its places however late chunks come."""
     settings = load_settings()
     world = dataclasses.replace(settings.world, most_late_share=1)
-    with served(dataclasses.replace(settings, world=world), places):
-        yield serve_address
+    return application.serve(dataclasses.replace(settings, world=world), stores)
 
 
 @pytest.fixture(scope="package")

@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from playwright.sync_api import TimeoutError
 
-from deployments.wire import FrameHeader, unpack_frame
+from deployments.stream.wire import FrameHeader, unpack_frame
 from tests.serving import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

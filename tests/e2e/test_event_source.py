@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gamegen.database.patience import DatabaseAwayError
+from gamegen.service.database.retrying import DatabaseAwayError
+from gamegen.service.orders.queue import VideoQueue
 from tests.clip_server import ClipServer
 from tests.e2e.playing import PATIENCE_MS
 
@@ -43,7 +44,7 @@ def page(browser, clip_server: ClipServer):
 
 
 def test_a_browser_misses_nothing_when_its_stream_breaks(page, clip_server, monkeypatch):
-    events_after, calls = clip_server.queue.events_after, []
+    events_after, calls = VideoQueue.events_after, []
 
     async def away_once(*arguments, **options):
         calls.append(arguments)
@@ -54,7 +55,7 @@ def test_a_browser_misses_nothing_when_its_stream_breaks(page, clip_server, monk
             clip_server.worker.let_go.set()
         return await events_after(*arguments, **options)
 
-    monkeypatch.setattr(clip_server.queue, "events_after", away_once)
+    monkeypatch.setattr(VideoQueue, "events_after", away_once)
     followed = page.evaluate(FOLLOW, {"prompt": "wait in a browser", "num_frames": 4})
     clip_server.worker.let_go.clear()
     assert followed["opened"] == 2

@@ -40,7 +40,7 @@ def test_any_statistic_of_units_gets_an_interval():
 
 
 def test_no_unit_is_refused():
-    with pytest.raises(ValueError, match="at least one seed"):
+    with pytest.raises(ValueError, match="0 seeds or clips: an interval needs at least 1"):
         bootstrap.mean_of(np.zeros(0))
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from gamegen.evaluation import bootstrap
 from gamegen.evaluation.comparison import compare
+from gamegen.evaluation.evaluation_report import Curve, EvaluationReport, Figure, read_report, write_report
 from gamegen.evaluation.metrics import DETAIL, IMAGE_DISTANCE, METRICS, STILL, TURNS, Metric
-from gamegen.evaluation.report import Curve, EvaluationReport, Figure, read_report, write_report
 
 NUM_SEEDS = 64
 
@@ -64,7 +64,7 @@ def test_a_check_cannot_be_skipped_to_win():
 
 
 def test_other_worlds_are_not_compared():
-    with pytest.raises(ValueError, match="evaluate both on the same"):
+    with pytest.raises(ValueError, match="evaluate both on equal ones"):
         compare({TURNS: share(64)}, {TURNS: share(32, "64 seeds from 7")})
 
 
@@ -85,13 +85,22 @@ def test_figures_that_only_inform_do_not_decide():
     [((0.5, 0.4, 0.6), "reached"), ((0.1, 0.0, 0.2), "missed"), ((0.5, 0.2, 0.8), "reached, unsure")],
 )
 def test_targets_are_reached_missed_or_unsure(figure, verdict):
-    assert Metric("", "higher", (0.3, None)).reached(Figure(*figure, "")) == verdict
-    assert Metric("", "higher").reached(Figure(*figure, "")) == ""
+    value, low, high = figure
+    measured = Figure(value=value, low=low, high=high, units="")
+    assert Metric(group="", goal="higher", target=(0.3, None)).reached(measured) == verdict
+    assert Metric(group="", goal="higher").reached(measured) == ""
 
 
 def test_a_report_comes_back(tmp_path):
-    curve = Curve((2.0, 4.0), (1.0, 2.0), (0.5, 1.5), (1.5, 2.5), 3.0)
-    report = EvaluationReport("nano", "ab", {TURNS: share(3)}, {"x": curve}, ("nothing",), 1.5)
+    curve = Curve(x_s=(2.0, 4.0), value=(1.0, 2.0), low=(0.5, 1.5), high=(1.5, 2.5), real=3.0)
+    report = EvaluationReport(
+        checkpoint="nano",
+        weights_sha256="ab",
+        figures={TURNS: share(3)},
+        curves={"x": curve},
+        skipped=("nothing",),
+        wall_s=1.5,
+    )
     write_report(report, tmp_path / "deep" / "report.json")
     assert read_report(tmp_path / "deep" / "report.json") == report
 

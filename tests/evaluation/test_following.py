@@ -6,7 +6,7 @@ import pytest
 from gamegen.controls import CAMERA_SCALE_DEG, MOVEMENT_KEYS, OPERATION_SIZE
 from gamegen.curation.encoded import aligned_operations
 from gamegen.evaluation.following import NUM_KEYS, agreement, camera_sign, f1, followed, precision, recall
-from gamegen.evaluation.real import SHIPPED_CLIPS, clips_in
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS, clips_in
 from gamegen.models.inverse_dynamics import Actions
 
 W, D = MOVEMENT_KEYS.index("w"), MOVEMENT_KEYS.index("d")

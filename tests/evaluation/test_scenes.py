@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gamegen.curation.decode import encode_clip
 from gamegen.evaluation import scenes
-from gamegen.evaluation.real import SHIPPED_CLIPS, clips_in
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS, clips_in
 from gamegen.evaluation.scenes import ATTRIBUTES, Examples, ScenesConfig, describe, examples_of, train_heads
+from gamegen.media.mp4 import encode_mp4
 
 
 def coloured(value: int, num_frames: int = 64) -> np.ndarray:
@@ -19,7 +19,7 @@ def coloured(value: int, num_frames: int = 64) -> np.ndarray:
 def row(value: int, **truth: list[str]) -> dict:
     frames = coloured(value)
     known = {name: ["x"] * len(frames) for name in ATTRIBUTES}
-    return {"clip_id": str(value), "video": encode_clip(frames, 24), **known, **truth}
+    return {"clip_id": str(value), "video": encode_mp4(frames, 24), **known, **truth}
 
 
 def test_heads_learn_what_is_in_the_pictures_and_come_back_from_their_file(tmp_path: Path):

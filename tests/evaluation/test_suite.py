@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 
 from gamegen.evaluation import metrics
-from gamegen.evaluation.bench import Options, SuiteConfig, default_clips
-from gamegen.evaluation.command import run
-from gamegen.evaluation.external import Judges
-from gamegen.evaluation.figures import FigureMaker
+from gamegen.evaluation.context import Options, SuiteConfig, default_clips
+from gamegen.evaluation.evaluate_command import run
+from gamegen.evaluation.evaluation_report import EvaluationReport, read_report
 from gamegen.evaluation.metrics import METRICS
-from gamegen.evaluation.page import PAGE_FILE, SHEET_FILE, VIDEO_FILE, side_by_side
-from gamegen.evaluation.report import EvaluationReport, read_report
-from gamegen.evaluation.suite import plan, run_here
-from gamegen.video import read_mp4
-from tests.evaluation.test_external import MeanColour, MeanDifference, saved
+from gamegen.evaluation.reference_models import ReferenceModels
+from gamegen.evaluation.report_builder import ReportBuilder
+from gamegen.evaluation.report_page import PAGE_FILE, SHEET_FILE, VIDEO_FILE, side_by_side
+from gamegen.evaluation.suite import plan_evaluation, run_here
+from gamegen.media.mp4 import read_mp4
+from tests.evaluation.test_reference_models import MeanColour, MeanDifference, saved
 
 ONLY_FROM_FILES = ("FID", "FVD", "LPIPS", "CLIP")
 
 
 @pytest.fixture(scope="module")
 def options(tiny_model: Path) -> Options:
-    return Options(str(tiny_model), None, default_clips(), SuiteConfig.tiny())
+    return Options(checkpoint=str(tiny_model), clips=default_clips(), config=SuiteConfig.tiny())
 
 
 @pytest.fixture(scope="module")
@@ -71,21 +71,21 @@ def test_stopped_and_taken_up_equals_uninterrupted(options, finished, tmp_path):
 
     with pytest.raises(StoppedError):
         run(options, tmp_path, stop_after_some)
-    left = plan(options, tmp_path).missing()
-    assert len(left) == len(plan(options, tmp_path).tasks) - 3
+    left = plan_evaluation(options, tmp_path).missing()
+    assert len(left) == len(plan_evaluation(options, tmp_path).tasks) - 3
     resumed = run(options, tmp_path, run_here)
     assert replace(resumed, wall_s=0) == replace(finished[1], wall_s=0)
 
 
 def test_more_seeds_or_longer_play_add_to_what_is_there_and_other_settings_do_not_mix(options, finished):
     output, _ = finished
-    assert plan(options, output).missing() == []
+    assert plan_evaluation(options, output).missing() == []
     more = replace(options, config=replace(options.config, num_seeds=4))
-    assert {task.first for task in plan(more, output).missing()} == {2}
+    assert {task.first for task in plan_evaluation(more, output).missing()} == {2}
     played_longer = replace(options, config=replace(options.config, play_s=6))
-    assert {task.part for task in plan(played_longer, output).missing()} == {"play"}
+    assert {task.measurement for task in plan_evaluation(played_longer, output).missing()} == {"play"}
     longer = replace(options, config=replace(options.config, walk_chunks=4))
-    assert len(plan(longer, output).missing()) == len(plan(longer, output).tasks)
+    assert len(plan_evaluation(longer, output).missing()) == len(plan_evaluation(longer, output).tasks)
 
 
 def test_without_real_clips_or_long_play_it_says_what_is_left_out(options, finished, tmp_path):
@@ -99,13 +99,15 @@ def test_without_real_clips_or_long_play_it_says_what_is_left_out(options, finis
     assert report.figures["mean flow left (px)"].per_unit == other[:2]
 
 
-def test_judges_from_files_add_their_figures(options, tmp_path):
-    judges = Judges(
+def test_reference_models_from_files_add_their_figures(options, tmp_path):
+    reference_models = ReferenceModels(
         fid=saved(MeanColour(), tmp_path / "fid.pt"),
         fvd=saved(MeanColour(), tmp_path / "fvd.pt"),
         lpips=saved(MeanDifference(), tmp_path / "lpips.pt"),
     )
-    short = replace(options, config=replace(options.config, play_s=0, num_seeds=2), judges=judges)
+    short = replace(
+        options, config=replace(options.config, play_s=0, num_seeds=2), reference_models=reference_models
+    )
     report = run(short, tmp_path, run_here)
     assert report.figures["FID"].value > 0 and report.figures["FVD"].value > 0
     copied, drawn = (metrics.next_frame_name("lpips", method) for method in ("copy", "drawn"))
@@ -114,10 +116,10 @@ def test_judges_from_files_add_their_figures(options, tmp_path):
 
 
 def test_half_a_file_is_no_result(options, tmp_path):
-    todo = plan(options, tmp_path)
+    todo = plan_evaluation(options, tmp_path)
     file = todo.tasks[0].file(todo.folder)
     file.parent.mkdir(parents=True)
-    file.with_suffix(".partial").write_bytes(b"half")
+    file.with_name(f"{file.name}.partial").write_bytes(b"half")
     assert todo.missing() == todo.tasks
 
 
@@ -127,7 +129,7 @@ def test_what_cannot_be_measured_is_refused(options, tmp_path):
     with pytest.raises(ValueError, match="even number of seconds"):
         SuiteConfig(play_s=7)
     with pytest.raises(ValueError, match="0 clips of 4000 frames"):
-        plan(replace(options, config=replace(options.config, walk_chunks=1000)), tmp_path)
+        plan_evaluation(replace(options, config=replace(options.config, walk_chunks=1000)), tmp_path)
 
 
 def test_marks_are_2_10_and_60_seconds_and_the_end():
@@ -148,7 +150,7 @@ class TestKnownWorlds:
     """Figures of results made by hand."""
 
     def make(self, results: dict, **config: int) -> dict:
-        maker = FigureMaker(results, replace(SuiteConfig.tiny(), **config), "abc")
+        maker = ReportBuilder(results, replace(SuiteConfig.tiny(), **config), "abc")
         maker.run()
         return maker.figures
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gamegen import video
-from gamegen.footage.clips import file_sha256, read_table
+from gamegen.files import file_sha256
+from gamegen.footage.clips import read_table
 from gamegen.footage.excerpts import cut_excerpt
+from gamegen.media.mp4 import read_mp4
 from tests.data.make_clips import MAX_TOTAL_BYTES, OUTPUT, WANTED
 from tests.footage_samples import make_clip, panning_frames
 
@@ -18,7 +19,7 @@ def test_an_excerpt_holds_the_frames_and_operations_of_its_window(tmp_path: Path
     frames = panning_frames(48)
     clip = make_clip(tmp_path, "whole", frames)
     cut = cut_excerpt(clip, tmp_path, tmp_path / "cut", 12, 24, "part")
-    pixels = video.read_mp4(tmp_path / "cut" / cut.path).astype(float)
+    pixels = read_mp4(tmp_path / "cut" / cut.path).astype(float)
     assert len(pixels) == cut.num_frames == 24
     assert np.abs(pixels - frames[12:36]).mean() < 12
     assert cut.yaw_deg == clip.yaw_deg[12:36]
@@ -40,7 +41,7 @@ def test_the_test_clips_show_what_their_names_say() -> None:
     for name, clip in clips.items():
         path = OUTPUT / clip.path
         assert file_sha256(path) == clip.sha256
-        assert len(video.read_mp4(path)) == clip.num_frames == len(clip.keys)
+        assert len(read_mp4(path)) == clip.num_frames == len(clip.keys)
         assert WANTED[name](clip, slice(0, clip.num_frames))
     assert len({clip.world_seed for clip in clips.values()}) >= 2
     assert sum(path.stat().st_size for path in OUTPUT.iterdir()) < MAX_TOTAL_BYTES

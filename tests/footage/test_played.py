@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gamegen.controls import FRAMES_PER_CHUNK, Control
+from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.controls import Control
 from gamegen.curation.encoded import aligned_operations, segment_prompts
 from gamegen.footage import captions
 from gamegen.footage.clips import read_table, write_table
 from gamegen.footage.played import MAX_CHUNKS, Stretch, describe, instruction_kind, stretches
-from gamegen.session_log import SessionLog, Spoken, WorldSpec
+from gamegen.sessions.log import LoggedInstruction, SessionLog, WorldSpec
 
-SPEC = WorldSpec("nano", "desert at noon", "first", 7, 160, 96)
+SPEC = WorldSpec(model="nano", prompt="desert at noon", perspective="first", seed=7, width=160, height=96)
 
 
-def log_of(num_chunks: int, *spoken: Spoken) -> SessionLog:
+def log_of(num_chunks: int, *spoken: LoggedInstruction) -> SessionLog:
     controls = [Control({"w", "left"} if i % 3 else {"space"}, i % 5) for i in range(num_chunks)]
     return SessionLog(SPEC, controls, list(spoken))
 
@@ -28,7 +29,12 @@ def test_a_long_session_becomes_clips_of_about_equal_length():
 
 
 def test_words_in_force_are_said_again_at_a_clips_start():
-    log = log_of(2 * MAX_CHUNKS, Spoken(3, "fog"), Spoken(3, "rain"), Spoken(MAX_CHUNKS + 5, "snow"))
+    log = log_of(
+        2 * MAX_CHUNKS,
+        LoggedInstruction(3, "fog"),
+        LoggedInstruction(3, "rain"),
+        LoggedInstruction(MAX_CHUNKS + 5, "snow"),
+    )
     assert [part.words for part in stretches(log)] == [
         ((3, "rain"),),
         ((MAX_CHUNKS, "rain"), (MAX_CHUNKS + 5, "snow")),
@@ -36,7 +42,14 @@ def test_words_in_force_are_said_again_at_a_clips_start():
 
 
 def test_where_words_are_lifted_another_clip_begins():
-    log = log_of(40, Spoken(2, ""), Spoken(5, "rain"), Spoken(20, ""), Spoken(30, "snow"), Spoken(40, ""))
+    log = log_of(
+        40,
+        LoggedInstruction(2, ""),
+        LoggedInstruction(5, "rain"),
+        LoggedInstruction(20, ""),
+        LoggedInstruction(30, "snow"),
+        LoggedInstruction(40, ""),
+    )
     assert stretches(log) == [Stretch(0, 20, ((5, "rain"),)), Stretch(20, 40, ((30, "snow"),))]
     assert stretches(log, 20) == [Stretch(20, 40, ((30, "snow"),))]
 
@@ -62,7 +75,7 @@ def test_an_operation_stands_one_frame_before_the_first_that_shows_it(tmp_path):
 
 
 def test_words_stand_one_frame_before_the_first_that_shows_them(tmp_path):
-    log = log_of(20, Spoken(0, "make it night"), Spoken(10, "let it snow"))
+    log = log_of(20, LoggedInstruction(0, "make it night"), LoggedInstruction(10, "let it snow"))
     (stretch,) = stretches(log)
     clip = clip_of(log, stretch, tmp_path)
     assert [(i.frame, i.kind, i.text) for i in clip.instructions] == [
@@ -79,8 +92,8 @@ def test_words_stand_one_frame_before_the_first_that_shows_them(tmp_path):
 
 @pytest.mark.parametrize("prompt", ["x" * 8000, "desert " * 280])
 def test_prompts_made_of_long_words_stay_short_enough_to_be_read(prompt, tmp_path):
-    spec = WorldSpec("nano", prompt, "first", 7, 160, 96)
-    log = SessionLog(spec, [Control()] * 20, [Spoken(3, "rain " * 250)])
+    spec = WorldSpec(model="nano", prompt=prompt, perspective="first", seed=7, width=160, height=96)
+    log = SessionLog(spec, [Control()] * 20, [LoggedInstruction(3, "rain " * 250)])
     clip = clip_of(log, stretches(log)[0], tmp_path)
     for chunk, prompts in segment_prompts(clip, 20):
         # Of 300 tokens none is shorter than a character.

@@ -7,22 +7,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from gamegen import video
+from gamegen.files import file_sha256
 from gamegen.footage import recording, sources
-from gamegen.footage.clips import Clip, file_sha256, read_table
+from gamegen.footage.clips import Clip, read_table
+from gamegen.footage.geometry import CameraTrack
+from gamegen.footage.maneuvers import Operation
 from gamegen.footage.minetest.client import find_game
 from gamegen.footage.plan import Change, ClipPlan
-from gamegen.footage.policy import ExplorerPolicy, Operation, PolicyConfig
+from gamegen.footage.policy import ExplorerPolicy, PolicyConfig
 from gamegen.footage.recorder import Scene, SceneNotFoundError, Truth
+from gamegen.media.mp4 import read_mp4
 
 needs_minetest = pytest.mark.skipif(find_game() is None, reason="the minetest program is not installed")
 GAMES = [pytest.param("minetest", marks=needs_minetest), "vizdoom"]
 
 TURN_FRAME, WALK_FRAME, TIME_FRAME, VIEW_FRAME, NUM_FRAMES = 12, 30, 44, 58, 72
 VISIBLE_WITHIN = 12
+TURNS_DEG = [(0.2 * step, 0.2 * (step % 5 - 2)) for step in range(-25, 31)]
 
 
 class ScriptedPolicy(ExplorerPolicy):
@@ -47,6 +52,9 @@ class Recorded:
     plan: ClipPlan
     clip: Clip
     frames: np.ndarray
+    before_turns: Truth
+    after_turns: Truth
+    """Before and after `TURNS_DEG` in another place."""
 
     def change_at(self, index: int) -> float:
         """Mean difference between frame `index` and the next."""
@@ -67,8 +75,11 @@ def recorded(request, tmp_path_factory) -> Iterator[Recorded]:
         clip = recording.record_clip(recorder, plan, ScriptedPolicy(PolicyConfig(), 1), folder)
         assert clip is not None
         unknown = dataclasses.replace(plan.scene, place_seed=6)
-        assert recorder.enter(unknown).truth.biome == "grassland"
-    yield Recorded(folder, plan, clip, video.read_mp4(folder / clip.path))
+        before = recorder.enter(unknown).truth
+        assert before.biome == "grassland"
+        for yaw_deg, pitch_deg in TURNS_DEG:
+            after = recorder.step((), yaw_deg, pitch_deg).truth
+    yield Recorded(folder, plan, clip, read_mp4(folder / clip.path), before, after)
 
 
 def test_vizdoom_shows_the_view_it_tells_of_after_one_in_another_view() -> None:
@@ -102,6 +113,14 @@ def test_heading_and_position_tell_the_truth(recorded: Recorded) -> None:
     assert step @ [np.sin(heading), np.cos(heading)] > 0.9 * np.linalg.norm(step)
 
 
+def test_many_small_and_large_turns_add_up_exactly(recorded: Recorded) -> None:
+    yaw_deg, pitch_deg = (sum(turns) for turns in zip(*TURNS_DEG, strict=True))
+    turned = (recorded.after_turns.heading_deg - recorded.before_turns.heading_deg) % 360
+    assert turned == pytest.approx(yaw_deg, abs=0.02)
+    tilted = recorded.after_turns.tilt_deg - recorded.before_turns.tilt_deg
+    assert tilted == pytest.approx(pitch_deg, abs=0.02)
+
+
 def test_changes_show_soon_and_are_told(recorded: Recorded) -> None:
     clip, frames = recorded.clip, recorded.frames.astype(float)
     assert frames[TIME_FRAME + VISIBLE_WITHIN].mean() < 0.6 * frames[TIME_FRAME].mean()
@@ -113,6 +132,26 @@ def test_changes_show_soon_and_are_told(recorded: Recorded) -> None:
     assert recorded.change_at(VIEW_FRAME) + recorded.change_at(VIEW_FRAME + 1) > 1
     assert [change.kind for change in clip.instructions] == ["time", "perspective"]
     assert [change.frame for change in clip.instructions] == [TIME_FRAME, VIEW_FRAME]
+
+
+@needs_minetest
+@pytest.mark.parametrize("recorded", ["minetest"], indirect=True)
+def test_depth_and_pose_lead_back_to_where_things_were(recorded: Recorded) -> None:
+    """While turning and walking, a frame is the one before it, moved by the true flow."""
+    track = CameraTrack.from_row(recorded.clip.to_row())
+    assert track is not None
+    height, width = recorded.frames.shape[1:3]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    upper = slice(0, height * 2 // 3)
+    for index in (TURN_FRAME + 4, WALK_FRAME + 4):
+        before, frame = recorded.frames[index - 2], recorded.frames[index].astype(float)
+        flow = cv2.resize(track.flow(index, index - 2).transpose(1, 2, 0), (width, height))
+        moved = cv2.remap(
+            before, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        # The hand at the bottom moves with the camera.
+        by_flow, still = (np.square(picture[upper] - frame[upper]).mean() for picture in (moved, before))
+        assert by_flow < still / 1.5
 
 
 def test_the_row_describes_the_file(recorded: Recorded) -> None:

@@ -14,10 +14,10 @@ import ray
 import yaml
 
 from gamegen.config import to_dict
-from gamegen.training.config import StageConfig
+from gamegen.training.stages.stage import Stage
 
 
-def stage_file(config: StageConfig, folder: Path, steps: int | None = None) -> str:
+def stage_file(config: Stage, folder: Path, steps: int | None = None) -> str:
     """A stage as a YAML file, told to go `steps` far."""
 
     def plain(value: Any) -> Any:

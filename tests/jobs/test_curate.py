@@ -6,7 +6,7 @@ import pytest
 
 from gamegen.curation import shards
 from gamegen.curation.curate import CurationConfig, plan
-from gamegen.curation.decode import decode_clip
+from gamegen.media.mp4 import read_mp4
 from jobs import curate
 from tests.footage_samples import make_clip, panning_frames, write_footage
 
@@ -53,7 +53,7 @@ def test_good_clips_become_shards_and_bad_ones_keep_their_reason(curated) -> Non
 def test_a_row_holds_the_resized_video_and_every_clip_column(curated) -> None:
     _, output = curated
     row = next(shards.read_rows(output))
-    frames = decode_clip(row["video"])
+    frames = read_mp4(row["video"])
     assert frames.shape == (48, 48, 80, 3)
     assert (row["width"], row["height"], row["bucket"]) == (80, 48, "80x48x48")
     assert set(row) == set(shards.SCHEMA.names)

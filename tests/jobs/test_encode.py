@@ -7,7 +7,8 @@ from gamegen.controls import OPERATION_SIZE
 from gamegen.curation import encode, shards
 from gamegen.curation.curate import CurationConfig
 from gamegen.curation.encoded import EncodedClip
-from gamegen.models.checkpoint import CheckpointError, ModelConfig, save_random
+from gamegen.models.checkpoint import CheckpointError, save_random
+from gamegen.models.model import ModelConfig
 from jobs import curate
 from jobs.encode import run
 from tests.footage_samples import make_clip, panning_frames, write_footage

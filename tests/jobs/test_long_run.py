@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from gamegen.models.checkpoint import load_checkpoint
-from gamegen.training.config import OptimiserConfig
 from gamegen.training.loop import Run
-from gamegen.training.stages import run_stage
+from gamegen.training.optimisers import OptimiserConfig
+from gamegen.training.run_stage import run_stage
 from tests.jobs.faults import drive, kill_workers, saved_steps, stage_file, wait_for_step, wait_until_gone
 from tests.threads import threads
 from tests.training.samples import encoded_folder, plain_flow, stage
@@ -29,8 +29,8 @@ CONFIG = stage(
     micro_batches=2,
     save_every=10,
     log_every=10,
-    optimiser=OptimiserConfig(1e-3, warmup_steps=1, decay_fraction=0.0),
-    flow=plain_flow(train_foundation=True, own_start=0.0),
+    optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=1, decay_fraction=0.0),
+    flow=plain_flow(train_foundation=True, scheduled_sampling_start=0.0),
 )
 # From which step on, with how many workers, and what then befalls them.
 ONE_WORKER = ((100, 1, "worker"), (200, 1, "driver"), (300, 1, "worker"), (400, 1, "driver"), (600, 1, ""))
@@ -46,7 +46,7 @@ def data(tmp_path_factory) -> Path:
 def untroubled(data, tiny_model, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("untroubled")
     with threads(1):
-        run_stage(CONFIG, data, Run(folder, show_progress=False), str(tiny_model))
+        run_stage(CONFIG, data, Run(output=folder, show_progress=False), str(tiny_model))
     return folder
 
 

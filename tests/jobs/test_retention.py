@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from gamegen.database.connection import connect_blocking
-from gamegen.retention.settings import Removed, RetentionSettings
+from gamegen.service.database.connection import connect_blocking
+from gamegen.service.retention.settings import RemovedCounts, RetentionSettings
 from gamegen.storage.objects import LocalStore
 from jobs.retention import run
 from tests.databases import insert_orders, order_row
@@ -19,5 +19,5 @@ def test_what_is_due_goes(ray_cluster, database_url, tmp_path):
         insert_orders(connection, row)
     engine.dispose()
     settings = RetentionSettings(grace_minutes=0)
-    assert run(database_url, str(tmp_path), settings) == Removed(expired=1, clips=1)
+    assert run(database_url, str(tmp_path), settings) == RemovedCounts(expired=1, clips=1)
     assert not list(store.keys(""))

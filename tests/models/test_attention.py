@@ -2,8 +2,9 @@
 
 import torch
 
-from gamegen.models.attention import TemporalAttention, rotation_2d
-from gamegen.models.ring_cache import Caches, RingCache
+from gamegen.models.attention import TemporalAttention
+from gamegen.models.kv_cache import KVCaches
+from gamegen.models.rotary import rotation_2d
 
 CPU = torch.device("cpu")
 
@@ -22,7 +23,7 @@ def test_attention_over_the_ring_is_the_same_after_hours_of_play():
     frames = torch.randn(6, 1, 1, 3, 16)
 
     def last(start: int) -> torch.Tensor:
-        caches = Caches([RingCache(attention, 1, 3, torch.float32)])
+        caches = KVCaches([attention.new_cache(1, 3, torch.float32)])
         caches.set_length(0, start)
         for frame in frames:
             caches.select([0])
@@ -37,7 +38,7 @@ def test_attention_over_the_ring_is_the_same_after_hours_of_play():
 
 def test_slots_side_by_side_are_read_where_they_lie():
     attention = TemporalAttention(16, 2, window=4)
-    caches = Caches([RingCache(attention, 4, 3, torch.float32)])
+    caches = KVCaches([attention.new_cache(4, 3, torch.float32)])
     (ring,) = caches.rings
     caches.select([1, 2])
     assert ring.past().keys.data_ptr() == ring.keys[1].data_ptr()

@@ -5,13 +5,8 @@ import json
 import pytest
 import torch
 
-from gamegen.models.checkpoint import (
-    CheckpointError,
-    ModelConfig,
-    load_checkpoint,
-    resolve,
-    save_random,
-)
+from gamegen.models.checkpoint import CheckpointError, load_checkpoint, resolve, save_random
+from gamegen.models.model import ModelConfig
 
 
 @pytest.fixture

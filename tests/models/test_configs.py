@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from gamegen.models.checkpoint import ModelConfig, read_config
+from gamegen.models.checkpoint import read_config
 from gamegen.models.configs import model_names, named_config
+from gamegen.models.model import ModelConfig
 from gamegen.models.msdit import MSDiTConfig
 
 

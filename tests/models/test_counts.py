@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from gamegen.models.attention import TemporalAttention
-from gamegen.models.checkpoint import Model, ModelConfig
 from gamegen.models.configs import named_config
 from gamegen.models.counts import (
     Latents,
@@ -18,9 +17,10 @@ from gamegen.models.counts import (
     parameter_counts,
     vae_flops,
 )
-from gamegen.models.instructnet import Controls
-from gamegen.models.msdit import Previous, Text, VideoFormat
-from gamegen.models.ring_cache import Caches, RingCache
+from gamegen.models.instructnet import ControlInputs
+from gamegen.models.kv_cache import KVCaches
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.network_inputs import Previous, Text, VideoFormat
 
 TINY = ModelConfig.tiny()
 
@@ -29,7 +29,7 @@ def deep(num_layers: int) -> ModelConfig:
     return dataclasses.replace(TINY, foundation=dataclasses.replace(TINY.foundation, num_layers=num_layers))
 
 
-def passing(model: Model, latents: Latents, batch: int, caches: Caches | None = None):
+def passing(model: Model, latents: Latents, batch: int, caches: KVCaches | None = None):
     """A real forward pass on the CPU."""
     config = model.foundation.config
     x = torch.randn(batch, latents.frames, config.latent_channels, latents.rows, latents.columns)
@@ -38,7 +38,7 @@ def passing(model: Model, latents: Latents, batch: int, caches: Caches | None = 
     text = Text(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), tokens.mean(1))
     # In play the instruction is a text of its own, and there is none most of the time.
     said = text if caches is None else Text.none(batch, config.text_width)
-    controls = Controls(torch.zeros(*level.shape, 4, 9), torch.ones_like(level).bool(), said, level)
+    controls = ControlInputs(torch.zeros(*level.shape, 4, 9), torch.ones_like(level).bool(), said, level)
     return lambda: model.foundation(
         x,
         level,
@@ -46,7 +46,7 @@ def passing(model: Model, latents: Latents, batch: int, caches: Caches | None = 
         text,
         VideoFormat(),
         model.instructnet and model.instructnet.bind(controls),
-        caches,
+        caches and caches.rings,
     )
 
 
@@ -64,7 +64,7 @@ def test_forward_flops_equal_those_of_a_real_pass(num_layers, latents):
 def test_a_streamed_chunk_counts_its_passes_and_its_decoder():
     model = Model(TINY)
     attentions = [m for m in model.modules() if isinstance(m, TemporalAttention)]
-    caches = Caches([RingCache(attention, 1, 4, torch.float32) for attention in attentions])
+    caches = KVCaches([attention.new_cache(1, 4, torch.float32) for attention in attentions])
     with torch.inference_mode():
         one_pass = passing(model, Latents(1, 4, 4, 7), 1, caches)
         for _ in range(3):

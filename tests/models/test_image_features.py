@@ -2,8 +2,8 @@
 
 import torch
 
+from gamegen.media.frames import resize_to
 from gamegen.models.image_features import image_features, perceptual_distance
-from gamegen.video import resize_to
 from tests.footage_samples import panning_frames
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from gamegen.engine.engine import WorldEngine
+from gamegen.engine.frame_pass import CompiledFramePass
 from gamegen.models import onnx
-from gamegen.models.frame_pass import CompiledFramePass
 from gamegen.models.precision import layers_to_quantise
-from gamegen.world import WorldEngine
 from tests.models.test_onnx import compiled_model, play
 
 
@@ -62,7 +62,7 @@ def test_layers_that_are_not_named_stay(layers):
 def test_worlds_in_int8_are_nearly_the_same_worlds():
     quantised = compiled_model()
     quantised.int8_layers = layers_to_quantise(quantised, "int8")
-    assert isinstance(WorldEngine(quantised).frame_pass, CompiledFramePass)
+    assert isinstance(WorldEngine(quantised).runner.frame_pass, CompiledFramePass)
     expected, found = play(compiled_model(), (3, 4)), play(quantised, (3, 4))
     for seed, latents in expected.items():
         assert (found[seed] != latents).any()

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from gamegen.controls import MOVEMENT_KEYS
-from gamegen.curation.decode import decode_clip
-from gamegen.evaluation.inverse_dynamics import score_actions
+from gamegen.evaluation.action_scores import score_actions
 from gamegen.footage.clips import read_table
+from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -28,7 +28,7 @@ from gamegen.models.inverse_dynamics import (
     load_inverse_dynamics,
     motion_maps,
 )
-from gamegen.training.recorded import recorded_actions
+from gamegen.training.recorded_windows import recorded_actions
 from tests.footage_samples import panning_frames
 
 CLIPS = Path(__file__).parent.parent / "data" / "clips"
@@ -129,9 +129,7 @@ def shipped() -> InverseDynamics:
 @pytest.fixture(scope="module")
 def real_clips(shipped):
     """(clip, what the shipped weights read off it) of every real test clip."""
-    return {
-        clip.clip_id: (clip, shipped.predict(decode_clip(CLIPS / clip.path))) for clip in read_table(CLIPS)
-    }
+    return {clip.clip_id: (clip, shipped.predict(read_mp4(CLIPS / clip.path))) for clip in read_table(CLIPS)}
 
 
 def test_shipped_weights_read_keys_and_turns_off_real_clips(real_clips):

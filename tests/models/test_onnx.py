@@ -11,13 +11,15 @@ from torch import nn
 from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 
 from gamegen.controls import Control
-from gamegen.models import latent_decoder, onnx
-from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
-from gamegen.models.frame_pass import CompiledFramePass, DirectFramePass
-from gamegen.models.latent_decoder import LatentDecoder
-from gamegen.models.variants import Variant
-from gamegen.world import WorldEngine
-from tests.test_world import random_model, words
+from gamegen.engine import latent_decoder
+from gamegen.engine.engine import WorldEngine
+from gamegen.engine.frame_pass import CompiledFramePass, DirectFramePass
+from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.variants import Variant
+from gamegen.models import onnx
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.model import Model, ModelConfig
+from tests.engine.test_world import random_model, words
 
 
 def compiled_model() -> Model:
@@ -29,7 +31,9 @@ def compiled_model() -> Model:
 def play(model: Model, seeds: tuple[int, ...]) -> dict[int, np.ndarray]:
     """Chunks of worlds that are played together; the first joins late and is told something."""
     engine = WorldEngine(model)
-    assert isinstance(engine.frame_pass, DirectFramePass if model.may_compile is False else CompiledFramePass)
+    assert isinstance(
+        engine.runner.frame_pass, DirectFramePass if model.may_compile is False else CompiledFramePass
+    )
     chunks: dict[int, list[np.ndarray]] = {seed: [] for seed in seeds}
     for t in range(6):
         if t == 0:
@@ -73,7 +77,7 @@ def test_the_shipped_world_comes_with_its_graphs(monkeypatch, tmp_path):
     """If this fails, the networks have changed: gamegen compile nano --output gamegen/weights/graphs"""
     monkeypatch.setenv("GAMEGEN_CACHE", str(tmp_path))
     model = Variant.parse("nano").load("cpu")
-    assert isinstance(WorldEngine(model).frame_pass, CompiledFramePass)
+    assert isinstance(WorldEngine(model).runner.frame_pass, CompiledFramePass)
     assert LatentDecoder(model).is_compiled
 
 

@@ -6,10 +6,11 @@ from torch import nn
 
 from gamegen.controls import Control
 from gamegen.device import compute_dtype
-from gamegen.models.checkpoint import Model, load_checkpoint
+from gamegen.engine.engine import EngineConfig, WorldEngine
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.model import Model
 from gamegen.models.precision import MIN_SQNR_DB, convert, layer_errors, quantised_layers
 from gamegen.models.text import TextStates
-from gamegen.world import EngineConfig, WorldEngine
 
 
 @pytest.fixture

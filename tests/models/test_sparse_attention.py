@@ -109,10 +109,10 @@ for tokens, width, chunk in ((128, 16, None), (100, 24, None), (96, 16, 32), (90
 
 
 def test_fine_tuning_brings_a_sparse_network_back_to_its_dense_self(tmp_path):
-    from gamegen.models.checkpoint import Model, ModelConfig
-    from gamegen.training.config import OptimiserConfig, SparseConfig
+    from gamegen.models.model import Model, ModelConfig
     from gamegen.training.loop import Run, Trainer
-    from gamegen.training.objectives import build_objective
+    from gamegen.training.optimisers import OptimiserConfig
+    from gamegen.training.stages.sparse import SparseConfig
     from tests.training.samples import encoded_folder, latent_feed, stage
 
     # Four tokens a frame of 32x32: blocks of one token, of which half are kept.
@@ -122,8 +122,8 @@ def test_fine_tuning_brings_a_sparse_network_back_to_its_dense_self(tmp_path):
         steps=30,
         log_every=5,
         save_every=30,
-        optimiser=OptimiserConfig(3e-3, warmup_steps=1),
-        sparse=SparseConfig(attention, layer_weight=1.0),
+        optimiser=OptimiserConfig(learning_rate=3e-3, warmup_steps=1),
+        sparse=SparseConfig(attention=attention, layer_weight=1.0),
     )
     tiny = ModelConfig.tiny()
     assert tiny.foundation is not None
@@ -131,9 +131,9 @@ def test_fine_tuning_brings_a_sparse_network_back_to_its_dense_self(tmp_path):
     model = Model(replace(tiny, foundation=replace(tiny.foundation, sparse_attention=attention)))
     data = encoded_folder(tmp_path / "data")
     run = Trainer(
-        build_objective(model, config),
+        config.objective(model),
         config,
-        Run(tmp_path / "run", show_progress=False),
+        Run(output=tmp_path / "run", show_progress=False),
         latent_feed(config, data),
     )
     run.train()

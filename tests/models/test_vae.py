@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from gamegen.models.checkpoint import Model, ModelConfig
-from gamegen.models.latent_decoder import LatentDecoder
-from gamegen.models.vae import (
-    CausalVideoVAE,
-    VAEConfig,
+from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.models.folding import (
     fold_frames,
     fold_patches,
     from_pixels,
@@ -15,6 +12,8 @@ from gamegen.models.vae import (
     unfold_frames,
     unfold_patches,
 )
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.vae import CausalVideoVAE, VAEConfig
 
 
 @pytest.fixture

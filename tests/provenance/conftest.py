@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gamegen.media.mp4 import write_mp4
 from gamegen.provenance.certificates import Signer, signer_from_environment
-from gamegen.provenance.manifest import Manifest, sign_mp4
-from gamegen.video import write_mp4
+from gamegen.provenance.manifest import ClipManifest, sign_mp4
 
-MANIFEST = Manifest("nano", "ab" * 32, datetime(2026, 11, 22, 10, 30, tzinfo=UTC))
+MANIFEST = ClipManifest("nano", "ab" * 32, datetime(2026, 11, 22, 10, 30, tzinfo=UTC))
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def test_the_development_certificate_is_made_once_and_its_key_is_this_users(tmp_
 
 def test_an_interrupted_start_is_taken_up_again(tmp_path):
     (tmp_path / "key.pem").write_text("half a ke")
-    (tmp_path / "certificate.partial").write_text("half a certifi")
+    (tmp_path / "certificate.pem.partial").write_text("half a certifi")
     assert signer_from_environment(tmp_path).is_development
 
 
@@ -125,8 +125,8 @@ def test_what_cannot_be_used_is_refused_by_name_and_never_shown(authority, monke
         (good, "", "GAMEGEN_C2PA_CERTIFICATE is set and GAMEGEN_C2PA_KEY is not"),
         ("", key_pem(key), "GAMEGEN_C2PA_KEY is set and GAMEGEN_C2PA_CERTIFICATE is not"),
         (good, key_pem(other), "the key is not that of the first certificate"),
-        (good, key_pem(key, b"secret"), "no unencrypted PEM key"),
-        (good, "-----BEGIN RUBBISH-----", "no unencrypted PEM key"),
+        (good, key_pem(key, b"secret"), "must be an unencrypted PEM private key"),
+        (good, "-----BEGIN RUBBISH-----", "must be an unencrypted PEM private key"),
         ("-----BEGIN RUBBISH-----", key_pem(key), "holds no PEM certificate"),
         ("/nowhere/at-all.pem", key_pem(key), "neither PEM nor a readable file"),
         (good, "s3cr3t", "GAMEGEN_C2PA_KEY is neither PEM nor a readable file"),

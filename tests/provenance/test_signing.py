@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import gamegen
+from gamegen.media.mp4 import read_mp4
 from gamegen.provenance.certificates import ProvenanceError
-from gamegen.provenance.manifest import Manifest, sign_mp4
+from gamegen.provenance.manifest import ClipManifest, sign_mp4
 from gamegen.provenance.verification import ProvenanceState, verify_mp4
-from gamegen.video import read_mp4
 from tests.provenance.conftest import MANIFEST
 
 
@@ -123,4 +123,4 @@ def test_a_large_file_is_refused_before_it_is_read(unsigned, signer, tmp_path):
 def test_a_manifest_is_checked(change, sentence):
     fields = {"model": "nano", "content_hash": "ab" * 32, "created_at": MANIFEST.created_at}
     with pytest.raises(ValueError, match=sentence):
-        Manifest(**{**fields, **change})
+        ClipManifest(**{**fields, **change})

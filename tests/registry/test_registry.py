@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 
 from gamegen.evaluation import bootstrap
+from gamegen.evaluation.evaluation_report import EvaluationReport, Figure, write_report
 from gamegen.evaluation.metrics import STILL, TURNS
-from gamegen.evaluation.report import EvaluationReport, Figure, write_report
-from gamegen.models.checkpoint import (
-    WEIGHTS_FILE,
-    CheckpointError,
-    ModelConfig,
-    load_checkpoint,
-    read_card,
-    save_random,
-)
+from gamegen.models.checkpoint import WEIGHTS_FILE, CheckpointError, load_checkpoint, read_card, save_random
+from gamegen.models.model import ModelConfig
 from gamegen.registry.registry import Registry, RegistryError
 from gamegen.storage.encryption import EncryptedStore
 
@@ -39,7 +33,7 @@ def add(registry, tmp_path):
         save_random(folder, ModelConfig.tiny(), seed)
         sha256 = read_card(folder)["sha256"][WEIGHTS_FILE]
         figures = {TURNS: figure(turns, num_seeds), STILL: figure(still, num_seeds)}
-        report = EvaluationReport("mine", sha256, figures)
+        report = EvaluationReport(checkpoint="mine", weights_sha256=sha256, figures=figures)
         write_report(report, tmp_path / "report.json")
         return registry.add(name, folder, tmp_path / "report.json").number
 
@@ -95,7 +89,7 @@ def test_what_is_worse_anywhere_is_refused_with_the_figure(registry, add):
 
 def test_reports_must_be_there_fit_and_be_comparable(registry, add, tmp_path):
     registry.promote("mine", add(0.5))
-    with pytest.raises(RegistryError, match="evaluate both on the same"):
+    with pytest.raises(RegistryError, match="evaluate both on equal ones"):
         registry.promote("mine", add(0.9, seed=1, num_seeds=8))
     bare = registry.add("mine", tmp_path / "checkpoint1").number
     with pytest.raises(RegistryError, match="no evaluation report"):
@@ -112,7 +106,7 @@ def test_unknown_names_and_numbers_say_what_there_is(registry, add):
         registry.version("mine", 7)
     with pytest.raises(RegistryError, match="promote one"):
         registry.version("mine")
-    with pytest.raises(RegistryError, match="no model name"):
+    with pytest.raises(RegistryError, match="is not a valid model name"):
         registry.versions("../etc")
 
 
@@ -157,7 +151,7 @@ def test_two_who_promote_at_once_are_told(registry, add, monkeypatch):
     stale = registry.history("mine")
     registry.promote("mine", 1)
     monkeypatch.setattr(registry, "history", lambda _: stale)
-    with pytest.raises(RegistryError, match="somebody else"):
+    with pytest.raises(RegistryError, match="changed at the same time"):
         registry.promote("mine", 2)
 
 

@@ -11,12 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-from gamegen.database.connection import connect
 from gamegen.provenance.certificates import signer_from_environment
+from gamegen.service.database.connection import connect
+from gamegen.service.orders.listen import Listener
+from gamegen.service.orders.queue import VideoQueue
+from gamegen.service.orders.tiers import QueueSettings
 from gamegen.storage.objects import LocalStore
-from gamegen.videos.listen import Listener
-from gamegen.videos.queue import VideoQueue
-from gamegen.videos.tiers import QueueSettings
 from tests.workshop import Workshop
 
 

@@ -19,8 +19,11 @@ class Player:
     It takes turns with the addresses; each of them leads to its session.
     """
 
-    def __init__(self, addresses: Sequence[str], session: dict, directly: bool = False) -> None:
+    def __init__(
+        self, addresses: Sequence[str], session: dict, directly: bool = False, fps: int | None = None
+    ) -> None:
         self.addresses, self.session, self.directly = itertools.cycle(addresses), session, directly
+        self.fps = fps
         self.frames: dict[int, Frame] = {}
         self.closed: list[int] = []
         self.kinds: set[str] = set()
@@ -39,6 +42,8 @@ class Player:
                 directly, self.directly = self.directly, False
                 async with streaming(next(self.addresses), self.session, directly=directly) as client:
                     try:
+                        if self.fps:
+                            await client.send({"type": "settings", "fps": self.fps})
                         while True:
                             frame = await client.frame()
                             give_up_at = time.monotonic() + PATIENCE_S

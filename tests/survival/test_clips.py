@@ -10,17 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ray import serve
 
-from deployments.app import NAME, build_app
-from deployments.chaos.history import Entry, read
-from deployments.chaos.jobs import new_jobs
-from deployments.chaos.run import RunConfig, run
-from deployments.chaos.scene import Kind, Scene, chaos_settings, own_places, wait_until_ready
-from deployments.chaos.undisturbed import undisturbed
+from cluster.chaos.history import OrderEvent, read
+from cluster.chaos.local_application import (
+    Kind,
+    LocalApplication,
+    chaos_settings,
+    own_stores,
+    wait_until_ready,
+)
+from cluster.chaos.order_requests import new_requests
+from cluster.chaos.run import RunConfig, run
+from cluster.chaos.undisturbed import undisturbed
 from deployments.settings import ServeSettings
-from gamegen.videos.states import State
-from tests.clips.orders import an_order
+from gamegen.service.orders.states import State
+from tests.service.orders.orders import tiny_order
+from tests.serving import Application
 from tests.workshop import Workshop, digest, running
 from tests.workshop import undisturbed as drawn_alone
 
@@ -33,21 +38,26 @@ def settings(tiny_model: Path) -> ServeSettings:
 
 
 @pytest.fixture(scope="module")
-def scene(serve_address: str, settings: ServeSettings) -> Iterator[Scene]:
+def scene(application: Application, settings: ServeSettings) -> Iterator[LocalApplication]:
     """The application of the tests' cluster, with a database of its own that may be killed."""
-    with own_places() as (places, database):
-        serve.run(build_app(settings, places), name=NAME, route_prefix="/")
-        wait_until_ready(serve_address)
-        yield Scene(serve_address, places, database)
-        serve.delete(NAME)
+    with own_stores() as (stores, database):
+        address = application.serve(settings, stores)
+        wait_until_ready(address)
+        yield LocalApplication(address, stores, database)
+        application.stop()
 
 
-def test_every_order_ends_once_whatever_is_killed(scene: Scene, settings: ServeSettings) -> None:
+def test_every_order_ends_once_whatever_is_killed(scene: LocalApplication, settings: ServeSettings) -> None:
     """Each kind of part is killed once; every clip is the same to the last bit as if nothing had been."""
-    jobs = new_jobs(16, num_frames=8, num_steps=6)
+    jobs = new_requests(16, num_frames=8, num_steps=6)
     expected = dict(undisturbed(settings, jobs))
     most_repeated = settings.generator.work.checkpoint_every_steps
-    outcome = run(scene, jobs, expected, RunConfig(4, [*Kind], 1, 3, most_repeated, timeout_s=300))
+    outcome = run(
+        scene,
+        jobs,
+        expected,
+        RunConfig(clients=4, kinds=[*Kind], kills=1, seed=3, most_repeated=most_repeated, timeout_s=300),
+    )
     assert not outcome.verdict.faults
     assert (outcome.verdict.completed, outcome.verdict.same) == (16, 16)
     assert {kill.kind for kill in outcome.kills} == {*Kind}
@@ -56,7 +66,7 @@ def test_every_order_ends_once_whatever_is_killed(scene: Scene, settings: ServeS
 async def test_a_worker_that_is_killed_at_step_30_of_50_costs_less_than_a_checkpoint(
     workshop: Workshop, database_url: str, tmp_path: Path
 ) -> None:
-    order = an_order(num_frames=8, num_steps=25)
+    order = tiny_order(num_frames=8, num_steps=25)
     (video,) = await workshop.queued(order)
     command = [sys.executable, "-m", "tests.survival.doomed", database_url, str(tmp_path / "store"), "30"]
     environment = {**os.environ, "DOOMED_EVERY": str(CHECKPOINT_EVERY)}
@@ -65,18 +75,18 @@ async def test_a_worker_that_is_killed_at_step_30_of_50_costs_less_than_a_checkp
     left = await workshop.queue.get(video, None)
     assert (left.state, left.step) == (State.GENERATING, 30)
 
-    async with running(workshop.clerk().run()), running(workshop.worker("second").run()):
+    async with running(workshop.housekeeping().run()), running(workshop.worker("second").run()):
         ended = await workshop.ended(video)
     assert ended.state is State.COMPLETED and ended.attempts == 2
     assert ended.result and ended.result.frames_sha256 == digest(drawn_alone(order))
-    history = read([Entry.of(event) for event in await workshop.queue.events_after(video)])
+    history = read([OrderEvent.of(event) for event in await workshop.queue.events_after(video)])
     assert not history.faults and history.ends == [State.COMPLETED]
     # It was killed at step 30, and step 24 is kept.
     assert history.repeated == [6] and CHECKPOINT_EVERY >= 6
 
 
-def entries(*lines: tuple[str, State, int] | tuple[str, State, int, int]) -> list[Entry]:
-    return [Entry(*line) for line in lines]
+def entries(*lines: tuple[str, State, int] | tuple[str, State, int, int]) -> list[OrderEvent]:
+    return [OrderEvent(*line) for line in lines]
 
 
 CLAIMED = [

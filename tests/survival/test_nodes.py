@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from deployments.load.memory import processes
-from deployments.recovery.cluster import HEAD, LocalCluster, local_cluster
+from cluster.recovery.local_cluster import HEAD, LocalCluster, local_cluster
 from deployments.settings import CLUSTER_SETTINGS, load_settings
-from gamegen.replay import draw
-from gamegen.session_file import from_json
-from gamegen.video import encode_jpegs
+from gamegen.media.images import encode_jpegs
+from gamegen.replay.replay import draw
+from gamegen.sessions.log_file import from_json
 from gamegen.world import World
+from loadtest.load.server_memory import processes
 from tests.serving import PATIENCE_S
 from tests.survival.player import Player
 

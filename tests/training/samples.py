@@ -12,14 +12,18 @@ import pyarrow as pa
 import torch
 
 from gamegen.curation import encoded, shards
-from gamegen.models.checkpoint import Model, ModelConfig
-from gamegen.training.config import FlowLossConfig, OptimiserConfig, StageConfig, TrainingBucket, TurboConfig
-from gamegen.training.data import Feed
-from gamegen.training.latents import LatentWindows
+from gamegen.media.mp4 import encode_mp4
+from gamegen.models.model import Model, ModelConfig
+from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
-from gamegen.training.objectives import build_objective
-from gamegen.training.plan import Plan, index_clips
-from tests.footage_samples import make_clip
+from gamegen.training.objectives.flow_matching import FlowLossConfig
+from gamegen.training.optimisers import OptimiserConfig
+from gamegen.training.stage_config import TrainingBucket
+from gamegen.training.stages.stage import Stage
+from gamegen.training.stages.table import STAGES
+from gamegen.training.stages.turbo import TurboConfig
+from gamegen.training.window_plan import WindowPlan, index_clips
+from tests.footage_samples import make_clip, panning_frames
 
 NUM_CHUNKS = 20
 SIZE = "32x32"
@@ -86,36 +90,62 @@ def curated_folder(
     return folder
 
 
-def stage(name: str, **changes: Any) -> StageConfig:
-    """A stage of six steps."""
-    config = StageConfig(
-        name,  # type: ignore[arg-type]
-        steps=6,
-        batch_size=2,
-        buckets=WINDOWS,
-        save_every=3,
-        log_every=1,
-        optimiser=OptimiserConfig(warmup_steps=1),
-        turbo=TurboConfig(num_levels=4),
-    )
-    return dataclasses.replace(config, **changes)
+def keyed_row(
+    frames: np.ndarray, keys: list[list[str]], yaw_deg: list[float], name: str = "clip"
+) -> dict[str, Any]:
+    """The columns of a curated row that hold its video and its operations."""
+    return {
+        "clip_id": name,
+        "video": encode_mp4(frames, 24, pixel_format="yuv444p"),
+        "num_frames": len(frames),
+        "keys": keys,
+        "yaw_deg": yaw_deg,
+        "pitch_deg": [0.0] * len(frames),
+    }
 
 
-def latent_feed(config: StageConfig, data: Path, worker: int = 0, num_workers: int = 1) -> Feed:
+def panning_folder(folder: Path) -> Path:
+    """Curated clips of cameras that pan right with d held (even ones) or left with a held (odd ones)."""
+    videos, facts = [], []
+    for seed in range(4):
+        frames = panning_frames(24, seed)
+        right = seed % 2 == 0
+        videos.append(frames if right else frames[::-1].copy())
+        facts.append({"keys": [["d" if right else "a"]] * 24, "yaw_deg": [1.2 if right else -1.2] * 24})
+    return curated_folder(folder, videos, facts)
+
+
+def stage(name: str, **changes: Any) -> Any:
+    """A stage of six steps, with changes to its settings."""
+    settings: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 2,
+        "buckets": WINDOWS,
+        "save_every": 3,
+        "log_every": 1,
+        "optimiser": OptimiserConfig(warmup_steps=1),
+    }
+    if name == "turbo":
+        settings["turbo"] = TurboConfig(num_levels=4)
+    return STAGES[name](**settings | changes)
+
+
+def latent_feed(config: Stage, data: Path, worker: int = 0, num_workers: int = 1) -> Feed:
     """The batches of a stage over a folder of encoded shards."""
-    kind = LatentWindows(config.flow, ModelConfig.tiny())
-    return Feed(Plan(config, index_clips(data, "train", kind.length_column)), kind, None, worker, num_workers)
+    windows = config.windows(ModelConfig.tiny())
+    plan = WindowPlan(config, index_clips(data, "train", windows.length_column))
+    return Feed(plan, windows, worker=worker, num_workers=num_workers)
 
 
-def trainer(config: StageConfig, folder: Path, data: Path, worker: int = 0, num_workers: int = 1) -> Trainer:
+def trainer(config: Stage, folder: Path, data: Path, worker: int = 0, num_workers: int = 1) -> Trainer:
     """A trainer of a tiny model, always begun from the same weights."""
     torch.manual_seed(0)
     model_config = ModelConfig.tiny()
     if config.stage == "foundation":
         model_config = dataclasses.replace(model_config, instructnet=None)
-    objective = build_objective(Model(model_config), config)
+    objective = config.objective(Model(model_config))
     feed = latent_feed(config, data, worker, num_workers)
-    return Trainer(objective, config, Run(folder, show_progress=False), feed)
+    return Trainer(objective, config, Run(output=folder, show_progress=False), feed)
 
 
 def plain_flow(**changes: Any) -> FlowLossConfig:

@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from gamegen.models.checkpoint import Model, ModelConfig
-from gamegen.training.config import VAELossConfig
+from gamegen.models.model import Model, ModelConfig
 from gamegen.training.discriminator import DiscriminatorConfig
-from gamegen.training.objectives import build_objective
+from gamegen.training.stages.vae import VAELossConfig
 from tests.training.samples import stage
 
 LOSS = VAELossConfig(crop=32, perceptual_frames=2, discriminator=DiscriminatorConfig.tiny())
@@ -17,7 +16,7 @@ LOSS = VAELossConfig(crop=32, perceptual_frames=2, discriminator=DiscriminatorCo
 def objective(**changes):
     torch.manual_seed(0)
     config = dataclasses.replace(LOSS, **changes)
-    return build_objective(Model(ModelConfig.tiny()), stage("vae", vae_loss=config))
+    return stage("vae", vae_loss=config).objective(Model(ModelConfig.tiny()))
 
 
 def video() -> torch.Tensor:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from gamegen.models.checkpoint import Model, ModelConfig
-from gamegen.training.config import ControlMix, FlowLossConfig, StageConfig, TrainingBucket
-from gamegen.training.data import ahead, read_pool
-from gamegen.training.latents import LatentBatch, LatentWindows
-from gamegen.training.objectives import build_objective
-from gamegen.training.plan import Plan, index_clips
+from gamegen.models.model import Model, ModelConfig
+from gamegen.training.feed import ahead, read_pool
+from gamegen.training.latent_windows import LatentBatch
+from gamegen.training.objectives.flow_inputs import ControlMix, draw_controls
+from gamegen.training.stage_config import TrainingBucket
+from gamegen.training.window_plan import WindowPlan, index_clips
 from tests.training.samples import (
     NUM_CHUNKS,
     SIZE,
@@ -30,18 +30,18 @@ def data(tmp_path_factory):
     return encoded_folder(tmp_path_factory.mktemp("encoded"), 5)
 
 
-def samples(lane, position: int, count: int):
-    return list(itertools.islice(itertools.chain.from_iterable(lane.pools_from(position)), count))
+def samples(stream, position: int, count: int):
+    return list(itertools.islice(itertools.chain.from_iterable(stream.pools_from(position)), count))
 
 
 def test_every_window_comes_once_an_epoch_in_another_order_each_time(data):
     config = stage("foundation", batch_size=4, micro_batches=4, pool_clips=2)
-    plan = Plan(config, index_clips(data, "train", "num_chunks"))
+    plan = WindowPlan(config, index_clips(data, "train", "num_chunks"))
     bucket = plan.buckets[f"{SIZE}x12"]
     seen = []
-    for lane in bucket.lanes:
+    for stream in bucket.streams:
         first, second = (
-            [(s.clip, s.slot) for s in samples(lane, epoch * len(lane.slots), len(lane.slots))]
+            [(s.clip, s.slot) for s in samples(stream, epoch * len(stream.slots), len(stream.slots))]
             for epoch in (0, 1)
         )
         assert sorted(first, key=str) == sorted(second, key=str) and first != second
@@ -50,11 +50,11 @@ def test_every_window_comes_once_an_epoch_in_another_order_each_time(data):
 
 
 def test_an_order_can_be_entered_anywhere(data):
-    lane = Plan(stage("foundation", pool_clips=2), index_clips(data, "train", "num_chunks"))
-    lane = lane.buckets[f"{SIZE}x12"].lanes[0]
-    whole = samples(lane, 0, 100)
-    for position in (1, 7, len(lane.slots) - 1, len(lane.slots), 70):
-        assert samples(lane, position, 100 - position) == whole[position:]
+    stream = WindowPlan(stage("foundation", pool_clips=2), index_clips(data, "train", "num_chunks"))
+    stream = stream.buckets[f"{SIZE}x12"].streams[0]
+    whole = samples(stream, 0, 100)
+    for position in (1, 7, len(stream.slots) - 1, len(stream.slots), 70):
+        assert samples(stream, position, 100 - position) == whole[position:]
 
 
 def test_all_workers_draw_the_same_bucket_and_share_its_windows(data):
@@ -96,7 +96,7 @@ def test_steps_of_every_bucket_hold_about_as_many_tokens(data):
         assert batch.latents.shape[:2].numel() == 6 * 3
         if batch.latents.shape[1] == 1:
             assert batch.starts.all()
-            objective = build_objective(Model(ModelConfig.tiny()), config)
+            objective = config.objective(Model(ModelConfig.tiny()))
             inputs = objective.draw_inputs(batch, torch.Generator().manual_seed(0))
             assert (inputs.previous.level == -1).all()
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_shared_or_is_not_there_is_said(data, tmp_path):
     with pytest.raises(FileNotFoundError, match="run the curate and encode jobs first"):
         index_clips(tmp_path, "train", "num_chunks")
     with pytest.raises(ValueError, match="batch_size = 3: must be a multiple of micro_batches = 2"):
-        StageConfig("vae", batch_size=3, micro_batches=2)
+        stage("vae", batch_size=3, micro_batches=2)
     with pytest.raises(ValueError, match="bucket 160x96x0: num_frames must be at least 1"):
         TrainingBucket(num_frames=0)
 
@@ -152,7 +152,7 @@ def test_video_prompts_steer_the_windows_that_have_one(tmp_path):
     has_video = batch.controls.has_video
     assert has_video.any() and not has_video.all()
     assert torch.equal(batch.controls.video[has_video], batch.latents[has_video])
-    objective = build_objective(Model(ModelConfig.tiny()), config)
+    objective = config.objective(Model(ModelConfig.tiny()))
     inputs = objective.draw_inputs(batch, torch.Generator().manual_seed(0))
     assert torch.equal(inputs.controls.has_video, has_video) and not inputs.controls.has_operations.any()
     torch.nn.init.normal_(objective.instructnet.video_in.weight)
@@ -160,12 +160,9 @@ def test_video_prompts_steer_the_windows_that_have_one(tmp_path):
     assert with_video[has_video].any() and not with_video[~has_video].any()
 
 
-def test_controls_come_in_the_shares_asked_for(data):
+def test_controls_come_in_the_shares_asked_for():
     mix = ControlMix(nothing=1, keys=2, words=1, words_and_keys=4, words_and_video=1, everything=1)
-    objective = build_objective(
-        Model(ModelConfig.tiny()), stage("instructnet", flow=plain_flow(controls=mix))
-    )
-    words, keys, video = objective._draw_controls(20_000, torch.Generator().manual_seed(0)).double()
+    words, keys, video = draw_controls(mix, 20_000, torch.Generator().manual_seed(0)).double()
     assert words.mean().item() == pytest.approx(0.7, abs=0.02)
     assert keys.mean().item() == pytest.approx(0.7, abs=0.02)
     assert video.mean().item() == pytest.approx(0.2, abs=0.02)
@@ -174,14 +171,14 @@ def test_controls_come_in_the_shares_asked_for(data):
 
 
 def test_a_window_is_a_function_of_its_sample(data):
-    kind = LatentWindows(FlowLossConfig(), ModelConfig.tiny())
-    plan = Plan(stage("foundation"), index_clips(data, "train", "num_chunks")).buckets[f"{SIZE}x12"]
-    pool = next(plan.lanes[0].pools_from(0))
-    first, again = list(read_pool(pool, kind, 3)), list(read_pool(list(reversed(pool)), kind, 3))[::-1]
+    dataset = stage("foundation").windows(ModelConfig.tiny())
+    plan = WindowPlan(stage("foundation"), index_clips(data, "train", "num_chunks")).buckets[f"{SIZE}x12"]
+    pool = next(plan.streams[0].pools_from(0))
+    first, again = list(read_pool(pool, dataset, 3)), list(read_pool(list(reversed(pool)), dataset, 3))[::-1]
     for a, b in zip(first, again, strict=True):
         assert torch.equal(a.latents, b.latents) and torch.equal(a.prompt.tokens, b.prompt.tokens)
     others = [dataclasses.replace(pool[0], seed=(seed,)) for seed in range(20)]
-    assert any(not torch.equal(a.latents, first[0].latents) for a in read_pool(others, kind, 3))
+    assert any(not torch.equal(a.latents, first[0].latents) for a in read_pool(others, dataset, 3))
 
 
 def test_reading_ahead_keeps_the_order_and_passes_errors_on():

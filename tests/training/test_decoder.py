@@ -6,25 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
-from gamegen.training.config import DecoderLossConfig, OptimiserConfig, StageConfig, TrainingBucket
-from gamegen.training.data import Feed
-from gamegen.training.decoder import texture_distance
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.model import Model, ModelConfig
 from gamegen.training.discriminator import DiscriminatorConfig, PatchDiscriminator, hinge_loss
+from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
-from gamegen.training.objectives import build_objective
-from gamegen.training.pixels import PixelWindows
-from gamegen.training.plan import Plan, index_clips
+from gamegen.training.optimisers import OptimiserConfig
+from gamegen.training.stage_config import TrainingBucket
+from gamegen.training.stages.decoder import DecoderLossConfig, DecoderStage, hold_windows, texture_distance
+from gamegen.training.window_plan import WindowPlan, index_clips
 from tests.training.samples import curated_folder
 
-STAGE = StageConfig(
-    "decoder",
+STAGE = DecoderStage(
     steps=4,
     batch_size=2,
     buckets=(TrainingBucket("32x32", 8),),
     save_every=2,
     log_every=1,
-    optimiser=OptimiserConfig(1e-3, warmup_steps=1, decay_fraction=0.0),
+    optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=1, decay_fraction=0.0),
     decoder_loss=DecoderLossConfig(crop=32, discriminator=DiscriminatorConfig.tiny()),
 )
 
@@ -41,12 +40,12 @@ def data(tmp_path_factory):
     return curated_folder(tmp_path_factory.mktemp("curated"), [checkerboard(seed) for seed in range(3)])
 
 
-def trainer(folder, data, config: StageConfig = STAGE) -> Trainer:
+def trainer(folder, data, config: DecoderStage = STAGE) -> Trainer:
     torch.manual_seed(0)
-    objective = build_objective(Model(ModelConfig.tiny()), config)
-    kind = PixelWindows(config.decoder_loss.crop)
-    feed = Feed(Plan(config, index_clips(data, "train", kind.length_column)), kind)
-    return Trainer(objective, config, Run(folder, show_progress=False), feed)
+    objective = config.objective(Model(ModelConfig.tiny()))
+    dataset = config.windows(ModelConfig.tiny())
+    feed = Feed(WindowPlan(config, index_clips(data, "train", dataset.length_column)), dataset)
+    return Trainer(objective, config, Run(output=folder, show_progress=False), feed)
 
 
 def test_resumed_run_equals_uninterrupted_run(data, tmp_path):
@@ -73,23 +72,35 @@ def test_only_decoders_change_and_only_the_model_ships(data, tmp_path):
     assert changed == {"decoder", "streaming"}
 
 
-def test_the_adversarial_score_moves_decoders_and_not_the_discriminator(data, tmp_path):
-    loss = dataclasses.replace(STAGE.decoder_loss, adversarial_weight=1.0, feature_weight=1.0)
-    objective = trainer(tmp_path, data, dataclasses.replace(STAGE, decoder_loss=loss)).objective
-    video = torch.rand(1, 8, 3, 32, 32)
-    fake = objective.vae.decode(objective.vae.encode(video))
-    real_features = objective.discriminator(video)[1]
-    objective._decoder_loss(fake, video, [f.detach() for f in real_features]).backward()
-    assert all(p.grad is None for p in objective.discriminator.parameters())
-    assert any(p.grad is not None and p.grad.any() for p in objective.vae.decoder.parameters())
+def test_the_adversarial_score_moves_decoders_and_not_the_discriminator():
+    video = torch.rand(1, 8, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+    def gradients(weight: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        torch.manual_seed(0)
+        loss = dataclasses.replace(STAGE.decoder_loss, adversarial_weight=weight, feature_weight=weight)
+        objective = dataclasses.replace(STAGE, decoder_loss=loss).objective(Model(ModelConfig.tiny()))
+        objective.loss(video, torch.Generator().manual_seed(2), 0.0)[0].backward()
+        return (
+            [p.grad for p in objective.discriminator.parameters()],
+            [p.grad for p in objective.vae.decoder.parameters()],
+        )
+
+    (critic, decoder), (critic_without, decoder_without) = gradients(1.0), gradients(0.0)
+    # Its own hinge loss moves the discriminator, the score nothing in it.
+    for gradient, without in zip(critic, critic_without, strict=True):
+        torch.testing.assert_close(gradient, without)
+    assert any(not torch.allclose(g, w) for g, w in zip(decoder, decoder_without, strict=True))
 
 
-def test_held_windows_repeat_a_latent_and_show_its_last_frame(data, tmp_path):
-    loss = dataclasses.replace(STAGE.decoder_loss, held_windows=1.0, held_noise=0.0)
-    objective = trainer(tmp_path, data, dataclasses.replace(STAGE, decoder_loss=loss)).objective
+def test_held_windows_repeat_a_latent_and_show_its_last_frame():
     latent = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(8, 3, 4, 4, 4)
     video = torch.arange(12.0).view(1, 12, 1, 1, 1).expand(8, 12, 3, 32, 32)
-    held, shown = objective._held(latent, video, torch.Generator().manual_seed(0))
+
+    def hold(share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return hold_windows(latent, video, share=share, noise_std=0.0, generator=generator)
+
+    held, shown = hold(1.0)
     windows = {
         tuple(z) + tuple(f)
         for z, f in zip(held[..., 0, 0, 0].tolist(), shown[..., 0, 0, 0].tolist(), strict=True)
@@ -98,9 +109,7 @@ def test_held_windows_repeat_a_latent_and_show_its_last_frame(data, tmp_path):
         (0, 0, 0, 0, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3),
         (0, 1, 1, 0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7),
     }
-    loss = dataclasses.replace(loss, held_windows=0.0)
-    objective = trainer(tmp_path, data, dataclasses.replace(STAGE, decoder_loss=loss)).objective
-    held, shown = objective._held(latent, video, torch.Generator().manual_seed(0))
+    held, shown = hold(0.0)
     assert torch.equal(held, latent) and torch.equal(shown, video)
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from gamegen.controls import MOVEMENT_KEYS
-from gamegen.curation.decode import encode_clip
 from gamegen.models.checkpoint import read_card
 from gamegen.models.inverse_dynamics import (
     InverseDynamics,
@@ -16,61 +15,50 @@ from gamegen.models.inverse_dynamics import (
     load_inverse_dynamics,
     motion_maps,
 )
-from gamegen.training.config import InverseDynamicsLossConfig, OptimiserConfig, StageConfig, TrainingBucket
-from gamegen.training.data import Feed
-from gamegen.training.inverse_dynamics import InverseDynamicsObjective, choose_thresholds, two_hot
+from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
-from gamegen.training.plan import ClipRow, Plan, Sample, index_clips
-from gamegen.training.recorded import RecordedClip, RecordedWindows, disturbed, recorded_actions
-from gamegen.training.stages import load_stage, run_stage, stage_file
+from gamegen.training.optimisers import OptimiserConfig
+from gamegen.training.recorded_windows import (
+    InverseDynamicsLossConfig,
+    RecordedClip,
+    RecordedWindows,
+    disturbed,
+    recorded_actions,
+)
+from gamegen.training.run_stage import run_stage
+from gamegen.training.stage_config import TrainingBucket
+from gamegen.training.stages.inverse_dynamics import InverseDynamicsStage, choose_thresholds, two_hot
+from gamegen.training.stages.table import load_stage, stage_file
+from gamegen.training.window_plan import ClipRow, Sample, WindowPlan, index_clips
 from tests.footage_samples import panning_frames
-from tests.training.samples import curated_folder
+from tests.training.samples import keyed_row, panning_folder
 
 TINY = InverseDynamicsConfig.tiny()
 AS_RECORDED = InverseDynamicsLossConfig(redrawn_clips=0.0, disturbed_clips=0.0)
-STAGE = StageConfig(
-    "idm",
+STAGE = InverseDynamicsStage(
     steps=6,
     batch_size=4,
     buckets=(TrainingBucket("128x72", 12),),
     save_every=3,
     log_every=1,
     ema_decay=0.9,
-    optimiser=OptimiserConfig(1e-2, warmup_steps=1),
+    optimiser=OptimiserConfig(learning_rate=1e-2, warmup_steps=1),
     idm_model=TINY,
     idm_loss=AS_RECORDED,
 )
 
 
-def row(frames: np.ndarray, keys: list[list[str]], yaw_deg: list[float], name: str = "clip") -> dict:
-    return {
-        "clip_id": name,
-        "video": encode_clip(frames, 24, pixel_format="yuv444p"),
-        "num_frames": len(frames),
-        "keys": keys,
-        "yaw_deg": yaw_deg,
-        "pitch_deg": [0.0] * len(frames),
-    }
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Cameras that pan right with d held (even clips) or left with a held (odd ones)."""
-    videos, facts = [], []
-    for seed in range(4):
-        frames = panning_frames(24, seed)
-        right = seed % 2 == 0
-        videos.append(frames if right else frames[::-1].copy())
-        facts.append({"keys": [["d" if right else "a"]] * 24, "yaw_deg": [1.2 if right else -1.2] * 24})
-    return curated_folder(tmp_path_factory.mktemp("curated"), videos, facts)
+    return panning_folder(tmp_path_factory.mktemp("curated"))
 
 
-def trainer(folder, data, config: StageConfig = STAGE) -> Trainer:
+def trainer(folder, data, config: InverseDynamicsStage = STAGE) -> Trainer:
     torch.manual_seed(0)
-    objective = InverseDynamicsObjective(InverseDynamics(TINY), config.idm_loss)
-    kind = RecordedWindows(TINY, config.idm_loss)
-    feed = Feed(Plan(config, index_clips(data, "train", kind.length_column)), kind)
-    return Trainer(objective, config, Run(folder, show_progress=False), feed)
+    objective = config.objective(InverseDynamics(TINY))
+    dataset = config.windows(TINY)
+    feed = Feed(WindowPlan(config, index_clips(data, "train", dataset.length_column)), dataset)
+    return Trainer(objective, config, Run(output=folder, show_progress=False), feed)
 
 
 def test_an_operation_stands_at_the_step_in_which_it_shows():
@@ -78,7 +66,7 @@ def test_an_operation_stands_at_the_step_in_which_it_shows():
     frames = np.stack([picture] * 5 + [np.roll(picture, -4, 1)] * 5)
     # Done at frame 4, seen first in frame 5.
     clip = RecordedWindows(TINY, AS_RECORDED).prepare(
-        row(frames, [["d"] if i == 4 else [] for i in range(10)], [2.4 * (i == 4) for i in range(10)])
+        keyed_row(frames, [["d"] if i == 4 else [] for i in range(10)], [2.4 * (i == 4) for i in range(10)])
     )
     assert len(clip.maps) == len(clip.keys) == len(clip.turns_deg) == 9
     assert np.abs(clip.maps[:, 0]).mean((1, 2)).argmax() == 4
@@ -115,26 +103,26 @@ def samples(count: int) -> list[Sample]:
 
 
 def test_a_window_depends_on_its_sample_alone():
-    kind = RecordedWindows(TINY, AS_RECORDED)
-    clip = kind.prepare(row(panning_frames(48), [["d"]] * 48, [1.2] * 48))
+    dataset = RecordedWindows(TINY, AS_RECORDED)
+    clip = dataset.prepare(keyed_row(panning_frames(48), [["d"]] * 48, [1.2] * 48))
     one, again, other = (
-        kind.cut(clip, sample, 3) for sample in (samples(1)[0], samples(1)[0], samples(2)[1])
+        dataset.cut(clip, sample, 3) for sample in (samples(1)[0], samples(1)[0], samples(2)[1])
     )
     np.testing.assert_array_equal(one.maps, again.maps)
     assert not np.array_equal(one.maps, other.maps)
-    batch = kind.collate([one, other])
+    batch = dataset.collate([one, other])
     assert batch.maps.shape == (2, 12, 6, *TINY.cells[::-1])
     assert batch.keys.shape == (2, 12, len(MOVEMENT_KEYS)) and batch.turns_deg.shape == (2, 12, 2)
 
 
 def test_windows_are_drawn_around_rare_keys():
     keys = [["q"] if i == 40 else [] for i in range(48)]
-    clip = RecordedWindows(TINY, AS_RECORDED).prepare(row(panning_frames(48), keys, [0.0] * 48))
+    clip = RecordedWindows(TINY, AS_RECORDED).prepare(keyed_row(panning_frames(48), keys, [0.0] * 48))
 
     def share(rare_windows: float) -> float:
         loss = dataclasses.replace(AS_RECORDED, rare_windows=rare_windows)
-        kind = RecordedWindows(TINY, loss)
-        windows = kind.collate([kind.cut(clip, sample, 1) for sample in samples(60)])
+        dataset = RecordedWindows(TINY, loss)
+        windows = dataset.collate([dataset.cut(clip, sample, 1) for sample in samples(60)])
         return windows.keys[..., MOVEMENT_KEYS.index("q")].amax(1).mean().item()
 
     assert share(0.0) < 0.25
@@ -181,7 +169,7 @@ def test_disturbed_clips_are_softer_and_the_same_each_time():
 def test_clips_are_drawn_again_by_a_models_decoder(tiny_model):
     loss = InverseDynamicsLossConfig(redrawn_by=str(tiny_model), redrawn_clips=1.0)
     prepare, recorded = RecordedWindows(TINY, loss).prepare, RecordedWindows(TINY, AS_RECORDED).prepare
-    clip = row(panning_frames(10)[:, :64, :128], [[]] * 10, [0.0] * 10)
+    clip = keyed_row(panning_frames(10)[:, :64, :128], [[]] * 10, [0.0] * 10)
     assert prepare(clip).maps.shape == recorded(clip).maps.shape
     assert not np.array_equal(prepare(clip).maps, recorded(clip).maps)
     np.testing.assert_array_equal(prepare(clip).maps, prepare(clip).maps)
@@ -213,9 +201,9 @@ def test_it_learns_which_way_a_camera_pans(data, tmp_path):
 
 
 def test_the_stage_goes_on_from_a_checkpoint(data, tmp_path):
-    run_stage(STAGE, data, Run(tmp_path / "first", show_progress=False))
-    config = dataclasses.replace(STAGE, steps=1, optimiser=OptimiserConfig(0.0))
-    run_stage(config, data, Run(tmp_path / "second", show_progress=False), tmp_path / "first")
+    run_stage(STAGE, data, Run(output=tmp_path / "first", show_progress=False))
+    config = dataclasses.replace(STAGE, steps=1, optimiser=OptimiserConfig(learning_rate=0.0))
+    run_stage(config, data, Run(output=tmp_path / "second", show_progress=False), tmp_path / "first")
     first, second = (load_inverse_dynamics(tmp_path / name, "cpu") for name in ("first", "second"))
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert torch.equal(a, b)

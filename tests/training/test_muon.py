@@ -2,9 +2,9 @@ import torch
 from torch import nn
 
 from gamegen.models.msdit import MSDiT, MSDiTConfig
-from gamegen.training.config import OptimiserConfig
 from gamegen.training.loop import build_optimisers
 from gamegen.training.muon import Muon, orthogonalise
+from gamegen.training.stage_config import OptimiserConfig
 
 
 def test_updates_have_singular_values_near_one():

@@ -10,12 +10,11 @@ import pytest
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
-from gamegen.models.checkpoint import Model, ModelConfig, load_checkpoint
-from gamegen.training.config import StageConfig
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.model import Model, ModelConfig
 from gamegen.training.curves import chart, number
-from gamegen.training.latents import LatentWindows
 from gamegen.training.loop import Run, Trainer
-from gamegen.training.objectives import build_objective
+from gamegen.training.stages.stage import Stage
 from gamegen.training.validation import HeldOut, held_out, measure
 from tests.training.samples import encoded_folder, latent_feed, plain_flow, stage
 
@@ -29,16 +28,16 @@ def data(tmp_path_factory) -> Path:
     return encoded_folder(tmp_path_factory.mktemp("encoded"))
 
 
-def validation_batches(config: StageConfig, data: Path):
-    kind = LatentWindows(config.flow, ModelConfig.tiny())
-    return held_out(dataclasses.replace(config, validation_batches=2), data, kind).batches()
+def validation_batches(config: Stage, data: Path):
+    windows = config.windows(ModelConfig.tiny())
+    return held_out(dataclasses.replace(config, validation_batches=2), data, windows).batches()
 
 
-def trainer(folder: Path, config: StageConfig, data: Path, batches=validation_batches, **run) -> Trainer:
+def trainer(folder: Path, config: Stage, data: Path, batches=validation_batches, **run) -> Trainer:
     torch.manual_seed(0)
-    objective = build_objective(Model(ModelConfig.tiny()), config)
+    objective = config.objective(Model(ModelConfig.tiny()))
     held = HeldOut("validation", lambda: batches(config, data)) if batches else None
-    run = Run(folder, show_progress=False, command=COMMAND, **run)
+    run = Run(output=folder, show_progress=False, command=COMMAND, **run)
     return Trainer(objective, config, run, latent_feed(config, data), held)
 
 
@@ -62,7 +61,7 @@ def test_the_page_shows_command_config_curves_sheets_and_rates(data, tmp_path):
     ).train()
     page = (tmp_path / "run.html").read_text()
     assert "gamegen train instructnet --data &#x27;my &lt;footage&gt;&#x27;" in page
-    assert "own_predictions: 0.25" in page and "operation_width: 16" in page
+    assert "scheduled_sampling: 0.25" in page and "operation_width: 16" in page
     assert page.count("<svg") == 9 and 'class="s1"' in page
     assert page.count("data:image/jpeg;base64") == 2
     for words in ("samples/s", "tokens/s", "model FLOP utilisation", "input wait share", "measured: best of"):
@@ -94,7 +93,7 @@ def test_validation_is_of_the_averaged_weights(data, tmp_path):
     run = trainer(tmp_path, config, data)
     run.train()
     row = json.loads((tmp_path / "validation.jsonl").read_text().splitlines()[-1])
-    served = build_objective(load_checkpoint(tmp_path, "cpu").model, config)
+    served = config.objective(load_checkpoint(tmp_path, "cpu").model)
     assert row["step"] == 6
     assert row["loss"] == measure(served, validation_batches(config, data))["loss"]
     assert row["loss"] != measure(run.objective, validation_batches(config, data))["loss"]
@@ -121,7 +120,7 @@ def test_validation_leaves_training_as_it_is(name, data, tmp_path):
 def test_validation_never_holds_up_a_step(data, tmp_path):
     went_on = threading.Event()
 
-    def slow_batches(config: StageConfig, data: Path):
+    def slow_batches(config: Stage, data: Path):
         # Comes to its end only when training has gone three steps further.
         assert went_on.wait(timeout=120)
         return validation_batches(config, data)
@@ -141,7 +140,7 @@ def test_validation_never_holds_up_a_step(data, tmp_path):
 
 
 def test_a_failed_validation_is_noted_and_training_goes_on(data, tmp_path):
-    def broken(config: StageConfig, data: Path):
+    def broken(config: Stage, data: Path):
         raise OSError("the shard is gone")
 
     trainer(tmp_path, stage("instructnet"), data, broken).train()

@@ -4,8 +4,9 @@ import json
 
 import torch
 
-from gamegen.models.checkpoint import ModelConfig, load_checkpoint, read_card, save_checkpoint, save_random
+from gamegen.models.checkpoint import load_checkpoint, read_card, save_checkpoint, save_random
 from gamegen.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig, load_inverse_dynamics
+from gamegen.models.model import ModelConfig
 from gamegen.training.publish import EVALUATION_FILE, publish
 
 

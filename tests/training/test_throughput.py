@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from gamegen.training.data import StepBatches
-from gamegen.training.peak import device_peak
-from gamegen.training.throughput import Throughput, Work
+from gamegen.training.device_peak import device_peak
+from gamegen.training.feed import StepBatches
+from gamegen.training.flops import BatchCost
+from gamegen.training.throughput import Throughput
 
 
 class Clock:
@@ -29,7 +30,7 @@ class Clock:
 
 def test_a_slow_source_shows_as_input_wait():
     clock = Clock()
-    throughput = Throughput(lambda batch: Work(8, 100, 1e9), 1e10, clock=clock)
+    throughput = Throughput(lambda batch: BatchCost(8, 100, 1e9), 1e10, clock=clock)
     source = clock.slow_source(3.0)
     for step in range(5):
         assert throughput.fetch(source).step == step
@@ -47,7 +48,7 @@ def test_a_slow_source_shows_as_input_wait():
 
 def test_a_step_of_several_batches_between_saves_over_two_processes():
     clock = Clock()
-    throughput = Throughput(lambda batch: Work(4, 10, 1.0), 1.0, world_size=2, clock=clock)
+    throughput = Throughput(lambda batch: BatchCost(4, 10, 1.0), 1.0, world_size=2, clock=clock)
     assert throughput.summary() == {} and throughput.describe() == ""
     throughput.fetch(clock.slow_source(2.0, num_batches=2))
     clock.now_s += 2.0
@@ -70,7 +71,7 @@ def test_counting_a_new_shape_is_no_part_of_a_step():
 
     def counting(batch):
         clock.now_s += 50.0
-        return Work(1, 1, 1.0)
+        return BatchCost(1, 1, 1.0)
 
     throughput = Throughput(counting, 1.0, clock=clock)
     throughput.fetch(clock.slow_source(1.0))

@@ -13,11 +13,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
-from gamegen.controls import FPS
+from gamegen.constants import FPS
+from gamegen.files import write_atomically
+from gamegen.footage.clips import DEPTH_CELL_PX
+from gamegen.footage.recorder import CAMERA_STEP_DEG
 
 HERE = Path(__file__).parent
 HOOK_LIBRARIES = ("-ldl", "-lX11", "-lXtst", "-lGL", "-lpthread")
@@ -33,6 +36,13 @@ class ClientError(RuntimeError):
     """The game did not start or went away; the message holds the end of its log."""
 
 
+class Capture(NamedTuple):
+    """A frame, uint8 `(height, width, 3)`, and its inverse depth as in `Observation`."""
+
+    frame: np.ndarray
+    inverse_depth: np.ndarray
+
+
 @dataclass(frozen=True)
 class ClientConfig:
     """How the client draws: window size in pixels, view range in nodes, field of view in degrees."""
@@ -41,8 +51,14 @@ class ClientConfig:
     height: int = 144
     view_range: int = 50
     field_of_view_deg: int = 72
-    mouse_sensitivity: float = 0.2
+    mouse_sensitivity: float = CAMERA_STEP_DEG
     start_timeout_s: float = 120.0
+
+    @property
+    def drawn_fov_deg(self) -> float:
+        """Field of view from top to bottom: the game shows more of it in windows narrower than 16:10."""
+        share = (1.6 * self.height / self.width) ** 0.5
+        return self.field_of_view_deg * min(max(share, 1.0), 1.4)
 
 
 def find_game() -> Path | None:
@@ -59,15 +75,14 @@ def build_hook() -> Path:
     if library.exists():
         return library
     cache.mkdir(parents=True, exist_ok=True)
-    partial = library.with_suffix(f".{os.getpid()}.partial")
-    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(partial), str(source), *HOOK_LIBRARIES]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise ClientError(
-            f"cannot compile {source}: install gcc libc6-dev libx11-dev libxtst-dev libgl-dev\n"
-            f"{result.stderr}"
-        )
-    partial.replace(library)
+    with write_atomically(library, is_shared=True) as partial:
+        command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(partial), str(source), *HOOK_LIBRARIES]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise ClientError(
+                f"cannot compile {source}: install gcc libc6-dev libx11-dev libxtst-dev libgl-dev\n"
+                f"{result.stderr}"
+            )
     return library
 
 
@@ -230,13 +245,16 @@ class Client:
                 self._position = (x, y, z)
         return self._position
 
-    def receive(self) -> np.ndarray | None:
-        """The frame that waits, uint8 `(height, width, 3)`; None if the last command asked for none."""
+    def receive(self) -> Capture | None:
+        """The frame that waits with its inverse depth; None if the last command asked for none."""
         width, height = struct.unpack("2i", self._read(8))
         if not width:
             return None
         pixels = np.frombuffer(self._read(width * height * 3), np.uint8)
-        return pixels.reshape(height, width, 3)[::-1]  # OpenGL's first row is the lowest
+        rows, columns = height // DEPTH_CELL_PX, width // DEPTH_CELL_PX
+        depth = np.frombuffer(self._read(rows * columns), np.uint8)
+        # OpenGL's first row is the lowest.
+        return Capture(pixels.reshape(height, width, 3)[::-1], depth.reshape(rows, columns)[::-1])
 
     def send(
         self,

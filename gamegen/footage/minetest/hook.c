@@ -5,6 +5,9 @@
  * (held keys, mouse motion, fog) and moves a virtual clock by one video frame. The game therefore sees
  * exactly 1/24 s between frames however fast or slow the machine draws them.
  *
+ * With a frame goes the inverse depth of what it shows, one value for DEPTH_CELL x DEPTH_CELL pixels. It is read when the
+ * game clears the depth buffer before it draws the held item, or, where it draws none, when the frame is finished.
+ *
  * Environment: GAMEGEN_HOOK_SOCKET (path), GAMEGEN_HOOK_WIDTH, GAMEGEN_HOOK_HEIGHT (pixels).
  */
 #define _GNU_SOURCE
@@ -27,12 +30,15 @@
 #include <X11/extensions/XTest.h>
 
 enum { CAPTURE = 1, VIRTUAL_CLOCK = 2 };
+enum { DEPTH_CELL = 4 };
 enum { MAX_MOUSE_BUTTON = 7, FOCUS_FRAMES = 400, FOCUS_EVERY = 40 };
 /* Threads of the game wait in real time for a virtual deadline: shorten their sleeps, they would idle. */
 static const int64_t SLEEP_DIVISOR = 4;
 static const int64_t NS_PER_S = 1000000000LL;
 /* The engine's length unit: ten to a node. */
 static const float UNITS_PER_NODE = 10.0f;
+/* An inverse depth is this divided by the distance along the view in nodes, at most 255; 0 is the sky. */
+static const float DEPTH_SCALE = 127.5f;
 
 /* What the recorder sends after each frame; `num_events` Events follow it. */
 typedef struct {
@@ -58,7 +64,12 @@ static int64_t monotonic_base_ns, realtime_base_ns;
 static int connection = -1;
 static Display *input_display;
 static uint8_t *pixels;
+static float *depth_buffer;
+static uint8_t *inverse_depth;
+static int depth_is_read;
 static int width, height;
+/* The newest perspective projection, column by column as OpenGL keeps it. */
+static float projection[16];
 static int32_t flags;
 static volatile int32_t fog_end_nodes;
 
@@ -195,6 +206,8 @@ static void connect_recorder(const char *path) {
     width = atoi(getenv("GAMEGEN_HOOK_WIDTH"));
     height = atoi(getenv("GAMEGEN_HOOK_HEIGHT"));
     pixels = malloc((size_t)width * height * 3);
+    depth_buffer = malloc((size_t)width * height * sizeof *depth_buffer);
+    inverse_depth = malloc((size_t)(width / DEPTH_CELL) * (height / DEPTH_CELL));
 }
 
 /* ---- frames and input ------------------------------------------------------------------------------- */
@@ -215,8 +228,27 @@ static void focus_game_window(void) {
     if (children) XFree(children);
 }
 
+/* Reads the depth at the middle of each cell. From clip z = p10 z + p14 and clip w = p11 z follows the distance z. */
+static void read_depth(void) {
+    glPixelStorei(GL_PACK_ALIGNMENT, 4);
+    glReadPixels(0, 0, width, height, GL_DEPTH_COMPONENT, GL_FLOAT, depth_buffer);
+    int columns = width / DEPTH_CELL, rows = height / DEPTH_CELL;
+    for (int row = 0; row < rows; row++) {
+        for (int column = 0; column < columns; column++) {
+            int y = row * DEPTH_CELL + DEPTH_CELL / 2, x = column * DEPTH_CELL + DEPTH_CELL / 2;
+            float ndc = 2.0f * depth_buffer[y * width + x] - 1.0f;
+            float inverse = (ndc * projection[11] - projection[10]) / projection[14] * UNITS_PER_NODE * DEPTH_SCALE;
+            if (inverse < 0) inverse = -inverse;
+            if (ndc >= 1.0f) inverse = 0;
+            inverse_depth[row * columns + column] = inverse > 255.0f ? 255 : (uint8_t)(inverse + 0.5f);
+        }
+    }
+    depth_is_read = 1;
+}
+
 static void send_frame(void) {
     int32_t size[2] = {0, 0};
+    if ((flags & CAPTURE) && !depth_is_read) read_depth();
     if (flags & CAPTURE) {
         size[0] = width;
         size[1] = height;
@@ -224,7 +256,11 @@ static void send_frame(void) {
         glReadPixels(0, 0, width, height, GL_RGB, GL_UNSIGNED_BYTE, pixels);
     }
     send_all(size, sizeof size);
-    if (size[0]) send_all(pixels, (size_t)width * height * 3);
+    if (size[0]) {
+        send_all(pixels, (size_t)width * height * 3);
+        send_all(inverse_depth, (size_t)(width / DEPTH_CELL) * (height / DEPTH_CELL));
+    }
+    depth_is_read = 0;
 }
 
 static void apply_input(const Command *command) {
@@ -274,4 +310,22 @@ void glFogf(GLenum name, GLfloat value) {
     if (fog_end_nodes > 0 && name == GL_FOG_END) value = fog_end_nodes * UNITS_PER_NODE;
     if (fog_end_nodes > 0 && name == GL_FOG_START) value = 0.0f;
     real(name, value);
+}
+
+void glLoadMatrixf(const GLfloat *matrix) {
+    static void (*real)(const GLfloat *);
+    if (!real) real = dlsym(RTLD_NEXT, "glLoadMatrixf");
+    /* Of all matrices only a perspective projection takes w from z alone. */
+    if (matrix[11] != 0.0f && matrix[15] == 0.0f) memcpy(projection, matrix, sizeof projection);
+    real(matrix);
+}
+
+/* The world's depth goes when it is cleared for the held item, which has a projection of its own. */
+void glClear(GLbitfield mask) {
+    static void (*real)(GLbitfield);
+    if (!real) real = dlsym(RTLD_NEXT, "glClear");
+    if (connection >= 0 && (flags & CAPTURE) && (mask & GL_DEPTH_BUFFER_BIT) && !(mask & GL_COLOR_BUFFER_BIT) &&
+        !depth_is_read)
+        read_depth();
+    real(mask);
 }

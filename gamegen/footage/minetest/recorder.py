@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from random import Random
 
+from gamegen.files import write_atomically
 from gamegen.footage.minetest.client import Client, ClientConfig, ClientError
-from gamegen.footage.recorder import Observation, Scene, SceneNotFoundError, Truth
+from gamegen.footage.recorder import Observation, Scene, SceneNotFoundError, TiltRange, Truth
 
 BIOMES = {
     "grassland": "grassland",
@@ -66,9 +67,11 @@ class MinetestRecorder:
     game = "minetest"
     licence = "CC BY-SA 4.0 (Minetest Game media CC BY-SA 3.0, engine LGPL-2.1+)"
     biomes = tuple(BIOMES)
+    tilts = TiltRange(-89.0, 89.0)
 
     def __init__(self, world_seed: int, config: MinetestConfig | None = None) -> None:
         self.config = config or MinetestConfig()
+        self.vertical_fov_deg: float | None = self.config.client.drawn_fov_deg
         self._client = Client(self.config.client, world_seed)
         self._command_id = 0
         self._attack_frames = 0
@@ -133,10 +136,8 @@ class MinetestRecorder:
         wanted = {name: value for name, value in wanted.items() if value is not None}
         if wanted:
             self._command_id += 1
-            path = self._client.world / "command.json"
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps({"id": self._command_id, **wanted}))
-            partial.replace(path)
+            with write_atomically(self._client.world / "command.json") as partial:
+                partial.write_text(json.dumps({"id": self._command_id, **wanted}))
             self._sky_countdown = SKY_DELAY_FRAMES
         if view and view != self._view:
             # The key cycles first -> third from behind -> third from the front.
@@ -160,14 +161,14 @@ class MinetestRecorder:
             attack=attack and self._attack_frames % SWING_FRAMES != 0,
             fog_end_nodes=self._fog_nodes(),
         )
-        frame = self._client.receive()
-        assert frame is not None
+        capture = self._client.receive()
+        assert capture is not None
         truth = self._truth()
         if self._sky_countdown is not None and self._status["id"] == self._command_id:
             self._sky_countdown -= 1
             if self._sky_countdown <= 0:
                 self._fade_sky()
-        return Observation(frame, truth)
+        return Observation(capture.frame, truth, capture.inverse_depth)
 
     def _fog_nodes(self) -> int:
         return {"fog": self.config.fog_nodes, "dust": self.config.dust_nodes}.get(self._weather, 0)

@@ -11,8 +11,8 @@ from random import Random
 
 import vizdoom
 
-from gamegen.controls import FPS
-from gamegen.footage.recorder import Observation, Scene, SceneNotFoundError, Truth
+from gamegen.constants import FPS
+from gamegen.footage.recorder import Observation, Scene, SceneNotFoundError, TiltRange, Truth
 from gamegen.footage.vizdoom.world import BIOMES, MAPS, WEATHER_TOKENS, WORLD_UNITS, write_world
 
 TICS_PER_S = 35
@@ -56,6 +56,8 @@ THICK = {
     "dust": {"day": "a87c50", "dusk": "6c4c34", "dawn": "78583c", "night": "2c241c"},
 }
 CLEAR_SIGHT, THICK_SIGHT = 8.0, 1.5
+MAX_TILTS = TiltRange(-31.8, 55.8)
+"""Just inside of what the software renderer can draw: it stops at 32 degrees up and 56 down."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class VizdoomRecorder:
     game = "vizdoom"
     licence = "BSD-3-Clause (Freedoom media; generated world: CC0-1.0; engine GPL-2.0)"
     biomes = tuple(BIOMES)
+    tilts = MAX_TILTS
+    vertical_fov_deg: float | None = None
 
     def __init__(self, world_seed: int, config: VizdoomConfig | None = None) -> None:
         self.config = config or VizdoomConfig()
@@ -98,6 +102,7 @@ class VizdoomRecorder:
         self._scene = Scene(self.biomes[0], "clear", "day", "first", 1)
         self._weather, self._time, self._view = "clear", "day", "first"
         self._frame = 0
+        self._heading_deg = self._tilt_deg = 0.0
         self._game = _open_game(world, self.config)
 
     def __enter__(self) -> VizdoomRecorder:
@@ -135,7 +140,9 @@ class VizdoomRecorder:
         self.change(scene.weather, scene.time_of_day, scene.view)
         self._play((), rng.uniform(-180, 180), self.config.start_tilt_deg, tics=4)
         self._play((), 0.0, 0.0, tics=TICS_PER_S)  # lets precipitation fill the air
-        return self._observe()
+        observation = self._observe()
+        self._heading_deg, self._tilt_deg = observation.truth.heading_deg, observation.truth.tilt_deg
+        return observation
 
     def change(
         self, weather: str | None = None, time_of_day: str | None = None, view: str | None = None
@@ -157,11 +164,23 @@ class VizdoomRecorder:
             self._view = view
 
     def step(self, keys: Iterable[str], yaw_deg: float, pitch_deg: float) -> Observation:
-        """Plays one frame: one or two tics, so that frames keep the game's own speed."""
+        """Plays one frame: one or two tics, so that frames keep the game's own speed.
+
+        The engine rounds each turn, so a step makes up for what the turns before it lack: they add up exactly.
+        """
         before, after = (frame * TICS_PER_S // FPS for frame in (self._frame, self._frame + 1))
         self._frame += 1
-        self._play(keys, yaw_deg, pitch_deg, after - before)
+        self._heading_deg += yaw_deg
+        self._tilt_deg = min(max(self._tilt_deg + pitch_deg, MAX_TILTS.highest_deg), MAX_TILTS.lowest_deg)
+        heading, tilt = self._look_deg()
+        missing = (self._heading_deg - heading + 180) % 360 - 180
+        self._play(keys, missing, self._tilt_deg - tilt, after - before)
         return self._observe()
+
+    def _look_deg(self) -> tuple[float, float]:
+        """Heading and tilt as the engine has them."""
+        *_, angle, pitch = self._variables()
+        return (90.0 - angle) % 360, pitch
 
     def _play(self, keys: Iterable[str], yaw_deg: float, pitch_deg: float, tics: int) -> None:
         held = set(keys)
@@ -173,8 +192,8 @@ class VizdoomRecorder:
         return [self._game.get_game_variable(getattr(vizdoom.GameVariable, name)) for name in VARIABLES]
 
     def _observe(self) -> Observation:
-        x, y, z, angle, pitch = self._variables()
-        heading = (90.0 - angle) % 360
+        x, y, z = self._variables()[:3]
+        heading, tilt = self._look_deg()
         truth = Truth(
             biome=self._scene.biome,
             weather=self._weather,
@@ -182,7 +201,7 @@ class VizdoomRecorder:
             view=self._view,
             position=(x / UNITS_PER_NODE, z / UNITS_PER_NODE, y / UNITS_PER_NODE),
             heading_deg=heading,
-            tilt_deg=pitch,
+            tilt_deg=tilt,
             hazard=self._near_rim(x, y),
             lost=False,
         )

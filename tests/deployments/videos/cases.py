@@ -1,4 +1,4 @@
-"""Requests made up from a description of the API, and what every answer to them has to keep to."""
+"""Requests generated from the API's OpenAPI description, and checks of their responses."""
 
 from __future__ import annotations
 

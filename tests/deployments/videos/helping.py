@@ -1,4 +1,4 @@
-"""What the tests of the clip service's routes share."""
+"""Helpers of the clip service's tests."""
 
 from __future__ import annotations
 

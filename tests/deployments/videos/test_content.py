@@ -5,17 +5,31 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from deployments.videos.api import VideoApi
+from deployments.videos.content import VideoDownloads
+from deployments.videos.settings import VideoApiSettings
+from gamegen.storage.objects import LocalStore
 from tests.clip_server import CLIP_BYTES, ClipServer, clip_of
 from tests.deployments.videos.helping import ended, ordered
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+
+class StoreWithUrls(LocalStore):
+    """A folder whose files have URLs if a web server at `address` serves them."""
+
+    def __init__(self, folder: Path, address: str | None) -> None:
+        super().__init__(folder)
+        self._address = address
+
+    def url(
+        self, key: str, expires_s: int, filename: str | None = None, content_type: str | None = None
+    ) -> str | None:
+        return f"{self._address}/{key}?expires={expires_s}" if self._address else None
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +156,16 @@ def test_files_that_are_gone_are_not_found(http, clip_server):
 
 
 def test_clients_are_sent_to_a_store_that_has_addresses(http, clip_server, video, monkeypatch):
-    settings = replace(clip_server.service.settings, redirects_content=True)
-    monkeypatch.setattr(clip_server, "api", VideoApi(replace(clip_server.service, settings=settings)))
+    settings = VideoApiSettings(redirects_content=True)
+
+    def store_at(address: str | None) -> None:
+        store = StoreWithUrls(clip_server.objects.folder, address)
+        monkeypatch.setattr(clip_server.service, "downloads", VideoDownloads(store, settings))
+
+    store_at(None)
     path = f"/v1/videos/{video['id']}/content"
     assert http.get(path).status_code == 200
-    monkeypatch.setattr(clip_server.objects, "address", "https://store.example")
+    store_at("https://store.example")
     answer = http.get(path)
     assert answer.status_code == 302
     assert answer.headers["location"] == f"https://store.example/videos/{video['id']}/clip.mp4?expires=3600"

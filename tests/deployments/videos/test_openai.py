@@ -42,7 +42,7 @@ def test_a_picture_to_begin_with_is_sent_as_a_file(client, clip_server):
     picture = png(160, 96)
     for name in ("first.png", 'naïve "name".png'):
         video = client.videos.create(
-            prompt="go on", input_reference=(name, picture, "image/png"), extra_body={"num_frames": 4}
+            prompt="go on", input_reference=(name, picture, "image/png"), extra_body={"num_frames": 8}
         )
         order = clip_server.do(clip_server.queue.get(video.id, "local")).order
         assert clip_server.objects.read(order.image_key) == picture

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.clip_server import ClipServer, Message
+from gamegen.service.webhooks.webhook_client import AttemptResult
+from tests.clip_server import ClipServer
 from tests.deployments.videos.helping import ended, ordered
 from tests.serving import png
 
@@ -130,7 +131,7 @@ def test_a_video_is_kept_and_no_longer(http):
 
 def test_files_to_begin_with_are_looked_at_and_stored(http, clip_server):
     picture = png(160, 96)
-    video = ordered(http, num_frames=4, image=base64.b64encode(picture).decode())
+    video = ordered(http, num_frames=8, image=base64.b64encode(picture).decode())
     order = clip_server.do(clip_server.queue.get(video["id"], "local")).order
     assert clip_server.objects.read(order.image_key) == picture
     bad = http.post("/v1/videos", json={"prompt": "a", "image": base64.b64encode(b"no picture").decode()})
@@ -169,7 +170,7 @@ def test_a_wrong_field_is_named(http, body, word):
     ("body", "code"),
     [
         ({"prompt": "a", "model": "sora-2"}, "unknown_model"),
-        ({"prompt": "an endless story"}, "prompt_too_long"),
+        ({"prompt": "an endless story " * 20}, "prompt_too_long"),
         ({"prompt": "a", "webhook_url": "http://10.0.0.1/"}, "invalid_webhook_url"),
     ],
 )
@@ -204,7 +205,7 @@ def test_an_order_has_to_be_paid_for(http):
 
 
 def test_forbidden_words_and_frames_are_told(http):
-    body = assert_problem(http.post("/v1/videos", json={"prompt": "forbidden"}), 451, "prompt_blocked")
+    body = assert_problem(http.post("/v1/videos", json={"prompt": "forbidden"}), 451, "words_refused")
     assert "video_" in body["detail"]
     blocked = ended(http, ordered(http, prompt="block it", num_frames=4)["id"])
     assert (blocked["state"], blocked["error"]["code"]) == ("BLOCKED", "frames_blocked")
@@ -224,14 +225,35 @@ def test_an_unknown_video_is_not_found(http, video_id, path):
 
 
 def test_webhook_messages_are_listed_and_sent_again(http, clip_server):
-    video = ordered(http, num_frames=4)
-    clip_server.messages.all.append(Message("msg_1", video["id"], "local"))
+    video = ended(http, ordered(http, num_frames=4, webhook_url="https://example.com/hook")["id"])
+    claims = clip_server.do(clip_server.deliveries.claim(limit=100, per_account=100, lease_s=60))
+    (claim,) = [claim for claim in claims if claim.payload["data"]["id"] == video["id"]]
+    clip_server.do(clip_server.deliveries.settle(claim, AttemptResult(status=200)))
     (message,) = http.get(f"/v1/videos/{video['id']}/deliveries").json()["data"]
-    assert (message["id"], message["state"], message["video_id"]) == ("msg_1", "delivered", video["id"])
-    again = http.post("/v1/webhooks/deliveries/msg_1/redeliver")
+    assert (message["id"], message["state"], message["video_id"]) == (claim.id, "delivered", video["id"])
+    assert (message["event"], message["status"], message["attempts"]) == ("video.completed", 200, 1)
+    again = http.post(f"/v1/webhooks/deliveries/{claim.id}/redeliver")
     assert (again.status_code, again.json()["state"]) == (202, "pending")
     assert_problem(http.post("/v1/webhooks/deliveries/msg_2/redeliver"), 404, "unknown_delivery")
-    assert http.post("/v1/webhooks/secret").json() == {"secret": "whsec_local"}
+    first, second = (http.post("/v1/webhooks/secret").json()["secret"] for _ in range(2))
+    assert first.startswith("whsec_") and second.startswith("whsec_") and first != second
+
+
+def test_a_message_is_the_body_that_the_api_answers_with(http, clip_server):
+    video = ended(http, ordered(http, num_frames=4, webhook_url="https://example.com/same")["id"])
+    claims = clip_server.do(clip_server.deliveries.claim(limit=100, per_account=100, lease_s=60))
+    (data,) = [claim.payload["data"] for claim in claims if claim.url == "https://example.com/same"]
+    assert data == {name: video[name] for name in video.keys() - {"expires_at", "remaining_s"}}
+
+
+def test_a_text_encoder_replica_that_dies_is_503_and_not_the_order_s_fault(http, clip_server, monkeypatch):
+    long = {"prompt": "a very long story " * 20, "num_frames": 4}
+    monkeypatch.setattr(clip_server.text_encoder, "is_dead", True)
+    answer = http.post("/v1/videos", json=long)
+    assert_problem(answer, 503, "not_ready")
+    assert answer.headers["retry-after"] == "5"
+    monkeypatch.setattr(clip_server.text_encoder, "is_dead", False)
+    assert http.post("/v1/videos", json=long).status_code == 202
 
 
 def test_the_older_address_is_another_name(http):

@@ -1,0 +1,1 @@
+"""`gamegen bench recovery`: kills parts of a local cluster while players play, and measures their pauses."""

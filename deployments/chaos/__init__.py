@@ -1,1 +1,0 @@
-"""Kills parts of the running application while clips are ordered, and checks that nothing is lost or done twice."""

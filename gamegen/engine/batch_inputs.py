@@ -1,0 +1,134 @@
+"""Network inputs of a batch of sessions, cached because all denoising steps of a chunk share them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from cachetools import LRUCache
+from torch import Tensor
+
+from gamegen.engine.conditioning import Conditioning
+from gamegen.engine.frame_pass import FrameInputs
+from gamegen.engine.state import DenoisingState, Session
+from gamegen.flow import add_noise, counter_noise
+from gamegen.models.instructnet import ControlInputs
+from gamegen.models.model import Model
+from gamegen.models.network_inputs import Previous, Text
+from gamegen.models.text import TextStates
+
+
+@dataclass(frozen=True)
+class BatchInputs:
+    """Conditional inputs of a batch, and unconditional ones for classifier-free guidance, None without guidance."""
+
+    cond: FrameInputs
+    uncond: FrameInputs | None
+
+
+class InputStacker:
+    """Stacks the conditions of sessions into batches, and caches the last `cache_size` batches.
+
+    Prompts are padded to `text_length` tokens at least. All sessions of a batch share one `SamplingConfig`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        latent_shape: tuple[int, int, int],
+        *,
+        text_length: int = 1,
+        cache_size: int = 4,
+    ) -> None:
+        assert model.foundation is not None
+        self._model = model
+        self._latent_shape = latent_shape
+        self._text_width = model.foundation.config.text_width
+        self._text_length = text_length
+        self._texts: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
+        self._batches: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
+
+    def of_chunks(self, sessions: Sequence[Session], chunks: Sequence[DenoisingState]) -> BatchInputs:
+        """Inputs for the next denoising step of `chunks`."""
+        key = tuple(chunk.number for chunk in chunks)
+        return _cached(
+            self._batches, key, lambda: self.stacked(sessions, [chunk.conditioning for chunk in chunks])
+        )
+
+    def noise(self, sessions: Sequence[Session], purposes: Sequence[str]) -> Tensor:
+        """Counter-based noise `(B, 1, C, h, w)` for the next chunk of each session, each for its purpose."""
+        noise = [
+            counter_noise(session.seed, session.version, purpose, self._latent_shape)
+            for session, purpose in zip(sessions, purposes, strict=True)
+        ]
+        return torch.stack(noise)[:, None].to(self._model.device)
+
+    def stacked(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> BatchInputs:
+        """Inputs for the next chunk of each session under the given conditions."""
+        controls = self._controls(conditions)
+        prompt = self._text([s.prompt for s in sessions], self._text_length)
+        cond = FrameInputs(prompt, controls, self._previous(sessions))
+        if sessions[0].params.sampling.guidance_scale == 1:
+            return BatchInputs(cond, None)
+        uncond = replace(cond, prompt=self._negative(sessions, prompt), controls=controls.dropped())
+        return BatchInputs(cond, uncond)
+
+    def _controls(self, conditions: Sequence[Conditioning]) -> ControlInputs:
+        device, B = self._model.device, len(conditions)
+        operations = np.stack([c.operations for c in conditions])
+        video, has_video = self._videos([c.video for c in conditions])
+        return ControlInputs(
+            operations=torch.from_numpy(operations).float()[:, None].to(device),
+            has_operations=torch.ones(B, 1, dtype=torch.bool, device=device),
+            instruction=self._text([c.instruction.blended() for c in conditions]),
+            instruction_active=torch.tensor([[c.instruction.gate] for c in conditions], device=device),
+            video=video,
+            has_video=has_video,
+        )
+
+    def _negative(self, sessions: Sequence[Session], prompt: Text) -> Text:
+        """The negative prompts, empty texts where there are none."""
+        negatives = [session.params.negative for session in sessions]
+        if any(negative is not None for negative in negatives):
+            return self._text(negatives, self._text_length)
+        return prompt.dropped(torch.ones(len(sessions), dtype=torch.bool, device=prompt.mask.device))
+
+    def _previous(self, sessions: Sequence[Session]) -> Previous:
+        device, level = self._model.device, sessions[0].params.sampling.context_level
+        has_previous = torch.tensor([[bool(s.chunks)] for s in sessions], device=device)
+        zero = torch.zeros(self._latent_shape, dtype=torch.float16)
+        latents = torch.stack([s.chunks[-1].latent if s.chunks else zero for s in sessions])
+        previous = latents.float().to(device)[:, None]
+        noise = self.noise(sessions, ["previous"] * len(sessions))
+        noisy = add_noise(previous, noise, torch.full((len(sessions), 1), level, device=device))
+        return Previous(previous, noisy, torch.where(has_previous, level, -1.0))
+
+    def _videos(self, videos: list[Tensor | None]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Latents of video prompts `(B, 1, C, h, w)` and a bool mask `(B,)` of rows that have one; None without any."""
+        if not any(video is not None for video in videos):
+            return None, None
+        has_video = torch.tensor([video is not None for video in videos], device=self._model.device)
+        zero = torch.zeros(self._latent_shape, dtype=torch.float16)
+        latents = torch.stack([zero if video is None else video for video in videos])
+        return latents.float()[:, None].to(self._model.device), has_video
+
+    def _text(self, states: Sequence[TextStates | None], length: int = 1) -> Text:
+        """A batch of texts; the cached object also holds the keys and values that networks compute of it."""
+        pairs = [None if text is None else (text.tokens, text.pooled) for text in states]
+        # The states are cached as well, so that no other object gets their id while the entry lives.
+        text, _ = _cached(
+            self._texts,
+            (length, *map(id, states)),
+            lambda: (Text.stack(pairs, self._text_width, length).to(self._model.device), states),
+        )
+        return text
+
+
+def _cached(cache: LRUCache[tuple[int, ...], Any], key: tuple[int, ...], compute: Callable[[], Any]) -> Any:
+    """The cached result of `key`; calls `compute` if there is none."""
+    if key not in cache:
+        cache[key] = compute()
+    return cache[key]

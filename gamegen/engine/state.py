@@ -1,0 +1,93 @@
+"""State of a session between two chunks, and of a chunk between two denoising steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning, InstructionState, transition
+from gamegen.engine.snapshot import PastChunk, WorldSnapshot
+from gamegen.models.sampling import SamplingConfig
+from gamegen.models.text import TextStates
+
+
+@dataclass(frozen=True)
+class DenoisingState:
+    """A chunk between two denoising steps: its conditions, its noisy latent `x` `(C, h, w)` float32, its progress.
+
+    `number` is unique among the chunks of an engine.
+    """
+
+    number: int
+    conditioning: Conditioning
+    x: Tensor
+    steps_done: int
+    num_steps: int
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no denoising step is left."""
+        return self.steps_done == self.num_steps
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling of one session: its `sampling`, and the negative prompt of guidance, None for the empty text."""
+
+    sampling: SamplingConfig
+    negative: TextStates | None = None
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A session in its cache slot; fields as in `WorldSnapshot`.
+
+    Chunks hold their instructions themselves, so instructions that no kept chunk was generated under are freed.
+    """
+
+    seed: int
+    prompt: TextStates
+    params: SamplingParams
+    slot: int = -1
+    version: int = 0
+    chunks: list[PastChunk] = field(default_factory=list)
+    anchors: list[PastChunk] = field(default_factory=list)
+    upcoming: list[InstructionState] = field(default_factory=lambda: [NO_INSTRUCTION])
+    videos: list[Tensor] = field(default_factory=list)
+
+    def conditioning(self, operations: np.ndarray) -> Conditioning:
+        """Conditions of the next chunk."""
+        return Conditioning(operations, self.upcoming[0], self.videos[0] if self.videos else None)
+
+    def instruct(self, instruction: TextStates | None, blend_chunks: int) -> None:
+        """Replaces the instruction of the next chunks; see `transition`."""
+        now = self.chunks[-1].conditioning.instruction if self.chunks else NO_INSTRUCTION
+        self.upcoming = transition(now, instruction, blend_chunks)
+
+    def append(self, chunk: PastChunk, keep: int, anchors: int) -> None:
+        """Adds a finished chunk, and drops those before the last `keep`, on which no cache entry depends."""
+        if len(self.anchors) < anchors:
+            self.anchors.append(chunk)
+        self.chunks.append(chunk)
+        self.version += 1
+        del self.chunks[:-keep]
+
+    def advance(self) -> None:
+        """Moves on to the instruction and the video latent of the chunk after the next."""
+        del self.videos[:1]
+        if len(self.upcoming) > 1:
+            del self.upcoming[0]
+
+    def snapshot(self) -> WorldSnapshot:
+        """The session as it is now."""
+        return WorldSnapshot(
+            seed=self.seed,
+            version=self.version,
+            prompt=self.prompt,
+            chunks=[*self.chunks],
+            anchors=[*self.anchors],
+            upcoming=[*self.upcoming],
+            videos=[*self.videos],
+        )

@@ -1,0 +1,63 @@
+"""Specification of a clip: all that a renderer has to know of it besides its texts and its first frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from gamegen.media.size import Size, check_frames, check_size
+
+MAX_STEPS = 100
+"""Denoising steps of one chunk."""
+MAX_GUIDANCE_SCALE = 20.0
+
+
+class ClipStart(StrEnum):
+    """Frames that a clip begins with."""
+
+    NOTHING = "nothing"
+    IMAGE = "image"
+    """An image, which is the clip's first chunk."""
+    VIDEO = "video"
+    """A source video, after whose end the clip begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """Size, length and sampling of a clip.
+
+    `width` and `height` are in pixels, multiples of 16; `num_frames` are drawn at 24 a second; every chunk takes
+    `num_steps` denoising steps. `content_hash` names everything that the clip depends on, its texts, files and model
+    included: a checkpoint is resumed only for the hash that it was written for. Raises ValueError for a clip beyond
+    the limits.
+    """
+
+    width: int
+    height: int
+    num_frames: int
+    num_steps: int
+    guidance_scale: float
+    seed: int
+    start: ClipStart = ClipStart.NOTHING
+    content_hash: str = ""
+
+    def __post_init__(self) -> None:
+        check_frames(self.num_frames)
+        check_size(self.width, self.height)
+        if not 1 <= self.num_steps <= MAX_STEPS:
+            raise ValueError(f"num_steps = {self.num_steps}: a chunk takes 1 to {MAX_STEPS}")
+        if not (math.isfinite(self.guidance_scale) and 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE):
+            raise ValueError(
+                f"guidance_scale = {self.guidance_scale:g}: must be 0 to {MAX_GUIDANCE_SCALE:g}; 1 is no guidance"
+            )
+
+    @property
+    def size(self) -> Size:
+        """Width and height in pixels."""
+        return Size(self.width, self.height)
+
+    @property
+    def batch_key(self) -> str:
+        """Clips of one model with equal keys can take their denoising steps in one batch."""
+        return f"{self.width}x{self.height}|{self.num_steps}|{self.guidance_scale:g}"

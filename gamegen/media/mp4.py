@@ -1,0 +1,199 @@
+"""Writing and reading MP4 files with H.264 (PyAV); frames are `uint8 (T, H, W, 3)` RGB.
+
+Codecs take one thread unless they are told otherwise: most callers run beside others, one a core.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from gamegen.constants import FPS
+from gamegen.files import write_atomically
+from gamegen.media.frames import check_pixels
+from gamegen.media.size import Size, check_even
+
+ALL_CORES = 0
+"""A number of threads: as many as the machine has cores."""
+
+VideoSource = Path | str | bytes | io.BytesIO
+
+
+class Mp4Writer:
+    """Writes an H.264 MP4 frame by frame; the file appears when the `with` block ends without an error.
+
+    with Mp4Writer.open(path, Size(160, 96), crf=20) as writer:
+        for frame in frames:
+            writer.write(frame)
+    """
+
+    def __init__(self, container: Any, stream: Any, fps: int) -> None:
+        self._container = container
+        self._stream = stream
+        self._frame_s = Fraction(1, fps)
+        self.num_frames = 0
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        target: Path | io.BytesIO,
+        size: tuple[int, int],
+        *,
+        fps: int = FPS,
+        crf: int = 18,
+        pixel_format: str = "yuv420p",
+        colorspace: int | None = None,
+        num_threads: int = 1,
+        is_bitexact: bool = False,
+        x264: Mapping[str, str] | None = None,
+    ) -> Iterator[Mp4Writer]:
+        """Opens a writer of frames of `size` = (width, height) to a file or a buffer.
+
+        A file's index comes first, so that it streams; a buffer's comes last.
+
+        `crf` is x264's quality (lower is better, 14 is close to transparent), `x264` has further options of that
+        encoder, `is_bitexact` leaves out what names the library that wrote the file. Raises ValueError for an odd width
+        or height with halved chroma (yuv420p).
+        """
+        if pixel_format == "yuv420p":
+            check_even(*size)
+        muxer = {"fflags": "+bitexact"} if is_bitexact else {}
+        with ExitStack() as closing:
+            file: Any = target
+            if isinstance(target, Path):
+                file = str(closing.enter_context(write_atomically(target)))
+                muxer["movflags"] = "+faststart"
+            container = closing.enter_context(av.open(file, "w", format="mp4", options=muxer))
+            options = {"preset": "veryfast", "crf": str(crf), **(x264 or {})}
+            stream: Any = container.add_stream("libx264", rate=fps, options=options)
+            stream.width, stream.height = size
+            stream.pix_fmt = pixel_format
+            stream.time_base = Fraction(1, fps)
+            stream.codec_context.thread_count = num_threads
+            if colorspace is not None:
+                stream.codec_context.colorspace = colorspace
+            yield cls(container, stream, fps)
+            container.mux(stream.encode())
+
+    def write(self, frame: np.ndarray) -> None:
+        """Adds a frame, uint8 `(height, width, 3)` RGB."""
+        self.write_picture(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+
+    def write_picture(self, picture: av.VideoFrame) -> None:
+        """Adds a frame in any pixel format; its time is set here."""
+        picture.pts, picture.time_base = self.num_frames, self._frame_s
+        self._container.mux(self._stream.encode(picture))
+        self.num_frames += 1
+
+
+def write_mp4(path: Path, frames: np.ndarray, fps: int = FPS, crf: int = 18) -> None:
+    """Writes `uint8 (T, H, W, 3)` frames as an H.264 (yuv420p) MP4, its index first so that it streams.
+
+    Raises ValueError for another dtype or shape, no frames, or an odd width or height.
+    """
+    check_pixels(frames)
+    with Mp4Writer.open(path, _size_of(frames), fps=fps, crf=crf, num_threads=ALL_CORES) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+def encode_mp4(
+    frames: np.ndarray,
+    fps: int = FPS,
+    *,
+    crf: int = 14,
+    keyframe_interval: int = 48,
+    pixel_format: str = "yuv420p",
+) -> bytes:
+    """An MP4 in memory (H.264, no B-frames) of `uint8 (T, H, W, 3)` frames, its index last.
+
+    A key frame at least every `keyframe_interval` frames lets a reader start anywhere. Raises ValueError as
+    `write_mp4`.
+    """
+    check_pixels(frames)
+    buffer = io.BytesIO()
+    with Mp4Writer.open(
+        buffer,
+        _size_of(frames),
+        fps=fps,
+        crf=crf,
+        pixel_format=pixel_format,
+        x264={"bf": "0", "g": str(keyframe_interval)},
+    ) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return buffer.getvalue()
+
+
+def read_mp4(source: VideoSource, max_frames: int | None = None) -> np.ndarray:
+    """All frames of a video (or its first `max_frames`), `uint8 (T, H, W, 3)`.
+
+    Raises ValueError, with the reason, for anything that is not a readable video of at least one frame, and for one
+    whose frame size changes.
+    """
+    frames = list(iter_mp4(source, max_frames))
+    if not frames:
+        raise ValueError(f"{_cannot_decode(source)}: it holds no frame")
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise ValueError(f"{_cannot_decode(source)}: its frame size changes part-way; record one size a clip")
+    return np.stack(frames)
+
+
+def iter_mp4(
+    source: VideoSource, max_frames: int | None = None, num_threads: int = 1
+) -> Iterator[np.ndarray]:
+    """Frames of a video one by one, `uint8 (H, W, 3)`; raises ValueError for an unreadable file."""
+    with _opened(source) as (container, stream):
+        stream.codec_context.thread_count = num_threads
+        for index, frame in enumerate(container.decode(stream)):
+            if index == max_frames:
+                return
+            yield frame.to_ndarray(format="rgb24")
+
+
+class VideoFacts(NamedTuple):
+    """A video's size, frames a second (None if the file does not say) and number of frames."""
+
+    size: Size
+    fps: Fraction | None
+    num_frames: int
+
+
+def probe(source: VideoSource) -> VideoFacts:
+    """Measures a video without decoding it; raises ValueError for an unreadable file."""
+    with _opened(source) as (container, stream):
+        num_frames = sum(1 for packet in container.demux(stream) if packet.size)
+        return VideoFacts(Size(stream.width, stream.height), stream.average_rate, num_frames)
+
+
+@contextmanager
+def _opened(source: VideoSource) -> Iterator[tuple[Any, Any]]:
+    """Opens a container and its first video stream; turns errors of FFmpeg into ValueErrors."""
+    file: Any = source
+    if isinstance(source, bytes):
+        file = io.BytesIO(source)
+    elif isinstance(source, Path):
+        file = str(source)
+    try:
+        with av.open(file, "r") as container:
+            if not container.streams.video:
+                raise ValueError(f"{_cannot_decode(source)}: it has no video stream")
+            yield container, container.streams.video[0]
+    except (av.error.FFmpegError, OSError) as error:
+        raise ValueError(f"{_cannot_decode(source)}: it cannot be read as a video ({error})") from error
+
+
+def _cannot_decode(source: VideoSource) -> str:
+    return "cannot decode the clip" + (f" {source}" if isinstance(source, Path | str) else "")
+
+
+def _size_of(frames: np.ndarray) -> Size:
+    return Size(frames.shape[2], frames.shape[1])

@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, retries, notifications, tables, migrations, and an embedded server."""

@@ -1,0 +1,1 @@
+"""Orders of clips: their queue in PostgreSQL, with leases, credits and events."""

@@ -1,0 +1,46 @@
+-- Ends an order as CANCELLED that no worker holds.
+with locked as (
+    select * from generations where id = :id and account = :account and worker is null for update
+), changed as (
+    update generations g set
+        state = :state, worker = null, lease_until = null, finished_at = now(),
+        -- Steps that were done are paid for, except of an order that failed.
+        millicredits = case when :state = 'FAILED' then 0 else g.millicredits * least(g.step, g.num_steps) / g.num_steps end,
+        error_code = :code, error_message = :message
+    from locked where g.id = locked.id and g.state = any(cast(:before as text[]))
+    returning g.*, locked.millicredits - g.millicredits as refund,
+        jsonb_strip_nulls(jsonb_build_object('code', cast(:code as text))) as data
+), logged as (
+    insert into events (generation_id, kind, state, fence, data)
+    select id, 'state', state, fence, data from changed
+    returning id as event_id, generation_id
+), settled as (
+    insert into credits_ledger (account, generation_id, kind, millicredits)
+    select account, id, 'refund', refund from changed where finished_at is not null and refund > 0
+    union all
+    select account, id, 'settle', 0 from changed where finished_at is not null and millicredits > 0
+    returning account, millicredits
+), owed as (
+    select a.id, s.millicredits
+    from accounts a
+    join (
+        select account, sum(millicredits) as millicredits from settled where millicredits > 0 group by account
+    ) s on s.account = a.id
+    order by a.id for no key update of a
+), paid as (
+    update accounts a set balance_millicredits = a.balance_millicredits + owed.millicredits
+    from owed where a.id = owed.id
+), webhooks as (
+    insert into webhook_deliveries (id, generation_id, account, url, event, state)
+    select 'msg_' || id, id, account, webhook_url, 'video.' || lower(state), 'pending'
+    from changed where finished_at is not null and webhook_url is not null
+    on conflict (id) do nothing
+    returning id
+)
+select changed.id,
+    pg_notify('gamegen_videos',
+        json_build_object('id', changed.id, 'event', logged.event_id, 'state', changed.state)::text)::text,
+    case when changed.state in ('PENDING', 'QUEUED') then pg_notify('gamegen_work', changed.state)::text end,
+    case when changed.finished_at is not null and changed.webhook_url is not null
+        then pg_notify('gamegen_webhooks', '')::text end
+from changed join logged on logged.generation_id = changed.id

@@ -1,0 +1,1 @@
+"""Webhooks: signed requests to a customer's URL when an order has ended."""

@@ -1,0 +1,106 @@
+"""Stages that train parts of a world model: its autoencoder, foundation or InstructNet."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gamegen.device import default_device
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.model import Model, ModelConfig
+from gamegen.training import parallel
+from gamegen.training.feed import WindowDataset
+from gamegen.training.flops import (
+    FORWARD_AND_BACKWARD,
+    FORWARD_AND_INPUT_GRADIENT,
+    BatchCost,
+    latent_batch_cost,
+    window_flops,
+)
+from gamegen.training.latent_windows import LatentBatch, LatentWindows
+from gamegen.training.objectives.flow_matching import FlowLossConfig, FlowObjective
+from gamegen.training.parallel import ParallelConfig
+from gamegen.training.stages.stage import Stage
+
+INITIAL_FILE = "initial.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelStage(Stage[ModelConfig, Model]):
+    """A stage whose checkpoint is that of a world model."""
+
+    @abstractmethod
+    def start(self, init: Path | str | None, data: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+        """The model's config and the weights it starts from; parts without weights begin at random."""
+
+    def build_model(self, init: Path | str | None, data: Path, output: Path) -> Model:
+        config, weights = self.start(init, data)
+        return build_model(config, weights, self.parallel, output)
+
+    def load_init(self, init: Path | str | None) -> tuple[ModelConfig, dict[str, Tensor]]:
+        """Config and weights of the checkpoint that the stage builds on; raises ValueError if there is none."""
+        if init is None:
+            raise ValueError(f"the {self.stage} stage builds on another: pass its checkpoint with --init")
+        checkpoint = load_checkpoint(init, "cpu")
+        return checkpoint.config, checkpoint.model.state_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentStage(WorldModelStage):
+    """A stage that trains foundation and InstructNet on windows of latents."""
+
+    shards: ClassVar[Literal["curated", "encoded"]] = "encoded"
+    flow: FlowLossConfig = field(default_factory=FlowLossConfig)
+
+    def windows(self, model: ModelConfig) -> WindowDataset:
+        return LatentWindows(
+            model,
+            transition_windows=self.flow.transition_windows,
+            still_windows=self.flow.still_windows,
+        )
+
+    def objective(self, model: Model) -> FlowObjective:
+        return FlowObjective(model, self.flow)
+
+    def batch_cost(self, model: ModelConfig, batch: LatentBatch) -> BatchCost:
+        window = window_flops(model, batch)
+        if window.instructnet == 0 or self.flow.train_foundation:
+            return latent_batch_cost(batch, FORWARD_AND_BACKWARD * window.total)
+        # The first layer comes before any of InstructNet, so no gradient goes back through it.
+        assert model.foundation is not None
+        foundation_passes = FORWARD_AND_INPUT_GRADIENT - 1 / model.foundation.num_layers
+        flops = foundation_passes * window.foundation + FORWARD_AND_BACKWARD * window.instructnet
+        return latent_batch_cost(batch, flops)
+
+
+def build_model(
+    config: ModelConfig, weights: dict[str, Tensor], parallel_config: ParallelConfig, output: Path
+) -> Model:
+    """A model of `config` with `weights`, on this process's device; parts without weights are random.
+
+    Where states are sharded, the first process writes those weights once and all map the file: none of them holds
+    the whole model in memory while it is cut up.
+    """
+    is_sharded = parallel.is_sharded(parallel_config)
+    file = output / INITIAL_FILE
+    if not is_sharded or parallel.rank() == 0:
+        model = Model(config)
+        model.load_state_dict(weights, strict=False)
+        if not is_sharded:
+            return model.to(default_device())
+        output.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+        del model
+    dist.barrier()
+    with torch.device("meta"):
+        model = Model(config)
+    model.load_state_dict(load_file(file), assign=True)
+    model.set_statistics()
+    return model

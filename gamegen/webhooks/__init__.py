@@ -1,1 +1,0 @@
-"""Webhooks: those who ordered a clip are told how it ended, by signed requests to an address of theirs."""

@@ -1,0 +1,1 @@
+"""Programs that measure a running server from outside, and the players that they simulate."""

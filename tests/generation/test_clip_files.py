@@ -1,0 +1,92 @@
+"""A clip's files: what players show of them, and that their bytes repeat."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import simplejpeg
+
+from gamegen.generation.clip_files import ClipFacts, ClipWriter
+from gamegen.media.mp4 import read_mp4
+from tests.picture_samples import moving_square
+
+
+def write(path: Path, clip: np.ndarray, num_frames: int, fps: int = 24, at_once: int = 4) -> ClipFacts:
+    with ClipWriter.open(path, (clip.shape[2], clip.shape[1]), num_frames, fps) as writer:
+        for start in range(0, len(clip), at_once):
+            writer.add(clip[start : start + at_once])
+    return writer.facts
+
+
+def outline(data: bytes) -> tuple[str, str, int, int, float]:
+    """Codec, pixel format, rate, number of frames and duration in seconds."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        codec = stream.codec_context
+        length_s = float(stream.duration * stream.time_base)
+        return codec.name, codec.pix_fmt, int(stream.average_rate), stream.frames, length_s
+
+
+@pytest.mark.parametrize("fps", [24, 30])
+def test_files_repeat_however_their_frames_come(tmp_path, fps):
+    clip = moving_square(12)
+    first = write(tmp_path / "a.mp4", clip, 11, fps)
+    again = write(tmp_path / "b.mp4", clip, 11, fps, at_once=3)
+    assert first == again
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert first.frames_sha256 == hashlib.sha256(clip[:11].tobytes()).hexdigest()
+    data = (tmp_path / "a.mp4").read_bytes()
+    num_frames = 11 if fps == 24 else 14
+    assert outline(data) == ("h264", "yuv420p", fps, num_frames, pytest.approx(num_frames / fps, abs=1e-3))
+    # The index stands before the pictures, so that play begins while the file comes.
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+def test_a_file_shows_its_frames(tmp_path):
+    clip = moving_square(12)
+    facts = write(tmp_path / "clip.mp4", clip, 12)
+    assert np.abs(read_mp4(tmp_path / "clip.mp4").astype(int) - clip).mean() < 6
+    assert np.abs(simplejpeg.decode_jpeg(facts.thumbnail).astype(int) - clip[6]).mean() < 6
+
+
+def test_at_30_a_second_what_moves_keeps_its_way(tmp_path):
+    clip = moving_square(12)
+    write(tmp_path / "clip.mp4", clip, 12, fps=30)
+    shown = read_mp4(tmp_path / "clip.mp4")
+    assert len(shown) == 15
+    # Every fifth frame is one of those drawn.
+    for i in range(3):
+        assert np.abs(shown[5 * i].astype(int) - clip[4 * i]).mean() < 6
+    assert np.abs(shown[-1].astype(int) - clip[-1]).mean() < 6
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 5])
+@pytest.mark.parametrize("fps", [24, 30])
+def test_the_shortest_clips_are_whole(tmp_path, num_frames, fps):
+    write(tmp_path / "clip.mp4", moving_square(8), num_frames, fps)
+    assert len(read_mp4(tmp_path / "clip.mp4")) == -(-num_frames * fps // 24)
+
+
+def test_large_pictures_have_small_thumbnails(tmp_path):
+    facts = write(tmp_path / "clip.mp4", moving_square(4, 320, 640), 4)
+    assert simplejpeg.decode_jpeg_header(facts.thumbnail)[:2] == (160, 320)
+
+
+def test_what_is_not_the_clip_is_refused(tmp_path):
+    with (
+        pytest.raises(ValueError, match="fps = 25: a clip has 24 or 30"),
+        ClipWriter.open(tmp_path / "clip.mp4", (64, 48), 8, fps=25),
+    ):
+        pass
+    with pytest.raises(ValueError, match="8 of 9 frames"):
+        write(tmp_path / "clip.mp4", moving_square(8), 9)
+    with (
+        pytest.raises(ValueError, match="frames of 64x48 for a clip of 64x64"),
+        ClipWriter.open(tmp_path / "clip.mp4", (64, 64), 8) as writer,
+    ):
+        writer.add(moving_square(8))
