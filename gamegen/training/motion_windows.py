@@ -1,0 +1,198 @@
+"""Windows of frames with their operations and their optical flow: what the motion network learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.controls import MOVEMENT_KEYS, OPERATION_SIZE, operation_array
+from gamegen.footage.clips import DEPTH_SCALE
+from gamegen.footage.geometry import CameraTrack
+from gamegen.media.mp4 import read_mp4
+from gamegen.models.folding import from_pixels
+from gamegen.models.motion import FINE, PAST_OPERATIONS
+from gamegen.training.feed import Row, WindowDataset
+from gamegen.training.recorded_windows import LEFT_KEY, RIGHT_KEY, check_keys
+from gamegen.training.window_plan import Sample
+
+WINDOW_FRAMES = FRAMES_PER_CHUNK + 2
+"""Frames of a window: the two that the network sees, and the chunk's own."""
+_YAW = len(MOVEMENT_KEYS)
+"""Column of an operation that is the turn to the right."""
+_TRUSTED_ERROR = 20
+"""Mean absolute difference, in steps of 8 bits, up to which a warped frame shows that its flow is right."""
+_TRUSTED_SHARE = 0.5
+_BEYOND = 255.0
+_TRUE_ERROR = 2
+"""Steps of 8 bits by which the true flow may explain a place worse than the search does."""
+
+
+@dataclass(frozen=True)
+class PlayedClip:
+    """Frames and operations of a clip, and its camera track where the game tells it.
+
+    `frames` uint8 `(T, H, W, 3)`; `operations` float32 `(T, OPERATION_SIZE)`, that of a frame leading to the next one.
+    A window has `NUM_OPERATIONS` instead, the last of which leads to its last frame.
+    """
+
+    frames: np.ndarray
+    operations: np.ndarray
+    track: CameraTrack | None = None
+
+    def window(self, start: int) -> PlayedClip:
+        """`WINDOW_FRAMES` neighbouring frames; before a clip begins nothing is held."""
+        before = np.zeros((PAST_OPERATIONS, OPERATION_SIZE), np.float32)
+        operations = np.concatenate([before, self.operations])[start + 1 :][
+            : PAST_OPERATIONS + FRAMES_PER_CHUNK
+        ]
+        track = self.track and self.track.window(start, WINDOW_FRAMES)
+        return PlayedClip(self.frames[start : start + WINDOW_FRAMES], operations, track)
+
+    def mirrored(self) -> PlayedClip:
+        """The clip in a mirror: left and right change places, in the picture, in the keys and in the turn."""
+        operations = self.operations.copy()
+        operations[:, [LEFT_KEY, RIGHT_KEY]] = self.operations[:, [RIGHT_KEY, LEFT_KEY]]
+        operations[:, _YAW] *= -1
+        track = self.track and self.track.mirrored()
+        return PlayedClip(np.ascontiguousarray(self.frames[:, :, ::-1]), operations, track)
+
+
+@dataclass(frozen=True)
+class MotionBatch:
+    """A batch of windows; shape suffixes as in `gamegen/models/motion.py`.
+
+    `before`, `last` `(B, 3, H, W)` and `frames` `(B, K, 3, H, W)` in [-1, 1]; `operations` `(B, NUM_OPERATIONS, 9)`.
+    `flow` `(B, K, 2, q, r)` in pixels leads from each frame to the last one; `trusted` `(B, K, q, r)` is 1 where the
+    last frame, so moved, shows what is there. Where `is_tracked` `(B,)` is 1, `inverse_depth` `(B, q, r)` is that of
+    the last frame, and `rotation` `(B, K, 3, 3)` and `translation` `(B, K, 3)` are the camera's motion since.
+    """
+
+    before: Tensor
+    last: Tensor
+    operations: Tensor
+    frames: Tensor
+    flow: Tensor
+    trusted: Tensor
+    is_tracked: Tensor
+    inverse_depth: Tensor
+    rotation: Tensor
+    translation: Tensor
+
+    def to(self, device: torch.device) -> MotionBatch:
+        """The batch on another device."""
+        return MotionBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class MotionWindow:
+    """One row of a `MotionBatch`, its frames not yet scaled."""
+
+    clip: PlayedClip
+    flow: np.ndarray
+    trusted: np.ndarray
+
+
+class MotionWindows(WindowDataset):
+    """Windows of recorded clips, half of them mirrored."""
+
+    length_column = "num_frames"
+
+    def prepare(self, row: Row) -> PlayedClip:
+        """A curated row's frames and operations. Raises ValueError for a clip without keys."""
+        check_keys(row)
+        operations = operation_array(row["keys"], row["yaw_deg"], row["pitch_deg"])
+        return PlayedClip(read_mp4(row["video"]), operations, CameraTrack.from_row(row))
+
+    def cut(self, clip: PlayedClip, sample: Sample, num_latents: int) -> MotionWindow:
+        rng = sample.generator()
+        num_frames = num_latents * FRAMES_PER_CHUNK
+        start = sample.slot * num_frames + int(rng.integers(num_frames))
+        window = clip.window(min(start, len(clip.frames) - WINDOW_FRAMES))
+        if rng.random() < 0.5:
+            window = window.mirrored()
+        return MotionWindow(window, *known_flow(window))
+
+    def collate(self, windows: list[MotionWindow]) -> MotionBatch:
+        frames = from_pixels(_stacked(window.clip.frames for window in windows))
+        cameras = zip(*(_known_camera(window) for window in windows), strict=True)
+        is_tracked, inverse_depth, rotation, translation = (_stacked(part).float() for part in cameras)
+        return MotionBatch(
+            before=frames[:, 0],
+            last=frames[:, 1],
+            operations=_stacked(window.clip.operations for window in windows),
+            frames=frames[:, 2:],
+            flow=_stacked(window.flow for window in windows).float(),
+            trusted=_stacked(window.trusted for window in windows).float(),
+            is_tracked=is_tracked,
+            inverse_depth=inverse_depth,
+            rotation=rotation,
+            translation=translation,
+        )
+
+
+def _stacked(arrays: Iterable[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(list(arrays)))
+
+
+def _known_camera(window: MotionWindow) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Whether depth and pose are known, the last frame's inverse depth, the camera's rotations and translations."""
+    track, K = window.clip.track, FRAMES_PER_CHUNK
+    if track is None or not track.is_first_person[1:].all():
+        places = window.flow.shape[-2:]
+        return np.array(False), np.zeros(places), np.zeros((K, 3, 3)), np.zeros((K, 3))
+    rotations, translations = zip(*(track.motion(2 + k, 1) for k in range(K)), strict=True)
+    return np.array(True), track.inverse_depth[1] / DEPTH_SCALE, np.stack(rotations), np.stack(translations)
+
+
+def known_flow(clip: PlayedClip) -> tuple[np.ndarray, np.ndarray]:
+    """Flow of a window's chunk and where it is trusted, as in `MotionBatch`.
+
+    Optical flow: dense inverse search (Kroeger et al. 2016). The search for a flow to the last frame starts from that
+    of the frame before, one step on: it would not find a long way by itself. Where depth and pose are known, the true
+    flow replaces it in every place that it explains about as well: the search guesses where there is no texture, and
+    the true flow knows nothing of what moves by itself or is held in the hand.
+    """
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    last, *frames = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames[1:])
+    flow, before = np.zeros((*last.shape, 2), np.float32), last
+    flows, trusted = [], []
+    for k, frame in enumerate(frames):
+        step = search.calc(frame, before, np.zeros_like(flow))
+        flow = search.calc(frame, last, step + _moved(flow, step))
+        places, error = _on_grid(flow), _error(last, frame, flow)
+        if clip.track is not None and clip.track.is_first_person[[1, 2 + k]].all():
+            true = clip.track.flow(2 + k, 1)
+            of_true = _error(last, frame, cv2.resize(true.transpose(1, 2, 0), flow.shape[1::-1]))
+            is_true = _on_grid((of_true - error)[..., None])[0] < _TRUE_ERROR
+            places = np.where(is_true, true, places)
+            # What came in from beyond the edges is new, whatever it looks like.
+            error = np.where(of_true == _BEYOND, _BEYOND, np.minimum(error, of_true))
+        flows.append(places)
+        trusted.append(_on_grid((error < _TRUSTED_ERROR).astype(np.float32)[..., None])[0] > _TRUSTED_SHARE)
+        before = frame
+    return np.stack(flows).astype(np.float16), np.stack(trusted)
+
+
+def _error(last: np.ndarray, frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Mean absolute difference of a frame and the warped last one, in 5x5 pixels; `_BEYOND` outside the last one."""
+    error = cv2.blur(np.abs(_moved(last, flow).astype(np.float32) - frame), (5, 5))
+    is_inside = _moved(np.ones(last.shape, np.float32), flow, cv2.BORDER_CONSTANT) > 0.5
+    return np.where(is_inside, error, _BEYOND).astype(np.float32)
+
+
+def _moved(image: np.ndarray, flow: np.ndarray, border: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+    """Warps an image of one or two channels by a flow."""
+    y, x = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
+    return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=border)
+
+
+def _on_grid(image: np.ndarray) -> np.ndarray:
+    """Means over places of `FINE` pixels a side, `(C, q, r)` of `(H, W, C)`."""
+    return rearrange(image, "(q a) (r b) c -> c q r a b", a=FINE, b=FINE).mean((-1, -2))
