@@ -16,7 +16,7 @@ play: $(INSTALLED)
 
 test: $(INSTALLED)
 	./cluster/install-system-packages.sh
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 2
 
 test-long: $(INSTALLED)
 	./cluster/install-system-packages.sh
@@ -24,7 +24,7 @@ test-long: $(INSTALLED)
 
 test-cov: $(INSTALLED)
 	./cluster/install-system-packages.sh
-	$(BIN)/python -m pytest -n 3 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The order of the tests, and how several processes share them: `pytest -n 3`.
+"""The order of the tests, and how several processes share them: `pytest -n 2`.
 
 Tests that need a Ray belong to a group, of which one process runs all: "serve" with an application on it, "jobs"
 without. These groups mostly wait. The other processes take file after file meanwhile.
@@ -65,7 +65,7 @@ def pytest_configure_node(node: WorkerController) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupsThenFiles:
-    """The scheduler of `pytest -n 3`, which keeps the order of the tests."""
+    """The scheduler of `pytest -n 2`, which keeps the order of the tests."""
     config.option.loadscopereorder = False
     return GroupsThenFiles(config, log)
 
