@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
 from gamegen.curation import encoded, shards
 from gamegen.files import write_atomically
 from gamegen.media.prompt_pictures import KINDS
-from gamegen.models.checkpoint import load_vae, read_config
+from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.model import Model
 from gamegen.models.text import load_text_encoder
-from gamegen.models.vae import CausalVideoVAE
 
 STATISTICS_FILE = "statistics.json"
 
@@ -34,7 +35,7 @@ class EncodedPart:
 
 
 class Encoder:
-    """A VAE and a text encoder, loaded once and then fed shard after shard.
+    """A VAE, its motion network if there is one, and a text encoder, loaded once and then fed shard after shard.
 
     `vae` names a checkpoint folder or a shipped model; its config names the text encoder.
     Raises CheckpointError (a ValueError) if there is no sound checkpoint.
@@ -42,9 +43,9 @@ class Encoder:
 
     def __init__(self, vae: str, device: str | None = None, video_prompts: Sequence[str] = ()) -> None:
         self.video_prompts = known_kinds(video_prompts)
-        self.vae = load_vae(vae, device)
-        self.text_encoder = load_text_encoder(read_config(vae).text_encoder)
-        self.vae_sha256 = vae_sha256(self.vae)
+        self.model = load_checkpoint(vae, device).model
+        self.text_encoder = load_text_encoder(self.model.config.text_encoder)
+        self.vae_sha256 = vae_sha256(self.model)
 
     def encode_part(self, part: Path, output: Path) -> EncodedPart:
         """Encodes the clips of one curated shard into the shard `output`, replacing it in one step."""
@@ -52,7 +53,9 @@ class Encoder:
         for batch in pq.ParquetFile(part).iter_batches(batch_size=1):
             for row in batch.to_pylist():
                 rows.append(
-                    encoded.encode_row(row, self.vae, self.text_encoder, self.vae_sha256, self.video_prompts)
+                    encoded.encode_row(
+                        row, self.model, self.text_encoder, self.vae_sha256, self.video_prompts
+                    )
                 )
                 seconds += row["num_frames"] / row["fps"]
         shards.write_table(pa.Table.from_pylist(rows, schema=encoded.SCHEMA), output)
@@ -67,10 +70,17 @@ def known_kinds(video_prompts: Sequence[str]) -> tuple[str, ...]:
     return tuple(video_prompts)
 
 
-def vae_sha256(vae: CausalVideoVAE) -> str:
-    """SHA-256 of the encoder half's weights: latents depend on nothing else of a VAE."""
+def vae_sha256(model: Model) -> str:
+    """SHA-256 of the weights that encoded clips depend on: those of the encoder half.
+
+    What a motion network foresees also depends on its own weights and on those of the streaming decoder.
+    """
+    parts: dict[str, Tensor] = dict(model.vae.encoder.state_dict())
+    if model.motion is not None:
+        for part in (model.motion, model.vae.streaming):
+            parts |= {f"{type(part).__name__}.{name}": tensor for name, tensor in part.state_dict().items()}
     digest = hashlib.sha256()
-    for name, tensor in sorted(vae.encoder.state_dict().items()):
+    for name, tensor in sorted(parts.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -18,12 +18,15 @@ from torch import Tensor
 
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.controls import operation_array
+from gamegen.device import autocast
 from gamegen.footage import captions
 from gamegen.footage.clips import Clip
 from gamegen.media.mp4 import read_mp4
 from gamegen.media.prompt_pictures import KINDS
+from gamegen.models.model import Model
+from gamegen.models.motion_compensation import compensate_stream
 from gamegen.models.text import TextEncoder, TextStates
-from gamegen.models.vae import CausalVideoVAE, encode_frames
+from gamegen.models.vae import encode_frames
 
 FULL_PROMPTS = 4
 _STATES = pa.struct([("text", pa.string()), ("tokens", pa.binary())])
@@ -49,6 +52,7 @@ SCHEMA = pa.schema(
     + [(name, pa.list_(pa.string())) for name in _TRUTH]
     + [("video_prompts", pa.list_(pa.struct([("kind", pa.string()), ("latents", pa.large_binary())])))]
     + [("heading_deg", pa.list_(pa.float32())), ("position", pa.list_(pa.list_(pa.float32())))]
+    + [("compensated", pa.large_binary()), ("confidence", pa.large_binary())]
 )
 
 
@@ -75,6 +79,8 @@ class EncodedClip:
 
     The first segment starts at chunk 0; truth lists have one value a chunk, that of its last frame.
     `video_prompts` are latents, like `latents`, of pictures of the clip's edges or motion; there may be none.
+    `compensated`, like `latents`, and `confidence` `(N, 1, h, w)` are what the motion network foresaw of each latent;
+    None where the clip was encoded without one.
     """
 
     clip_id: str
@@ -87,6 +93,8 @@ class EncodedClip:
     time_of_day: list[str]
     view: list[str]
     video_prompts: tuple[Tensor, ...] = ()
+    compensated: Tensor | None = None
+    confidence: Tensor | None = None
 
     @property
     def num_chunks(self) -> int:
@@ -112,8 +120,10 @@ class EncodedClip:
             row["weather"],
             row["time_of_day"],
             row["view"],
-            # Shards written before there were video prompts have no such column.
+            # Shards written before there were video prompts or motion have no such columns.
             tuple(_tensor(v["latents"], shape) for v in row.get("video_prompts") or ()),
+            _tensor_or_none(row.get("compensated"), shape),
+            _tensor_or_none(row.get("confidence"), (n, 1, *shape[2:])),
         )
 
 
@@ -131,15 +141,17 @@ def aligned_operations(clip: Clip, num_chunks: int) -> np.ndarray:
 
 def encode_row(
     row: dict[str, Any],
-    vae: CausalVideoVAE,
+    model: Model,
     text_encoder: TextEncoder,
     vae_sha256: str,
     video_prompts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`.
 
-    `video_prompts` names kinds of `gamegen.media.prompt_pictures.KINDS` to encode with it.
+    `video_prompts` names kinds of `gamegen.media.prompt_pictures.KINDS` to encode with it. With a motion network the
+    row also holds what that foresees.
     """
+    vae = model.vae
     clip = Clip.from_row({name: row[name] for name in Clip.__dataclass_fields__})
     frames = read_mp4(row["video"])
     latents = encode_frames(frames, vae)
@@ -148,6 +160,7 @@ def encode_row(
     truth = {
         name: [getattr(clip, name)[f] for f in last_frames] for name in (*_TRUTH, "heading_deg", "position")
     }
+    operations = aligned_operations(clip, n)
     pack = lambda text: _packed(text, text_encoder)  # noqa: E731
     return {
         **{name: row[name] for name in ("clip_id", "split", "bucket", "game", "world_seed")},
@@ -159,7 +172,7 @@ def encode_row(
             {"kind": kind, "latents": encode_frames(KINDS[kind](frames), vae).tobytes()}
             for kind in video_prompts
         ],
-        "operations": aligned_operations(clip, n).tobytes(),
+        "operations": operations.tobytes(),
         "segments": [
             {"chunk": chunk, "prompts": [pack(text) for text in prompts]}
             for chunk, prompts in segment_prompts(clip, n)
@@ -170,6 +183,19 @@ def encode_row(
             if _first_chunk(i.frame) < n
         ],
         **truth,
+        **(_compensated(model, latents, operations) if model.motion else {}),
+    }
+
+
+@torch.inference_mode()
+def _compensated(model: Model, latents: np.ndarray, operations: np.ndarray) -> dict[str, bytes]:
+    """The columns of what the model's motion network foresees of each latent."""
+    given = (torch.from_numpy(array).to(model.device) for array in (latents, operations))
+    with autocast(model.device):
+        found = compensate_stream(model, *given)
+    return {
+        "compensated": found.latent.cpu().numpy().astype(np.float16).tobytes(),
+        "confidence": found.confidence.cpu().numpy().astype(np.float16).tobytes(),
     }
 
 
@@ -194,6 +220,10 @@ def _first_chunk(frame: int) -> int:
 
 def _tensor(data: bytes, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.float16).reshape(shape).copy())
+
+
+def _tensor_or_none(data: bytes | None, shape: tuple[int, ...]) -> Tensor | None:
+    return None if data is None else _tensor(data, shape)
 
 
 def _packed(text: str, text_encoder: TextEncoder) -> dict[str, Any]:

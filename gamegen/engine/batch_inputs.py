@@ -11,12 +11,13 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from gamegen.engine.conditioning import Conditioning
+from gamegen.engine.conditioning import Conditioning, idle_operations
 from gamegen.engine.frame_pass import FrameInputs
 from gamegen.engine.state import DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model
+from gamegen.models.motion_compensation import PAST_CHUNKS, compensate_normalised, no_latent
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.text import TextStates
 
@@ -48,6 +49,8 @@ class InputStacker:
         self._latent_shape = latent_shape
         self._text_width = model.foundation.config.text_width
         self._text_length = text_length
+        self._compensates = model.foundation.config.motion_compensation
+        self._no_latent = no_latent(model)
         self._texts: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
         self._batches: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
 
@@ -70,7 +73,7 @@ class InputStacker:
         """Inputs for the next chunk of each session under the given conditions."""
         controls = self._controls(conditions)
         prompt = self._text([s.prompt for s in sessions], self._text_length)
-        cond = FrameInputs(prompt, controls, self._previous(sessions))
+        cond = FrameInputs(prompt, controls, self._previous(sessions, conditions))
         if sessions[0].params.sampling.guidance_scale == 1:
             return BatchInputs(cond, None)
         uncond = replace(cond, prompt=self._negative(sessions, prompt), controls=controls.dropped())
@@ -96,15 +99,34 @@ class InputStacker:
             return self._text(negatives, self._text_length)
         return prompt.dropped(torch.ones(len(sessions), dtype=torch.bool, device=prompt.mask.device))
 
-    def _previous(self, sessions: Sequence[Session]) -> Previous:
+    def _previous(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Previous:
         device, level = self._model.device, sessions[0].params.sampling.context_level
         has_previous = torch.tensor([[bool(s.chunks)] for s in sessions], device=device)
-        zero = torch.zeros(self._latent_shape, dtype=torch.float16)
-        latents = torch.stack([s.chunks[-1].latent if s.chunks else zero for s in sessions])
-        previous = latents.float().to(device)[:, None]
+        latent, confidence = self._latents(sessions, back=1), None
+        if self._compensates:
+            compensated = compensate_normalised(
+                self._model, latent, self._latents(sessions, back=2), self._operations(sessions, conditions)
+            )
+            latent, confidence = compensated.latent, compensated.confidence[:, None]
+        previous = latent[:, None]
         noise = self.noise(sessions, ["previous"] * len(sessions))
         noisy = add_noise(previous, noise, torch.full((len(sessions), 1), level, device=device))
-        return Previous(previous, noisy, torch.where(has_previous, level, -1.0))
+        return Previous(previous, noisy, torch.where(has_previous, level, -1.0), confidence)
+
+    def _latents(self, sessions: Sequence[Session], back: int) -> Tensor:
+        """The latent of each session `back` chunks before the next one, float32 `(B, C, h, w)`."""
+        none = self._no_latent.expand(self._latent_shape)
+        found = [s.chunks[-back].latent.to(none) if len(s.chunks) >= back else none for s in sessions]
+        return torch.stack(found)
+
+    def _operations(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Tensor:
+        """Operations that lead to the end of each session's next chunk, `(B, NUM_OPERATIONS, O)`."""
+        rows = []
+        for session, condition in zip(sessions, conditions, strict=True):
+            past = [chunk.conditioning.operations for chunk in session.chunks[-PAST_CHUNKS:]]
+            missing = [idle_operations()] * (PAST_CHUNKS - len(past))
+            rows.append(np.concatenate([*missing, *past, condition.operations]))
+        return torch.from_numpy(np.stack(rows)).float().to(self._model.device)
 
     def _videos(self, videos: list[Tensor | None]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Latents of video prompts `(B, 1, C, h, w)` and a bool mask `(B,)` of rows that have one; None without any."""

@@ -26,6 +26,7 @@ from gamegen.engine.state import Session
 from gamegen.flow import add_noise
 from gamegen.models.kv_cache import KVCaches
 from gamegen.models.model import Model
+from gamegen.models.motion_compensation import PAST_CHUNKS
 from gamegen.models.msdit import PATCH
 from gamegen.models.text import MAX_TOKENS
 
@@ -66,8 +67,11 @@ class BatchRunner:
         attentions = temporal_attentions(foundation, instructnet)
         num_tokens = self.latent_shape[1] * self.latent_shape[2] // PATCH**2
         self.caches = KVCaches([a.new_cache(max_sessions, num_tokens, foundation.dtype) for a in attentions])
-        # Each temporal attention reaches a window further back; one more latent is the oldest one's predecessor.
-        self.history = len(attentions) * (foundation.config.window - 1) + 1
+        # The chunks from which the input of the next one is made: the latent before it, or its motion compensation.
+        self.lead = PAST_CHUNKS if foundation.config.motion_compensation else 1
+        """Chunks before one that its own inputs depend on."""
+        # Each temporal attention reaches a window further back.
+        self.history = len(attentions) * (foundation.config.window - 1) + self.lead
         """Latents that the next chunk depends on, besides the anchors."""
         # Sessions of several batches may take their denoising steps in turns.
         num_batches = -(-max_sessions // (rows or max_sessions))

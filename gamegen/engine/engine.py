@@ -249,16 +249,16 @@ class WorldEngine:
         snapshot.check_fits(self.latent_shape, self.foundation.config.text_width)
         self.close(session_id)
         session = self._add(session_id, self._new_session(snapshot.seed, snapshot.prompt, params))
-        chunks = snapshot.chunks
+        chunks, lead = snapshot.chunks, self.runner.lead
         oldest = snapshot.version - len(chunks)
         if oldest:
-            for chunk in snapshot.anchors[: oldest + 1]:
+            for chunk in snapshot.anchors[: oldest + lead]:
                 self._append_chunk(session, chunk)
-            # The oldest latent is only the next one's predecessor: no cache entry depends on what came before it.
-            self.runner.caches.set_length(session.slot, oldest + 1)
-            session.version = oldest + 1
-            session.chunks = [chunks[0]]
-        for chunk in chunks[1 if oldest else 0 :]:
+            # Inputs of the next ones are made of the oldest ones: no cache entry depends on what came before them.
+            self.runner.caches.set_length(session.slot, oldest + lead)
+            session.version = oldest + lead
+            session.chunks = chunks[:lead]
+        for chunk in chunks[lead if oldest else 0 :]:
             self._append_chunk(session, chunk)
         session.upcoming = [*snapshot.upcoming]
         session.videos = [*snapshot.videos]

@@ -69,13 +69,30 @@ def temporal_attentions(foundation: MSDiT, instructnet: InstructNet) -> list[Tem
 
 
 class Frame(NamedTuple):
-    """Noisy latent frame, its noise level, and the latent before it: see `MSDiT.forward` and `Previous`."""
+    """Noisy latent frame, its noise level, and the latent before it: see `MSDiT.forward` and `Previous`.
+
+    `confidence` is None in networks without motion compensation.
+    """
 
     x_BTCHW: Tensor
     level_BT: Tensor
     previous: Tensor
     noisy_previous: Tensor
     previous_level_BT: Tensor
+    confidence: Tensor | None = None
+
+    @classmethod
+    def of(cls, x_BTCHW: Tensor, level_BT: Tensor, previous: Previous) -> Frame:
+        """The frame with its `Previous` taken apart."""
+        return cls(x_BTCHW, level_BT, previous.latent, previous.noisy, previous.level, previous.confidence)
+
+    def as_previous(self) -> Previous:
+        """The `Previous` that the frame was made of."""
+        return Previous(self.previous, self.noisy_previous, self.previous_level_BT, self.confidence)
+
+    def tensors(self) -> list[Tensor]:
+        """The fields that are not None."""
+        return [tensor for tensor in self if tensor is not None]
 
 
 class FrameControls(NamedTuple):
@@ -144,7 +161,7 @@ class FramePass(nn.Module):
         return [cast(CrossAttention, block.instruction) for block in self.instructnet.blocks]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        (frame, prompt, given, instruction_kv), past = _unflatten(tensors)
+        frame, prompt, given, instruction_kv, past = self._unflatten(tensors)
         caches = _precomputed(past)
         instruction = instruction_kv.to_text(self.instruction_layers, self.instructnet)
         controls = ControlInputs(
@@ -153,7 +170,7 @@ class FramePass(nn.Module):
         velocity = self.foundation(
             frame.x_BTCHW,
             frame.level_BT,
-            Previous(frame.previous, frame.noisy_previous, frame.previous_level_BT),
+            frame.as_previous(),
             prompt.to_text(self.prompt_layers, self.foundation),
             self.video_format,
             self.instructnet.bind(controls),
@@ -163,15 +180,27 @@ class FramePass(nn.Module):
         keys, values = (torch.stack([pair[i].squeeze(3) for pair in new]) for i in (0, 1))
         return velocity, keys, values
 
+    @property
+    def num_frame_tensors(self) -> int:
+        """Tensors of a frame that this network reads."""
+        return len(Frame._fields) - (not self.foundation.config.motion_compensation)
 
-_PARTS: tuple[Any, ...] = (Frame, TextKV, FrameControls, TextKV)
+    def _unflatten(
+        self, tensors: tuple[Tensor, ...]
+    ) -> tuple[Frame, TextKV, FrameControls, TextKV, list[Tensor]]:
+        """Rebuilds the parts of a pass from its flat tensors; the tensors of the past come last."""
+        rest = iter(tensors)
 
+        def part(kind: Any, count: int) -> Any:
+            return kind(*itertools.islice(rest, count))
 
-def _unflatten(tensors: tuple[Tensor, ...]) -> tuple[list[Any], list[Tensor]]:
-    """Rebuilds the parts of a pass from its flat tensors, and returns the tensors of the past."""
-    rest = iter(tensors)
-    parts = [part(*itertools.islice(rest, len(part._fields))) for part in _PARTS]
-    return parts, list(rest)
+        return (
+            part(Frame, self.num_frame_tensors),
+            part(TextKV, len(TextKV._fields)),
+            part(FrameControls, len(FrameControls._fields)),
+            part(TextKV, len(TextKV._fields)),
+            list(rest),
+        )
 
 
 @dataclass(frozen=True)
@@ -211,9 +240,9 @@ class CompiledFramePass:
 
     def __call__(self, x_BTCHW: Tensor, level_BT: Tensor, inputs: FrameInputs, caches: KVCaches) -> Tensor:
         """Velocity `(B, 1, C, H, W)`; stages the new frame in the selected slots of `caches`."""
-        networks, previous, controls = self._pass, inputs.previous, inputs.controls
+        networks, controls = self._pass, inputs.controls
         parts = (
-            Frame(x_BTCHW, level_BT, previous.latent, previous.noisy, previous.level),
+            Frame.of(x_BTCHW, level_BT, inputs.previous).tensors(),
             self._text_kv(inputs.prompt, networks.foundation.text_in, networks.prompt_layers),
             FrameControls(controls.operations, controls.has_operations, controls.instruction_active),
             self._text_kv(controls.instruction, networks.instructnet.text_in, networks.instruction_layers),
@@ -246,7 +275,8 @@ def build_frame_pass(
     if may_compile is not False:
         frame_pass = _frame_pass(foundation, instructnet, size)
         example = _example(frame_pass, size)
-        module = compiled("pass", frame_pass, example, _dynamic_axes(len(example)), bool(may_compile))
+        axes = _dynamic_axes(frame_pass.num_frame_tensors, len(example))
+        module = compiled("pass", frame_pass, example, axes, bool(may_compile))
         if module is not None:
             return CompiledFramePass(
                 frame_pass, module.in_int8(frame_pass, int8_layers) if int8_layers else module
@@ -303,8 +333,9 @@ def _example(frame_pass: FramePass, size: tuple[int, int]) -> list[Tensor]:
     rotation = torch.zeros(B, 1, 1, 1, E // 2)
     keys, values = torch.zeros(B, S, K, E, W), torch.zeros(B, S, K, W, E)
     operations = torch.zeros(B, 1, FRAMES_PER_CHUNK, OPERATION_SIZE)
+    confidence = latent[:, :, :1] if config.motion_compensation else None
     parts = (
-        Frame(latent, level, latent, latent, level),
+        Frame(latent, level, latent, latent, level, confidence).tensors(),
         text(5, frame_pass.prompt_layers),
         FrameControls(operations, torch.ones(B, 1, dtype=torch.bool), level),
         text(3, frame_pass.instruction_layers),
@@ -313,8 +344,8 @@ def _example(frame_pass: FramePass, size: tuple[int, int]) -> list[Tensor]:
     return [*(tensor for part in parts for tensor in part), *past]
 
 
-def _dynamic_axes(num_tensors: int) -> list[tuple[int, ...]]:
+def _dynamic_axes(num_frame_tensors: int, num_tensors: int) -> list[tuple[int, ...]]:
     """Dynamic axes of each input: the batch and the lengths of texts."""
     text = [(0,), (0, 3), (1, 3), (1, 3)]
-    axes = [*[(0,)] * len(Frame._fields), *text, *[(0,)] * len(FrameControls._fields), *text]
+    axes = [*[(0,)] * num_frame_tensors, *text, *[(0,)] * len(FrameControls._fields), *text]
     return axes + [(0,)] * (num_tensors - len(axes))

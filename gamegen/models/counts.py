@@ -104,13 +104,24 @@ def chunk_pass_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> Part
 
 
 def chunk_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> int:
-    """FLOPs of one streamed chunk: its denoising passes, the pass that commits it, the streaming decoder."""
+    """FLOPs of one streamed chunk: motion compensation, denoising, the pass that commits it, the streaming decoder."""
     passes = config.sampling.num_steps * (1 if config.sampling.guidance_scale == 1 else 2) + 1
     _, rows, columns = config.latent_shape
     return (
         passes * chunk_pass_flops(config, text_tokens).total
         + vae_flops(config, Latents(1, rows, columns)).stream
+        + compensation_flops(config)
     )
+
+
+def compensation_flops(config: ModelConfig) -> int:
+    """FLOPs of the motion-compensated latent of one chunk, 0 for a foundation that is given none."""
+    if config.foundation is None or not config.foundation.motion_compensation:
+        return 0
+    assert config.motion is not None
+    # The chunk shown last is decoded, its last frame is moved, and both are encoded.
+    vae = vae_flops(config, Latents(2, *config.latent_shape[1:]))
+    return vae.stream // 2 + vae.encode + motion_flops(config.motion, config.height, config.width)
 
 
 @lru_cache(maxsize=64)
@@ -165,7 +176,7 @@ def _part_flops(model: Model, latents: Latents, batch: int, caches: list[RingCac
             replace(text, cache=TextKVCache()),
             torch.empty(batch, latents.frames),
         )
-    previous = Previous(x, x, level)
+    previous = Previous(x, x, level, x[:, :, :1] if foundation.config.motion_compensation else None)
 
     def run(controlled: bool) -> None:
         control = instructnet.bind(controls) if instructnet is not None and controlled else None

@@ -41,6 +41,11 @@ class ModelConfig:
                 f"foundation.latent_channels = {self.foundation.latent_channels}, but the VAE has "
                 f"{self.vae.latent_channels}: make them equal"
             )
+        if self.foundation and self.foundation.motion_compensation and self.motion is None:
+            raise ValueError(
+                "foundation.motion_compensation is true, but there is no motion network: "
+                "train one first (gamegen train motion), or set it to false"
+            )
 
     @classmethod
     def tiny(cls) -> ModelConfig:

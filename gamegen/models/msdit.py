@@ -37,6 +37,9 @@ class MSDiTConfig:
     rows and columns of tokens that rotary positions inside a frame count, however many there are (Chen et al. 2023,
     "Extending Context Window of Large Language Models via Positional Interpolation"): pictures of another size than
     those trained on keep the distances that the network knows. None counts the tokens themselves.
+
+    With `motion_compensation` the network is given the motion-compensated latent of each frame in place of the latent
+    before it, with its confidence. The model then needs a motion network.
     """
 
     width: int = 256
@@ -49,6 +52,7 @@ class MSDiTConfig:
     anchors: int = 0
     sparse_attention: SparseAttentionConfig | None = None
     rotary_grid: tuple[int, int] | None = None
+    motion_compensation: bool = False
 
     def __post_init__(self) -> None:
         if self.width % (4 * self.num_heads):
@@ -180,8 +184,10 @@ class MSDiT(nn.Module):
         super().__init__()
         self.config = config
         width, z = config.width, config.latent_channels
-        # Noisy latent, latent before it, and two maps that say whether that one is there and how noisy it is.
-        self.patch_in = nn.Linear(PATCH**2 * (2 * z + 2), width)
+        # Noisy latent, latent before it, and maps that say whether that one is there, how noisy it is, and how far to
+        # trust it.
+        num_maps = 3 if config.motion_compensation else 2
+        self.patch_in = nn.Linear(PATCH**2 * (2 * z + num_maps), width)
         self.place_in = nn.Linear(32, width)
         self.level_in = nn.Sequential(nn.Linear(128, width), nn.SiLU(), nn.Linear(width, width))
         self.format_in = nn.Sequential(nn.Linear(96, width), nn.SiLU(), nn.Linear(width, width))
@@ -226,7 +232,10 @@ class MSDiT(nn.Module):
         B, T, _, H, W = x_BTCHW.shape
         level = previous.level[:, :, None, None, None].expand(B, T, 1, H, W).to(x_BTCHW.dtype)
         masked = (level < 0).to(x_BTCHW.dtype)
-        planes = torch.cat([x_BTCHW, previous.noisy * (1 - masked), masked, level.clamp_min(0)], 2)
+        maps = [x_BTCHW, previous.noisy * (1 - masked), masked, level.clamp_min(0)]
+        if previous.confidence is not None:
+            maps.append(previous.confidence * (1 - masked))
+        planes = torch.cat(maps, 2)
         patches = rearrange(planes, "b t c (y p) (x q) -> b t (y x) (c p q)", p=PATCH, q=PATCH)
         places = self._places(H // PATCH, W // PATCH, x_BTCHW)
         return self.patch_in(patches.to(self.dtype)) + self.place_in(places.to(self.dtype))

@@ -5,6 +5,7 @@ Shape suffixes as in `msdit.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -67,19 +68,26 @@ class Text:
 
 @dataclass(frozen=True)
 class Previous:
-    """The latent before each latent frame, `(B, T, C, H, W)`.
+    """The latent before each latent frame `(B, T, C, H, W)`, as it was or motion-compensated.
 
     The layers see it `noisy`, at `level` `(B, T)` (-1 where there is none); `latent` is the clean one, which
-    remains where nothing moves.
+    remains where nothing new is drawn. `confidence` `(B, T, 1, H, W)` tells how far a motion-compensated one is to be
+    trusted (`gamegen/models/motion_compensation.py`); None beside one as it was.
     """
 
     latent: Tensor
     noisy: Tensor
     level: Tensor
+    confidence: Tensor | None = None
+
+    def map(self, take: Callable[[Tensor], Tensor]) -> Previous:
+        """The inputs with `take` applied to each tensor."""
+        confidence = None if self.confidence is None else take(self.confidence)
+        return Previous(take(self.latent), take(self.noisy), take(self.level), confidence)
 
     def rows(self, index: Tensor) -> Previous:
         """The batch rows at `index`."""
-        return Previous(self.latent[index], self.noisy[index], self.level[index])
+        return self.map(lambda tensor: tensor[index])
 
 
 @dataclass(frozen=True)

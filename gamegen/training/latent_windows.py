@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gamegen.curation.encoded import EncodedClip
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import ModelConfig
+from gamegen.models.motion_compensation import PAST_CHUNKS
 from gamegen.models.network_inputs import Text
 from gamegen.models.text import TextStates
 from gamegen.training.feed import Row, WindowDataset
 from gamegen.training.window_plan import Sample
+
+
+class WindowMotion(NamedTuple):
+    """What motion compensation knows of windows.
+
+    `compensated` `(B, T, C, h, w)`: the motion-compensated latent of each latent, and `confidence` `(B, T, 1, h, w)`.
+    To compute others, `past_operations` `(B, PAST_CHUNKS, 4, O)` of the chunks before the window. Latents are
+    normalised in a batch.
+    """
+
+    compensated: Tensor
+    confidence: Tensor
+    past_operations: Tensor
+
+    def to(self, device: torch.device) -> WindowMotion:
+        """A copy on another device."""
+        return WindowMotion(*(tensor.to(device) for tensor in self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +44,7 @@ class LatentBatch:
     `latents` and `previous` `(B, T, C, h, w)`: `previous[:, i]` is the latent before `latents[:, i]`;
     `starts` `(B,)` is true where the window begins its clip, so that `previous[:, 0]` means nothing.
     `prompt` describes the scene the window shows; `first_prompt` the scene before the instruction in force, which
-    is what a player's prompt says by then.
+    is what a player's prompt says by then. `motion` is for models with motion compensation, None for others.
     """
 
     latents: Tensor
@@ -33,10 +53,19 @@ class LatentBatch:
     prompt: Text
     first_prompt: Text
     controls: ControlInputs
+    motion: WindowMotion | None = None
+
+    @property
+    def given(self) -> tuple[Tensor, Tensor | None]:
+        """What the networks are given beside each noisy latent, like `latents`, and its confidence."""
+        return (self.previous, None) if self.motion is None else self.motion[:2]
 
     def to(self, device: torch.device) -> LatentBatch:
         """The batch on another device."""
-        return LatentBatch(**{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return LatentBatch(
+            **{name: part if part is None else part.to(device) for name, part in parts.items()}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +81,7 @@ class LatentWindow:
     instruction: TextStates | None
     active: Tensor
     video: Tensor | None
+    motion: WindowMotion | None
 
 
 class LatentWindows(WindowDataset):
@@ -66,6 +96,7 @@ class LatentWindows(WindowDataset):
     def __init__(self, model: ModelConfig, *, transition_windows: float, still_windows: float) -> None:
         self.transition_windows = transition_windows
         self.still_windows = still_windows
+        self.needs_motion = model.foundation is not None and model.foundation.motion_compensation
         channels = model.vae.latent_channels
         self.mean_C = torch.tensor(model.latent_mean or (0.0,) * channels)[:, None, None]
         self.std_C = torch.tensor(model.latent_std or (1.0,) * channels)[:, None, None]
@@ -75,7 +106,9 @@ class LatentWindows(WindowDataset):
 
     def cut(self, clip: EncodedClip, sample: Sample, num_latents: int) -> LatentWindow:
         rng = sample.generator()
-        return _window(clip, num_latents, self._start(clip, sample.slot, num_latents, rng), rng)
+        start = self._start(clip, sample.slot, num_latents, rng)
+        motion = _motion(clip, start, num_latents) if self.needs_motion else None
+        return _window(clip, num_latents, start, rng, motion)
 
     def _start(self, clip: EncodedClip, slot: int, window: int, rng: np.random.Generator) -> int:
         last = clip.num_chunks - window
@@ -108,7 +141,15 @@ class LatentWindows(WindowDataset):
             prompt=text([window.prompt for window in windows]),
             first_prompt=text([window.first_prompt for window in windows]),
             controls=controls,
+            motion=self._motion(windows),
         )
+
+    def _motion(self, windows: list[LatentWindow]) -> WindowMotion | None:
+        parts = [window.motion for window in windows if window.motion is not None]
+        if not parts:
+            return None
+        compensated, confidence, operations = (torch.stack(part) for part in zip(*parts, strict=True))
+        return WindowMotion(self._normalise(compensated), confidence, operations)
 
     def _videos(self, windows: list[LatentWindow]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Video prompts and a mask of the windows that have one; (None, None) where none has."""
@@ -122,7 +163,23 @@ class LatentWindows(WindowDataset):
         return (latents - self.mean_C) / self.std_C
 
 
-def _window(clip: EncodedClip, window: int, start: int, rng: np.random.Generator) -> LatentWindow:
+def _motion(clip: EncodedClip, start: int, window: int) -> WindowMotion:
+    """The motion of a window; raises ValueError for a clip that was encoded without a motion network."""
+    if clip.compensated is None or clip.confidence is None:
+        raise ValueError(
+            f"{clip.clip_id} was encoded without a motion network: "
+            "encode the clips with the checkpoint that the run begins with (gamegen encode --vae)"
+        )
+    past = F.pad(clip.operations, (0, 0, 0, 0, PAST_CHUNKS, 0))[start : start + PAST_CHUNKS]
+    stop = start + window
+    return WindowMotion(
+        clip.compensated[start:stop].float(), clip.confidence[start:stop].float(), past.float()
+    )
+
+
+def _window(
+    clip: EncodedClip, window: int, start: int, rng: np.random.Generator, motion: WindowMotion | None
+) -> LatentWindow:
     stop = start + window
     latents = clip.latents[start:stop].float()
     before = clip.latents[max(start - 1, 0)][None].float()
@@ -143,4 +200,5 @@ def _window(clip: EncodedClip, window: int, start: int, rng: np.random.Generator
         instruction=instruction.states if instruction else None,
         active=(torch.arange(start, stop) >= begins).float(),
         video=videos[rng.integers(len(videos))][start:stop].float() if videos else None,
+        motion=motion,
     )

@@ -16,16 +16,19 @@ from gamegen.flow import add_noise, counter_noise
 from gamegen.media.first_frames import check_frames_fit
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model, ModelConfig
+from gamegen.models.motion import MotionConfig
+from gamegen.models.motion_compensation import compensate_stream
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.text import TextStates
 
 
-def random_model(anchors: int = 0) -> Model:
-    """Every weight random, zero-initialised ones included, so that no path is silent."""
+def random_model(anchors: int = 0, moves: bool = False) -> Model:
+    """Every weight random, zero-initialised ones included, so that no path is silent; `moves` with a motion network."""
     torch.manual_seed(0)
-    foundation = dataclasses.replace(MSDiTConfig.tiny(), anchors=anchors)
-    model = Model(dataclasses.replace(ModelConfig.tiny(), foundation=foundation)).eval()
+    foundation = dataclasses.replace(MSDiTConfig.tiny(), anchors=anchors, motion_compensation=moves)
+    motion = MotionConfig.tiny() if moves else None
+    model = Model(dataclasses.replace(ModelConfig.tiny(), foundation=foundation, motion=motion)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -49,9 +52,9 @@ def play(engine: WorldEngine, sid: str, start: int, stop: int) -> np.ndarray:
     return np.stack(chunks)
 
 
-@pytest.mark.parametrize("anchors", [0, 1])
-def test_cached_rollout_equals_full_attention(anchors):
-    model = random_model(anchors)
+@pytest.mark.parametrize(("anchors", "moves"), [(0, False), (1, False), (0, True), (1, True)])
+def test_cached_rollout_equals_full_attention(anchors, moves):
+    model = random_model(anchors, moves)
     engine = WorldEngine(model)
     engine.open("a", words(1), seed=3)
     latents = torch.from_numpy(play(engine, "a", 0, 9)).float()[None]
@@ -62,11 +65,15 @@ def test_cached_rollout_equals_full_attention(anchors):
     noise = lambda purpose, i: counter_noise(3, i, purpose, engine.latent_shape)  # noqa: E731
     levels = torch.full((1, 9), sampling.history_level)
     x = add_noise(latents, torch.stack([noise("commit", i) for i in range(9)])[None], levels)
-    before = torch.cat([torch.zeros_like(latents[:, :1]), latents[:, :-1]], 1)
+    before, confidence = torch.cat([torch.zeros_like(latents[:, :1]), latents[:, :-1]], 1), None
+    if moves:
+        with torch.inference_mode():
+            found = compensate_stream(model, model.denormalise(latents[0]), torch.from_numpy(operations))
+        before, confidence = model.normalise(found.latent)[None], found.confidence[None]
     before_level = torch.full((1, 9), sampling.context_level)
     noisy = add_noise(before, torch.stack([noise("previous", i) for i in range(9)])[None], before_level)
     before_level[0, 0] = -1
-    previous = Previous(before, noisy, before_level)
+    previous = Previous(before, noisy, before_level, confidence)
     active = torch.tensor([[float(i >= 4) for i in range(9)]])
     said, prompt = words(9), words(1)
     controls = ControlInputs(
@@ -101,10 +108,10 @@ def test_cached_rollout_equals_full_attention(anchors):
     torch.testing.assert_close(torch.cat(seen, 1), whole, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("anchors", [0, 2])
+@pytest.mark.parametrize(("anchors", "moves"), [(0, False), (2, False), (0, True), (2, True)])
 @pytest.mark.parametrize("at", [1, 3, 30])
-def test_restored_snapshot_equals_uninterrupted_run(at, anchors):
-    model = random_model(anchors)
+def test_restored_snapshot_equals_uninterrupted_run(at, anchors, moves):
+    model = random_model(anchors, moves)
     engine = WorldEngine(model)
     engine.open("a", words(1), seed=3)
     play(engine, "a", 0, at)
@@ -180,8 +187,9 @@ def test_a_snapshot_of_another_world_is_refused():
         )
 
 
-def test_batched_session_equals_lone_session():
-    model = random_model()
+@pytest.mark.parametrize("moves", [False, True])
+def test_batched_session_equals_lone_session(moves):
+    model = random_model(moves=moves)
     engine = WorldEngine(model)
     engine.open("lone", words(1), seed=3)
     lone = play(engine, "lone", 0, 6)

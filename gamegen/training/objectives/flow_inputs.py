@@ -44,7 +44,7 @@ class FlowInputs:
 
     def times(self, take: Callable[[Tensor], Tensor]) -> FlowInputs:
         """The conditioning with `take` applied to every tensor that has a time axis."""
-        p, c = self.previous, self.controls
+        c = self.controls
         controls = ControlInputs(
             take(c.operations),
             take(c.has_operations),
@@ -53,7 +53,7 @@ class FlowInputs:
             None if c.video is None else take(c.video),
             c.has_video,
         )
-        return FlowInputs(Previous(take(p.latent), take(p.noisy), take(p.level)), self.prompt, controls)
+        return FlowInputs(self.previous.map(take), self.prompt, controls)
 
 
 def draw_controls(mix: ControlMix, num_windows: int, generator: torch.Generator) -> Tensor:

@@ -16,6 +16,7 @@ from gamegen.flow import add_noise, expand_levels, predict_x0, sample_levels
 from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model
+from gamegen.models.motion_compensation import compensate_normalised, no_latent, recent_operations
 from gamegen.models.network_inputs import Previous
 from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.objectives.flow_inputs import ControlMix, FlowInputs, choose_text, draw_controls
@@ -100,7 +101,8 @@ class FlowObjective(Objective):
         c, B, device = self.config, len(batch.latents), self.model.device
         chance = lambda p: (torch.rand(B, generator=generator) < p).to(device)  # noqa: E731
         amount = torch.rand(batch.latents.shape[:2], generator=generator).to(device) * c.previous_noise
-        noise = self._noise_like(batch.previous, generator)
+        given, confidence = batch.given
+        noise = self._noise_like(given, generator)
         levels = amount.clone()
         levels[:, 0] = torch.where(batch.starts | chance(c.text_to_video), -1.0, levels[:, 0])
         words = keys = video = torch.zeros(B, dtype=torch.bool, device=device)
@@ -111,7 +113,7 @@ class FlowObjective(Objective):
         # A change that nothing explains would teach worlds to change by themselves.
         changes = instructed & (controls.instruction_active.sum(1) < controls.instruction_active.shape[1])
         words = words | (changes & (self.instructnet is not None))
-        given = ControlInputs(
+        controls = ControlInputs(
             operations=controls.operations,
             has_operations=controls.has_operations & keys[:, None],
             instruction=controls.instruction,
@@ -123,8 +125,8 @@ class FlowObjective(Objective):
         follows = words & instructed
         prompt = choose_text(follows, batch.first_prompt, batch.prompt)
         prompt = prompt.dropped(chance(c.text_drop) | (changes & ~follows))
-        previous = Previous(batch.previous, add_noise(batch.previous, noise, amount), levels)
-        return FlowInputs(previous, prompt, given)
+        previous = Previous(given, add_noise(given, noise, amount), levels, confidence)
+        return FlowInputs(previous, prompt, controls)
 
     def velocity(self, foundation, instructnet, xt: Tensor, levels: Tensor, inputs: FlowInputs) -> Tensor:
         """Velocity that a (foundation, InstructNet) pair predicts, float `(B, T, C, h, w)` as `xt`."""
@@ -189,19 +191,38 @@ class FlowObjective(Objective):
         velocity = self.velocity(self.foundation, self.instructnet, xt, level, some)
         still = is_still(batch)[rows][..., None, None, None]
         predicted = hold_still(predict_x0(xt, velocity.float(), level), latents[rows], still)
-        before, noisy, mixed = inputs.previous.latent.clone(), inputs.previous.noisy.clone(), latents.clone()
-        before[rows, 1:] = predicted[:, :-1]
-        noisy[rows, 1:] = add_noise(
-            predicted[:, :-1],
-            self._noise_like(predicted[:, :-1], generator),
-            some.previous.level[:, 1:].clamp_min(0),
+        follows, trust = self._follows(batch, rows, predicted)
+        previous = inputs.previous.map(Tensor.clone)
+        previous.latent[rows, 1:] = follows
+        previous.noisy[rows, 1:] = add_noise(
+            follows, self._noise_like(follows, generator), some.previous.level[:, 1:].clamp_min(0)
         )
+        if previous.confidence is not None:
+            previous.confidence[rows, 1:] = trust
+        mixed = latents.clone()
         num_own = torch.randint(T, (len(rows), 1), generator=generator).to(latents.device)
         own = (torch.arange(T, device=latents.device) < num_own)[:, :, None, None, None]
         mixed[rows] = torch.where(own | still, predicted, latents[rows])
         is_target[rows] = (~own | still).float()
-        previous = Previous(before, noisy, inputs.previous.level)
         return FlowInputs(previous, inputs.prompt, inputs.controls), mixed, is_target
+
+    def _follows(self, batch: LatentBatch, rows: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor | float]:
+        """What is given for every latent but the first after the guesses `(B, T, C, h, w)`: latents and confidence."""
+        if batch.motion is None:
+            return predicted[:, :-1], 0.0
+        T = predicted.shape[1] - 1
+        # Where a window begins its clip, no latent comes before its first one.
+        none = no_latent(self.model).expand_as(batch.previous[rows, 0])
+        first = torch.where(batch.starts[rows][:, None, None, None], none, batch.previous[rows, 0])
+        before = torch.cat([first[:, None], predicted[:, :-2]], 1)
+        operations = recent_operations(batch.controls.operations[rows], batch.motion.past_operations[rows])
+        found = compensate_normalised(
+            self.model,
+            predicted[:, :-1].flatten(0, 1),
+            before.flatten(0, 1),
+            operations[:, 1:].flatten(0, 1),
+        )
+        return found.latent.unflatten(0, (-1, T)), found.confidence.unflatten(0, (-1, T))
 
     def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(latents.shape, generator=generator).to(self.model.device)
@@ -215,7 +236,8 @@ class FlowObjective(Objective):
         xt = add_noise(batch.latents, self._noise_like(batch.latents, generator), level)
         context = torch.full_like(level, 0.1)
         context[:, 0] = torch.where(batch.starts, -1.0, context[:, 0])
-        previous = Previous(batch.previous, batch.previous, context)
+        given, confidence = batch.given
+        previous = Previous(given, given, context, confidence)
         inputs = FlowInputs(previous, batch.first_prompt, batch.controls)
         guess = predict_x0(
             xt, self._velocity(self.foundation, self.instructnet, xt, level, inputs).float(), level

@@ -18,7 +18,10 @@ STATISTICS_FILE = "statistics.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FoundationStage(LatentStage):
-    """Trains a foundation on the latents of an autoencoder; its checkpoint keeps their mean and deviation."""
+    """Trains a foundation on the latents of an autoencoder; its checkpoint keeps their mean and deviation.
+
+    Beside a motion network, it is given motion-compensated latents.
+    """
 
     stage: Literal["foundation"] = "foundation"
 
@@ -26,7 +29,9 @@ class FoundationStage(LatentStage):
         sizes = named_config(self.model)
         config, weights = self.load_init(init)
         if config.foundation is None:
-            config = replace(config, foundation=sizes.foundation)
+            assert sizes.foundation is not None
+            foundation = replace(sizes.foundation, motion_compensation=config.motion is not None)
+            config = replace(config, foundation=foundation)
         return with_statistics(config, data), weights
 
 

@@ -1,0 +1,169 @@
+"""Motion-compensated latents: encoded as play computes them, learned from, and computed anew after own guesses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen.config import to_dict
+from gamegen.curation import encode
+from gamegen.curation.encoded import EncodedClip
+from gamegen.models.checkpoint import load_checkpoint, save_random
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.motion import MotionConfig
+from gamegen.models.motion_compensation import compensate, compensate_stream, recent_operations
+from gamegen.training.feed import Feed
+from gamegen.training.latent_windows import LatentBatch
+from gamegen.training.loop import Run
+from gamegen.training.run_stage import run_stage
+from gamegen.training.stage_config import TrainingBucket
+from gamegen.training.stages.stage import Stage
+from gamegen.training.window_plan import WindowPlan, index_clips
+from tests.engine.test_world import random_model
+from tests.training.samples import (
+    SIZE,
+    encoded_folder,
+    encoded_row,
+    latent_feed,
+    panning_folder,
+    plain_flow,
+    stage,
+    write_rows,
+)
+
+BUCKETS = (TrainingBucket(SIZE, 12),)
+
+
+def moved_row(model: Model, seed: int, num_chunks: int = 20) -> dict:
+    """An encoded row with what the model's motion network foresees."""
+    row = encoded_row(seed, num_chunks)
+    clip = EncodedClip.from_row(row)
+    with torch.inference_mode():
+        found = compensate_stream(model, clip.latents, clip.operations)
+    parts = {"compensated": found.latent, "confidence": found.confidence}
+    return row | {name: part.numpy().astype(np.float16).tobytes() for name, part in parts.items()}
+
+
+def feed(config: Stage, model: Model, data: Path) -> Feed:
+    windows = config.windows(model.config)
+    return Feed(WindowPlan(config, index_clips(data, "train", windows.length_column)), windows)
+
+
+@pytest.fixture
+def model() -> Model:
+    return random_model(moves=True)
+
+
+@pytest.fixture
+def data(model: Model, tmp_path: Path) -> Path:
+    return write_rows(tmp_path / "encoded", [moved_row(model, seed) for seed in range(3)])
+
+
+def test_a_stream_is_compensated_chunk_by_chunk(model):
+    clip = EncodedClip.from_row(encoded_row(0))
+    latents, operations = clip.latents.float(), clip.operations.float()
+    with torch.inference_mode():
+        whole = compensate_stream(model, latents, operations)
+        recent = recent_operations(operations[None])[0]
+        for i in range(1, len(latents)):
+            before = latents[i - 2] if i > 1 else torch.zeros_like(latents[0])
+            one = compensate(model, latents[i - 1][None], before[None], recent[i][None])
+            torch.testing.assert_close(one.latent[0], whole.latent[i], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(one.confidence[0], whole.confidence[i], rtol=1e-4, atol=1e-5)
+    assert not whole.latent[0].any() and not whole.confidence[0].any()
+
+
+def test_recent_operations_end_with_the_chunks_own():
+    operations = torch.arange(1.0, 25).view(1, 6, 4, 1)
+    recent = recent_operations(operations)[0, :, :, 0]
+    assert recent[0].tolist() == [0] * 12 + [1, 2, 3, 4]
+    assert recent[5].tolist() == [*range(9, 25)]
+    within = recent_operations(operations[:, 3:], operations[:, :3])[0, :, :, 0]
+    assert torch.equal(within, recent[3:])
+
+
+def test_what_follows_a_right_guess_is_what_was_encoded(model, tmp_path):
+    """Beginnings of clips included: nothing was held before them."""
+    data = write_rows(tmp_path, [moved_row(model, seed, num_chunks=6) for seed in range(16)])
+    config = stage("instructnet", batch_size=32, buckets=BUCKETS)
+    batch: LatentBatch = feed(config, model, data).example()
+    assert batch.motion is not None and batch.starts.any() and not batch.starts.all()
+    objective = config.objective(model)
+    with torch.inference_mode():
+        latents, confidence = objective._follows(batch, torch.arange(len(batch.latents)), batch.latents)
+    torch.testing.assert_close(latents, batch.motion.compensated[:, 1:], rtol=2e-3, atol=5e-3)
+    torch.testing.assert_close(confidence, batch.motion.confidence[:, 1:], rtol=2e-3, atol=5e-3)
+
+
+def test_networks_are_given_the_compensated_latents(model, data):
+    config = stage("instructnet", batch_size=4, buckets=BUCKETS, flow=plain_flow(text_to_video=0.0))
+    batch: LatentBatch = feed(config, model, data).example()
+    assert batch.motion is not None
+    inputs = config.objective(model).draw_inputs(batch, torch.Generator().manual_seed(0))
+    assert torch.equal(inputs.previous.latent, batch.motion.compensated)
+    assert inputs.previous.confidence is not None
+    assert torch.equal(inputs.previous.confidence, batch.motion.confidence)
+
+
+@pytest.mark.parametrize("name", ["foundation", "instructnet", "turbo"])
+def test_stages_train_with_motion(model, data, tmp_path, name):
+    foundation = None if name == "foundation" else model.config.foundation
+    instructnet = None if name == "foundation" else model.config.instructnet
+    sizes = dataclasses.replace(model.config, foundation=foundation, instructnet=instructnet)
+    save_random(tmp_path / "init", sizes)
+    (tmp_path / "tiny.yaml").write_text(json.dumps(to_dict(ModelConfig.tiny())))
+    encode.write_statistics(data)
+    config = stage(
+        name,
+        model=str(tmp_path / "tiny.yaml"),
+        steps=2,
+        buckets=BUCKETS,
+        flow=plain_flow(scheduled_sampling=1.0, scheduled_sampling_start=0.0),
+    )
+    run_stage(config, data, Run(output=tmp_path / "run", show_progress=False), init=tmp_path / "init")
+    trained, before = (load_checkpoint(tmp_path / folder, "cpu").model for folder in ("run", "init"))
+    assert trained.foundation is not None and trained.foundation.config.motion_compensation
+    kept = before.state_dict()
+    for part, weight in trained.state_dict().items():
+        if part.startswith(("motion.", "vae.")):
+            assert torch.equal(weight, kept[part]), part
+
+
+def test_clips_that_were_encoded_without_motion_are_refused(model, tmp_path):
+    config = stage("instructnet", buckets=BUCKETS)
+    with pytest.raises(ValueError, match="was encoded without a motion network: encode the clips with"):
+        feed(config, model, encoded_folder(tmp_path)).example()
+    assert latent_feed(config, encoded_folder(tmp_path / "more")).example().motion is None
+
+
+def test_a_foundation_with_motion_compensation_needs_a_motion_network():
+    foundation = random_model(moves=True).config.foundation
+    with pytest.raises(ValueError, match="there is no motion network: train one first"):
+        dataclasses.replace(ModelConfig.tiny(), foundation=foundation)
+
+
+def test_encoding_with_a_motion_network_keeps_what_it_foresees(tmp_path):
+    sizes = dataclasses.replace(ModelConfig.tiny(), foundation=None, instructnet=None)
+    save_random(tmp_path / "vae", sizes)
+    save_random(tmp_path / "motion", dataclasses.replace(sizes, motion=MotionConfig.tiny()))
+    curated = panning_folder(tmp_path / "curated")
+    plain, moving = (encode.Encoder(str(tmp_path / name), "cpu") for name in ("vae", "motion"))
+    assert plain.vae_sha256 != moving.vae_sha256
+    (part, *_) = encode.shards.part_files(curated)
+    for name, encoder in (("plain", plain), ("moving", moving)):
+        encoder.encode_part(part, tmp_path / name)
+    found = []
+    for name in ("plain", "moving"):
+        (row, *_) = encode.pq.read_table(tmp_path / name).to_pylist()
+        found.append(EncodedClip.from_row(row))
+    assert found[0].compensated is None
+    clip = found[1]
+    assert clip.compensated is not None and clip.confidence is not None
+    assert clip.compensated.shape == clip.latents.shape
+    with torch.inference_mode():
+        expected = compensate_stream(moving.model, clip.latents, clip.operations)
+    torch.testing.assert_close(clip.compensated.float(), expected.latent, rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(clip.confidence.float(), expected.confidence, rtol=2e-2, atol=2e-2)
