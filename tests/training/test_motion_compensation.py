@@ -15,6 +15,7 @@ from gamegen.models.checkpoint import load_checkpoint, save_random
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import MotionConfig
 from gamegen.models.motion_compensation import compensate, compensate_stream, recent_operations
+from gamegen.models.network_inputs import Previous, Text
 from gamegen.training.feed import Feed
 from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.loop import Run
@@ -106,6 +107,29 @@ def test_networks_are_given_the_compensated_latents(model, data):
     assert torch.equal(inputs.previous.latent, batch.motion.compensated)
     assert inputs.previous.confidence is not None
     assert torch.equal(inputs.previous.confidence, batch.motion.confidence)
+
+
+def test_a_model_that_learns_to_be_compensated_begins_as_it_was(tmp_path):
+    motion = random_model(moves=True).config.motion
+    save_random(tmp_path, dataclasses.replace(ModelConfig.tiny(), motion=motion))
+    before = load_checkpoint(tmp_path, "cpu").model
+    (tmp_path / "tiny.yaml").write_text(json.dumps(to_dict(ModelConfig.tiny())))
+    config = stage("instructnet", model=str(tmp_path / "tiny.yaml"), buckets=BUCKETS)
+    after = config.build_model(tmp_path, tmp_path, tmp_path)
+    x, level = torch.randn(2, 3, 4, 4, 4), torch.rand(2, 3)
+    velocities = []
+    for model, confidence in ((before, None), (after, torch.randn(2, 3, 1, 4, 4))):
+        assert model.foundation is not None
+        with torch.inference_mode():
+            velocities.append(
+                model.foundation(x, level, Previous(x, x, level, confidence), Text.none(2, 384))
+            )
+    assert after.config.foundation is not None and after.config.foundation.motion_compensation
+    assert torch.equal(*velocities)
+    as_it_was = dataclasses.replace(config, motion_compensation=False).build_model(
+        tmp_path, tmp_path, tmp_path
+    )
+    assert as_it_was.config.foundation == before.config.foundation
 
 
 @pytest.mark.parametrize("name", ["foundation", "instructnet", "turbo"])

@@ -18,10 +18,7 @@ STATISTICS_FILE = "statistics.json"
 
 @dataclass(frozen=True, kw_only=True)
 class FoundationStage(LatentStage):
-    """Trains a foundation on the latents of an autoencoder; its checkpoint keeps their mean and deviation.
-
-    Beside a motion network, it is given motion-compensated latents.
-    """
+    """Trains a foundation on the latents of an autoencoder; its checkpoint keeps their mean and deviation."""
 
     stage: Literal["foundation"] = "foundation"
 
@@ -29,9 +26,8 @@ class FoundationStage(LatentStage):
         sizes = named_config(self.model)
         config, weights = self.load_init(init)
         if config.foundation is None:
-            assert sizes.foundation is not None
-            foundation = replace(sizes.foundation, motion_compensation=config.motion is not None)
-            config = replace(config, foundation=foundation)
+            config = replace(config, foundation=sizes.foundation)
+        config, weights = self.compensated(config, weights)
         return with_statistics(config, data), weights
 
 

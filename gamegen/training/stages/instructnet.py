@@ -26,4 +26,4 @@ class InstructNetStage(LatentStage):
             config = replace(config, foundation=sizes.foundation)
         if config.instructnet is None:
             config = replace(config, instructnet=sizes.instructnet)
-        return config, weights
+        return self.compensated(config, weights)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gamegen.device import default_device
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.model import Model, ModelConfig
+from gamegen.models.msdit import PATCH
 from gamegen.training import parallel
 from gamegen.training.feed import WindowDataset
 from gamegen.training.flops import (
@@ -30,6 +32,8 @@ from gamegen.training.parallel import ParallelConfig
 from gamegen.training.stages.stage import Stage
 
 INITIAL_FILE = "initial.safetensors"
+PATCH_IN = "foundation.patch_in.weight"
+"""Name of the weights that read a patch of the foundation's inputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +58,29 @@ class WorldModelStage(Stage[ModelConfig, Model]):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentStage(WorldModelStage):
-    """A stage that trains foundation and InstructNet on windows of latents."""
+    """A stage that trains foundation and InstructNet on windows of latents.
+
+    With `motion_compensation`, a foundation beside a motion network is given motion-compensated latents; one that was
+    not learns to. False leaves it as it is.
+    """
 
     shards: ClassVar[Literal["curated", "encoded"]] = "encoded"
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)
+    motion_compensation: bool = True
+
+    def compensated(
+        self, config: ModelConfig, weights: dict[str, Tensor]
+    ) -> tuple[ModelConfig, dict[str, Tensor]]:
+        """Config and weights of the same model, given motion-compensated latents if it can be."""
+        if config.foundation is None or config.foundation.motion_compensation:
+            return config, weights
+        if config.motion is None or not self.motion_compensation:
+            return config, weights
+        config = replace(config, foundation=replace(config.foundation, motion_compensation=True))
+        if PATCH_IN not in weights:
+            return config, weights
+        # The confidence comes last among the planes of a patch, and counts for nothing at first.
+        return config, weights | {PATCH_IN: F.pad(weights[PATCH_IN], (0, PATCH**2))}
 
     def windows(self, model: ModelConfig) -> WindowDataset:
         return LatentWindows(
