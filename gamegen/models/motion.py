@@ -50,10 +50,10 @@ class MotionConfig:
     `camera_width` for what belongs to the whole picture.
     """
 
-    width: int = 96
-    fine_width: int = 48
+    width: int = 64
+    fine_width: int = 24
     num_blocks: int = 4
-    camera_width: int = 192
+    camera_width: int = 128
 
     @classmethod
     def tiny(cls) -> MotionConfig:

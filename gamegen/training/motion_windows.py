@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import cv2
@@ -30,8 +30,10 @@ _TRUSTED_ERROR = 20
 """Mean absolute difference, in steps of 8 bits, up to which a warped frame shows that its flow is right."""
 _TRUSTED_SHARE = 0.5
 _BEYOND = 255.0
-_TRUE_ERROR = 2
-"""Steps of 8 bits by which the true flow may explain a place worse than the search does."""
+_STILL_ERROR, _STILL_SHARE = 4, 0.5
+"""Steps of 8 bits by which no flow must explain a pixel better than the true one does, for it to stand still."""
+_TEXTURE = 8
+"""Mean absolute Laplacian, in steps of 8 bits, from which a pattern is more than shading."""
 
 
 @dataclass(frozen=True)
@@ -154,30 +156,51 @@ def _known_camera(window: MotionWindow) -> tuple[np.ndarray, np.ndarray, np.ndar
 def known_flow(clip: PlayedClip) -> tuple[np.ndarray, np.ndarray]:
     """Flow of a window's chunk and where it is trusted, as in `MotionBatch`.
 
-    Optical flow: dense inverse search (Kroeger et al. 2016). The search for a flow to the last frame starts from that
-    of the frame before, one step on: it would not find a long way by itself. Where depth and pose are known, the true
-    flow replaces it in every place that it explains about as well: the search guesses where there is no texture, and
-    the true flow knows nothing of what moves by itself or is held in the hand.
+    Where depth and pose are known, it is the true flow, or none in the places that this explains better: what is held
+    in the hand moves with the camera. Elsewhere it is optical flow. It is trusted where it explains the picture.
+    """
+    is_known = clip.track is not None and bool(clip.track.is_first_person[1:].all())
+    flows, trusted = [], []
+    for flow, error in (_true_flows if is_known else _searched_flows)(clip):
+        flows.append(flow)
+        trusted.append(_on_grid((error < _TRUSTED_ERROR).astype(np.float32)[..., None])[0] > _TRUSTED_SHARE)
+    return np.stack(flows).astype(np.float16), np.stack(trusted)
+
+
+def _true_flows(clip: PlayedClip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Flow on the grid, by depth and pose, and the error `(H, W)` that it leaves, of each frame of the chunk."""
+    assert clip.track is not None
+    last, *frames = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames[1:])
+    for k, frame in enumerate(frames):
+        true = clip.track.flow(2 + k, 1)
+        of_true = _error(last, frame, cv2.resize(true.transpose(1, 2, 0), last.shape[::-1]))
+        of_none = _error(last, frame, np.zeros((*last.shape, 2), np.float32))
+        # What came in from beyond the edges is new, unless a pattern stands there.
+        is_still = (of_true - of_none > _STILL_ERROR) & ((of_true < _BEYOND) | _is_textured(frame))
+        error = np.where(is_still, of_none, of_true)
+        places = _on_grid(is_still.astype(np.float32)[..., None])[0] > _STILL_SHARE
+        yield np.where(places, 0, true), error
+
+
+def _is_textured(image: np.ndarray) -> np.ndarray:
+    """Whether there is a pattern about each pixel, and more than shading."""
+    return cv2.blur(np.abs(cv2.Laplacian(image, cv2.CV_32F)), (5, 5)) > _TEXTURE
+
+
+def _searched_flows(clip: PlayedClip) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `_true_flows`, by dense inverse search (Kroeger et al. 2016).
+
+    The search for a flow to the last frame starts from that of the frame before, one step on: it would not find a long
+    way by itself.
     """
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     last, *frames = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip.frames[1:])
     flow, before = np.zeros((*last.shape, 2), np.float32), last
-    flows, trusted = [], []
-    for k, frame in enumerate(frames):
+    for frame in frames:
         step = search.calc(frame, before, np.zeros_like(flow))
         flow = search.calc(frame, last, step + _moved(flow, step))
-        places, error = _on_grid(flow), _error(last, frame, flow)
-        if clip.track is not None and clip.track.is_first_person[[1, 2 + k]].all():
-            true = clip.track.flow(2 + k, 1)
-            of_true = _error(last, frame, cv2.resize(true.transpose(1, 2, 0), flow.shape[1::-1]))
-            is_true = _on_grid((of_true - error)[..., None])[0] < _TRUE_ERROR
-            places = np.where(is_true, true, places)
-            # What came in from beyond the edges is new, whatever it looks like.
-            error = np.where(of_true == _BEYOND, _BEYOND, np.minimum(error, of_true))
-        flows.append(places)
-        trusted.append(_on_grid((error < _TRUSTED_ERROR).astype(np.float32)[..., None])[0] > _TRUSTED_SHARE)
+        yield _on_grid(flow), _error(last, frame, flow)
         before = frame
-    return np.stack(flows).astype(np.float16), np.stack(trusted)
 
 
 def _error(last: np.ndarray, frame: np.ndarray, flow: np.ndarray) -> np.ndarray:

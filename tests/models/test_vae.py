@@ -1,5 +1,7 @@
 """Equalities of the autoencoder: streaming = whole, cropping to chunks, causality, PCA start."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -101,3 +103,17 @@ def test_foldings_invert():
     assert torch.equal(unfold_patches(fold_patches(folded)), folded)
     pixels = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
     assert torch.equal(to_pixels(from_pixels(pixels)), pixels)
+
+
+@torch.inference_mode()
+def test_a_linear_encoder_is_the_patch_path_of_a_whole_one(vae):
+    """A chunk's latent depends on no other chunk, and the weights of a whole one fit."""
+    linear = CausalVideoVAE(dataclasses.replace(VAEConfig.tiny(), linear_encoder=True)).eval()
+    missing, _ = linear.load_state_dict(vae.state_dict(), strict=False)
+    assert not missing
+    video = torch.rand(2, 8, 3, 32, 32) * 2 - 1
+    mean, log_variance = linear.encode_moments(video)
+    patches = vae.encoder.patch(fold_patches(fold_frames(video))).unflatten(0, (2, 2))
+    torch.testing.assert_close(mean, patches)
+    torch.testing.assert_close(linear.encode(video[:, 4:]), mean[:, 1:])
+    assert log_variance.shape == mean.shape and (log_variance == -4).all()
