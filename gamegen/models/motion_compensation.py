@@ -46,14 +46,20 @@ def compensate(model: Model, last_NCHW: Tensor, before_NCHW: Tensor, operations_
     """
     if model.motion is None:
         raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
-    dtype = model.vae.streaming.patch.weight.dtype
-    shown = unfold_frames(model.vae.streaming(last_NCHW.to(dtype), before_NCHW.to(dtype)), 1).clamp(-1, 1)
+    vae, dtype = model.vae, model.vae.streaming.patch.weight.dtype
+    last, before = last_NCHW.to(dtype), before_NCHW.to(dtype)
+    if vae.encoder.is_linear:
+        shown = torch.stack(vae.streaming.last_two(last, before), 1).clamp(-1, 1)
+    else:
+        shown = unfold_frames(vae.streaming(last, before), 1).clamp(-1, 1)
     motion = model.motion(shown[:, -1], shown[:, -2], operations_NO9.to(dtype))
     moved = motion.warp(shown[:, -1]).to(dtype)
-    # The encoder mixes each chunk with the one before it.
-    mean, _ = model.vae.encoder(fold_frames(torch.cat([shown, moved], 1)), 2)
+    # Other encoders mix each chunk with the one before it.
+    chunks = moved if vae.encoder.is_linear else torch.cat([shown, moved], 1)
+    num_chunks = chunks.shape[1] // FRAMES_PER_CHUNK
+    mean, _ = vae.encoder(fold_frames(chunks), num_chunks)
     places = F.avg_pool2d(motion.log_error.mean(1, keepdim=True), SPATIAL_FACTOR // FINE)
-    return Compensated(mean.unflatten(0, (-1, 2))[:, 1], _USUAL_LOG_ERROR - places)
+    return Compensated(mean.unflatten(0, (-1, num_chunks))[:, -1], _USUAL_LOG_ERROR - places)
 
 
 def compensate_normalised(

@@ -68,8 +68,7 @@ class StreamingDecoder(nn.Module):
 
         The first can be shown while those are decoded; where the world stands still, all frames equal the last.
         """
-        pair = torch.cat([latent_NCHW, memory_NCHW], 1).contiguous(memory_format=torch.channels_last)
-        features, patches = self.to_frames(F.silu(self.stem(pair))), self.patch(latent_NCHW)
+        features, patches = self._features(latent_NCHW, memory_NCHW)
         ends = self._decode(_at_ends(features), _at_ends(patches))
         first, last = ends.chunk(2, 1)
         hold = stillness(latent_NCHW, memory_NCHW)
@@ -82,6 +81,18 @@ class StreamingDecoder(nn.Module):
     def between(self, last_NCHW: Tensor, left: RemainingFrames) -> Tensor:
         """The folded frames between the ends, `(N, 6, H, W)`."""
         return hold_still(self._decode(left.features, left.patches), last_NCHW, left.hold)
+
+    def last_two(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """The last frame but one and the last frame of `forward`, each `(N, 3, H, W)`, in half of its time."""
+        features, patches = self._features(latent_NCHW, memory_NCHW)
+        frames = self._decode(_last_half(features), _last_half(patches))
+        before, last = frames.chunk(2, 1)
+        return hold_still(before, last, stillness(latent_NCHW, memory_NCHW)), last
+
+    def _features(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Features and patches of all four frames, folded."""
+        pair = torch.cat([latent_NCHW, memory_NCHW], 1).contiguous(memory_format=torch.channels_last)
+        return self.to_frames(F.silu(self.stem(pair))), self.patch(latent_NCHW)
 
     def _decode(self, features: Tensor, patches: Tensor) -> Tensor:
         """k folded frames `(N, 3k, H, W)` from their features and patches."""
@@ -117,3 +128,8 @@ def _between(folded_NCHW: Tensor) -> Tensor:
     """The two middle frames of four folded frames."""
     c = folded_NCHW.shape[1] // TEMPORAL_FACTOR
     return folded_NCHW[:, c:-c]
+
+
+def _last_half(folded_NCHW: Tensor) -> Tensor:
+    """The last two of four folded frames."""
+    return folded_NCHW[:, folded_NCHW.shape[1] // 2 :]

@@ -117,3 +117,12 @@ def test_a_linear_encoder_is_the_patch_path_of_a_whole_one(vae):
     torch.testing.assert_close(mean, patches)
     torch.testing.assert_close(linear.encode(video[:, 4:]), mean[:, 1:])
     assert log_variance.shape == mean.shape and (log_variance == -4).all()
+
+
+@torch.inference_mode()
+def test_the_last_two_frames_alone_are_those_of_the_whole_chunk(vae):
+    latent, memory = torch.randn(2, 3, 4, 4, 4)
+    memory[0] = latent[0]
+    whole = vae.streaming(latent, memory)
+    before, last = vae.streaming.last_two(latent, memory)
+    torch.testing.assert_close(torch.cat([before, last], 1), whole[:, 6:], rtol=1e-5, atol=1e-5)

@@ -77,6 +77,22 @@ def test_a_stream_is_compensated_chunk_by_chunk(model):
     assert not whole.latent[0].any() and not whole.confidence[0].any()
 
 
+def test_a_linear_encoder_gives_what_its_whole_one_would():
+    """Only the frames that count are decoded and encoded."""
+    model = random_model(moves=True)
+    sizes = dataclasses.replace(model.config.vae, linear_encoder=True)
+    linear = Model(dataclasses.replace(model.config, vae=sizes)).eval()
+    linear.load_state_dict(model.state_dict(), strict=False)
+    for parameter in model.vae.encoder.out.parameters():
+        parameter.data.zero_()
+    last, before = torch.randn(2, 3, 4, 4, 4)
+    operations = torch.randn(3, 16, 9)
+    with torch.inference_mode():
+        found, expected = (compensate(each, last, before, operations) for each in (linear, model))
+    torch.testing.assert_close(found.latent, expected.latent, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.confidence, expected.confidence, rtol=1e-4, atol=1e-5)
+
+
 def test_recent_operations_end_with_the_chunks_own():
     operations = torch.arange(1.0, 25).view(1, 6, 4, 1)
     recent = recent_operations(operations)[0, :, :, 0]
