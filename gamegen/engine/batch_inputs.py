@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from gamegen.engine.conditioning import Conditioning, idle_operations
+from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.frame_pass import FrameInputs
 from gamegen.engine.state import DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
@@ -50,6 +51,7 @@ class InputStacker:
         self._text_width = model.foundation.config.text_width
         self._text_length = text_length
         self._compensates = model.foundation.config.motion_compensation
+        self._predict_flow = build_flow_prediction(model, latent_shape) if self._compensates else None
         self._no_latent = no_latent(model)
         self._texts: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
         self._batches: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
@@ -105,7 +107,11 @@ class InputStacker:
         latent, confidence = self._latents(sessions, back=1), None
         if self._compensates:
             compensated = compensate_normalised(
-                self._model, latent, self._latents(sessions, back=2), self._operations(sessions, conditions)
+                self._model,
+                latent,
+                self._latents(sessions, back=2),
+                self._operations(sessions, conditions),
+                self._predict_flow,
             )
             latent, confidence = compensated.latent, compensated.confidence[:, None]
         previous = latent[:, None]

@@ -177,6 +177,20 @@ class MotionNetwork(nn.Module):
         return _as_motion(self.fine_out(F.silu(fine)).float(), camera)
 
 
+class FlowPrediction(nn.Module):
+    """A motion network as a function to two tensors, the flow and its logarithmic error as in `Motion`."""
+
+    def __init__(self, network: MotionNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, last_BCHW: Tensor, before_BCHW: Tensor, operations_BON: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        motion = self.network(last_BCHW, before_BCHW, operations_BON)
+        return motion.flow, motion.log_error
+
+
 def _as_motion(out_BCqr: Tensor, camera: CameraMotion) -> Motion:
     """Motion by what the network says of each place: its depth, whether it stands still, and the rest."""
     K = FRAMES_PER_CHUNK

@@ -10,6 +10,7 @@ Everything is computed from latents and operations, so a session's snapshot need
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,10 +20,13 @@ from torch import Tensor
 from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.models.folding import fold_frames, unfold_frames
 from gamegen.models.model import Model
-from gamegen.models.motion import FINE, PAST_OPERATIONS
+from gamegen.models.motion import FINE, PAST_OPERATIONS, FlowPrediction
+from gamegen.models.warping import resize_flow, warp
 
 PAST_CHUNKS = PAST_OPERATIONS // FRAMES_PER_CHUNK
 """Chunks whose operations a prediction reads, besides the predicted chunk's own."""
+PredictFlow = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""Flow and logarithmic error as `FlowPrediction` computes them."""
 _USUAL_LOG_ERROR = -2.5
 _PER_PASS = 16
 """Latents of a stream that are computed together: few enough for the memory, enough for the cores."""
@@ -38,11 +42,18 @@ class Compensated(NamedTuple):
     confidence: Tensor
 
 
-def compensate(model: Model, last_NCHW: Tensor, before_NCHW: Tensor, operations_NO9: Tensor) -> Compensated:
+def compensate(
+    model: Model,
+    last_NCHW: Tensor,
+    before_NCHW: Tensor,
+    operations_NO9: Tensor,
+    predict: PredictFlow | None = None,
+) -> Compensated:
     """Predicts the latents after `last` from it, the latents before it and the operations up to those of the chunk.
 
     Latents are as the autoencoder gives them; `before` is zeros where the stream begins with `last`. Operations are
-    `(N, NUM_OPERATIONS, 9)`, those of the predicted chunk last. Raises ValueError if the model has no motion network.
+    `(N, NUM_OPERATIONS, 9)`, those of the predicted chunk last. `predict` computes what the model's motion network
+    does, elsewhere. Raises ValueError if the model has no motion network.
     """
     if model.motion is None:
         raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
@@ -52,21 +63,27 @@ def compensate(model: Model, last_NCHW: Tensor, before_NCHW: Tensor, operations_
         shown = torch.stack(vae.streaming.last_two(last, before), 1).clamp(-1, 1)
     else:
         shown = unfold_frames(vae.streaming(last, before), 1).clamp(-1, 1)
-    motion = model.motion(shown[:, -1], shown[:, -2], operations_NO9.to(dtype))
-    moved = motion.warp(shown[:, -1]).to(dtype)
+    predict = predict or FlowPrediction(model.motion)
+    flow, log_error = predict(shown[:, -1], shown[:, -2], operations_NO9.to(dtype))
+    moved = warp(shown[:, -1], resize_flow(flow, *shown.shape[-2:])).to(dtype)
     # Other encoders mix each chunk with the one before it.
     chunks = moved if vae.encoder.is_linear else torch.cat([shown, moved], 1)
     num_chunks = chunks.shape[1] // FRAMES_PER_CHUNK
     mean, _ = vae.encoder(fold_frames(chunks), num_chunks)
-    places = F.avg_pool2d(motion.log_error.mean(1, keepdim=True), SPATIAL_FACTOR // FINE)
+    places = F.avg_pool2d(log_error.mean(1, keepdim=True), SPATIAL_FACTOR // FINE)
     return Compensated(mean.unflatten(0, (-1, num_chunks))[:, -1], _USUAL_LOG_ERROR - places)
 
 
 def compensate_normalised(
-    model: Model, last_NCHW: Tensor, before_NCHW: Tensor, operations_NO9: Tensor
+    model: Model,
+    last_NCHW: Tensor,
+    before_NCHW: Tensor,
+    operations_NO9: Tensor,
+    predict: PredictFlow | None = None,
 ) -> Compensated:
     """`compensate` with normalised latents, those given and those returned."""
-    found = compensate(model, model.denormalise(last_NCHW), model.denormalise(before_NCHW), operations_NO9)
+    last, before = model.denormalise(last_NCHW), model.denormalise(before_NCHW)
+    found = compensate(model, last, before, operations_NO9, predict)
     return Compensated(model.normalise(found.latent), found.confidence)
 
 

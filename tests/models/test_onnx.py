@@ -13,12 +13,14 @@ from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 from gamegen.controls import Control
 from gamegen.engine import latent_decoder
 from gamegen.engine.engine import WorldEngine
+from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.frame_pass import CompiledFramePass, DirectFramePass
 from gamegen.engine.latent_decoder import LatentDecoder
 from gamegen.engine.variants import Variant
 from gamegen.models import onnx
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.model import Model, ModelConfig
+from gamegen.models.onnx import CompiledModule
 from tests.engine.test_world import random_model, words
 
 
@@ -54,6 +56,15 @@ def play(model: Model, seeds: tuple[int, ...]) -> dict[int, np.ndarray]:
 
 def test_compiled_worlds_are_the_same_worlds():
     expected, found = play(random_model(), (3, 4, 7)), play(compiled_model(), (3, 4, 7))
+    for seed, latents in expected.items():
+        np.testing.assert_allclose(found[seed], latents, atol=5e-3)
+
+
+def test_compiled_worlds_with_motion_are_the_same_worlds():
+    model = random_model(moves=True)
+    model.may_compile = None
+    assert isinstance(build_flow_prediction(model, model.config.latent_shape), CompiledModule)
+    expected, found = play(random_model(moves=True), (3, 4)), play(model, (3, 4))
     for seed, latents in expected.items():
         np.testing.assert_allclose(found[seed], latents, atol=5e-3)
 
