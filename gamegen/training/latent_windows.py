@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,9 +62,9 @@ class LatentBatch:
 
     def to(self, device: torch.device) -> LatentBatch:
         """The batch on another device."""
-        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        moved: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return LatentBatch(
-            **{name: part if part is None else part.to(device) for name, part in parts.items()}
+            **{name: part if part is None else part.to(device) for name, part in moved.items()}
         )
 
 
