@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,10 +62,9 @@ class LatentBatch:
 
     def to(self, device: torch.device) -> LatentBatch:
         """The batch on another device."""
-        moved: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return LatentBatch(
-            **{name: part if part is None else part.to(device) for name, part in moved.items()}
-        )
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        moved: dict[str, Any] = {name: part.to(device) for name, part in parts.items() if part is not None}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
