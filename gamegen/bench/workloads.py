@@ -12,6 +12,7 @@ import torch
 from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.controls import Control
 from gamegen.engine.engine import EngineConfig, WorldEngine
+from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.latent_decoder import LatentDecoder
 from gamegen.engine.variants import Variant
 from gamegen.generation.renderer import ClipConfig, ClipRenderer
@@ -20,6 +21,7 @@ from gamegen.models.counts import Latents, chunk_flops, chunk_pass_flops, motion
 from gamegen.models.folding import from_pixels, to_pixels
 from gamegen.models.motion import NUM_OPERATIONS
 from gamegen.models.text import TextEncoder, TextStates
+from gamegen.models.warping import resize_flow, warp
 from gamegen.pipeline import VideoPipeline
 
 PROMPT = "first-person view of a forest at noon"
@@ -185,9 +187,9 @@ class MotionWorkload:
         model = variant.load_or_draw()
         if model.motion is None:
             raise ValueError(f"{variant.text}: has no motion network: train one with gamegen train motion")
-        self.network, self.device = model.motion, model.device
-        config = model.config
-        self.flop_per_round = motion_flops(self.network.config, config.height, config.width)
+        config, self.device = model.config, model.device
+        self.predict = build_flow_prediction(model, config.latent_shape)
+        self.flop_per_round = motion_flops(model.motion.config, config.height, config.width)
         generator = torch.Generator().manual_seed(0)
         frames = torch.rand(2, 3, config.height, config.width, generator=generator) * 2 - 1
         self.frames = frames.to(self.device)
@@ -199,10 +201,10 @@ class MotionWorkload:
         """One chunk's motion and frames."""
         before, last = self.frames[:1], self.frames[1:]
         began = time.perf_counter()
-        motion = self.network(last, before, self.operations)
+        flow, _ = self.predict(last, before, self.operations)
         synchronise(self.device)
         predicted = time.perf_counter()
-        motion.warp(last)
+        warp(last, resize_flow(flow, *last.shape[-2:]))
         synchronise(self.device)
         return predicted - began, time.perf_counter() - predicted
 
