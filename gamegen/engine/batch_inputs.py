@@ -51,8 +51,7 @@ class InputStacker:
         self._text_width = model.foundation.config.text_width
         self._text_length = text_length
         self._compensates = model.foundation.config.motion_compensation
-        uses_motion = self._compensates or model.config.sampling.composite
-        self._predict_flow = build_flow_prediction(model, latent_shape) if uses_motion else None
+        self._predict_flow = build_flow_prediction(model, latent_shape) if self._compensates else None
         self._no_latent = no_latent(model)
         self._texts: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
         self._batches: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
@@ -107,14 +106,14 @@ class InputStacker:
         has_previous = torch.tensor([[bool(s.chunks)] for s in sessions], device=device)
         latent, confidence = self._latents(sessions, back=1), None
         if self._compensates:
-            compensated = self.compensated(sessions, conditions)
+            compensated = self._compensated(sessions, conditions)
             latent, confidence = compensated.latent, compensated.confidence[:, None]
         previous = latent[:, None]
         noise = self.noise(sessions, ["previous"] * len(sessions))
         noisy = add_noise(previous, noise, torch.full((len(sessions), 1), level, device=device))
         return Previous(previous, noisy, torch.where(has_previous, level, -1.0), confidence)
 
-    def compensated(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Compensated:
+    def _compensated(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Compensated:
         """The motion-compensated latent of each session's next chunk `(B, C, h, w)`; means nothing without a past."""
         last, before = self._latents(sessions, back=1), self._latents(sessions, back=2)
         operations = self._operations(sessions, conditions)

@@ -26,7 +26,7 @@ from gamegen.engine.state import Session
 from gamegen.flow import add_noise
 from gamegen.models.kv_cache import KVCaches
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import PAST_CHUNKS, composite
+from gamegen.models.motion_compensation import PAST_CHUNKS
 from gamegen.models.msdit import PATCH
 from gamegen.models.text import MAX_TOKENS
 
@@ -117,19 +117,9 @@ class BatchRunner:
         """Latents `(B, C, h, w)` float16 on the CPU of chunks that have taken all their steps, to be committed."""
         inputs = self._inputs.of_chunks(batch.sessions, batch.chunks).cond
         # Rounded to float16, so that a snapshot holds exactly what the run used.
-        latents = self._composite(batch, torch.stack([chunk.x for chunk in batch.chunks])).half()
+        latents = torch.stack([chunk.x for chunk in batch.chunks]).half()
         self._add_pending(inputs, batch.sessions, latents)
         return latents.cpu()
-
-    def _composite(self, batch: Batch, drawn_BCHW: Tensor) -> Tensor:
-        """The drawn latents with what motion compensation is sure of, where the settings ask for it."""
-        has_past = torch.tensor([bool(session.chunks) for session in batch.sessions], device=self._device)
-        if not batch.sampling.composite or not has_past.any():
-            return drawn_BCHW
-        conditions = [chunk.conditioning for chunk in batch.chunks]
-        with one_thread(self.is_compiled):
-            compensated = self._inputs.compensated(batch.sessions, conditions)
-        return torch.where(has_past[:, None, None, None], composite(drawn_BCHW, compensated), drawn_BCHW)
 
     def add_known(self, session: Session, chunk: PastChunk) -> None:
         """Adds a chunk of known latent after the session's last one, to be committed."""

@@ -41,12 +41,10 @@ class ModelConfig:
                 f"foundation.latent_channels = {self.foundation.latent_channels}, but the VAE has "
                 f"{self.vae.latent_channels}: make them equal"
             )
-        compensates = self.foundation is not None and self.foundation.motion_compensation
-        if (compensates or self.sampling.composite) and self.motion is None:
-            setting = "foundation.motion_compensation" if compensates else "sampling.composite"
+        if self.foundation and self.foundation.motion_compensation and self.motion is None:
             raise ValueError(
-                f"{setting} is true, but there is no motion network: train one (gamegen train motion), "
-                "or set it to false"
+                "foundation.motion_compensation is true, but there is no motion network: "
+                "train one (gamegen train motion), or set it to false"
             )
 
     @classmethod

@@ -28,9 +28,6 @@ PAST_CHUNKS = PAST_OPERATIONS // FRAMES_PER_CHUNK
 PredictFlow = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 """Flow and logarithmic error as `FlowPrediction` computes them."""
 _USUAL_LOG_ERROR = -2.5
-_MOST_KEPT, _SHARPNESS = 0.6, 4.0
-"""The largest share of a motion-compensated latent in a composite, and how fast it rises with the confidence. With
-more, what is kept again and again drifts: moving and encoding may make a latent up to 1.2 times as large."""
 _PER_PASS = 16
 """Latents of a stream that are computed together: few enough for the memory, enough for the cores."""
 
@@ -111,16 +108,6 @@ def compensate_stream(model: Model, latents_TCHW: Tensor, operations_T4O: Tensor
         latent[1:] = torch.cat([part.latent for part in found])
         confidence[1:] = torch.cat([part.confidence for part in found])
     return Compensated(latent, confidence)
-
-
-def composite(drawn_NCHW: Tensor, compensated: Compensated) -> Tensor:
-    """Drawn latents, blended with the motion-compensated ones where these are to be trusted; all are normalised.
-
-    A compositing mask (Finn et al. 2016, "Unsupervised Learning for Physical Interaction", section 3.2) by the motion
-    network's own estimate of its error. Much of the drawing shows everywhere: what is moved again and again blurs.
-    """
-    share = _MOST_KEPT * (_SHARPNESS * compensated.confidence).sigmoid()
-    return torch.lerp(drawn_NCHW, compensated.latent, share)
 
 
 def no_latent(model: Model) -> Tensor:

@@ -14,8 +14,7 @@ class SamplingConfig:
     schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), and the solver: `euler` follows
     the flow, `consistency` jumps to x_0 and noises it again, which suits few steps. The latent before a chunk is
     given at noise level `context_level`; temporal attention reads the past at `history_level`, which must be frequent
-    in training, or worlds drift. With `composite` a drawn chunk keeps what the motion network is sure of
-    (`gamegen/models/motion_compensation.py`); the model needs one.
+    in training, or worlds drift.
     """
 
     num_steps: int = 4
@@ -25,4 +24,3 @@ class SamplingConfig:
     context_level: float = 0.1
     history_level: float = 0.6
     solver: Literal["euler", "consistency"] = "euler"
-    composite: bool = False

@@ -14,13 +14,7 @@ from gamegen.curation.encoded import EncodedClip
 from gamegen.models.checkpoint import load_checkpoint, save_random
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import MotionConfig
-from gamegen.models.motion_compensation import (
-    compensate,
-    compensate_normalised,
-    compensate_stream,
-    composite,
-    recent_operations,
-)
+from gamegen.models.motion_compensation import compensate, compensate_stream, recent_operations
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.training.feed import Feed
 from gamegen.training.latent_windows import LatentBatch
@@ -81,19 +75,6 @@ def test_a_stream_is_compensated_chunk_by_chunk(model):
             torch.testing.assert_close(one.latent[0], whole.latent[i], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(one.confidence[0], whole.confidence[i], rtol=1e-4, atol=1e-5)
     assert not whole.latent[0].any() and not whole.confidence[0].any()
-
-
-def test_what_is_kept_again_and_again_does_not_grow():
-    """In the shipped world, whose encoder is linear: neither does detail grow nor do colours drift, for 20 seconds."""
-    model = load_checkpoint("nano", "cpu").model
-    generator = torch.Generator().manual_seed(0)
-    last = before = torch.randn(1, 16, 12, 20, generator=generator)
-    operations = torch.zeros(1, 16, 9)
-    with torch.inference_mode():
-        for _ in range(120):
-            kept = composite(torch.zeros_like(last), compensate_normalised(model, last, before, operations))
-            last, before = kept, last
-    assert last.abs().max() < 0.1
 
 
 def test_recent_operations_end_with_the_chunks_own():
@@ -188,11 +169,6 @@ def test_what_uses_motion_needs_a_motion_network():
         ValueError, match=r"foundation\.motion_compensation is true, but there is no motion network"
     ):
         dataclasses.replace(ModelConfig.tiny(), foundation=foundation)
-    sampling = dataclasses.replace(ModelConfig.tiny().sampling, composite=True)
-    with pytest.raises(
-        ValueError, match=r"sampling\.composite is true, but there is no motion network: train one"
-    ):
-        dataclasses.replace(ModelConfig.tiny(), sampling=sampling)
 
 
 def test_encoding_with_a_motion_network_keeps_what_it_foresees(tmp_path):
