@@ -10,8 +10,9 @@ from gamegen.models.model import ModelConfig
 from gamegen.models.msdit import MSDiTConfig
 
 
-def test_nano_is_the_shipped_model_without_its_statistics():
-    shipped = dataclasses.replace(read_config("nano"), latent_mean=(), latent_std=())
+def test_nano_is_the_shipped_model_without_its_statistics_and_its_motion_network():
+    """The `motion` stage has the sizes of that."""
+    shipped = dataclasses.replace(read_config("nano"), latent_mean=(), latent_std=(), motion=None)
     assert named_config("nano") == shipped
 
 
