@@ -34,7 +34,7 @@ class VAEConfig:
     """Widths of the autoencoder; `encoder_channels` at 1/2, 1/4 and 1/8 size, `decoder_channels` from 1/8 to 1/1.
 
     `streaming_channels` are the widths of the small decoder at 1/8, 1/4 and 1/2 size. With `linear_encoder` the encoder
-    is the linear patch path alone: a hundredth of the time, which motion compensation spends on every chunk.
+    is the linear patch path alone: a small part of the time, which motion compensation spends on every chunk.
     """
 
     latent_channels: int = 16
