@@ -149,6 +149,7 @@ def compile_model(
     import os
 
     from gamegen.engine.engine import WorldEngine
+    from gamegen.engine.flow_prediction import build_flow_prediction
     from gamegen.engine.latent_decoder import LatentDecoder
     from gamegen.engine.variants import Variant
     from gamegen.models.onnx import cache_folder
@@ -159,6 +160,8 @@ def compile_model(
     with Console().status("exporting graphs, a minute or two"):
         LatentDecoder(loaded)
         WorldEngine(loaded)
+        if loaded.motion is not None:
+            build_flow_prediction(loaded, loaded.config.latent_shape)
     print(f"graphs of {model} are in {cache_folder()}, or came with the package")
 
 

@@ -106,17 +106,18 @@ class InputStacker:
         has_previous = torch.tensor([[bool(s.chunks)] for s in sessions], device=device)
         latent, confidence = self._latents(sessions, back=1), None
         if self._compensates:
-            compensated = self._compensated(sessions, conditions)
+            compensated = self._compensated(latent, sessions, conditions)
             latent, confidence = compensated.latent, compensated.confidence[:, None]
         previous = latent[:, None]
         noise = self.noise(sessions, ["previous"] * len(sessions))
         noisy = add_noise(previous, noise, torch.full((len(sessions), 1), level, device=device))
         return Previous(previous, noisy, torch.where(has_previous, level, -1.0), confidence)
 
-    def _compensated(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Compensated:
-        """The motion-compensated latent of each session's next chunk `(B, C, h, w)`; means nothing without a past."""
-        last, before = self._latents(sessions, back=1), self._latents(sessions, back=2)
-        operations = self._operations(sessions, conditions)
+    def _compensated(
+        self, last: Tensor, sessions: Sequence[Session], conditions: Sequence[Conditioning]
+    ) -> Compensated:
+        """Motion-compensated latents `(B, C, h, w)` after the `last` ones; they mean nothing without a past."""
+        before, operations = self._latents(sessions, back=2), self._operations(sessions, conditions)
         return compensate_normalised(self._model, last, before, operations, self._predict_flow)
 
     def _latents(self, sessions: Sequence[Session], back: int) -> Tensor:

@@ -13,9 +13,9 @@ from gamegen.models.onnx import compiled
 
 
 def build_flow_prediction(model: Model, latent_shape: tuple[int, int, int]) -> PredictFlow:
-    """The fastest way to the flow that the model's motion network predicts, for latents `(C, h, w)`.
+    """The fastest form of the model's motion network that is available, for latents of the shape `(C, h, w)`.
 
-    On a CPU, as `model.may_compile` says, an ONNX graph, in half of PyTorch's time; see `gamegen.models.onnx`.
+    On a CPU, as `model.may_compile` says, that is an ONNX graph; see `gamegen.models.onnx`.
     """
     assert model.motion is not None
     network = FlowPrediction(model.motion).eval()

@@ -28,7 +28,7 @@ class DenoisingState:
 
     @property
     def is_done(self) -> bool:
-        """Whether no denoising step is left."""
+        """True after the last denoising step."""
         return self.steps_done == self.num_steps
 
 

@@ -62,7 +62,7 @@ DEFAULT_MANEUVERS = (
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """How the scripted player plays; lengths are frames, angles degrees, shares fractions of playing time.
+    """Settings of the scripted player: lengths in frames, angles in degrees, shares as fractions of playing time.
 
     `deck_size` movements are dealt in random order with exact shares before the deck is shuffled anew. A player
     who does not get on for `stuck_frames` pushes on with chance `push_share`, for `min_push` to `max_push` frames,
@@ -217,7 +217,7 @@ class ExplorerPolicy:
         return math.hypot(x1 - x0, z1 - z0) < self.config.stuck_nodes
 
     def _has_climbed(self) -> bool:
-        """Whether the way walked led a block up and now goes on level."""
+        """True if the recent positions rise by one block and are level again."""
         if len(self._walked) < self.config.stuck_frames:
             return False
         heights = [height for _, height, _ in self._walked]

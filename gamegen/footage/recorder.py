@@ -34,7 +34,7 @@ class TiltRange:
             )
 
     def contains(self, tilt_deg: float) -> bool:
-        """Whether a tilt lies in the range, give or take half a camera step."""
+        """True if a camera pitch is in the range, with a tolerance of half a camera step."""
         margin = CAMERA_STEP_DEG / 2
         return self.highest_deg - margin <= tilt_deg <= self.lowest_deg + margin
 

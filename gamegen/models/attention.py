@@ -68,7 +68,7 @@ class TextKVCache:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether results are cached: in inference mode, or if they are precomputed."""
+        """True if results are cached: in inference mode, or if they are precomputed."""
         return self._is_precomputed or torch.is_inference_mode_enabled()
 
     def get(self, owner: Any, compute: Callable[[], Any]) -> Any:

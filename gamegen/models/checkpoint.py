@@ -25,7 +25,6 @@ from gamegen.config import build, to_dict
 from gamegen.device import default_device
 from gamegen.files import file_sha256, write_atomically
 from gamegen.models.model import Model, ModelConfig
-from gamegen.models.vae import CausalVideoVAE
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -114,11 +113,6 @@ def load_weights(module: nn.Module, folder: Path) -> None:
         module.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
-
-
-def load_vae(name_or_path: str | Path, device: torch.device | str | None = None) -> CausalVideoVAE:
-    """The autoencoder of a checkpoint, in evaluation mode."""
-    return load_checkpoint(name_or_path, device).model.vae
 
 
 def verify(folder: Path, card: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.may_compile: bool | None = False
-        """Whether engines compile the networks (`gamegen.models.onnx`); None compiles if a graph is kept."""
+        """True compiles the networks (`gamegen.models.onnx`), False never does, None if a graph is kept."""
         self.int8_layers: tuple[str, ...] = ()
         """Names of the layers that are quantised in a compiled graph."""
         self.vae = CausalVideoVAE(config.vae)

@@ -83,7 +83,7 @@ class StreamingDecoder(nn.Module):
         return hold_still(self._decode(left.features, left.patches), last_NCHW, left.hold)
 
     def last_two(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The last frame but one and the last frame of `forward`, each `(N, 3, H, W)`, in half of its time."""
+        """The last frame but one and the last frame of `forward`, each `(N, 3, H, W)`, without decoding the others."""
         features, patches = self._features(latent_NCHW, memory_NCHW)
         frames = self._decode(_last_half(features), _last_half(patches))
         before, last = frames.chunk(2, 1)
