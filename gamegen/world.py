@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from gamegen.controls import Control as PlayerControl
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.engine.video_prompts import encode_video_prompt
 from gamegen.media.first_frames import check_frames_fit
@@ -35,7 +34,7 @@ class World:
         self.engine = engine
         self.text_encoder = text_encoder
         self.decoder = LatentDecoder(engine.model)
-        self._memory: Tensor | None = None
+        self._past = StreamPast()
 
     @classmethod
     def load(cls, name_or_path: str | Path = "nano", device: str | None = None) -> World:
@@ -61,7 +60,7 @@ class World:
         first = None if first_frames is None else self.engine.model.encode(first_frames)
         self.engine.open(self.SESSION, states, seed, first)
         # Rounded as in snapshots, so that a restored world shows equal frames.
-        self._memory = None if first is None else first[-1].half()
+        self._past = StreamPast(None if first is None else first[-1].half())
 
     def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.
@@ -86,9 +85,9 @@ class World:
     def step_operations(self, operations: np.ndarray) -> np.ndarray:
         """The next chunk under per-frame operation vectors `(4, OPERATION_SIZE)`, uint8 `(4, H, W, 3)`."""
         latent = torch.from_numpy(self.engine.step({self.SESSION: operations})[self.SESSION])
-        frames = self.decoder.decode([latent], [self._memory])[0].numpy()
-        self._memory = latent
-        return frames
+        frames = self.decoder.decode([latent], [self._past], [operations])[0]
+        self._past = self._past.next(latent, frames, operations)
+        return frames.numpy()
 
     def snapshot(self) -> WorldSnapshot:
         """The world at this chunk boundary; see `WorldSnapshot`."""

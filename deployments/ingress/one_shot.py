@@ -16,13 +16,13 @@ from deployments.clients.world_client import WorldClient, WorldRefusedError
 from deployments.errors import ApiError, user_full
 from deployments.ingress.schemas import OneShot, OneShotFrames
 from deployments.rate_limit import InstructionLimiter
-from deployments.replicas.messages import DecodeRequest, EncodedText, InstructionUpdate
+from deployments.replicas.messages import DECODED_CONTROLS, DecodeRequest, EncodedText, InstructionUpdate
 from deployments.sessions.session_record import LoggedChunk, SessionRecord
 from deployments.sessions.store_errors import SessionGoneError, SessionMovedError, UserFullError
 from deployments.stream.context import PlayContext, resume_world
 from deployments.stream.journal import SessionJournal
 from gamegen.controls import Control
-from gamegen.sessions.log import LoggedInstruction, rounded
+from gamegen.sessions.log import LoggedInstruction, recent_operations, rounded
 
 
 async def play_once(record: SessionRecord, order: OneShot, context: PlayContext) -> OneShotFrames:
@@ -86,11 +86,13 @@ async def _play(
     world = await resume_world(journal.record, context)
     await world.begin()
     first, jpegs = journal.record.version, []
+    decoding: DecodeStream | None = None
     for number in range(first, first + order.chunks):
         said = order.instruction if number == first else None
         spoken = (LoggedInstruction(number, said.text, said.blend_chunks),) if said else ()
         instruction = InstructionUpdate(words, said.blend_chunks) if said else None
-        decoding = await _draw(journal, world, LoggedChunk(_control(order), spoken), instruction, context)
+        logged = LoggedChunk(_control(order), spoken)
+        decoding = await _draw(journal, world, logged, instruction, context, decoding)
         try:
             await _log(journal)
             jpegs += [file async for file, _ in decoding]
@@ -113,13 +115,19 @@ async def _draw(
     logged: LoggedChunk,
     instruction: InstructionUpdate | None,
     context: PlayContext,
+    after: DecodeStream | None,
 ) -> DecodeStream:
-    """Draws a chunk, enters it into the journal and starts to decode it."""
+    """Draws a chunk, enters it into the journal and starts to decode it `after` the one before."""
     spec, previous = journal.record.spec, world.latent
     chunk = await world.step(logged.control.operations(), instruction)
     journal.add(logged, chunk.snapshot)
-    request = DecodeRequest(latent=chunk.latent, previous=previous, size=(spec.width, spec.height))
-    return context.replicas.decoder.start(request)
+    request = DecodeRequest(
+        latent=chunk.latent,
+        previous=previous,
+        operations=recent_operations(journal.record.controls, DECODED_CONTROLS),
+        size=(spec.width, spec.height),
+    )
+    return context.replicas.decoder.start(request, after=after)
 
 
 async def _log(journal: SessionJournal) -> None:

@@ -1,4 +1,7 @@
-"""Decoder replicas: latents to JPEG files or fragments of MP4, so that raw frames never cross a handle."""
+"""Decoder replicas: latents to JPEG files or fragments of MP4.
+
+Of the raw frames only those cross a handle that the next chunk takes detail from, two of four, at the model's size.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ray import serve
@@ -13,17 +17,23 @@ from ray import serve
 from deployments.replicas.chunk_encoder import ChunkEncoder
 from deployments.replicas.messages import DecodedFrames, DecodeRequest
 from deployments.settings import DecoderSettings
+from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.controls import OPERATION_SIZE
+
+if TYPE_CHECKING:
+    from gamegen.engine.latent_decoder import StreamPast
 
 
 @serve.deployment(name="Decoder")
 class DecoderDeployment:
-    """The streaming decoder and the encoders of files; stateless, since each request brings the latent before it."""
+    """The streaming decoder and the encoders of files; stateless, since each request brings what came before it."""
 
     def __init__(self, model: str, settings: DecoderSettings) -> None:
         import torch
 
         from gamegen.engine.latent_decoder import LatentDecoder
         from gamegen.engine.variants import Variant
+        from gamegen.models.motion import NUM_OPERATIONS
 
         # Compilation below takes its number of threads from here; the thread that decodes sets its own.
         torch.set_num_threads(settings.threads)
@@ -35,9 +45,9 @@ class DecoderDeployment:
         )
         size = (loaded.config.width, loaded.config.height)
         blank = np.zeros(loaded.config.latent_shape, np.float16)
-        self._thread.submit(
-            lambda: [*self._decode([DecodeRequest(latent=blank, previous=None, size=size)])]
-        ).result()
+        idle = np.zeros((NUM_OPERATIONS, OPERATION_SIZE), np.float32)
+        first = DecodeRequest(latent=blank, previous=blank, operations=idle, size=size)
+        self._thread.submit(lambda: [*self._decode([first])]).result()
 
     async def decode(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
         """Yields the files of each chunk as they are made: the first frame, then the other three, or one fragment."""
@@ -51,9 +61,26 @@ class DecoderDeployment:
         start = time.perf_counter()
         # Copied, because arrays that crossed a handle may be read-only views.
         latents = [torch.from_numpy(r.latent.copy()) for r in requests]
-        previous = [None if r.previous is None else torch.from_numpy(r.previous.copy()) for r in requests]
+        pasts = [_past(request) for request in requests]
+        operations = [request.operations[-FRAMES_PER_CHUNK:] for request in requests]
         encoders = [ChunkEncoder(request, self._settings) for request in requests]
-        for part in self._decoder.decode_in_parts(latents, previous):
+        num_left = FRAMES_PER_CHUNK
+        for part in self._decoder.decode_in_parts(latents, pasts, operations):
             files = [encoder.take(frames) for encoder, frames in zip(encoders, part.numpy(), strict=True)]
             decode_ms = 1000 * (time.perf_counter() - start)
-            yield [DecodedFrames(made, decode_ms) for made in files]
+            num_left -= part.shape[1]
+            is_kept = num_left == 0 and self._decoder.needs_shown
+            shown = [video[-2:].numpy() if is_kept else None for video in part]
+            yield [DecodedFrames(made, decode_ms, kept) for made, kept in zip(files, shown, strict=True)]
+
+
+def _past(request: DecodeRequest) -> StreamPast:
+    import torch
+
+    from gamegen.engine.latent_decoder import StreamPast
+
+    latent, shown = (
+        None if array is None else torch.from_numpy(array.copy())
+        for array in (request.previous, request.shown)
+    )
+    return StreamPast(latent, shown, request.operations[:-FRAMES_PER_CHUNK])

@@ -122,16 +122,24 @@ class Moved:
     """Reply that an owner of a later fence has stepped the session: this owner must stop."""
 
 
+DECODED_CONTROLS = 4
+"""Chunks whose operations a decoder is given, its own the last: as many as the motion network reads."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeRequest:
     """Decodes a chunk's latent, given the latent before it (None at the start), into frames of (width, height) `size`.
 
-    With `sequence`, the number of its first frame, it becomes one MP4 fragment, without it four JPEG files.
+    `operations` float32 `(NUM_OPERATIONS, O)` lead to its end. `shown` are the frames shown last, as `DecodedFrames`
+    of the chunk before brought them; without them the decoder takes what the latent before shows. With `sequence`,
+    the number of its first frame, the chunk becomes one MP4 fragment, without it four JPEG files.
     """
 
     latent: np.ndarray
     previous: np.ndarray | None
+    operations: np.ndarray
     size: tuple[int, int]
+    shown: np.ndarray | None = None
     sequence: int | None = None
 
     @property
@@ -142,7 +150,11 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class DecodedFrames:
-    """The next files of a chunk, none while there are too few frames, and the time since decoding began."""
+    """The next files of a chunk, none while there are too few frames, and the time since decoding began.
+
+    With a chunk's last files come its last frames, uint8 `(2, H, W, 3)`, for a decoder that takes detail from them.
+    """
 
     files: list[bytes]
     decode_ms: float
+    shown: np.ndarray | None = None

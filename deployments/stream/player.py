@@ -11,7 +11,13 @@ from typing import Any, Protocol
 from deployments.clients.decoder_client import DecoderClient, DecodeStream, OnDecoded
 from deployments.clients.world_client import WorldClient
 from deployments.errors import ApiError
-from deployments.replicas.messages import Chunk, DecodeRequest, Follow, InstructionUpdate
+from deployments.replicas.messages import (
+    DECODED_CONTROLS,
+    Chunk,
+    DecodeRequest,
+    Follow,
+    InstructionUpdate,
+)
 from deployments.sessions.session_record import LoggedChunk
 from deployments.stream.chunk_stats import ChunkStats, ChunkTimes
 from deployments.stream.client_messages import Format
@@ -20,7 +26,13 @@ from deployments.stream.journal import SessionJournal
 from deployments.stream.pacing import ChunkClock
 from deployments.stream.wire import FrameHeader
 from gamegen.constants import FRAMES_PER_CHUNK
-from gamegen.sessions.log import LoggedInstruction, LoggedVideoPrompt, VideoPrompt, rounded
+from gamegen.sessions.log import (
+    LoggedInstruction,
+    LoggedVideoPrompt,
+    VideoPrompt,
+    recent_operations,
+    rounded,
+)
 
 logger = logging.getLogger("ray.serve")
 
@@ -96,6 +108,7 @@ class SessionPlayer:
         self._follow: tuple[str, Follow] | None = None
         self._drawing_number = -1
         self._drawn: asyncio.Queue[_DrawnChunk] = asyncio.Queue(maxsize=1)
+        self._decoding: DecodeStream | None = None
         world.on_recovering = self._tell_recovering
 
     async def run(self) -> None:
@@ -174,15 +187,18 @@ class SessionPlayer:
         request = DecodeRequest(
             latent=chunk.latent,
             previous=previous,
+            operations=recent_operations(self._journal.record.controls, DECODED_CONTROLS),
             size=self._size,
             sequence=FRAMES_PER_CHUNK * number if self.format == "fmp4" else None,
         )
+        on_decoded = self._timed(begun_s, is_typical)
+        self._decoding = self._decoder.start(request, on_decoded, after=self._decoding)
         return _DrawnChunk(
             number=number,
             chunk=chunk,
             timestamp=timestamp,
             times=times,
-            decoding=self._decoder.start(request, self._timed(begun_s, is_typical)),
+            decoding=self._decoding,
             flush=asyncio.create_task(self._journal.flush()),
         )
 

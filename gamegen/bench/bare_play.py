@@ -12,7 +12,7 @@ import torch
 from gamegen.constants import FPS, FRAMES_PER_CHUNK
 from gamegen.controls import Control
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.variants import Variant
 from gamegen.media.images import encode_jpegs
 from gamegen.models.text import TextStates
@@ -46,7 +46,7 @@ class BarePlay:
         self._operations = {str(i): Control({"w"}).operations() for i in range(sessions)}
         for seed, session in enumerate(self._operations):
             self._engine.open(session, prompt, seed=seed)
-        self._memory: list[torch.Tensor | None] = [None] * sessions
+        self._pasts = [StreamPast() for _ in range(sessions)]
         self.run(_SETTLING_S)
 
     def run(self, seconds: float) -> BareRun:
@@ -65,8 +65,7 @@ class BarePlay:
             latents = [torch.from_numpy(chunks[session]) for session in self._operations]
             if decoding:
                 first_frames_s.append(decoding.result())
-            decoding = self._decoder_thread.submit(self._decode, latents, self._memory, chunk_s)
-            self._memory = [*latents]
+            decoding = self._decoder_thread.submit(self._decode, latents, chunk_s)
             self._engine.commit()
         if decoding:
             first_frames_s.append(decoding.result())
@@ -74,15 +73,17 @@ class BarePlay:
         # The last chunk's whole period counts, though it may have needed a part of it only.
         return BareRun(frames / (max(due_s, time.perf_counter()) - began_s), np.array(first_frames_s))
 
-    def _decode(
-        self, latents: list[torch.Tensor], memory: list[torch.Tensor | None], chunk_s: float
-    ) -> float:
+    def _decode(self, latents: list[torch.Tensor], chunk_s: float) -> float:
         """Seconds from the chunk's start until every session has its first JPEG."""
         first_s: float | None = None
-        for part in self._decoder.decode_in_parts(latents, memory):
+        operations, parts = [*self._operations.values()], []
+        for part in self._decoder.decode_in_parts(latents, self._pasts, operations):
             for video in part.numpy():
                 encode_jpegs(video)
+            parts.append(part)
             first_s = first_s or time.perf_counter() - chunk_s
+        following = zip(self._pasts, latents, torch.cat(parts, 1), operations, strict=True)
+        self._pasts = [past.next(latent, own, done) for past, latent, own, done in following]
         assert first_s is not None
         return first_s
 

@@ -11,9 +11,10 @@ import torch
 
 from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.controls import Control
+from gamegen.engine.conditioning import idle_operations
 from gamegen.engine.engine import EngineConfig, WorldEngine
 from gamegen.engine.flow_prediction import build_flow_prediction
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.variants import Variant
 from gamegen.generation.renderer import ClipConfig, ClipRenderer
 from gamegen.media.images import encode_jpegs
@@ -37,7 +38,7 @@ class WorldWorkload:
         self.sessions = [str(i) for i in range(variant.sessions)]
         self.engine = WorldEngine(model, EngineConfig(max_sessions=variant.sessions))
         self.decoder = LatentDecoder(model)
-        self.memory: list[torch.Tensor | None] = [None] * variant.sessions
+        self.pasts = [StreamPast() for _ in self.sessions]
         self.frames_per_round = FRAMES_PER_CHUNK * variant.sessions
         self.passes = self.engine.runner.frame_pass = TimedPass(self.engine)
         states = text_encoder.encode([PROMPT])[0]
@@ -56,10 +57,12 @@ class WorldWorkload:
         chunks = self.engine.step(dict.fromkeys(self.sessions, self._operations))
         stepped = time.perf_counter()
         latents = [torch.from_numpy(chunks[session]) for session in self.sessions]
-        frames = self.decoder.decode(latents, self.memory).numpy()
+        operations = [self._operations] * len(latents)
+        frames = self.decoder.decode(latents, self.pasts, operations)
         decoded = time.perf_counter()
-        self.memory = list(latents)
-        for video in frames:
+        following = zip(self.pasts, latents, frames, operations, strict=True)
+        self.pasts = [past.next(latent, own, done) for past, latent, own, done in following]
+        for video in frames.numpy():
             encode_jpegs(video)
         shown = time.perf_counter()
         denoise = sum(self.passes.seconds)
@@ -173,7 +176,7 @@ class AutoencoderWorkload:
         encoded = time.perf_counter()
         to_pixels(self.vae.decode(latent)[0].float()).cpu()
         decoded = time.perf_counter()
-        self.decoder.decode([self.model.normalise(latent[0, 0]).cpu()], [None])
+        self.decoder.decode([self.model.normalise(latent[0, 0]).cpu()], [StreamPast()], [idle_operations()])
         return encoded - began, decoded - encoded, time.perf_counter() - decoded
 
 

@@ -1,22 +1,52 @@
-"""Decoding of latents to pixels, chunk by chunk, by the streaming decoder."""
+"""Decoding of latents to pixels, chunk by chunk, by the streaming decoder.
+
+The decoder itself keeps nothing of a stream: its caller passes the `StreamPast` of each, and gets the next one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gamegen.controls import OPERATION_SIZE
 from gamegen.device import compute_dtype, one_thread
+from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.models.checkpoint import load_checkpoint
-from gamegen.models.folding import chunk_pixels
+from gamegen.models.folding import chunk_pixels, from_pixels
 from gamegen.models.model import Model
+from gamegen.models.motion import PAST_OPERATIONS
+from gamegen.models.motion_compensation import refer
 from gamegen.models.onnx import CompiledModule, compiled
-from gamegen.models.streaming_decoder import RemainingFrames, StreamingDecoder
+from gamegen.models.streaming_decoder import Reference, RemainingFrames, StreamingDecoder
 from gamegen.models.vae import CausalVideoVAE
 
 Part = Callable[..., Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class StreamPast:
+    """What a decoder needs of a stream's past; without arguments that of a stream that has not begun.
+
+    `latent` `(C, h, w)` is its last one, normalised, `frames` uint8 `(2, H, W, 3)` are the last two shown, None where
+    they are not known, and `operations` float32 `(PAST_OPERATIONS, O)` those that led there.
+    """
+
+    latent: Tensor | None = None
+    frames: Tensor | None = None
+    operations: np.ndarray = field(
+        default_factory=lambda: np.zeros((PAST_OPERATIONS, OPERATION_SIZE), np.float32)
+    )
+
+    def next(self, latent: Tensor, frames: Tensor | None, operations: np.ndarray) -> StreamPast:
+        """The past after a chunk's latent, frames uint8 `(4, H, W, 3)` and operations `(4, O)`."""
+        recent = np.concatenate([self.operations, operations]).astype(np.float32)[-PAST_OPERATIONS:]
+        # Copies, so that nothing keeps whole batches.
+        return StreamPast(latent, None if frames is None else frames[-2:].clone(), recent)
 
 
 class LatentDecoder:
@@ -32,6 +62,9 @@ class LatentDecoder:
         decoder = CausalVideoVAE(model.config.vae).streaming
         decoder.load_state_dict(model.vae.streaming.state_dict())
         decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._decoder = decoder
+        sees = decoder.sees_reference
+        self._predict_flow = build_flow_prediction(model, model.config.latent_shape) if sees else None
         halves: tuple[Part, Part] = self._compiled(decoder) if may_compile else _parts(decoder)
         self._ends, self._between = halves
 
@@ -40,36 +73,80 @@ class LatentDecoder:
         """True if ONNX Runtime runs the decoder."""
         return isinstance(self._ends, CompiledModule)
 
+    @property
+    def needs_shown(self) -> bool:
+        """True if the decoder takes detail from the frames shown last."""
+        return self._decoder.sees_reference
+
     def _compiled(self, decoder: StreamingDecoder) -> tuple[Part, Part]:
         """Both halves of the decoder, compiled if there are graphs of both."""
         ends, between = _parts(decoder)
         latent = torch.zeros(2, *self._model.config.latent_shape)
+        inputs = [latent, latent, *(Reference.none(latent) if decoder.sees_reference else ())]
         with torch.inference_mode():
-            _, *remaining = ends(latent, latent)
+            _, *remaining = ends(*inputs)
         may_export = bool(self._model.may_compile)
         graphs = [
             compiled(name, half, example, [(0,)] * len(example), may_export)
             for name, half, example in (
-                ("decoder-ends", ends, [latent, latent]),
+                ("decoder-ends", ends, inputs),
                 ("decoder-between", between, remaining),
             )
         ]
         return (graphs[0], graphs[1]) if graphs[0] and graphs[1] else (ends, between)
 
-    def decode(self, latents: list[Tensor], memories: list[Tensor | None]) -> Tensor:
+    def decode(
+        self, latents: list[Tensor], pasts: Sequence[StreamPast], operations: Sequence[np.ndarray]
+    ) -> Tensor:
         """One chunk for each of B streams, uint8 `(B, 4, H, W, 3)`.
 
-        `latents` are `(C, h, w)`; `memories` the latents before them in their streams, None at the start of one.
+        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated.
         """
-        return torch.cat([*self.decode_in_parts(latents, memories)], 1)
+        return torch.cat([*self.decode_in_parts(latents, pasts, operations)], 1)
 
-    def decode_in_parts(self, latents: list[Tensor], memories: list[Tensor | None]) -> Iterator[Tensor]:
+    def decode_in_parts(
+        self, latents: list[Tensor], pasts: Sequence[StreamPast], operations: Sequence[np.ndarray]
+    ) -> Iterator[Tensor]:
         """The chunks of `decode` as they are ready: the first frame, uint8 `(B, 1, H, W, 3)`, then the other three."""
-        latent, memory = self._pair(latents, memories)
-        first, *remaining = self._run(self._ends, latent, memory)
+        latent, memory = self._pair(latents, [past.latent for past in pasts])
+        reference = self._reference(latent, memory, pasts, operations)
+        first, *remaining = self._run(self._ends, latent, memory, *reference)
         yield chunk_pixels(first).cpu()
         (between,) = self._run(self._between, *remaining)
         yield chunk_pixels(torch.cat([between, remaining[0]], 1)).cpu()
+
+    @torch.inference_mode()
+    def _reference(
+        self,
+        latent: Tensor,
+        memory: Tensor,
+        pasts: Sequence[StreamPast],
+        operations: Sequence[np.ndarray],
+    ) -> Sequence[Tensor]:
+        """The tensors of the `Reference`, none for a decoder that sees none."""
+        if self._predict_flow is None:
+            return ()
+        reference = Reference.none(latent)
+        rows = [i for i, past in enumerate(pasts) if past.latent is not None]
+        if not rows:
+            return reference
+        lacking = [i for i in rows if pasts[i].frames is None]
+        shown = {i: from_pixels(past.frames) for i, past in enumerate(pasts) if past.frames is not None}
+        if lacking:
+            # What was shown is lost, or never was: the decoder shows it again from the latent before.
+            again = self._decoder.last_two(memory[lacking], torch.zeros_like(memory[lacking]))
+            shown |= dict(zip(lacking, torch.stack(again, 1).clamp(-1, 1).float().cpu(), strict=True))
+        steps = [np.concatenate([pasts[i].operations, operations[i]]) for i in rows]
+        with one_thread(self.is_compiled):
+            found = refer(
+                self._model,
+                torch.stack([shown[i] for i in rows]).to(latent.device),
+                torch.from_numpy(np.stack(steps)).float().to(latent.device),
+                self._predict_flow,
+            )
+        for whole, part in zip(reference, found, strict=True):
+            whole[rows] = part.to(whole.dtype)
+        return reference
 
     @torch.inference_mode()
     def _run(self, half: Part, *tensors: Tensor) -> Sequence[Tensor]:
@@ -94,9 +171,11 @@ class _EndFrames(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, ...]:
-        first, last, remaining = self.decoder.ends(latent_NCHW, memory_NCHW)
-        return first, last, *remaining
+    def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor, *reference: Tensor) -> tuple[Tensor, ...]:
+        first, last, remaining = self.decoder.ends(
+            latent_NCHW, memory_NCHW, Reference(*reference) if reference else None
+        )
+        return first, last, *(tensor for tensor in remaining if tensor is not None)
 
 
 class _MiddleFrames(nn.Module):

@@ -202,7 +202,8 @@ def next_frames(context: EvaluationContext, units: range, advance: Advance) -> A
             latents = _encoded(window, context)
             prompt = context.clips[i].prompt(place * FRAMES_PER_CHUNK)
             history = _normalised(latents[:-1], context)
-            worlds.continue_from(history, operations[start:place], prompt, config.first_seed + i)
+            shown = window[:-FRAMES_PER_CHUNK][-2:]
+            worlds.continue_from(history, operations[start:place], prompt, config.first_seed + i, shown)
             scores.append(_compared(window, worlds.step(operations[place])[0], latents, context))
             advance(config.history_chunks)
         rows.append(stack(scores))
@@ -225,7 +226,11 @@ def continuations(context: EvaluationContext, units: range, advance: Advance) ->
         )
         history = _normalised(_encoded(frames[: start * FRAMES_PER_CHUNK], context), context)
         worlds.continue_from(
-            history, operations[:start], context.clips[chosen].prompt(0), config.first_seed + i
+            history,
+            operations[:start],
+            context.clips[chosen].prompt(0),
+            config.first_seed + i,
+            frames[: start * FRAMES_PER_CHUNK][-2:],
         )
         drawn = np.concatenate([worlds.step(operations[k])[0] for k in range(start, end)])
         pairs.append(np.stack([frames[start * FRAMES_PER_CHUNK : end * FRAMES_PER_CHUNK], drawn]))
@@ -242,7 +247,8 @@ def follow(context: EvaluationContext, units: range, advance: Advance) -> Arrays
         end = start + following.num_chunks(len(frames), start, config.followed_chunks)
         before, truth = np.split(frames[: end * FRAMES_PER_CHUNK], [start * FRAMES_PER_CHUNK])
         history = _normalised(_encoded(before, context), context)
-        worlds.continue_from(history, operations[:start], context.clips[i].prompt(0), config.first_seed + i)
+        prompt = context.clips[i].prompt(0)
+        worlds.continue_from(history, operations[:start], prompt, config.first_seed + i, before[-2:])
         drawn = np.concatenate([worlds.step(operations[k])[0] for k in range(start, end)])
         done = operations[start:end]
         counts = {

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from gamegen.controls import Control
+from gamegen.controls import OPERATION_SIZE, Control
 from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.models.model import Model
 from gamegen.models.text import TextEncoder
@@ -30,20 +30,28 @@ class WorldBatch:
         self.text_encoder = text_encoder
         self.advance = advance
         self.names: list[str] = []
-        self.memory: list[torch.Tensor | None] = []
+        self.pasts: list[StreamPast] = []
 
     def open(self, prompts: list[str], seeds: list[int]) -> None:
         """Closes the worlds of before and opens one for each prompt and seed."""
         self._close()
-        self.names, self.memory = [str(seed) for seed in seeds], [None] * len(seeds)
+        self.names, self.pasts = [str(seed) for seed in seeds], [StreamPast() for _ in seeds]
         states = self.text_encoder.encode(prompts)
         for name, seed, state in zip(self.names, seeds, states, strict=True):
             self.engine.open(name, state, seed)
 
-    def continue_from(self, latents: np.ndarray, operations: np.ndarray, prompt: str, seed: int) -> None:
+    def continue_from(
+        self,
+        latents: np.ndarray,
+        operations: np.ndarray,
+        prompt: str,
+        seed: int,
+        shown: np.ndarray | None = None,
+    ) -> None:
         """Closes the worlds of before and opens one with a given past.
 
-        `latents` float16 `(n, C, h, w)`, normalised, and `operations` float32 `(n, 4, O)` of its n chunks.
+        `latents` float16 `(n, C, h, w)`, normalised, and `operations` float32 `(n, 4, O)` of its n chunks; `shown` are
+        its last frames, uint8 `(2, H, W, 3)`, where they are known.
         """
         self._close()
         states = self.text_encoder.encode([prompt])[0]
@@ -51,7 +59,9 @@ class WorldBatch:
             PastChunk(torch.from_numpy(latent), Conditioning(done))
             for latent, done in zip(latents, operations, strict=True)
         ]
-        self.names, self.memory = [str(seed)], [past[-1].latent]
+        self.names = [str(seed)]
+        given = None if shown is None else torch.from_numpy(shown)
+        self.pasts = [StreamPast().next(past[-1].latent, given, operations.reshape(-1, OPERATION_SIZE))]
         snapshot = WorldSnapshot(
             seed=seed,
             version=len(past),
@@ -75,10 +85,11 @@ class WorldBatch:
         """Every world's next chunk under the same operations `(4, O)`, uint8 `(worlds, 4, H, W, 3)`."""
         drawn = self.engine.step(dict.fromkeys(self.names, operations))
         latents = [torch.from_numpy(drawn[name]) for name in self.names]
-        frames = self.decoder.decode(latents, self.memory).numpy()
-        self.memory = list(latents)
+        frames = self.decoder.decode(latents, self.pasts, [operations] * len(latents))
+        following = zip(self.pasts, latents, frames, strict=True)
+        self.pasts = [past.next(latent, own, operations) for past, latent, own in following]
         self.advance(len(latents))
-        return frames
+        return frames.numpy()
 
     def _close(self) -> None:
         for name in self.names:

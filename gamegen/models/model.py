@@ -46,6 +46,11 @@ class ModelConfig:
                 "foundation.motion_compensation is true, but there is no motion network: "
                 "train one (gamegen train motion), or set it to false"
             )
+        if self.vae.streaming_reference and self.motion is None:
+            raise ValueError(
+                "vae.streaming_reference is true, but there is no motion network to move the frame shown last: "
+                "train one (gamegen train motion), or set it to false"
+            )
 
     @classmethod
     def tiny(cls) -> ModelConfig:

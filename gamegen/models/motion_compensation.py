@@ -21,6 +21,7 @@ from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.models.folding import fold_frames, unfold_frames
 from gamegen.models.model import Model
 from gamegen.models.motion import FINE, PAST_OPERATIONS, FlowPrediction
+from gamegen.models.streaming_decoder import Reference
 from gamegen.models.warping import resize_flow, warp
 
 PAST_CHUNKS = PAST_OPERATIONS // FRAMES_PER_CHUNK
@@ -67,13 +68,40 @@ def compensate(
         source = shown[:, -1]
     predict = predict or FlowPrediction(model.motion)
     flow, log_error = predict(shown[:, -1], shown[:, -2], operations_NO9.to(dtype))
-    moved = warp(source, resize_flow(flow, *shown.shape[-2:])).to(dtype)
+    moved = _moved(source, flow)
     # Other encoders mix each chunk with the one before it.
     chunks = moved if vae.encoder.is_linear else torch.cat([shown, moved], 1)
     num_chunks = chunks.shape[1] // FRAMES_PER_CHUNK
     mean, _ = vae.encoder(fold_frames(chunks), num_chunks)
-    places = F.avg_pool2d(log_error.mean(1, keepdim=True), SPATIAL_FACTOR // FINE)
-    return Compensated(mean.unflatten(0, (-1, num_chunks))[:, -1], _USUAL_LOG_ERROR - places)
+    return Compensated(mean.unflatten(0, (-1, num_chunks))[:, -1], _confidence(log_error))
+
+
+def refer(
+    model: Model,
+    shown_N2CHW: Tensor,
+    operations_NO9: Tensor,
+    predict: PredictFlow | None = None,
+) -> Reference:
+    """The reference for the streaming decoder's next chunk: the frame shown last, moved.
+
+    `shown` are the last two frames that were shown, in [-1, 1]; operations and `predict` as in `compensate`.
+    """
+    assert model.motion is not None
+    predict = predict or FlowPrediction(model.motion)
+    flow, log_error = predict(shown_N2CHW[:, 1], shown_N2CHW[:, 0], operations_NO9)
+    warped = fold_frames(_moved(shown_N2CHW[:, 1], flow))
+    latent, _ = model.vae.encoder(warped, 1)
+    return Reference(warped, latent, _confidence(log_error), warped.new_ones(len(warped), 1, 1, 1))
+
+
+def _moved(frame_NCHW: Tensor, flow_N4tqr: Tensor) -> Tensor:
+    """A chunk's frames `(N, 4, C, H, W)`: one frame, moved."""
+    return warp(frame_NCHW, resize_flow(flow_N4tqr, *frame_NCHW.shape[-2:])).to(frame_NCHW.dtype)
+
+
+def _confidence(log_error_N4qr: Tensor) -> Tensor:
+    """Confidence on the grid of latents, as in `Compensated`."""
+    return _USUAL_LOG_ERROR - F.avg_pool2d(log_error_N4qr.mean(1, keepdim=True), SPATIAL_FACTOR // FINE)
 
 
 def compensate_normalised(

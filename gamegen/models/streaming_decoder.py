@@ -1,11 +1,18 @@
 """Streaming decoder: the small decoder of interactive play, which draws a chunk's first frame before the others.
 
+A latent holds a 48th of a chunk's values. With a reference, the frame shown last as the motion network moves it, the
+decoder adds the detail that no latent holds: the part of the moved frame that the linear encoder loses, as far as a
+learned mask lets it (null-space decomposition: Schwab et al. 2019, "Deep null space learning"; as DDNM: Wang et al.
+2023). The rest is the latent's, so that what has changed shows, blended with the moved frame's own latent where a
+learned gate takes the difference for noise.
+
 Shape suffixes as in `vae.py`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,28 +27,77 @@ HOLD_CHANGE = 0.15
 """Root-mean-square change of a latent (whose channels vary by about 1) below which a place stands still."""
 
 
+class Reference(NamedTuple):
+    """The frame shown last, moved to where the motion network expects it in each frame of a chunk.
+
+    `warped` `(N, 12, H, W)` are the moved frames, folded, `latent` `(N, z, h, w)` what the encoder makes of them,
+    `confidence` `(N, 1, h, w)` as in `gamegen.models.motion_compensation`. Where `is_there` `(N, 1, 1, 1)` is 0 there
+    is none, and the rest means nothing.
+    """
+
+    warped: Tensor
+    latent: Tensor
+    confidence: Tensor
+    is_there: Tensor
+
+    @classmethod
+    def none(cls, latent_NCHW: Tensor) -> Reference:
+        """No reference, for a batch of latents."""
+        N, _, h, w = latent_NCHW.shape
+        warped = latent_NCHW.new_zeros(N, 3 * TEMPORAL_FACTOR, SPATIAL_FACTOR * h, SPATIAL_FACTOR * w)
+        return cls(
+            warped,
+            torch.zeros_like(latent_NCHW),
+            torch.zeros_like(latent_NCHW[:, :1]),
+            latent_NCHW.new_zeros(N, 1, 1, 1),
+        )
+
+
 class RemainingFrames(NamedTuple):
     """Inputs for a chunk's two middle frames, which are decoded last.
 
-    Features `(N, 2c, h, w)` and patches `(N, 384, h, w)` of both frames, and the stillness `hold` `(N, 1, H, W)`.
+    Features `(N, 2c, h, w)` and patches `(N, 384, h, w)` of both frames, the stillness `hold` `(N, 1, H, W)`, and the
+    detail `(N, 6, H, W)` that a reference has, None in decoders that see none.
     """
 
     features: Tensor
     patches: Tensor
     hold: Tensor
+    detail: Tensor | None = None
+
+
+class _Features(NamedTuple):
+    """What the stem finds: features, patches and the reference's detail of all four frames, folded."""
+
+    features: Tensor
+    patches: Tensor
+    detail: Tensor | None
+
+    def frames(self, take: Callable[[Tensor], Tensor]) -> _Features:
+        """Those of some of the frames."""
+        detail = None if self.detail is None else take(self.detail)
+        return _Features(take(self.features), take(self.patches), detail)
 
 
 class StreamingDecoder(nn.Module):
     """Small decoder: 2-D convolutions on each frame, given the latent and the one before it.
 
-    In the manner of TAEHV (tiny autoencoders for hosted video models): fast enough for two CPU cores.
+    In the manner of TAEHV (tiny autoencoders for hosted video models): fast enough for two CPU cores. One that
+    `sees_reference` is also given a `Reference`, and gets along without.
     """
 
-    def __init__(self, latent_channels: int, channels: tuple[int, int, int]) -> None:
+    def __init__(
+        self, latent_channels: int, channels: tuple[int, int, int], sees_reference: bool = False
+    ) -> None:
         super().__init__()
         c0, c1, c2 = channels
         z = latent_channels
-        self.stem = nn.Sequential(nn.Conv2d(2 * z, c0, 3, padding=1), ResidualBlock(c0), ResidualBlock(c0))
+        self.sees_reference = sees_reference
+        # With the reference's latent come maps that say how far to trust it, and whether it is there.
+        num_inputs = 3 * z + 2 if sees_reference else 2 * z
+        self.stem = nn.Sequential(
+            nn.Conv2d(num_inputs, c0, 3, padding=1), ResidualBlock(c0), ResidualBlock(c0)
+        )
         self.to_frames = nn.Conv2d(c0, TEMPORAL_FACTOR * c1, 1)
         self.frame = nn.Sequential(
             ResidualBlock(c1),
@@ -52,53 +108,70 @@ class StreamingDecoder(nn.Module):
             nn.PixelShuffle(2),
             ResidualBlock(c2),
             nn.SiLU(),
-            nn.Conv2d(c2, 12, 3, padding=1),
+            # Red, green and blue, and how much of the reference's detail to add.
+            nn.Conv2d(c2, 16 if sees_reference else 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
         self.patch = nn.Conv2d(z, 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, 1)
         scale_initial_weights(self.frame[-2], 0.1)
+        self.keep = nn.Conv2d(c0, 1, 1) if sees_reference else None
+        if self.keep is not None:
+            scale_initial_weights(self.keep, 0.0)
+            nn.init.constant_(cast(Tensor, self.keep.bias), -2.0)
 
-    def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
+    def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor, reference: Reference | None = None) -> Tensor:
         """Folded frames `(N, 12, H, W)` of latents, given the latents before them (zeros before the first)."""
-        first, last, left = self.ends(latent_NCHW, memory_NCHW)
+        first, last, left = self.ends(latent_NCHW, memory_NCHW, reference)
         return torch.cat([first, self.between(last, left), last], 1)
 
-    def ends(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor, RemainingFrames]:
+    def ends(
+        self, latent_NCHW: Tensor, memory_NCHW: Tensor, reference: Reference | None = None
+    ) -> tuple[Tensor, Tensor, RemainingFrames]:
         """The first and the last frame, `(N, 3, H, W)`, and the inputs of `between` for the other two.
 
         The first can be shown while those are decoded; where the world stands still, all frames equal the last.
         """
-        features, patches = self._features(latent_NCHW, memory_NCHW)
-        ends = self._decode(_at_ends(features), _at_ends(patches))
-        first, last = ends.chunk(2, 1)
+        found = self._features(latent_NCHW, memory_NCHW, reference)
+        first, last = self._decode(found.frames(_at_ends)).chunk(2, 1)
         hold = stillness(latent_NCHW, memory_NCHW)
-        return (
-            hold_still(first, last, hold),
-            last,
-            RemainingFrames(_between(features), _between(patches), hold),
-        )
+        features, patches, detail = found.frames(_between)
+        return hold_still(first, last, hold), last, RemainingFrames(features, patches, hold, detail)
 
     def between(self, last_NCHW: Tensor, left: RemainingFrames) -> Tensor:
         """The folded frames between the ends, `(N, 6, H, W)`."""
-        return hold_still(self._decode(left.features, left.patches), last_NCHW, left.hold)
+        frames = self._decode(_Features(left.features, left.patches, left.detail))
+        return hold_still(frames, last_NCHW, left.hold)
 
     def last_two(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """The last frame but one and the last frame of `forward`, each `(N, 3, H, W)`, without decoding the others."""
-        features, patches = self._features(latent_NCHW, memory_NCHW)
-        frames = self._decode(_last_half(features), _last_half(patches))
-        before, last = frames.chunk(2, 1)
+        """The last frame but one and the last frame without a reference, each `(N, 3, H, W)`; no others are decoded."""
+        found = self._features(latent_NCHW, memory_NCHW, None)
+        before, last = self._decode(found.frames(_last_half)).chunk(2, 1)
         return hold_still(before, last, stillness(latent_NCHW, memory_NCHW)), last
 
-    def _features(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and patches of all four frames, folded."""
-        pair = torch.cat([latent_NCHW, memory_NCHW], 1).contiguous(memory_format=torch.channels_last)
-        return self.to_frames(F.silu(self.stem(pair))), self.patch(latent_NCHW)
+    def _features(self, latent_NCHW: Tensor, memory_NCHW: Tensor, reference: Reference | None) -> _Features:
+        inputs, detail = [latent_NCHW, memory_NCHW], None
+        if self.sees_reference:
+            reference = reference or Reference.none(latent_NCHW)
+            there = reference.is_there
+            maps = torch.cat([reference.latent, reference.confidence], 1) * there
+            inputs += [maps, there.expand_as(reference.confidence)]
+        x = self.stem(torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last))
+        x = F.silu(x)
+        if reference is not None and self.keep is not None:
+            keep = self.keep(x).sigmoid() * there
+            latent_NCHW = torch.lerp(latent_NCHW, reference.latent, keep.expand_as(latent_NCHW))
+            detail = (reference.warped - unfold_patches(self.patch(reference.latent))) * there
+        return _Features(self.to_frames(x), self.patch(latent_NCHW), detail)
 
-    def _decode(self, features: Tensor, patches: Tensor) -> Tensor:
-        """k folded frames `(N, 3k, H, W)` from their features and patches."""
-        k = patches.shape[1] // (3 * SPATIAL_FACTOR**2)
-        frames = self.frame(rearrange(features, "n (k c) h w -> (n k) c h w", k=k))
-        return rearrange(frames, "(n k) c h w -> n (k c) h w", k=k) + unfold_patches(patches)
+    def _decode(self, found: _Features) -> Tensor:
+        """k folded frames `(N, 3k, H, W)`."""
+        k = found.patches.shape[1] // (3 * SPATIAL_FACTOR**2)
+        drawn = self.frame(rearrange(found.features, "n (k c) h w -> (n k) c h w", k=k))
+        colours = drawn[:, :3]
+        if found.detail is not None:
+            detail = rearrange(found.detail, "n (k c) h w -> (n k) c h w", k=k)
+            colours = colours + drawn[:, 3:].sigmoid() * detail
+        return rearrange(colours, "(n k) c h w -> n (k c) h w", k=k) + unfold_patches(found.patches)
 
 
 def stillness(latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:

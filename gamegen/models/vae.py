@@ -34,7 +34,8 @@ class VAEConfig:
     """Widths of the autoencoder; `encoder_channels` at 1/2, 1/4 and 1/8 size, `decoder_channels` from 1/8 to 1/1.
 
     `streaming_channels` are the widths of the small decoder at 1/8, 1/4 and 1/2 size. With `linear_encoder` the encoder
-    is the linear patch path alone: a small part of the time, which motion compensation spends on every chunk.
+    is the linear patch path alone: a small part of the time, which motion compensation spends on every chunk. With
+    `streaming_reference` the small decoder takes detail from the frame shown last; that needs a linear encoder.
     """
 
     latent_channels: int = 16
@@ -43,6 +44,14 @@ class VAEConfig:
     decoder_channels: tuple[int, int, int, int] = (192, 96, 48, 24)
     streaming_channels: tuple[int, int, int] = (96, 32, 16)
     linear_encoder: bool = False
+    streaming_reference: bool = False
+
+    def __post_init__(self) -> None:
+        if self.streaming_reference and not self.linear_encoder:
+            raise ValueError(
+                "streaming_reference is true, but linear_encoder is false: only of a linear encoder it is known "
+                "which detail it loses, so set it to true"
+            )
 
     @classmethod
     def tiny(cls) -> VAEConfig:
@@ -149,7 +158,9 @@ class CausalVideoVAE(nn.Module):
         self.config = config
         self.encoder = VAEEncoder(config)
         self.decoder = VAEDecoder(config)
-        self.streaming = StreamingDecoder(config.latent_channels, config.streaming_channels)
+        self.streaming = StreamingDecoder(
+            config.latent_channels, config.streaming_channels, config.streaming_reference
+        )
 
     def encode_moments(self, video_BFCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each `(B, T, 16, h, w)` float32, of a video in [-1, 1] with F = 4T frames."""

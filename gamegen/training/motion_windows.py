@@ -41,21 +41,28 @@ class PlayedClip:
     """Frames and operations of a clip, and its camera track where the game tells it.
 
     `frames` uint8 `(T, H, W, 3)`; `operations` float32 `(T, OPERATION_SIZE)`, that of a frame leading to the next one.
-    A window has `NUM_OPERATIONS` instead, the last of which leads to its last frame.
+    A window has `PAST_OPERATIONS` more than frames from the third on, the last of which leads to its last frame.
     """
 
     frames: np.ndarray
     operations: np.ndarray
     track: CameraTrack | None = None
 
-    def window(self, start: int) -> PlayedClip:
-        """`WINDOW_FRAMES` neighbouring frames; before a clip begins nothing is held."""
+    @classmethod
+    def from_row(cls, row: Row) -> PlayedClip:
+        """The clip of a curated row. Raises ValueError for one without keys."""
+        check_keys(row)
+        operations = operation_array(row["keys"], row["yaw_deg"], row["pitch_deg"])
+        return cls(read_mp4(row["video"]), operations, CameraTrack.from_row(row))
+
+    def window(self, start: int, num_frames: int = WINDOW_FRAMES) -> PlayedClip:
+        """Neighbouring frames; before a clip begins nothing is held."""
         before = np.zeros((PAST_OPERATIONS, OPERATION_SIZE), np.float32)
-        operations = np.concatenate([before, self.operations])[start + 1 :][
-            : PAST_OPERATIONS + FRAMES_PER_CHUNK
-        ]
-        track = self.track and self.track.window(start, WINDOW_FRAMES)
-        return PlayedClip(self.frames[start : start + WINDOW_FRAMES], operations, track)
+        operations = np.concatenate([before, self.operations])[start + 1 :]
+        track = self.track and self.track.window(start, num_frames)
+        return PlayedClip(
+            self.frames[start : start + num_frames], operations[: PAST_OPERATIONS + num_frames - 2], track
+        )
 
     def mirrored(self) -> PlayedClip:
         """The clip in a mirror: left and right change places, in the picture, in the keys and in the turn."""
@@ -108,9 +115,7 @@ class MotionWindows(WindowDataset):
 
     def prepare(self, row: Row) -> PlayedClip:
         """A curated row's frames and operations. Raises ValueError for a clip without keys."""
-        check_keys(row)
-        operations = operation_array(row["keys"], row["yaw_deg"], row["pitch_deg"])
-        return PlayedClip(read_mp4(row["video"]), operations, CameraTrack.from_row(row))
+        return PlayedClip.from_row(row)
 
     def cut(self, clip: PlayedClip, sample: Sample, num_latents: int) -> MotionWindow:
         rng = sample.generator()

@@ -12,7 +12,7 @@ import torch
 from gamegen.controls import Control
 from gamegen.engine.engine import EngineConfig, WorldEngine
 from gamegen.engine.frame_pass import CompiledFramePass, FramePass
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.models.network_inputs import VideoFormat
 from tests.engine.test_world import random_model, words
 from tests.models.test_onnx import compiled_model
@@ -49,7 +49,8 @@ def play_in_turns(engine: WorldEngine, decoder: LatentDecoder, number: int) -> N
         ]
         drawn = engine.step(dict.fromkeys(playing, operations))
         latents = [torch.from_numpy(drawn[name]) for name in playing]
-        decoder.decode(latents, [memory.get(name) for name in playing])
+        pasts = [StreamPast(memory.get(name)) for name in playing]
+        decoder.decode(latents, pasts, [operations] * len(playing))
         memory = dict(zip(playing, latents, strict=True))
         engine.commit()
     for name in ("guest 0", "guest 8", "other"):

@@ -12,10 +12,11 @@ from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 
 from gamegen.controls import Control
 from gamegen.engine import latent_decoder
+from gamegen.engine.conditioning import idle_operations
 from gamegen.engine.engine import WorldEngine
 from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.frame_pass import CompiledFramePass, DirectFramePass
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.variants import Variant
 from gamegen.models import onnx
 from gamegen.models.checkpoint import load_checkpoint
@@ -76,11 +77,12 @@ def test_a_compiled_world_does_not_depend_on_who_is_drawn_with_it():
 
 def test_a_compiled_decoder_shows_the_same_frames():
     latents = [torch.randn(4, 4, 4) for _ in range(3)]
-    memories = [None, latents[0], latents[1]]
-    expected = LatentDecoder(random_model()).decode(latents, memories)
+    pasts = [StreamPast(), StreamPast(latents[0]), StreamPast(latents[1])]
+    operations = [idle_operations()] * 3
+    expected = LatentDecoder(random_model()).decode(latents, pasts, operations)
     decoder = LatentDecoder(compiled_model())
     assert decoder.is_compiled
-    difference = decoder.decode(latents, memories).int() - expected.int()
+    difference = decoder.decode(latents, pasts, operations).int() - expected.int()
     assert difference.abs().max() <= 1
 
 
@@ -182,7 +184,7 @@ def test_decoders_are_not_compiled_where_bfloat16_is_quicker(monkeypatch):
     monkeypatch.setattr(latent_decoder, "compute_dtype", lambda device: torch.bfloat16)
     decoder = LatentDecoder(compiled_model())
     assert not decoder.is_compiled
-    frames = decoder.decode([torch.randn(4, 4, 4)], [None])
+    frames = decoder.decode([torch.randn(4, 4, 4)], [StreamPast()], [idle_operations()])
     assert frames.dtype == torch.uint8 and frames.float().std() > 0
 
 

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.conditioning import idle_operations
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.models.folding import (
     fold_frames,
     fold_patches,
@@ -45,12 +46,12 @@ def test_streaming_decoder_chunk_by_chunk_equals_at_once():
     model = Model(ModelConfig.tiny()).eval()
     latent = torch.randn(1, 4, 4, 4, 4)
     decoder = LatentDecoder(model)
-    memory, pieces = None, []
+    past, pieces = StreamPast(), []
     for i in range(4):
-        parts = [*decoder.decode_in_parts([latent[0, i]], [memory])]
+        parts = [*decoder.decode_in_parts([latent[0, i]], [past], [idle_operations()])]
         assert [part.shape[1] for part in parts] == [1, 3]
         pieces.append(torch.cat(parts, 1)[0])
-        memory = latent[0, i]
+        past = past.next(latent[0, i], pieces[-1], idle_operations())
     whole = to_pixels(model.vae.decode_streaming(latent)[0])
     assert (torch.cat(pieces).int() - whole.int()).abs().max() <= 1
 

@@ -26,7 +26,7 @@ from gamegen.curation.curate import CurationConfig
 from gamegen.curation.encode import Encoder
 from gamegen.curation.encoded import EncodedClip
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.footage.clips import read_table
 from gamegen.media.frames import resize_to
 from gamegen.media.mp4 import read_mp4
@@ -158,14 +158,16 @@ async def test_a_server_shows_the_same_of_a_video_prompt(world):
     )
     latents = await loop.encode_video(WALK)
     assert latents.shape == (3, 4, 4, 4) and latents.dtype == np.float16
-    latent, shown = None, []
+    past, shown = StreamPast(), []
     for i, control in enumerate(CONTROLS):
         follow = {1: Follow(latents), 6: Follow(None)}.get(i)
         chunk = await loop.step(
             StepRequest(session_id="a", fence=1, version=i, operations=control.operations(), follow=follow)
         )
-        memory, latent = latent, torch.from_numpy(chunk.latent.copy())
-        shown.append(decoder.decode([latent], [memory])[0].numpy())
+        latent = torch.from_numpy(chunk.latent.copy())
+        frames = decoder.decode([latent], [past], [control.operations()])[0]
+        past = past.next(latent, frames, control.operations())
+        shown.append(frames.numpy())
     np.testing.assert_array_equal(frames_of(world, log), np.stack(shown))
 
 
@@ -196,7 +198,7 @@ async def test_it_is_what_a_server_shows(world, file):
             session_id="a", fence=1, prompt=words(compose_prompt("snow", "third")), seed=5, first_frames=file
         )
     )
-    latent, shown = torch.from_numpy(opened.latent.copy()), []
+    past, shown = StreamPast(torch.from_numpy(opened.latent.copy())), []
     for i, control in enumerate(CONTROLS):
         said = {2: InstructionUpdate(words("make it rain")), 5: InstructionUpdate(None)}.get(i)
         chunk = await loop.step(
@@ -209,8 +211,10 @@ async def test_it_is_what_a_server_shows(world, file):
             )
         )
         assert isinstance(chunk, Chunk)
-        memory, latent = latent, torch.from_numpy(chunk.latent.copy())
-        shown.append(resize_to(decoder.decode([latent], [memory])[0].numpy(), (64, 48)))
+        latent = torch.from_numpy(chunk.latent.copy())
+        frames = decoder.decode([latent], [past], [control.operations()])[0]
+        past = past.next(latent, frames, control.operations())
+        shown.append(resize_to(frames.numpy(), (64, 48)))
     np.testing.assert_array_equal(frames_of(world, log), np.stack(shown))
 
 

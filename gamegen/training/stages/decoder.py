@@ -131,11 +131,12 @@ class DecoderObjective(Objective):
         loss = torch.zeros((), device=batch.device)
         for name, video in videos.items():
             judging = hinge_loss(real[0], self.discriminator(video.detach())[0])
-            loss = loss + self._decoder_loss(video, batch, real[1]) + judging
+            loss = loss + picture_loss(video, batch, self.config)
+            loss = loss + critic_loss(video, self.config, self.discriminator, real[1]) + judging
             metrics |= {
                 f"{name}_psnr_db": psnr_db(video, batch),
-                f"{name}_detail": _detail(video) / max(_detail(batch), 1e-3),
-                f"{name}_change": _change(video) / max(_change(batch), 1e-3),
+                f"{name}_detail": detail(video) / max(detail(batch), 1e-3),
+                f"{name}_change": change(video) / max(change(batch), 1e-3),
                 f"{name}_discriminator": judging.item(),
             }
         return loss, metrics
@@ -147,20 +148,29 @@ class DecoderObjective(Objective):
         noise = torch.randn(latent.shape, generator=generator).to(latent.device)
         return latent + self.config.latent_noise * amount * self.model.std_C * noise
 
-    def _decoder_loss(self, video: Tensor, target: Tensor, real_features: list[Tensor]) -> Tensor:
-        score, features = held_scores(self.discriminator, video)
-        motion = (video.diff(dim=1) - target.diff(dim=1)).abs().mean()
-        return (
-            reconstruction_loss(video, target, self.config.gradient_weight)
-            + self.config.motion_weight * motion
-            + self.config.texture_weight * texture_distance(video, target)
-            - self.config.adversarial_weight * score.mean()
-            + self.config.feature_weight * feature_distance(features, real_features)
-        )
-
     @torch.inference_mode()
     def sheet(self, batch: Tensor) -> np.ndarray:
         return decoding_sheet(self.vae, batch)
+
+
+def picture_loss(video: Tensor, target: Tensor, config: DecoderLossConfig) -> Tensor:
+    """The part of a decoder's loss that compares its frames `(B, T, 3, H, W)` with the truth."""
+    motion = (video.diff(dim=1) - target.diff(dim=1)).abs().mean()
+    return (
+        reconstruction_loss(video, target, config.gradient_weight)
+        + config.motion_weight * motion
+        + config.texture_weight * texture_distance(video, target)
+    )
+
+
+def critic_loss(
+    video: Tensor, config: DecoderLossConfig, critic: PatchDiscriminator, real_features: list[Tensor]
+) -> Tensor:
+    """The part of a decoder's loss that a critic gives, which found `real_features` in the truth."""
+    score, features = held_scores(critic, video)
+    return config.feature_weight * feature_distance(features, real_features) - (
+        config.adversarial_weight * score.mean()
+    )
 
 
 def hold_windows(
@@ -207,11 +217,11 @@ def _gradient_strength(image_N1HW: Tensor) -> list[Tensor]:
     ]
 
 
-def _detail(video: Tensor) -> float:
+def detail(video: Tensor) -> float:
     """Mean absolute gradient; its ratio to the truth's is below 1 for blur and above 1 for noise."""
     return gradient_l1(video.detach().mean(-3)).item()
 
 
-def _change(video: Tensor) -> float:
+def change(video: Tensor) -> float:
     """Mean absolute change from frame to frame; more than the truth's is flicker."""
     return video.detach().diff(dim=1).abs().mean().item()

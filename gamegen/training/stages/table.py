@@ -14,6 +14,7 @@ from gamegen.training.stages.inverse_dynamics import InverseDynamicsStage
 from gamegen.training.stages.motion import MotionStage
 from gamegen.training.stages.sparse import SparseStage
 from gamegen.training.stages.stage import Stage
+from gamegen.training.stages.streaming import StreamingStage
 from gamegen.training.stages.turbo import TurboStage
 from gamegen.training.stages.vae import VAEStage
 
@@ -26,6 +27,7 @@ STAGES: dict[str, type[Stage]] = {
     "decoder": DecoderStage,
     "idm": InverseDynamicsStage,
     "motion": MotionStage,
+    "streaming": StreamingStage,
 }
 """Every stage by its name: the value of `stage` in a YAML file."""
 CONFIGS = Path(__file__).parents[3] / "configs" / "stages"

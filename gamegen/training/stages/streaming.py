@@ -1,0 +1,202 @@
+"""The `streaming` stage: trains the streaming decoder with its reference, the frame shown last, moved.
+
+In play, the frame shown last is the decoder's own. Windows are therefore decoded chunk after chunk, each with the
+frames before it as the decoder drew them (as self-forcing does for a whole model: Huang et al. 2025, section 3.2);
+the gradient stays within a chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gamegen.constants import TEMPORAL_FACTOR
+from gamegen.models.folding import from_pixels, to_pixels, unfold_frames
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.motion_compensation import refer
+from gamegen.training.discriminator import PatchDiscriminator, hinge_loss
+from gamegen.training.flops import (
+    FORWARD,
+    FORWARD_AND_BACKWARD,
+    FORWARD_AND_INPUT_GRADIENT,
+    BatchCost,
+    autoencoder_flops,
+    discriminator_flops,
+    pixel_batch_cost,
+)
+from gamegen.training.objectives.objective import Metrics, Objective
+from gamegen.training.objectives.reconstruction import psnr_db
+from gamegen.training.played_windows import PlayedBatch, PlayedWindows
+from gamegen.training.stages.decoder import (
+    DecoderLossConfig,
+    change,
+    critic_loss,
+    detail,
+    hold_windows,
+    picture_loss,
+)
+from gamegen.training.stages.world_model import WorldModelStage
+
+STEM_IN, FRAME_OUT = "vae.streaming.stem.0.weight", "vae.streaming.frame.8"
+"""Names of the weights that read the latents, and (without `.weight`, `.bias`) of those that write the pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingLossConfig(DecoderLossConfig):
+    """`DecoderLossConfig` for the streaming decoder, and what its reference has to bear.
+
+    Of the latents' noise a share of up to `smooth_noise` is smooth over four places: what is drawn errs in areas.
+    `lost_references` of the chunks are decoded without a reference, as first frames are.
+    """
+
+    latent_noise: float = 0.6
+    smooth_noise: float = 0.7
+    held_windows: float = 0.2
+    lost_references: float = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamingStage(WorldModelStage):
+    """Trains the streaming decoder of a model with a motion network, and nothing else of it."""
+
+    stage: Literal["streaming"] = "streaming"
+    shards: ClassVar[Literal["curated", "encoded"]] = "curated"
+    streaming_loss: StreamingLossConfig = field(default_factory=StreamingLossConfig)
+
+    def start(self, init: Path | str | None, data: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+        config, weights = self.load_init(init)
+        if config.motion is None:
+            raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
+        if config.vae.streaming_reference:
+            return config, weights
+        return replace(config, vae=replace(config.vae, streaming_reference=True)), seeing_reference(weights)
+
+    def windows(self, model: ModelConfig) -> PlayedWindows:
+        return PlayedWindows()
+
+    def objective(self, model: Model) -> StreamingObjective:
+        return StreamingObjective(model, self.streaming_loss)
+
+    def batch_cost(self, model: ModelConfig, batch: PlayedBatch) -> BatchCost:
+        vae = autoencoder_flops(model, batch.frames)
+        num_frames, height, width = TEMPORAL_FACTOR + 1, *batch.frames.shape[-2:]
+        adversarial = (2 * FORWARD_AND_BACKWARD + FORWARD_AND_INPUT_GRADIENT) * discriminator_flops(
+            self.streaming_loss.discriminator, num_frames, height, width
+        )
+        trained = FORWARD_AND_BACKWARD * vae.stream * (batch.num_chunks - 1) / batch.num_chunks
+        return pixel_batch_cost(batch.frames, FORWARD * vae.encode + trained + adversarial)
+
+
+def seeing_reference(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a streaming decoder without reference, widened for one that sees it but has not learned to yet."""
+    stem, out = weights[STEM_IN], weights[f"{FRAME_OUT}.weight"]
+    channels = stem.shape[1] // 2
+    return weights | {
+        STEM_IN: F.pad(stem, (0, 0, 0, 0, 0, channels + 2)),
+        f"{FRAME_OUT}.weight": F.pad(out, (0, 0, 0, 0, 0, 0, 0, out.shape[0] // 3)),
+        f"{FRAME_OUT}.bias": F.pad(weights[f"{FRAME_OUT}.bias"], (0, out.shape[0] // 3)),
+    }
+
+
+class StreamingObjective(Objective):
+    """Reconstruction of windows, chunk after chunk, with a discriminator of the last one."""
+
+    model: Model
+
+    def __init__(self, model: Model, config: StreamingLossConfig) -> None:
+        self.model, self.vae, self.config = model, model.vae, config
+        self.vae.encoder.requires_grad_(False)
+        self.discriminator = PatchDiscriminator(config.discriminator).to(model.device)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        return {"vae.streaming": self.vae.streaming, "discriminator": self.discriminator}
+
+    def loss(self, batch: PlayedBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
+        latent, batch = self._inputs(batch.to(self.model.device), generator)
+        is_there = torch.rand(latent.shape[:2], generator=generator) >= self.config.lost_references
+        video = self._decode(latent, batch, is_there.to(latent))
+        truth = batch.frames[:, TEMPORAL_FACTOR - 1 :]
+        # Motion is also that from the frame shown last.
+        whole = torch.cat([truth[:, :1], video], 1)
+        loss = picture_loss(whole, truth, self.config)
+        drawn, real = whole[:, -TEMPORAL_FACTOR - 1 :], truth[:, -TEMPORAL_FACTOR - 1 :]
+        real_scores, real_features = self.discriminator(real)
+        judging = hinge_loss(real_scores, self.discriminator(drawn.detach())[0])
+        loss = loss + critic_loss(drawn, self.config, self.discriminator, real_features) + judging
+        metrics = {"discriminator": judging.item()} | _figures(video, batch, "")
+        if not torch.is_grad_enabled():
+            metrics |= _figures(
+                self._decode(latent, batch, torch.zeros_like(latent[:, :, 0, 0, 0])), batch, "plain_"
+            )
+        return loss, metrics
+
+    def _inputs(self, batch: PlayedBatch, generator: torch.Generator) -> tuple[Tensor, PlayedBatch]:
+        """Noisy latents `(B, T, C, h, w)`, and the batch, in which some windows stand still from a chunk on."""
+        config = self.config
+        with torch.no_grad():
+            latent = self.vae.encode(batch.frames)
+        latent, frames = hold_windows(
+            latent,
+            batch.frames,
+            share=config.held_windows,
+            noise_std=config.held_noise * self.model.std_C,
+            generator=generator,
+        )
+        amounts = torch.rand((2, len(latent), 1, 1, 1, 1), generator=generator).to(latent.device)
+        share = config.smooth_noise * amounts[1]
+        white, coarse = (torch.randn(latent.shape, generator=generator).to(latent.device) for _ in range(2))
+        # Averages of 4x4 places, four times as strong, are of unit variance again.
+        smooth = F.interpolate(4 * F.avg_pool2d(coarse.flatten(0, 1), 4), latent.shape[-2:]).view_as(latent)
+        noise = (1 - share).sqrt() * white + share.sqrt() * smooth
+        latent = latent + config.latent_noise * amounts[0] * self.model.std_C * noise
+        # Where a window was made to stand still, no key is held.
+        moves = (frames[:, 1:] != frames[:, :-1]).flatten(2).any(2)
+        operations = batch.operations.clone()
+        operations[:, -moves.shape[1] :] *= moves[..., None]
+        return latent, PlayedBatch(frames, operations)
+
+    def _decode(self, latent: Tensor, batch: PlayedBatch, is_there: Tensor) -> Tensor:
+        """Frames `(B, 4T - 4, 3, H, W)` of all chunks but the first, each with those shown before as its reference.
+
+        `is_there` `(B, T)` is 0 for the chunks whose reference is lost.
+        """
+        shown, decoded = batch.chunk(0)[:, -2:], []
+        for number in range(1, batch.num_chunks):
+            with torch.no_grad():
+                reference = refer(self.model, shown, batch.operations_of(number))
+            reference = reference._replace(is_there=is_there[:, number, None, None, None])
+            folded = self.vae.streaming(latent[:, number], latent[:, number - 1], reference)
+            decoded.append(unfold_frames(folded, 1).float())
+            shown = from_pixels(to_pixels(decoded[-1][:, -2:].detach()))
+        return torch.cat(decoded, 1)
+
+    @torch.inference_mode()
+    def sheet(self, batch: PlayedBatch) -> np.ndarray:
+        """Contact sheet: rows of each window's last frame, of its exact latents decoded without and with the reference,
+        and of noisy ones with it."""
+        batch = batch.to(self.model.device)
+        generator = torch.Generator().manual_seed(0)
+        exact, (noisy, _) = self.vae.encode(batch.frames), self._inputs(batch, generator)
+        none, all_there = exact.new_zeros(exact.shape[:2]), exact.new_ones(exact.shape[:2])
+        rows = [
+            batch.frames,
+            self._decode(exact, batch, none),
+            self._decode(exact, batch, all_there),
+            self._decode(noisy, batch, all_there),
+        ]
+        return np.concatenate([np.concatenate(list(to_pixels(row[:6, -1]).cpu().numpy()), 1) for row in rows])
+
+
+def _figures(video: Tensor, batch: PlayedBatch, prefix: str) -> Metrics:
+    target = batch.frames[:, TEMPORAL_FACTOR:]
+    return {
+        f"{prefix}psnr_db": psnr_db(video, target),
+        f"{prefix}detail": detail(video) / max(detail(target), 1e-3),
+        f"{prefix}change": change(video) / max(change(target), 1e-3),
+    }

@@ -1,0 +1,130 @@
+"""The decoder with its reference, the frame shown last: batched = lone, compiled = not, lost references are found."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen.controls import OPERATION_SIZE, Control
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.motion import PAST_OPERATIONS, MotionConfig
+from gamegen.models.motion_compensation import refer
+from gamegen.models.streaming_decoder import Reference
+
+
+def referring_model() -> Model:
+    """Every weight random, zero-initialised ones included, so that no path is silent."""
+    torch.manual_seed(0)
+    tiny = ModelConfig.tiny()
+    vae = dataclasses.replace(tiny.vae, linear_encoder=True, streaming_reference=True)
+    model = Model(dataclasses.replace(tiny, vae=vae, motion=MotionConfig.tiny())).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.1)
+    return model
+
+
+OPERATIONS = [Control({"w"}).operations(), Control({"left"}).operations(), Control().operations()]
+
+
+def played(decoder: LatentDecoder, latents: torch.Tensor) -> tuple[list[torch.Tensor], StreamPast]:
+    """The chunks of a stream of latents `(T, C, h, w)`, and its past after them."""
+    past, chunks = StreamPast(), []
+    for i, latent in enumerate(latents):
+        operations = OPERATIONS[i % len(OPERATIONS)]
+        chunks.append(decoder.decode([latent], [past], [operations])[0])
+        past = past.next(latent, chunks[-1], operations)
+    return chunks, past
+
+
+def test_a_past_holds_what_the_motion_network_reads():
+    past = StreamPast()
+    assert past.operations.shape == (PAST_OPERATIONS, OPERATION_SIZE) and not past.operations.any()
+    for i in range(4):
+        past = past.next(torch.full((4, 4, 4), i), torch.full((4, 8, 8, 3), i), OPERATIONS[i % 3])
+    np.testing.assert_array_equal(past.operations, np.concatenate([OPERATIONS[i % 3] for i in (1, 2, 3)]))
+    assert (past.latent == 3).all() and past.frames.shape == (2, 8, 8, 3) and (past.frames == 3).all()
+
+
+def test_streams_of_a_batch_are_decoded_as_if_alone():
+    """One has not begun, one has lost what it showed, and one is in play."""
+    decoder = LatentDecoder(referring_model())
+    assert decoder.needs_shown
+    latents = torch.randn(5, 4, 4, 4)
+    _, past = played(decoder, latents[:3])
+    pasts = [StreamPast(), dataclasses.replace(past, frames=None), past]
+    now, operations = [*latents[3:], latents[0]], OPERATIONS
+    together = decoder.decode(now, pasts, operations)
+    for i in range(3):
+        alone = decoder.decode(now[i : i + 1], pasts[i : i + 1], operations[i : i + 1])
+        assert (alone[0].int() - together[i].int()).abs().max() <= 1
+    without = decoder.decode([now[2]], [StreamPast(past.latent)], [np.zeros_like(operations[2])])
+    assert (without[0].int() - together[2].int()).abs().max() > 1
+
+
+def test_a_lost_reference_is_what_the_latent_before_shows():
+    model = referring_model()
+    decoder, latent, before = LatentDecoder(model), *torch.randn(2, 4, 4, 4)
+    with torch.inference_mode():
+        memory = model.denormalise(before)[None]
+        shown = torch.stack(model.vae.streaming.last_two(memory, torch.zeros_like(memory)), 1).clamp(-1, 1)
+        past = np.zeros((PAST_OPERATIONS, OPERATION_SIZE), np.float32)
+        operations = torch.from_numpy(np.concatenate([past, OPERATIONS[0]]))[None]
+        reference = refer(model, shown, operations)
+        folded = model.vae.streaming(model.denormalise(latent)[None], memory, reference)
+    expected = (folded.clamp(-1, 1) + 1) * 127.5
+    found = decoder.decode([latent], [StreamPast(before)], [OPERATIONS[0]])[0]
+    difference = found.permute(0, 3, 1, 2).reshape(12, 32, 32) - expected[0]
+    assert difference.abs().max() <= 1
+
+
+def test_the_first_frame_comes_early_and_is_the_same():
+    decoder, latents = LatentDecoder(referring_model()), torch.randn(3, 4, 4, 4)
+    _, past = played(decoder, latents[:2])
+    parts = [*decoder.decode_in_parts([latents[2]], [past], OPERATIONS[:1])]
+    assert [part.shape[1] for part in parts] == [1, 3]
+    assert torch.equal(torch.cat(parts, 1), decoder.decode([latents[2]], [past], OPERATIONS[:1]))
+
+
+def test_a_compiled_decoder_shows_the_same_frames():
+    latents = torch.randn(4, 4, 4, 4)
+    expected, _ = played(LatentDecoder(referring_model()), latents)
+    model = referring_model()
+    model.may_compile = None
+    decoder = LatentDecoder(model)
+    assert decoder.is_compiled
+    found, _ = played(decoder, latents)
+    # What is shown becomes the reference of what follows: differences of rounding add up.
+    assert (torch.cat(found).int() - torch.cat(expected).int()).abs().max() <= 3
+
+
+@torch.inference_mode()
+def test_where_everything_is_kept_the_frame_shown_last_passes_unchanged():
+    """Its latent and the detail that this lacks add up to the moved frame, pixel for pixel."""
+    streaming = referring_model().vae.streaming
+    for layer in (streaming.keep, streaming.frame[-2]):
+        layer.weight.zero_()
+        layer.bias.zero_()
+    streaming.keep.bias.fill_(50.0)
+    streaming.frame[-2].bias[12:] = 50.0
+    latents, warped = torch.randn(2, 2, 4, 4, 4), torch.rand(2, 12, 32, 32) * 2 - 1
+    is_there = torch.tensor([1.0, 0.0])[:, None, None, None]
+    code = torch.randn(2, 4, 4, 4)
+    shown = streaming(*latents, Reference(warped, code, torch.zeros(2, 1, 4, 4), is_there))
+    torch.testing.assert_close(shown[0], warped[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shown[1], streaming(*latents)[1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"linear_encoder": False}, "linear_encoder is false"), ({}, "there is no motion network")],
+)
+def test_a_reference_needs_a_linear_encoder_and_a_motion_network(settings, error):
+    with pytest.raises(ValueError, match=error):
+        vae = dataclasses.replace(
+            ModelConfig.tiny().vae, **{"linear_encoder": True, "streaming_reference": True} | settings
+        )
+        dataclasses.replace(ModelConfig.tiny(), vae=vae)

@@ -1,0 +1,136 @@
+"""The streaming stage: windows lie beside the operations that cause them, and moved frames give their detail."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gamegen.models.checkpoint import load_checkpoint, save_checkpoint
+from gamegen.models.folding import from_pixels
+from gamegen.models.model import Model, ModelConfig
+from gamegen.models.motion import MotionConfig
+from gamegen.training.discriminator import DiscriminatorConfig
+from gamegen.training.feed import Feed
+from gamegen.training.loop import Run, Trainer
+from gamegen.training.motion_windows import MotionWindows
+from gamegen.training.optimisers import OptimiserConfig
+from gamegen.training.played_windows import PlayedWindows
+from gamegen.training.run_stage import run_stage
+from gamegen.training.stage_config import TrainingBucket
+from gamegen.training.stages.streaming import StreamingLossConfig, StreamingStage
+from gamegen.training.window_plan import ClipRow, Sample, WindowPlan, index_clips
+from tests.footage_samples import panning_frames
+from tests.training.samples import curated_folder, keyed_row, panning_folder
+
+STAGE = StreamingStage(
+    steps=4,
+    batch_size=2,
+    buckets=(TrainingBucket("128x72", 12),),
+    save_every=2,
+    log_every=1,
+    ema_decay=0.5,
+    streaming_loss=StreamingLossConfig(discriminator=DiscriminatorConfig.tiny()),
+    optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=1),
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return panning_folder(tmp_path_factory.mktemp("curated"))
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory, data) -> Path:
+    """A model with a motion network and a linear autoencoder of what the clips show, which sees no reference."""
+    torch.manual_seed(0)
+    tiny = ModelConfig.tiny()
+    vae = dataclasses.replace(tiny.vae, linear_encoder=True)
+    model = Model(dataclasses.replace(tiny, vae=vae, motion=MotionConfig.tiny(), width=128, height=72))
+    model.vae.initialise_from_patches(from_pixels(torch.from_numpy(panning_frames(24)))[None])
+    folder = tmp_path_factory.mktemp("init")
+    save_checkpoint(folder, model.config, model.state_dict(), {"licence": "CC0-1.0"})
+    return folder
+
+
+def trainer(folder: Path, data: Path, init: Path) -> Trainer:
+    torch.manual_seed(0)
+    model = STAGE.build_model(init, data, folder)
+    windows = STAGE.windows(model.config)
+    feed = Feed(WindowPlan(STAGE, index_clips(data, "train", windows.length_column)), windows)
+    return Trainer(STAGE.objective(model), STAGE, Run(output=folder, show_progress=False), feed)
+
+
+def test_each_chunk_has_the_operations_that_a_window_of_motion_has():
+    keys = [["w", "d"] if i % 2 else ["a"] for i in range(32)]
+    row = keyed_row(panning_frames(32), keys, [float(i) for i in range(32)])
+    windows, clip = PlayedWindows(), MotionWindows().prepare(row)
+    cut = windows.prepare(row).window(5, 12)
+    batch = windows.collate([cut])
+    assert batch.num_chunks == 3 and batch.frames.shape == (1, 12, 3, 72, 128)
+    for number in (1, 2):
+        expected = clip.window(5 + 4 * number - 2)
+        np.testing.assert_array_equal(batch.operations_of(number)[0], expected.operations)
+        torch.testing.assert_close(batch.chunk(number)[0], from_pixels(torch.from_numpy(expected.frames[2:])))
+
+
+def test_windows_depend_on_their_samples_alone_and_half_are_mirrored():
+    row = keyed_row(panning_frames(32), [["d"]] * 32, [1.2] * 32)
+    windows = PlayedWindows()
+    clip = windows.prepare(row)
+    samples = [Sample(ClipRow("any", 0, 0, 8), 0, (0, i)) for i in range(8)]
+    cut = [windows.cut(clip, sample, 3) for sample in samples]
+    np.testing.assert_array_equal(cut[2].frames, windows.cut(clip, samples[2], 3).frames)
+    assert {float(np.sign(window.operations[-1, 7])) for window in cut} == {-1.0, 1.0}
+
+
+def test_a_model_without_motion_is_refused(tiny_model, data, tmp_path):
+    with pytest.raises(ValueError, match="no motion network"):
+        run_stage(STAGE, data, Run(output=tmp_path, show_progress=False), str(tiny_model))
+
+
+def test_a_decoder_begins_as_the_one_that_saw_no_reference(init, data, tmp_path):
+    before = load_checkpoint(init, "cpu").model
+    after = STAGE.build_model(init, data, tmp_path)
+    latents = torch.randn(2, 3, 4, 9, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(after.vae.streaming(*latents), before.vae.streaming(*latents))
+
+
+def test_resumed_run_equals_uninterrupted_run(data, init, tmp_path):
+    trainer(tmp_path / "whole", data, init).train()
+    first = trainer(tmp_path / "parts", data, init)
+    for _ in first.steps():
+        if first.step == 2:
+            break
+    first.finish_writing()
+    trainer(tmp_path / "parts", data, init).train()
+    whole, parts = (load_checkpoint(tmp_path / name, "cpu").model for name in ("whole", "parts"))
+    for (name, a), b in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_it_takes_detail_from_what_was_shown_and_leaves_the_rest_of_the_model_alone(init, tmp_path):
+    """Of clips that stand still: an untrained motion network foresees no motion where no key is held."""
+    still = [np.repeat(panning_frames(1, seed), 24, 0) for seed in range(4)]
+    nothing = {"keys": [[]] * 24, "yaw_deg": [0.0] * 24}
+    data = curated_folder(tmp_path / "curated", still, [nothing] * 4)
+    optimiser = dataclasses.replace(STAGE.optimiser, learning_rate=4e-3)
+    config = dataclasses.replace(STAGE, steps=25, save_every=25, ema_decay=0.8, optimiser=optimiser)
+    run_stage(config, data, Run(output=tmp_path / "run", show_progress=False), str(init))
+    found = load_checkpoint(tmp_path / "run", "cpu")
+    assert found.card["stage"] == "streaming" and found.config.vae.streaming_reference
+    before, after = load_checkpoint(init, "cpu").model.state_dict(), found.model.state_dict()
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    assert changed and all(name.startswith("vae.streaming.") for name in changed)
+    windows = PlayedWindows()
+    clips = [windows.prepare(keyed_row(video, [[]] * 24, [0.0] * 24)) for video in still[:3]]
+    batch = windows.collate([clip.window(4, 12) for clip in clips])
+    objective = config.objective(found.model)
+    with torch.no_grad():
+        _, metrics = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
+    assert metrics["psnr_db"] > metrics["plain_psnr_db"] + 0.5
+    assert objective.sheet(batch).shape == (4 * 72, 3 * 128, 3)
