@@ -20,6 +20,7 @@ from gamegen.curation.encoded import aligned_operations
 from gamegen.evaluation import following, motion, reference_models, video_quality
 from gamegen.evaluation.context import CHUNKS_PER_S, PIECE_S, EvaluationContext, SuiteConfig
 from gamegen.evaluation.features import feature_network
+from gamegen.evaluation.moved_frames import moved_frames
 from gamegen.evaluation.rollouts import Advance, WorldBatch
 from gamegen.evaluation.samples import Arrays, measure_sample, recognise, sampled, stack, tones
 from gamegen.evaluation.scenes import ATTRIBUTES, WINDOW_FRAMES
@@ -187,8 +188,9 @@ def real(context: EvaluationContext, units: range, advance: Advance) -> Arrays:
 def next_frames(context: EvaluationContext, units: range, advance: Advance) -> Arrays:
     """Fidelity of the chunk after a stretch of a real clip, generated from its true history and true keys.
 
-    By method, `(clips, predictions)` each: `copy` repeats the last true frame, `drawn` is the model's, `streamed` and
-    `reconstructed` are the true chunk through the encoder and the small or large decoder.
+    By method, `(clips, predictions)` each: `copy` repeats the last true frame, `warped` and `flow` move it (see
+    `moved_frames`), `drawn` is the model's, `streamed` and `reconstructed` are the true chunk through the encoder and
+    the small or large decoder.
     """
     config, worlds = context.config, WorldBatch(context.model, context.text_encoder, 1)
     rows = []
@@ -204,7 +206,9 @@ def next_frames(context: EvaluationContext, units: range, advance: Advance) -> A
             history = _normalised(latents[:-1], context)
             shown = window[:-FRAMES_PER_CHUNK][-2:]
             worlds.continue_from(history, operations[start:place], prompt, config.first_seed + i, shown)
-            scores.append(_compared(window, worlds.step(operations[place])[0], latents, context))
+            drawn = worlds.step(operations[place])[0]
+            moved = moved_frames(context.model, window, np.concatenate(operations[start : place + 1]))
+            scores.append(_compared(window, {"drawn": drawn} | moved, latents, context))
             advance(config.history_chunks)
         rows.append(stack(scores))
     return stack(rows)
@@ -336,14 +340,14 @@ def _normalised(latents: torch.Tensor, context: EvaluationContext) -> np.ndarray
 
 @torch.inference_mode()
 def _compared(
-    window: np.ndarray, drawn: np.ndarray, latents: torch.Tensor, context: EvaluationContext
+    window: np.ndarray, predicted: dict[str, np.ndarray], latents: torch.Tensor, context: EvaluationContext
 ) -> Arrays:
     """Fidelity of each method to the last chunk of a window, whose true latents are given."""
     vae = context.model.vae
     truth, before = window[-FRAMES_PER_CHUNK:], window[-FRAMES_PER_CHUNK - 1]
     candidates = {
         "copy": np.repeat(before[None], FRAMES_PER_CHUNK, 0),
-        "drawn": drawn,
+        **predicted,
         "streamed": chunk_pixels(vae.streaming(latents[-1:], latents[-2:-1]))[0].cpu().numpy(),
         "reconstructed": to_pixels(vae.decode(latents[None])[0, -FRAMES_PER_CHUNK:]).cpu().numpy(),
     }

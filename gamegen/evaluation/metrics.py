@@ -73,6 +73,8 @@ DETAIL = "detail at the end / real clips"
 
 METHODS = {
     "copy": "copy last frame (floor)",
+    "warped": "last frame moved by the motion network",
+    "flow": "last frame moved by the true optical flow",
     "drawn": "model",
     "streamed": "true chunk through the small decoder",
     "reconstructed": "VAE reconstruction (ceiling)",
