@@ -193,3 +193,22 @@ def test_encoding_with_a_motion_network_keeps_what_it_foresees(tmp_path):
         expected = compensate_stream(moving.model, clip.latents, clip.operations)
     torch.testing.assert_close(clip.compensated.float(), expected.latent, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(clip.confidence.float(), expected.confidence, rtol=2e-2, atol=2e-2)
+
+
+def test_a_validation_says_how_much_the_keys_matter(model, data):
+    """How much larger the loss is under the keys of other windows; 1 where a network does not look at them."""
+    config = stage("instructnet", batch_size=4, buckets=BUCKETS, flow=plain_flow(text_to_video=0.0))
+    batch = feed(config, model, data).example()
+    objective = config.objective(model)
+
+    def ratio() -> float:
+        with torch.no_grad():
+            return objective.loss(batch, torch.Generator().manual_seed(0), 0.0)[1]["shuffle_ratio"]
+
+    assert abs(ratio() - 1) > 1e-6
+    assert model.instructnet is not None
+    for block in model.instructnet.blocks:
+        for parameter in block.parameters():
+            torch.nn.init.zeros_(parameter)
+    assert ratio() == pytest.approx(1, abs=1e-6)
+    assert "shuffle_ratio" not in objective.loss(batch, torch.Generator().manual_seed(0), 0.0)[1]

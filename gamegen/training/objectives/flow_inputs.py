@@ -6,7 +6,7 @@ Shape suffixes as in `gamegen/flow.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,11 @@ class FlowInputs:
     def rows(self, index: Tensor) -> FlowInputs:
         """The conditioning of some windows of the batch."""
         return FlowInputs(self.previous.rows(index), self.prompt.rows(index), self.controls.rows(index))
+
+    def with_others_keys(self) -> FlowInputs:
+        """The conditioning with each window steered by the keys of the next one of the batch."""
+        controls = replace(self.controls, operations=self.controls.operations.roll(-1, 0))
+        return FlowInputs(self.previous, self.prompt, controls)
 
     def times(self, take: Callable[[Tensor], Tensor]) -> FlowInputs:
         """The conditioning with `take` applied to every tensor that has a time axis."""

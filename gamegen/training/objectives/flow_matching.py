@@ -91,10 +91,14 @@ class FlowObjective(Objective):
         velocity = self.velocity(self.foundation, self.instructnet, xt, levels, inputs)
         error = (velocity.float() - (noise - x0)).square()
         x0_error = error * expand_levels(levels).square()
-        return (x0_error * weight).mean(), {
-            "velocity_error": error.mean().item(),
-            "x0_error": x0_error.mean().item(),
-        }
+        loss = (x0_error * weight).mean()
+        metrics = {"velocity_error": error.mean().item(), "x0_error": x0_error.mean().item()}
+        if self.instructnet is not None and not torch.is_grad_enabled():
+            # In a validation: how much worse the keys of another window explain what is seen.
+            shuffled = self.velocity(self.foundation, self.instructnet, xt, levels, inputs.with_others_keys())
+            other = (shuffled.float() - (noise - x0)).square() * expand_levels(levels).square()
+            metrics["shuffle_ratio"] = ((other * weight).mean() / loss).item()
+        return loss, metrics
 
     def draw_inputs(self, batch: LatentBatch, generator: torch.Generator) -> FlowInputs:
         """Draws each window's conditioning: noise of the previous latents, dropped text, controls."""
