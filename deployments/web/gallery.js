@@ -5,7 +5,7 @@ import * as api from "./api.js";
 const PAGE = 48;
 
 export class Beginnings {
-  /** `onPick` is told the perspective of a moment that is chosen. */
+  /** `onPick` is told of a moment that is chosen. */
   constructor(form, onPick) {
     this.kind = form.querySelector("[data-testid=start]");
     this.file = form.querySelector("[data-testid=start-file]");
@@ -62,7 +62,7 @@ export class Beginnings {
     for (const other of this.list.children) {
       other.setAttribute("aria-pressed", String(other === button && this.picked !== null));
     }
-    if (this.picked && start.perspective) this.onPick(start.perspective);
+    if (this.picked) this.onPick(start);
   }
 
   /** The fields of a new session. */

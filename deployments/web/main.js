@@ -44,7 +44,11 @@ const gamepad = new GamepadControls(controls, $("gamepad"), (camera) => sendCont
 new TouchLook($("look-area"), look);
 new Stick($("walk"), controls);
 new Clips($("clips"), () => ({ prompt: $("prompt").value.trim(), perspective: $("perspective").value }));
-const beginnings = new Beginnings($("world-form"), (perspective) => { $("perspective").value = perspective; });
+const beginnings = new Beginnings($("world-form"), (moment) => {
+  // Other words would lead the world away from the picture that was chosen.
+  $("prompt").value = moment.caption;
+  if (moment.perspective) $("perspective").value = moment.perspective;
+});
 let stream = null;
 let state = "idle";
 let isBeginning = false;
