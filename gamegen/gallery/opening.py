@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gamegen.gallery.gallery import GALLERY_FILE, GALLERY_FOLDER, Gallery
+from gamegen.gallery.gallery import CARD_FILE, GALLERY_FOLDER, Gallery
 from gamegen.media.first_frames import read_first_frames
 from gamegen.media.recorded_start import RecordedStart, is_recorded_start
 from gamegen.models.checkpoint import WEIGHTS_FOLDER, resolve
@@ -30,13 +30,21 @@ def find_gallery(model: Model, name_or_path: str | Path) -> Gallery | None:
 
     Raises ValueError if it is damaged, CheckpointError if there is no checkpoint of that name.
     """
-    folders = (resolve(name_or_path) / GALLERY_FOLDER, WEIGHTS_FOLDER / GALLERY_FOLDER)
-    for folder in folders:
-        if (folder / GALLERY_FILE).is_file():
-            gallery = Gallery.load(folder)
-            if _fits(gallery, model):
-                return gallery
+    for folder in _folders(name_or_path):
+        gallery = Gallery.load(folder)
+        if _fits(gallery, model):
+            return gallery
     return None
+
+
+def gallery_cards(name_or_path: str | Path) -> list[str]:
+    """Cards of the galleries that `find_gallery` looks at, which change with them."""
+    return [(folder / CARD_FILE).read_text() for folder in _folders(name_or_path)]
+
+
+def _folders(name_or_path: str | Path) -> list[Path]:
+    folders = (resolve(name_or_path) / GALLERY_FOLDER, WEIGHTS_FOLDER / GALLERY_FOLDER)
+    return [folder for folder in folders if (folder / CARD_FILE).is_file()]
 
 
 def _fits(gallery: Gallery, model: Model) -> bool:
