@@ -1,13 +1,14 @@
 """Building of a gallery from encoded clips of training worlds: which moments are kept, and how they are stored.
 
-Moments are taken in turn from every world, and within a world from the clip that has given the fewest so far: the best
-one first, none that looks like one that is kept already.
+Moments are taken in turn from every world, and within a world from the scene that has given the fewest so far: the best
+one first, none that looks like one that is kept already. A scene is a stretch of a clip with one description.
 """
 
 from __future__ import annotations
 
 import heapq
 import io
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,14 +21,15 @@ from PIL import Image
 from torch import Tensor
 
 from gamegen.curation import shards
-from gamegen.curation.encoded import EncodedClip
+from gamegen.curation.encoded import FULL_PROMPTS, EncodedClip
 from gamegen.gallery.gallery import MAX_STARTS, Gallery, GalleryEntry, quantised
 from gamegen.media.recorded_start import START_CHUNKS
 from gamegen.models.digests import latents_sha256, vae_sha256
-from gamegen.models.folding import to_pixels
+from gamegen.models.folding import chunk_pixels
 from gamegen.models.model import Model
 
 SPLIT = "train"
+_Scene = tuple[str, int]
 _LEFT_OUT: dict[str, Any] = {"video_prompts": (), "compensated": None, "confidence": None, "instructions": ()}
 """Columns that a start does not need, which would take longest to read."""
 _BLOCK_PX = 8
@@ -39,20 +41,22 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 class GalleryConfig:
     """Settings of a gallery's choice of moments.
 
-    A moment is looked at every `stride_chunks`, and not within `settle_chunks` after the scene's description changed;
-    at most `most_of_clip` of a clip are kept. Luminance and colours go from 0 to 1: the mean luminance is at least
-    `min_luminance` and at most `max_luminance`, and at least `min_textured` of the picture's 8x8 blocks differ by
-    `min_texture` (a standard deviation) within themselves: skies, water and walls before the eyes do not. Two moments
-    look alike if their pictures, scaled to 16x10, differ by less than `min_difference` (root mean square).
+    A moment is looked at every `stride_chunks`, and not within `settle_chunks` after the scene changed; at most
+    `most_of_scene` of a scene are kept. Luminance goes from 0 to 1: its mean is at least `min_luminance` and at most
+    `max_luminance`. As a share of the picture's brightest part, or of `min_brightest` if that is darker, luminance
+    differs by `min_texture` (a standard deviation) within at least `min_textured` of the 8x8 blocks: nights pass,
+    skies, water and walls before the eyes do not. Two moments look alike if the square roots of their pictures, scaled
+    to 16x10, differ by less than `min_difference` (root mean square); the roots count dark pictures as bright ones.
     """
 
-    stride_chunks: int = 4
+    stride_chunks: int = 6
     settle_chunks: int = 6
-    most_of_clip: int = 12
-    min_luminance: float = 0.08
+    most_of_scene: int = 6
+    min_luminance: float = 0.05
     max_luminance: float = 0.92
-    min_texture: float = 0.02
-    min_textured: float = 0.3
+    min_brightest: float = 0.2
+    min_texture: float = 0.03
+    min_textured: float = 0.25
     min_difference: float = 0.06
     picture_width_px: int = 120
     picture_quality: int = 50
@@ -60,13 +64,14 @@ class GalleryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class _Moment:
-    """A moment that may be kept: its latents, normalised, its picture and how good that is, from 0 to 1."""
+    """A moment that may be kept: its latents, normalised, its last frame and how good that is, from 0 to 1."""
 
     entry: GalleryEntry
     world: tuple[str, int]
+    scene: _Scene
     latents_TCHW: Tensor
     vector_D: Tensor
-    picture: bytes
+    frame: np.ndarray
     look: np.ndarray
     score: float
 
@@ -97,7 +102,7 @@ def build_gallery(
         latents=latents,
         scales=scales,
         vectors=vectors,
-        pictures=tuple(m.picture for m in kept),
+        pictures=tuple(_webp(m.frame, config) for m in kept),
         card={
             "split": SPLIT,
             "worlds": len({m.world for m in kept}),
@@ -112,7 +117,7 @@ def build_gallery(
 
 
 def _moments(data: Path, model: Model, config: GalleryConfig) -> Iterator[_Moment]:
-    """The best moments of each clip."""
+    """The best moments of each scene."""
     sha256 = vae_sha256(model)
     for row in shards.read_rows(data, splits=[SPLIT]):
         if row["split"] != SPLIT:
@@ -123,19 +128,20 @@ def _moments(data: Path, model: Model, config: GalleryConfig) -> Iterator[_Momen
                 f"are {list(model.config.latent_shape)} of {sha256[:16]}...: encode the clips with this model"
             )
         found = _moments_of(row, model, config)
-        yield from heapq.nlargest(config.most_of_clip, found, key=lambda moment: moment.score)
+        for _, scene in itertools.groupby(found, key=lambda moment: moment.scene):
+            yield from heapq.nlargest(config.most_of_scene, scene, key=lambda moment: moment.score)
 
 
 def _moments_of(row: dict[str, Any], model: Model, config: GalleryConfig) -> Iterator[_Moment]:
     clip = EncodedClip.from_row({**row, **_LEFT_OUT})
     latents = model.normalise(clip.latents.float().to(model.device)).cpu()
     changes = [segment.chunk for segment in clip.segments]
-    for chunk in range(START_CHUNKS - 1, clip.num_chunks, config.stride_chunks):
+    chunks = [*range(START_CHUNKS - 1, clip.num_chunks, config.stride_chunks)]
+    for chunk, frame in zip(chunks, _last_frames(latents, chunks, model), strict=True):
         number = sum(change <= chunk for change in changes) - 1
         if number and chunk - changes[number] < config.settle_chunks:
             continue
         moment_TCHW = latents[chunk + 1 - START_CHUNKS : chunk + 1]
-        frame = last_frame(moment_TCHW, model)
         score = score_picture(frame, config)
         if score is None:
             continue
@@ -149,19 +155,24 @@ def _moments_of(row: dict[str, Any], model: Model, config: GalleryConfig) -> Ite
                 chunk=chunk,
             ),
             world=(row["game"], row["world_seed"]),
+            scene=(clip.clip_id, number),
             latents_TCHW=moment_TCHW,
-            vector_D=clip.segments[number].prompts[0].pooled,
-            picture=_webp(frame, config),
+            # Several ways to say the same, so that the choice of words counts less.
+            vector_D=torch.stack([text.pooled for text in clip.segments[number].prompts[:FULL_PROMPTS]]).mean(
+                0
+            ),
+            frame=frame,
             look=_look(frame),
             score=score,
         )
 
 
 @torch.inference_mode()
-def last_frame(latents_TCHW: Tensor, model: Model) -> np.ndarray:
-    """The last frame that normalised latents show, uint8 `(H, W, 3)`."""
-    latent = model.denormalise(latents_TCHW.to(model.device))
-    return to_pixels(model.vae.decode_streaming(latent[None])[0, -1]).cpu().numpy()
+def _last_frames(latents_TCHW: Tensor, chunks: list[int], model: Model) -> np.ndarray:
+    """The last frame of each of these chunks of a clip, uint8 `(N, H, W, 3)`."""
+    latents = model.denormalise(latents_TCHW.to(model.device))
+    before = [chunk - 1 for chunk in chunks]
+    return chunk_pixels(model.vae.streaming(latents[chunks], latents[before]))[:, -1].cpu().numpy()
 
 
 def score_picture(frame: np.ndarray, config: GalleryConfig) -> float | None:
@@ -170,40 +181,41 @@ def score_picture(frame: np.ndarray, config: GalleryConfig) -> float | None:
     if not config.min_luminance <= luminance.mean() <= config.max_luminance:
         return None
     height, width = (size // _BLOCK_PX for size in luminance.shape)
-    blocks = luminance[: height * _BLOCK_PX, : width * _BLOCK_PX].reshape(height, _BLOCK_PX, width, _BLOCK_PX)
+    lit = luminance / max(float(np.percentile(luminance, 99)), config.min_brightest)
+    blocks = lit[: height * _BLOCK_PX, : width * _BLOCK_PX].reshape(height, _BLOCK_PX, width, _BLOCK_PX)
     textured = float((blocks.std((1, 3)) >= config.min_texture).mean())
     if textured < config.min_textured:
         return None
     # Half is scenery and sky; a picture that is all texture looks at the ground or into leaves.
-    return (1 - abs(textured - 0.65)) * min(1.0, float(luminance.std()) / 0.15)
+    return (1 - abs(textured - 0.65)) * min(1.0, float(lit.std()) / 0.2)
 
 
 def _spread(moments: Iterable[_Moment], num_starts: int, config: GalleryConfig) -> list[_Moment]:
     """At most `num_starts` moments, in turn from every world and its clips, the best first and none twice."""
-    waiting: dict[tuple[str, int], dict[str, list[_Moment]]] = defaultdict(dict)
+    waiting: dict[tuple[str, int], dict[_Scene, list[_Moment]]] = defaultdict(dict)
     for moment in moments:
-        waiting[moment.world].setdefault(moment.entry.clip_id, []).append(moment)
-    taken: dict[str, int] = defaultdict(int)
+        waiting[moment.world].setdefault(moment.scene, []).append(moment)
+    taken: dict[_Scene, int] = defaultdict(int)
     kept: list[_Moment] = []
     while waiting and len(kept) < num_starts:
         for world in sorted(waiting):
             following = _next(waiting[world], taken, kept, config)
             if following and len(kept) < num_starts:
                 kept.append(following)
-                taken[following.entry.clip_id] += 1
-        waiting = defaultdict(dict, {world: clips for world, clips in waiting.items() if clips})
+                taken[following.scene] += 1
+        waiting = defaultdict(dict, {world: scenes for world, scenes in waiting.items() if scenes})
     return kept
 
 
 def _next(
-    clips: dict[str, list[_Moment]], taken: dict[str, int], kept: list[_Moment], config: GalleryConfig
+    scenes: dict[_Scene, list[_Moment]], taken: dict[_Scene, int], kept: list[_Moment], config: GalleryConfig
 ) -> _Moment | None:
-    """Takes a world's next moment that looks like none of `kept`; None, and no clips, if there is none left."""
-    while clips:
-        clip_id = min(clips, key=lambda name: (taken[name], name))
-        moment = clips[clip_id].pop(0)
-        if not clips[clip_id]:
-            del clips[clip_id]
+    """Takes a world's next moment that looks like none of `kept`; None, and no scenes, if there is none left."""
+    while scenes:
+        scene = min(scenes, key=lambda name: (taken[name], name))
+        moment = scenes[scene].pop(0)
+        if not scenes[scene]:
+            del scenes[scene]
         if not kept or _nearest(moment, kept) >= config.min_difference:
             return moment
     return None
@@ -216,7 +228,7 @@ def _nearest(moment: _Moment, kept: list[_Moment]) -> float:
 
 def _look(frame: np.ndarray) -> np.ndarray:
     small = Image.fromarray(frame).resize((16, 10), Image.Resampling.BOX)
-    return np.asarray(small, np.float32).ravel() / 255
+    return np.sqrt(np.asarray(small, np.float32).ravel() / 255)
 
 
 def _webp(frame: np.ndarray, config: GalleryConfig) -> bytes:

@@ -60,7 +60,7 @@ class ChoiceConfig:
 class Gallery:
     """N starts; `latents` int8 `(N, START_CHUNKS, C, h, w)` and `scales` float32 `(N, START_CHUNKS, C)`.
 
-    `vectors` int8 `(N, D)` are the captions' pooled encodings up to a factor, `pictures` small WebP files.
+    `vectors` int8 `(N, D)` are pooled encodings of the scenes' descriptions up to a factor, `pictures` WebP files.
     """
 
     entries: tuple[GalleryEntry, ...]
@@ -97,7 +97,10 @@ class Gallery:
         """
         allowed = [i for i, entry in enumerate(self.entries) if entry.perspective in (None, perspective)]
         numbers = np.array(allowed or range(len(self.entries)))
-        similarity = _unit(self.vectors[numbers]) @ _unit(vector)
+        known = _unit(self.vectors[numbers])
+        # What all captions share, which is most of it, tells none of them from another.
+        shared = known.mean(0)
+        similarity = _unit(known - shared) @ _unit(_unit(vector) - shared)
         order = np.argsort(-similarity, kind="stable")[: config.most]
         near = numbers[order[similarity[order] >= similarity.max() - config.margin]]
         return self._start(int(near[_draw(seed, "start") % len(near)]), seed)
