@@ -17,6 +17,7 @@ from rich.table import Table
 
 from gamegen.bench.commands import bench
 from gamegen.evaluation.idm_command import idm
+from gamegen.gallery.gallery_command import gallery
 from gamegen.provenance.command import verify
 from gamegen.registry.models_command import models
 from gamegen.replay.command import replay
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
+app.add_typer(gallery, name="gallery")
 app.add_typer(videos, name="videos")
 chaos = typer.Typer(no_args_is_help=True, help="Kills parts of a service while it is used.")
 app.add_typer(chaos, name="chaos")
@@ -174,6 +176,10 @@ def rollout(
     perspective: Perspective = "first",
     instruct: Annotated[list[str] | None, typer.Option(help="FRAME:TEXT, may be repeated")] = None,
     save: Annotated[Path | None, typer.Option(help="file for its log, which gamegen replay reads")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="gallery, drawn or picture; by default the --picture, or the gallery")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="picture or video that it goes on from")] = None,
     model: Model = "nano",
 ) -> None:
     """Plays the world from a script and writes what was seen.
@@ -185,8 +191,10 @@ def rollout(
     from gamegen.constants import FRAMES_PER_CHUNK
     from gamegen.controls import Control, chunk_controls, parse_script
     from gamegen.media.export import check_suffix, write_by_suffix
+    from gamegen.media.first_frames import read_first_frames
     from gamegen.sessions.log import LoggedInstruction, SessionLog, WorldSpec
     from gamegen.sessions.log_file import to_json
+    from gamegen.sessions.start import parse_start
     from gamegen.world import World
 
     check_suffix(output)
@@ -195,24 +203,32 @@ def rollout(
     # Before the work: a script that makes no session is refused at once.
     controls = chunk_controls(script) if save else []
     world = World.load(model)
-    world.reset(prompt, seed, perspective)
+    file = picture.read_bytes() if picture else None
+    frames = None if file is None else read_first_frames(file, world.size, world.engine.history)
+    recorded = world.reset(prompt, seed, perspective, frames, parse_start(start))
     if save:
         spoken = [
             LoggedInstruction(frame // FRAMES_PER_CHUNK, text) for frame, text in sorted(orders.items())
         ]
         width, height = world.size
         spec = WorldSpec(
-            model=model, prompt=prompt, perspective=perspective, seed=seed, width=width, height=height
+            model=model,
+            prompt=prompt,
+            perspective=perspective,
+            seed=seed,
+            width=width,
+            height=height,
+            first_frames=recorded.to_bytes() if recorded else file,
         )
         log = SessionLog(spec, controls, spoken)
         save.write_text(to_json(log), encoding="utf-8")
     chunks = []
     with Progress() as bar:
-        for start in bar.track(range(0, len(script), FRAMES_PER_CHUNK), description="playing"):
-            for frame in range(start, start + FRAMES_PER_CHUNK):
+        for first in bar.track(range(0, len(script), FRAMES_PER_CHUNK), description="playing"):
+            for frame in range(first, first + FRAMES_PER_CHUNK):
                 if frame in orders:
                     world.instruct(orders[frame])
-            held = script[start : start + FRAMES_PER_CHUNK]
+            held = script[first : first + FRAMES_PER_CHUNK]
             held += [held[-1]] * (FRAMES_PER_CHUNK - len(held))
             rows = [Control(frame).operations()[0] for frame in held]
             chunks.append(world.step_operations(np.stack(rows)))

@@ -20,9 +20,14 @@ from gamegen.controls import Control as PlayerControl
 from gamegen.engine.engine import EngineConfig, WorldEngine
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.snapshot import WorldSnapshot
+from gamegen.engine.variants import Variant
 from gamegen.engine.video_prompts import encode_video_prompt
+from gamegen.gallery.gallery import Gallery
+from gamegen.gallery.opening import Opening, find_gallery, start_opening
 from gamegen.media.first_frames import check_frames_fit
-from gamegen.models.text import TextEncoder, compose_prompt, load_text_encoder
+from gamegen.media.recorded_start import RecordedStart
+from gamegen.models.text import TextEncoder, TextStates, compose_prompt, load_text_encoder
+from gamegen.sessions.start import StartKind, resolve_start
 
 
 class World:
@@ -30,17 +35,21 @@ class World:
 
     SESSION = "world"
 
-    def __init__(self, engine: WorldEngine, text_encoder: TextEncoder) -> None:
+    def __init__(
+        self, engine: WorldEngine, text_encoder: TextEncoder, gallery: Gallery | None = None
+    ) -> None:
         self.engine = engine
         self.text_encoder = text_encoder
+        self.gallery = gallery
         self.decoder = LatentDecoder(engine.model)
         self._past = StreamPast()
 
     @classmethod
     def load(cls, name_or_path: str | Path = "nano", device: str | None = None) -> World:
-        """Loads a checkpoint; raises CheckpointError."""
+        """Loads a checkpoint with the gallery of its latents, if there is one; raises CheckpointError."""
         engine = WorldEngine.load(name_or_path, device, EngineConfig(max_sessions=1))
-        return cls(engine, load_text_encoder(engine.model.config.text_encoder))
+        gallery = find_gallery(engine.model, Variant.parse(str(name_or_path)).model)
+        return cls(engine, load_text_encoder(engine.model.config.text_encoder), gallery)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -48,19 +57,42 @@ class World:
         return self.engine.model.config.width, self.engine.model.config.height
 
     def reset(
-        self, prompt: str, seed: int = 0, perspective: str = "first", first_frames: np.ndarray | None = None
-    ) -> None:
-        """Starts a new world, which continues `first_frames`, uint8 `(4n, H, W, 3)` of the world's size, if given.
+        self,
+        prompt: str,
+        seed: int = 0,
+        perspective: str = "first",
+        first_frames: np.ndarray | None = None,
+        start: StartKind | RecordedStart | None = None,
+    ) -> RecordedStart | None:
+        """Starts a new world; returns the recorded start that it continues, None if it continues none.
 
-        Raises ValueError for an unknown perspective, a prompt of too many tokens or frames of another size.
+        With `start` "picture" it continues `first_frames`, uint8 `(4n, H, W, 3)` of the world's size; with "gallery" a
+        moment that the gallery has for the prompt, or the given one; "drawn" draws it from words alone. None takes the
+        first of these that can be had. Raises ValueError for a start that cannot, an unknown perspective, a prompt of
+        too many tokens or frames of another size.
         """
         states = self.text_encoder.encode([compose_prompt(prompt, perspective)])[0]
-        if first_frames is not None:
+        has_picture, has_gallery = first_frames is not None, self.gallery is not None
+        recorded = start if isinstance(start, RecordedStart) else None
+        wanted = "gallery" if isinstance(start, RecordedStart) else start
+        kind = resolve_start(wanted, has_picture=has_picture, has_gallery=has_gallery or recorded is not None)
+        if kind == "gallery" and recorded is None and self.gallery is not None:
+            recorded = self.gallery.choose(states.pooled.numpy(), perspective, seed)
+        opening = None
+        if recorded is not None:
+            opening = start_opening(recorded, self.engine.model)
+        elif first_frames is not None:
             check_frames_fit(first_frames, self.size)
-        first = None if first_frames is None else self.engine.model.encode(first_frames)
-        self.engine.open(self.SESSION, states, seed, first)
-        # Rounded as in snapshots, so that a restored world shows equal frames.
-        self._past = StreamPast(None if first is None else first[-1].half())
+            opening = Opening(self.engine.model.encode(first_frames))
+        self._open(states, seed, opening)
+        return recorded
+
+    def _open(self, prompt: TextStates, seed: int, opening: Opening | None) -> None:
+        latents, is_varied = (opening.latents, opening.is_varied) if opening else (None, False)
+        self.engine.open(self.SESSION, prompt, seed, latents, is_varied)
+        # As in snapshots, so that a restored world shows equal frames.
+        chunks = self.engine.snapshot(self.SESSION).chunks
+        self._past = StreamPast(chunks[-1].latent if chunks else None)
 
     def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.
@@ -96,4 +128,4 @@ class World:
     def restore(self, snapshot: WorldSnapshot) -> None:
         """Continues from a snapshot, of this world or another."""
         self.engine.restore(self.SESSION, snapshot)
-        self._memory = snapshot.chunks[-1].latent if snapshot.chunks else None
+        self._past = StreamPast(snapshot.chunks[-1].latent if snapshot.chunks else None)

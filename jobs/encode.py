@@ -20,6 +20,7 @@ from rich.table import Table
 
 from gamegen.curation import encode
 from gamegen.models.checkpoint import load_checkpoint, resolve
+from gamegen.models.digests import vae_sha256
 from jobs.cluster import connect, progress_bar
 
 
@@ -52,7 +53,7 @@ def run(
     curated, output = curated.resolve(), output.resolve()
     checkpoint = str(resolve(vae).resolve())
     started = time.monotonic()
-    steps = encode.plan(curated, output, encode.vae_sha256(load_checkpoint(checkpoint, "cpu").model), kinds)
+    steps = encode.plan(curated, output, vae_sha256(load_checkpoint(checkpoint, "cpu").model), kinds)
     rows = [{"part": str(part), "target": str(target)} for part, target in steps]
     num_clips, seconds = 0, 0.0
     if rows:

@@ -169,12 +169,17 @@ def new_database(server: str, template: str) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of random weights, every part at its smallest."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_tiny(folder)
+    return folder
+
+
+def save_tiny(folder: Path) -> None:
+    """Writes the checkpoint of `tiny_model`."""
     from gamegen.models.checkpoint import save_random
     from gamegen.models.model import ModelConfig
 
-    folder = tmp_path_factory.mktemp("tiny")
     save_random(folder, ModelConfig.tiny())
-    return folder
 
 
 @pytest.fixture(scope="session")

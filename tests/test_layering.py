@@ -15,7 +15,7 @@ PACKAGES = ("gamegen", "jobs", "deployments", "loadtest", "cluster")
 BASE = {f"gamegen.{name}" for name in ("config", "constants", "controls", "device", "files", "microbatch")}
 MEDIA = BASE | {"gamegen.media", "gamegen.sessions"}
 MODELS = MEDIA | {"gamegen.flow", "gamegen.models"}
-ENGINE = MODELS | {"gamegen.engine", "gamegen.world"}
+ENGINE = MODELS | {"gamegen.engine", "gamegen.gallery", "gamegen.world"}
 SERVICE = {
     f"gamegen.service.{room}" for room in ("backup", "database", "orders", "retention", "safety", "webhooks")
 }
@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.sessions": BASE | {"gamegen.media"},
     "gamegen.media": {"gamegen.constants", "gamegen.files"},
     "gamegen.engine": MODELS,
-    "gamegen.world": MODELS | {"gamegen.engine"},
+    "gamegen.gallery": MODELS | {"gamegen.curation"},
+    "gamegen.world": MODELS | {"gamegen.engine", "gamegen.gallery"},
     "gamegen.generation": ENGINE,
     "gamegen.pipeline": ENGINE | {"gamegen.generation"},
     "gamegen.footage": MEDIA,

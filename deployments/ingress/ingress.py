@@ -15,7 +15,7 @@ from deployments.clients.rebuild_limit import RebuildLimiter
 from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.clients.world_client import WorldShards
 from deployments.errors import install_error_handlers
-from deployments.ingress import play_routes, status_routes
+from deployments.ingress import gallery_routes, play_routes, status_routes
 from deployments.ingress.body_limit import BodyLimitMiddleware
 from deployments.ingress.direct_server import STREAM_PATH, DirectServer
 from deployments.ingress.draining import DrainWatch
@@ -23,6 +23,7 @@ from deployments.ingress.model_facts import ModelFacts
 from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.ingress.services import IngressServices
 from deployments.ingress.sessions_api import SessionService
+from deployments.ingress.starts import ServedGallery, SessionStarts
 from deployments.ingress.status_routes import WEB_FOLDER
 from deployments.ingress.uploads import Uploads
 from deployments.limits import MAX_BODY_BYTES
@@ -125,13 +126,15 @@ def _services(
     valkey, limits = connect(stores.sessions), SessionService.store_limits(settings)
     store, queue = SessionStore(valkey, limits), AdmissionQueue(valkey, limits)
     capacity = PlayCapacity(CapacityRegistry(valkey), settings.ingress.max_sessions)
-    uploads = Uploads(settings.ingress, world)
+    uploads, gallery = Uploads(settings.ingress, world), ServedGallery(world)
     prompt_encoder = PromptEncoder(TextEncoderClient(text_encoder))
     return IngressServices(
         settings=settings,
         model_facts=ModelFacts(world),
         prompt_encoder=prompt_encoder,
         uploads=uploads,
+        gallery=gallery,
+        starts=SessionStarts(uploads, gallery),
         sessions=SessionService(settings=settings, store=store, queue=queue, capacity=capacity),
         play_context=PlayContext(
             settings=settings,
@@ -166,6 +169,7 @@ def _public_app(services: IngressServices) -> FastAPI:
     )
     app.include_router(video_routes.router)
     app.include_router(play_routes.router)
+    app.include_router(gallery_routes.router)
     app.include_router(status_routes.router)
     app.mount("/static", StaticFiles(directory=WEB_FOLDER), name="static")
     return _completed(app, services)

@@ -119,12 +119,22 @@ async def begin_and_stream(
     prompt: str = "green forest at noon",
     perspective: str = "first",
     seed: int = 0,
+    start: str | None = None,
+    gallery_id: str | None = None,
 ) -> None:
     """Creates a world and plays it on the same socket, without a hello message."""
     await socket.accept()
     connection = Connection(socket, services.settings.ingress)
     try:
-        wish = NewSession.model_validate({"prompt": prompt, "perspective": perspective, "seed": seed})
+        wish = NewSession.model_validate(
+            {
+                "prompt": prompt,
+                "perspective": perspective,
+                "seed": seed,
+                "start": start,
+                "gallery_id": gallery_id,
+            }
+        )
         session = await start_session(wish, socket, services)
     except (ApiError, ValidationError) as error:
         refusal = error if isinstance(error, ApiError) else _invalid(error)

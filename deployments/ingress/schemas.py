@@ -11,6 +11,7 @@ from deployments.request_schemas import Base64File, RequestBody
 from deployments.stream.client_messages import MAX_PROMPT_CHARACTERS, Camera, SpokenInstruction, known_keys
 from gamegen.media.size import check_size
 from gamegen.sessions.log import PromptKind
+from gamegen.sessions.start import StartKind
 
 MAX_ONE_SHOT_CHUNKS = 24
 
@@ -59,6 +60,15 @@ class NewSession(RequestBody):
     video: Base64File | None = Field(
         None, description="an MP4 or WebM file in base64, of half a minute at most, whose end to go on from"
     )
+    start: StartKind | None = Field(
+        None,
+        description="what to begin from: a recorded moment of the gallery that suits the prompt, the prompt alone "
+        "(drawn), or the image or video (picture); when left out the picture if there is one, else the gallery if the "
+        "model has one, else drawn",
+    )
+    gallery_id: str | None = Field(
+        None, min_length=1, max_length=128, description="the start of GET /v1/gallery to begin from"
+    )
     resolution: Size = None
 
     _check_resolution = field_validator("resolution")(_checked_size)
@@ -72,6 +82,13 @@ class NewSession(RequestBody):
             raise ValueError("prompt: field required")
         if self.image is not None and self.video is not None:
             raise ValueError("image, video: a world goes on from one of them, leave the other out")
+        has_picture = self.image is not None or self.video is not None
+        if self.start == "picture" and not has_picture:
+            raise ValueError("start: a picture needs an image or a video, send one or leave start out")
+        if self.start not in (None, "picture") and has_picture:
+            raise ValueError(f"start: {self.start!r} uses no image or video, leave them or start out")
+        if self.gallery_id is not None and (has_picture or self.start not in (None, "gallery")):
+            raise ValueError("gallery_id: it is for start 'gallery' alone, leave the others out")
         return self
 
 
@@ -104,10 +121,37 @@ class SessionAddress(BaseModel):
     fps: int
 
 
+class SessionStart(BaseModel):
+    """How a world began; one of the gallery has its id, its caption and whose footage it is."""
+
+    kind: StartKind
+    id: str | None
+    caption: str | None
+    credit: str | None
+
+
 class SessionCreated(SessionAddress):
     """A new world with the token that is needed to play it; no other response shows the token."""
 
     resume_token: str
+    start: SessionStart
+
+
+class GalleryStart(BaseModel):
+    """A recorded moment that worlds can begin from, and the address of its small picture."""
+
+    id: str
+    caption: str
+    perspective: Literal["first", "third"] | None
+    picture_url: str
+
+
+class GalleryPage(BaseModel):
+    """A page of `total` starts; `credit` names the footage and its licence."""
+
+    starts: list[GalleryStart]
+    total: int
+    credit: str | None
 
 
 class SessionState(SessionAddress):
@@ -118,6 +162,7 @@ class SessionState(SessionAddress):
     seed: int
     model: str
     created_s: float
+    start: SessionStart
     state: Literal["waiting", "queued", "playing", "recovering"]
     chunks: int
     instruction: str | None

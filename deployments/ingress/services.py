@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from deployments.ingress.direct_server import DirectServer
 from deployments.ingress.model_facts import ModelFacts
 from deployments.ingress.sessions_api import SessionService
+from deployments.ingress.starts import ServedGallery, SessionStarts
 from deployments.ingress.uploads import Uploads
 from deployments.prompts import PromptEncoder
 from deployments.settings import ServeSettings
@@ -27,6 +28,8 @@ class IngressServices:
     model_facts: ModelFacts
     prompt_encoder: PromptEncoder
     uploads: Uploads
+    gallery: ServedGallery
+    starts: SessionStarts
     sessions: SessionService
     play_context: PlayContext
     videos: VideoStartup

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from starlette.requests import HTTPConnection
 
 from deployments.errors import ApiError
@@ -20,7 +22,12 @@ async def start_session(
     record, token = await _create(wish, connection, services)
     direct_url = services.direct_server.stream_url(record.id, connection.url.hostname)
     return SessionCreated.model_validate(
-        {**address(record), "direct_stream_url": direct_url, "resume_token": token}
+        {
+            **address(record),
+            "direct_stream_url": direct_url,
+            "resume_token": token,
+            "start": dataclasses.asdict(record.start),
+        }
     )
 
 
@@ -31,13 +38,13 @@ async def _create(
     if wish.branch:
         return await services.sessions.create_branch(wish.branch, user)
     assert wish.prompt is not None
-    await services.prompt_encoder.encode(wish.prompt, wish.perspective)
+    prompt = await services.prompt_encoder.encode(wish.prompt, wish.perspective)
     facts = await services.model_facts.get()
     if wish.model not in (None, facts["model"]):
         message = f"model: {wish.model!r} is not served here, {facts['model']!r} is"
         raise ApiError(422, "unknown_model", message)
     width, height = wish.resolution.size if wish.resolution else (facts["width"], facts["height"])
-    first_frames, first_chunks = await services.uploads.first_frames(wish, facts)
+    first_frames, first_chunks = await services.starts.first_frames(wish, prompt, facts)
     spec = WorldSpec(
         model=facts["model"],
         prompt=wish.prompt,

@@ -199,6 +199,7 @@ def state_of(record: SessionRecord) -> SessionState:
         "seed": record.spec.seed,
         "model": record.spec.model,
         "created_s": record.created_s,
+        "start": dataclasses.asdict(record.start),
         "state": record.state,
         "chunks": record.version,
         "instruction": record.instruction or None,

@@ -41,7 +41,10 @@ class EncodedText:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRequest:
-    """Opens a world; `first_frames` is a file that it starts from, `fence` tells later owners from earlier ones."""
+    """Opens a world; `first_frames` is a file that it starts from, `fence` tells later owners from earlier ones.
+
+    The file is a picture, a video or a recorded start.
+    """
 
     session_id: str
     fence: int

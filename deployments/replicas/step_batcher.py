@@ -32,7 +32,7 @@ from gamegen.device import one_thread
 from gamegen.engine.engine import WorldEngine
 from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.engine.video_prompts import read_video_prompt
-from gamegen.media.first_frames import read_first_frames
+from gamegen.gallery.opening import Opening, read_opening
 from gamegen.sessions.log import VideoPrompt
 
 logger = logging.getLogger("ray.serve")
@@ -81,14 +81,14 @@ class StepBatcher:
 
     async def open(self, request: OpenRequest) -> Opened | Rejected | Moved:
         """Opens a session; rejects first frames that cannot be read."""
-        latents = None
+        opening = None
         if request.first_frames is not None:
             try:
                 # Not in the engine's thread, where all sessions would wait for it.
-                latents = await asyncio.to_thread(self._first_latents, request.first_frames)
+                opening = await asyncio.to_thread(self._opening, request.first_frames)
             except ValueError as error:
                 return Rejected(str(error))
-        return await self._in_thread(lambda: self._open(request, latents))
+        return await self._in_thread(lambda: self._open(request, opening))
 
     async def restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:
         """Takes over a session from its snapshot."""
@@ -179,9 +179,8 @@ class StepBatcher:
         return read_video_prompt(self._engine.model, prompt, self._engine.size).half().numpy()
 
     @one_thread()
-    def _first_latents(self, file: bytes) -> torch.Tensor:
-        model = self._engine.model
-        return model.encode(read_first_frames(file, self._engine.size, self._engine.history))
+    def _opening(self, file: bytes) -> Opening:
+        return read_opening(file, self._engine.model, self._engine.size, self._engine.history)
 
     # The methods below run in the engine's thread.
 
@@ -249,11 +248,12 @@ class StepBatcher:
             self._fences[session_id] = fence
         return False
 
-    def _open(self, request: OpenRequest, first_latents: torch.Tensor | None) -> Opened | Moved:
+    def _open(self, request: OpenRequest, opening: Opening | None) -> Opened | Moved:
         if self._is_moved(request.session_id, request.fence):
             return Moved()
         self._make_room(request.session_id)
-        self._engine.open(request.session_id, request.prompt.to_states(), request.seed, first_latents)
+        latents, is_varied = (opening.latents, opening.is_varied) if opening else (None, False)
+        self._engine.open(request.session_id, request.prompt.to_states(), request.seed, latents, is_varied)
         return self._entered(request.session_id, request.fence)
 
     def _restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:

@@ -32,6 +32,7 @@ from deployments.sessions.capacity_registry import CapacityRegistry
 from deployments.sessions.limits import StoreLimits
 from deployments.sessions.valkey_client import connect
 from deployments.settings import WorldSettings
+from gamegen.gallery.gallery import Gallery
 from gamegen.sessions.log import VideoPrompt
 
 logger = logging.getLogger("ray.serve")
@@ -55,6 +56,7 @@ class WorldDeployment:
         from deployments.replicas.step_batcher import StepBatcher
         from gamegen.engine.engine import EngineConfig, WorldEngine
         from gamegen.engine.variants import Variant
+        from gamegen.gallery.opening import find_gallery
         from gamegen.models.checkpoint import read_card
         from gamegen.models.counts import parameter_counts
 
@@ -64,6 +66,7 @@ class WorldDeployment:
         loaded = variant.load()
         config = loaded.config
         engine = WorldEngine(loaded, EngineConfig(settings.slots))
+        self._gallery = find_gallery(loaded, variant.model)
         self._facts = {
             "model": model,
             "width": config.width,
@@ -73,6 +76,7 @@ class WorldDeployment:
             "sampling": dataclasses.asdict(config.sampling),
             "remembered_chunks": engine.history,
             "follows_video_prompts": engine.sees_video,
+            "gallery_starts": len(self._gallery.entries) if self._gallery else 0,
             "device": str(loaded.device),
             "card": {name: value for name, value in read_card(variant.model).items() if name != "sha256"},
         }
@@ -125,6 +129,10 @@ class WorldDeployment:
         """Facts about the model: frame size, parameters, sampling, device and model card."""
         await self._offer()
         return {**self._facts, "sessions_held": self._batcher.num_sessions}
+
+    async def gallery(self) -> Gallery | None:
+        """The recorded starts of the model, which an ingress replica shows and chooses from."""
+        return self._gallery
 
     async def _offer(self) -> None:
         places = self._limiter.review(self._batcher.lateness, self._batcher.num_active)

@@ -21,14 +21,15 @@ from gamegen.sessions.log import (
     WorldSpec,
     unpack_controls,
 )
+from gamegen.sessions.start import StartFacts
 
 State = Literal["waiting", "queued", "playing", "recovering"]
 
 VIDEO_PROMPT_FIELDS = "video_prompt:"
 """Prefix of the fields of video prompts, before their id."""
 _NUMBERS = ("first_chunks", "fence", "version", "snapshot_version", "frames_sent", "frames_dropped")
-SUMMARY_FIELDS = ("spec", "created_s", "token_sha256", "user", "state", *_NUMBERS)
-"""Fields that `record_of` needs at least."""
+SUMMARY_FIELDS = ("spec", "created_s", "token_sha256", "user", "state", "start", *_NUMBERS)
+"""Fields that `record_of` needs at least; only `start` may be missing, of sessions older than that field."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class SessionRecord:
     `user` is the pseudonym of the user who began it, see `SessionStore.pseudonym`; empty if unknown. `version` counts
     the chunks that were played; `first_chunks` came before them, read from the first frames that the world continues.
     `video_prompts` are those that were uploaded, by id, followed or not. `controls` are packed, see `pack_controls`.
+    `start` says how the world began where the file that it continues is left out.
     """
 
     id: str
@@ -57,6 +59,7 @@ class SessionRecord:
     snapshot_version: int = 0
     frames_sent: int = 0
     frames_dropped: int = 0
+    start: StartFacts = field(default_factory=lambda: StartFacts("drawn"))
 
     @classmethod
     def new(
@@ -71,6 +74,7 @@ class SessionRecord:
             token_sha256=_digest(token),
             user=user,
             first_chunks=first_chunks,
+            start=StartFacts.of(spec.first_frames),
         )
         return record, token
 
@@ -122,6 +126,7 @@ def fields_of(record: SessionRecord) -> dict[str, Any]:
         "token_sha256": record.token_sha256,
         "user": record.user,
         "state": record.state,
+        "start": json.dumps(dataclasses.asdict(record.start)),
         **{name: getattr(record, name) for name in _NUMBERS},
     }
     if first_frames is not None:
@@ -140,6 +145,8 @@ def record_of(
 ) -> SessionRecord:
     """The record of a hash with at least `SUMMARY_FIELDS`, of its controls and its instructions."""
     spec = WorldSpec(**json.loads(fields[b"spec"]), first_frames=fields.get(b"first_frames"))
+    # A session older than this field: its first chunks are of a picture or video, or it has none.
+    began = {"kind": "picture" if int(fields[b"first_chunks"]) else "drawn"}
     return SessionRecord(
         id=session_id,
         spec=spec,
@@ -152,6 +159,7 @@ def record_of(
         followed=[LoggedVideoPrompt(**prompt) for prompt in json.loads(fields.get(b"followed", b"[]"))],
         video_prompts=_video_prompts(fields),
         snapshot=fields.get(b"snapshot"),
+        start=StartFacts(**json.loads(fields[b"start"]) if b"start" in fields else began),
         **{name: int(fields[name.encode()]) for name in _NUMBERS},
     )
 

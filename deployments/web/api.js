@@ -24,6 +24,7 @@ export const createSession = (world) => post("/v1/sessions", world);
 
 export const getSession = (id) => call(`/v1/sessions/${id}`);
 export const deleteSession = (id) => call(`/v1/sessions/${id}`, { method: "DELETE", keepalive: true });
+export const listGallery = (limit, offset) => call(`/v1/gallery?limit=${limit}&offset=${offset}`);
 export const getStatus = () => call("/v1/status");
 export const createVideo = (order) => post("/v1/videos", order);
 export const listVideos = (limit) => call(`/v1/videos?limit=${limit}`);

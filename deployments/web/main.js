@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Clips } from "./clips.js";
 import { Controls } from "./controls.js";
+import { Beginnings } from "./gallery.js";
 import { GamepadControls } from "./gamepad.js";
 import { Look } from "./look.js";
 import { MouseLook } from "./mouse.js";
@@ -43,6 +44,11 @@ const gamepad = new GamepadControls(controls, $("gamepad"), (camera) => sendCont
 new TouchLook($("look-area"), look);
 new Stick($("walk"), controls);
 new Clips($("clips"), () => ({ prompt: $("prompt").value.trim(), perspective: $("perspective").value }));
+const beginnings = new Beginnings($("world-form"), (moment) => {
+  // Other words would lead the world away from the picture that was chosen.
+  $("prompt").value = moment.caption;
+  if (moment.perspective) $("perspective").value = moment.perspective;
+});
 let stream = null;
 let state = "idle";
 let isBeginning = false;
@@ -94,7 +100,7 @@ async function begin() {
   showBanner("");
   setState("starting", "Drawing the first picture …");
   try {
-    const session = await api.createSession(world);
+    const session = await api.createSession({ ...world, ...(await beginnings.fields()) });
     leave();
     play(session);
   } catch (error) {
@@ -256,4 +262,5 @@ $("banner-close").addEventListener("click", () => showBanner(""));
 
 setInterval(showReadouts, READOUT_INTERVAL_MS);
 showAbout().catch(() => {}); // A nicety: a server that does not answer shows in the world's own state.
-thin.ready.then(resumeOrBegin);
+const galleryShown = beginnings.open().catch(() => {}); // Without it worlds are drawn from words.
+Promise.all([thin.ready, galleryShown]).then(resumeOrBegin);

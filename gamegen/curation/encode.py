@@ -5,7 +5,6 @@ An encoded shard has the path of its curated shard, so finished work is recognis
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from gamegen.curation import encoded, shards
 from gamegen.files import write_atomically
 from gamegen.media.prompt_pictures import KINDS
 from gamegen.models.checkpoint import load_checkpoint
-from gamegen.models.model import Model
+from gamegen.models.digests import vae_sha256
 from gamegen.models.text import load_text_encoder
 
 STATISTICS_FILE = "statistics.json"
@@ -68,22 +66,6 @@ def known_kinds(video_prompts: Sequence[str]) -> tuple[str, ...]:
         if kind not in KINDS:
             raise ValueError(f"no video prompt {kind!r}: use some of {', '.join(KINDS)}")
     return tuple(video_prompts)
-
-
-def vae_sha256(model: Model) -> str:
-    """SHA-256 of the weights that encoded clips depend on: those of the encoder half.
-
-    What a motion network foresees also depends on its own weights and on those of the streaming decoder.
-    """
-    parts: dict[str, Tensor] = dict(model.vae.encoder.state_dict())
-    if model.motion is not None:
-        for part in (model.motion, model.vae.streaming):
-            parts |= {f"{type(part).__name__}.{name}": tensor for name, tensor in part.state_dict().items()}
-    digest = hashlib.sha256()
-    for name, tensor in sorted(parts.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def plan(

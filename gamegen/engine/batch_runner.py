@@ -128,6 +128,35 @@ class BatchRunner:
         latents = torch.stack([known.latent for known in chunks]).to(self._device)
         self._add_pending(inputs, sessions, latents)
 
+    def varied(self, session: Session, chunk: PastChunk) -> Tensor:
+        """The latent of a known chunk, `(C, h, w)` float16 on the CPU, noised by the seed and denoised in one step.
+
+        Noised to the sampling's `start_level` alone, it keeps its layout and changes in detail (Meng et al. 2022,
+        "SDEdit"). The session's earlier chunks must be committed; the caches do not change.
+        """
+        sampling = session.params.sampling
+        sessions = padded([session], self.rows)
+        inputs = self._inputs.stacked(sessions, [chunk.conditioning] * len(sessions))
+        level_BT = torch.full((len(sessions), 1), sampling.start_level, device=self._device)
+        step = SolverStep(
+            level_BT=level_BT,
+            next_level_BT=torch.zeros_like(level_BT),
+            change_BT=-level_BT,
+            guidance_scale=sampling.guidance_scale,
+            solver="euler",
+        )
+        latents = torch.stack([chunk.latent] * len(sessions)).to(self._device)
+        noise = self._inputs.noise(sessions, ["vary"] * len(sessions))
+        self.caches.select([each.slot for each in sessions])
+        with one_thread(self.is_compiled):
+            x_BTCHW = denoise_step(
+                cond=partial(self._velocity, inputs.cond),
+                uncond=None if inputs.uncond is None else partial(self._velocity, inputs.uncond),
+                x_BTCHW=add_noise(latents.float()[:, None], noise, level_BT),
+                step=step,
+            )
+        return x_BTCHW[0, 0].half().cpu()
+
     def _add_pending(self, inputs: FrameInputs, sessions: Sequence[Session], latents: Tensor) -> None:
         # Temporal attention reads the past at this noise level.
         level = sessions[0].params.sampling.history_level

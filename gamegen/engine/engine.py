@@ -82,23 +82,30 @@ class WorldEngine:
         """An engine for a checkpoint or a variant of one; raises CheckpointError for a missing or damaged one."""
         return cls(Variant.parse(str(name_or_path)).load(device), config or EngineConfig())
 
+    @torch.inference_mode()
     def open(
         self,
         session_id: str,
         prompt: TextStates,
         seed: int,
         first_latents: Tensor | None = None,
+        is_varied: bool = False,
     ) -> None:
         """Opens a session, in place of an open one of the same id.
 
         It continues `first_latents` `(T, C, h, w)`, normalised (see `Model.encode`), which count as chunks without
-        input; all but the last `history` are dropped. Raises RuntimeError if every slot is taken.
+        input; all but the last `history` are dropped. With `is_varied` the last one is changed by the seed and the
+        prompt, see `SamplingConfig.start_level`. Raises RuntimeError if every slot is taken.
         """
         if self._slots.find(session_id):
             self.close(session_id)
         session = self._add(session_id, self._new_session(seed, prompt))
-        for latent in () if first_latents is None else first_latents.half().cpu():
-            self._append_chunk(session, PastChunk(latent, Conditioning(idle_operations())))
+        latents = [] if first_latents is None else [*first_latents.half().cpu()]
+        for number, latent in enumerate(latents, 1):
+            chunk = PastChunk(latent, Conditioning(idle_operations()))
+            if is_varied and number == len(latents) and session.params.sampling.start_level:
+                chunk = replace(chunk, latent=self.runner.varied(session, chunk))
+            self._append_chunk(session, chunk)
 
     def instruct(self, session_id: str, instruction: TextStates | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.

@@ -7,6 +7,9 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from gamegen.config import to_dict
 from gamegen.constants import FPS, FRAMES_PER_CHUNK
@@ -14,9 +17,13 @@ from gamegen.engine.variants import Variant
 from gamegen.evaluation.real_clips import SHIPPED_CLIPS, RealClip, clips_in, fingerprint, held_out_clips
 from gamegen.evaluation.reference_models import ReferenceModels
 from gamegen.evaluation.scenes import SceneHeads, load_scenes
+from gamegen.evaluation.training_frames import training_features
+from gamegen.gallery.gallery import Gallery
+from gamegen.gallery.opening import find_gallery, gallery_cards
 from gamegen.models.checkpoint import WEIGHTS_FILE, read_card
 from gamegen.models.model import Model
 from gamegen.models.text import TextEncoder, load_text_encoder
+from gamegen.sessions.start import resolve_start
 
 CHUNKS_PER_S = FPS // FRAMES_PER_CHUNK
 PIECE_S = 2
@@ -30,7 +37,8 @@ class SuiteConfig:
     Worlds are opened, stand still for `warm_chunks`, and are measured over the second half of `hold_chunks` under one
     key. They walk for `walk_chunks` to be measured, for `contrast_chunks` to be compared, for `order_chunks` after an
     instruction. `play_seeds` of them are played for `play_s` seconds (0 leaves that out). Predictions on a real clip
-    are given `history_chunks` of it; it is followed under its own keys for `followed_chunks`.
+    are given `history_chunks` of it; it is followed under its own keys for `followed_chunks`. `start` is what worlds
+    begin from: the prompt alone, or the recorded moments of the model's gallery.
     """
 
     num_seeds: int = 64
@@ -50,6 +58,7 @@ class SuiteConfig:
     continuations: int = 4
     continuation_chunks: int = 24
     followed_chunks: int = 18
+    start: Literal["drawn", "gallery"] = "drawn"
 
     def __post_init__(self) -> None:
         if self.num_seeds < 1:
@@ -129,6 +138,7 @@ class Options:
             to_dict(variant.config()),
             *([] if variant.precision == "native" else [variant.precision]),
             lengths,
+            *(gallery_cards(variant.model) if self.config.start == "gallery" else []),
             fingerprint(clips),
             self.reference_models.sums(),
             load_scenes()[1],
@@ -139,7 +149,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationContext:
-    """Models and clips that the options name, loaded."""
+    """Models and clips that the options name, loaded.
+
+    `gallery` and, of curated shards, `training_features` `(N, D)` are there for worlds that begin from the gallery.
+    """
 
     config: SuiteConfig
     model: Model
@@ -147,6 +160,8 @@ class EvaluationContext:
     heads: SceneHeads
     clips: list[RealClip]
     reference_models: ReferenceModels
+    gallery: Gallery | None = None
+    training_features: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -156,8 +171,18 @@ class EvaluationContext:
 
 @functools.lru_cache(maxsize=1)
 def load_context(options: Options) -> EvaluationContext:
-    """Loads models and clips, once a process for equal options."""
-    model = Variant.parse(options.checkpoint).load()
+    """Loads models and clips, once a process for equal options.
+
+    Raises ValueError for worlds that are to begin from the gallery of a model without one.
+    """
+    variant = Variant.parse(options.checkpoint)
+    model = variant.load()
+    gallery, training = None, None
+    if options.config.start == "gallery":
+        gallery = find_gallery(model, variant.model)
+        resolve_start("gallery", has_picture=False, has_gallery=gallery is not None)
+        if options.data:
+            training = training_features(options.data, (model.config.width, model.config.height))
     return EvaluationContext(
         config=options.config,
         model=model,
@@ -165,6 +190,8 @@ def load_context(options: Options) -> EvaluationContext:
         heads=load_scenes()[0],
         clips=options.real_clips(),
         reference_models=options.reference_models,
+        gallery=gallery,
+        training_features=training,
     )
 
 

@@ -38,6 +38,9 @@ def command(run_tasks: Runner) -> Callable[..., None]:
         clips: Annotated[
             Path | None, typer.Option(help="else a folder of real MP4 clips and their tables")
         ] = None,
+        start: Annotated[
+            str, typer.Option(help="drawn: worlds begin from words alone; gallery: from recorded moments")
+        ] = SuiteConfig.start,
         long_play: Annotated[bool, typer.Option(help="also play for a minute")] = True,
         drift_s: Annotated[int, typer.Option(help="seconds of long play: 10, 60, 600")] = SuiteConfig.play_s,
         drift_seeds: Annotated[int, typer.Option(help="worlds of long play")] = SuiteConfig.play_seeds,
@@ -50,7 +53,14 @@ def command(run_tasks: Runner) -> Callable[..., None]:
 
         Example: gamegen evaluate nano --data data/curated --output evaluation
         """
-        config = SuiteConfig(num_seeds=seeds, play_s=drift_s if long_play else 0, play_seeds=drift_seeds)
+        if start not in ("drawn", "gallery"):
+            raise typer.BadParameter(f"--start {start}: use drawn or gallery")
+        config = SuiteConfig(
+            num_seeds=seeds,
+            play_s=drift_s if long_play else 0,
+            play_seeds=drift_seeds,
+            start="gallery" if start == "gallery" else "drawn",
+        )
         folder = str(clips) if clips else None if data else default_clips()
         paths = {"fid": fid, "fvd": fvd, "lpips": lpips, "clip": clip}
         options = Options(

@@ -108,7 +108,7 @@ def walks(context: EvaluationContext, units: range, advance: Advance) -> Arrays:
     worlds = _worlds(context, units, advance)
     facts = [drawn_facts(seed) for seed in _seeds(context, units)]
     prompts = [captions.compose_prompts(fact, Random(i), 1)[0] for i, fact in zip(units, facts, strict=True)]
-    worlds.open(prompts, _seeds(context, units))
+    worlds.open(prompts, _seeds(context, units), [fact.view for fact in facts])
     frames = worlds.play({"w"}, context.config.walk_chunks)
     samples = [
         measure_sample(v, _asked(f), p, context) for v, f, p in zip(frames, facts, prompts, strict=True)
@@ -144,11 +144,9 @@ def orders(context: EvaluationContext, units: range, advance: Advance) -> Arrays
 def play(context: EvaluationContext, units: range, advance: Advance) -> Arrays:
     """Long play under changing keys: features at each mark; detail, brightness and colour of every piece."""
     config, worlds = context.config, _worlds(context, units, advance)
-    prompts = [
-        captions.compose_prompts(drawn_facts(seed), Random(i), 1)[0]
-        for i, seed in zip(units, _seeds(context, units), strict=True)
-    ]
-    worlds.open(prompts, _seeds(context, units))
+    facts = [drawn_facts(seed) for seed in _seeds(context, units)]
+    prompts = [captions.compose_prompts(fact, Random(i), 1)[0] for i, fact in zip(units, facts, strict=True)]
+    worlds.open(prompts, _seeds(context, units), [fact.view for fact in facts])
     features, curves, strips = [], [], []
     for piece in range(config.play_s // PIECE_S):
         frames = worlds.play(PLAY_KEYS[piece % len(PLAY_KEYS)], PIECE_S * CHUNKS_PER_S)
@@ -302,7 +300,7 @@ def _seeds(context: EvaluationContext, units: range) -> list[int]:
 
 
 def _worlds(context: EvaluationContext, units: range, advance: Advance) -> WorldBatch:
-    return WorldBatch(context.model, context.text_encoder, len(units), advance)
+    return WorldBatch(context.model, context.text_encoder, len(units), advance, context.gallery)
 
 
 def _told(

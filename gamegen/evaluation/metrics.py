@@ -68,6 +68,7 @@ GAIN = "next frame: PSNR gain over copying (dB)"
 SHORT_OF_CEILING = "next frame: PSNR short of the VAE's (dB)"
 IMAGE_DISTANCE = "Fréchet image distance, EfficientNet-lite0"
 VIDEO_DISTANCE = "Fréchet video distance, EfficientNet-lite0"
+TRAINING_DISTANCE = "distance to the nearest training frame, EfficientNet-lite0"
 DRIFT = "Fréchet at the last mark / at 2 s"
 DETAIL = "detail at the end / real clips"
 
@@ -133,6 +134,7 @@ METRICS: dict[str, Metric] = {
     **_next_frame_metrics(),
     IMAGE_DISTANCE: Metric(group=LIKENESS, goal="lower", decides=True),
     VIDEO_DISTANCE: Metric(group=LIKENESS, goal="lower", decides=True),
+    TRAINING_DISTANCE: Metric(group=LIKENESS, goal="higher"),
     "FID": Metric(group=LIKENESS, goal="lower"),
     "FVD": Metric(group=LIKENESS, goal="lower"),
     "motion smoothness": Metric(group=QUALITY, goal="higher"),

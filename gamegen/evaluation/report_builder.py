@@ -120,6 +120,9 @@ class ReportBuilder:
         self._share("dynamic degree", walks["dynamic"], self._real_mean("dynamic"))
         for name in ("motion smoothness", "subject consistency", "background consistency", "imaging quality"):
             self._mean(name, walks[name], self._real_mean(name))
+        if "training distance" in walks:
+            distance = walks["training distance"]
+            self._mean(metrics.TRAINING_DISTANCE, distance, self._real_mean("training distance"))
         level = self._real_mean("detail")
         if level:
             units = f"{self._seeds(len(walks['detail']))}, {self.clips_fingerprint}"
@@ -208,7 +211,9 @@ class ReportBuilder:
         self.figures[name] = Figure.of(estimate, units, per_unit, real)
 
     def _seeds(self, count: int) -> str:
-        return f"{count} seeds from {self.config.first_seed}"
+        # Worlds that begin otherwise are other units, which no comparison mixes.
+        begun = ", begun from the gallery" if self.config.start == "gallery" else ""
+        return f"{count} seeds from {self.config.first_seed}{begun}"
 
     def _clips(self, count: int) -> str:
         return f"{count} clips {self.clips_fingerprint}"

@@ -12,33 +12,58 @@ from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning
 from gamegen.engine.engine import EngineConfig, WorldEngine
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
+from gamegen.gallery.gallery import Gallery
+from gamegen.gallery.opening import start_opening
 from gamegen.models.model import Model
-from gamegen.models.text import TextEncoder
+from gamegen.models.text import TextEncoder, TextStates
 
 Advance = Callable[[int], None]
 """Progress callback, called with the number of chunks generated since the last call, all worlds together."""
 
 
 class WorldBatch:
-    """A batch of worlds, one a seed, that are opened, instructed and played together."""
+    """A batch of worlds, one a seed, that are opened, instructed and played together.
+
+    With a `gallery` they begin from its recorded moments, else they are drawn from their prompts alone.
+    """
 
     def __init__(
-        self, model: Model, text_encoder: TextEncoder, max_worlds: int, advance: Advance = lambda chunks: None
+        self,
+        model: Model,
+        text_encoder: TextEncoder,
+        max_worlds: int,
+        advance: Advance = lambda chunks: None,
+        gallery: Gallery | None = None,
     ) -> None:
         self.engine = WorldEngine(model, EngineConfig(max_sessions=max_worlds))
         self.decoder = LatentDecoder(model)
         self.text_encoder = text_encoder
         self.advance = advance
+        self.gallery = gallery
         self.names: list[str] = []
         self.pasts: list[StreamPast] = []
 
-    def open(self, prompts: list[str], seeds: list[int]) -> None:
-        """Closes the worlds of before and opens one for each prompt and seed."""
+    def open(self, prompts: list[str], seeds: list[int], perspectives: list[str] | None = None) -> None:
+        """Closes the worlds of before and opens one for each prompt and seed.
+
+        `perspectives` are those that the prompts ask for, first person by default; the gallery's choice needs them.
+        """
         self._close()
         self.names, self.pasts = [str(seed) for seed in seeds], [StreamPast() for _ in seeds]
         states = self.text_encoder.encode(prompts)
-        for name, seed, state in zip(self.names, seeds, states, strict=True):
-            self.engine.open(name, state, seed)
+        views = perspectives or ["first"] * len(seeds)
+        for i, (seed, state, view) in enumerate(zip(seeds, states, views, strict=True)):
+            self.pasts[i] = StreamPast(self._open(str(seed), state, seed, view))
+
+    def _open(self, name: str, prompt: TextStates, seed: int, view: str) -> torch.Tensor | None:
+        """Opens a world; returns the latent before its next chunk, None without any."""
+        if self.gallery is None:
+            self.engine.open(name, prompt, seed)
+            return None
+        start = self.gallery.choose(prompt.pooled.numpy(), view, seed)
+        opening = start_opening(start, self.engine.model)
+        self.engine.open(name, prompt, seed, opening.latents, opening.is_varied)
+        return self.engine.snapshot(name).chunks[-1].latent
 
     def continue_from(
         self,

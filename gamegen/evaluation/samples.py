@@ -8,6 +8,7 @@ from gamegen.evaluation import motion, reference_models, video_quality
 from gamegen.evaluation.context import EvaluationContext
 from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.scenes import ALIKE, ATTRIBUTES, WINDOW_FRAMES, describe
+from gamegen.evaluation.training_frames import nearest_distance
 
 Arrays = dict[str, np.ndarray]
 
@@ -38,6 +39,7 @@ def measure_sample(
         "background consistency": np.array(background),
         "imaging quality": np.array(video_quality.imaging_quality(samples)),
         **tones(samples),
+        **_by_training_frames(maps.pooled(), context),
         **_by_reference_models(frames, samples, prompt, context),
     }
 
@@ -73,6 +75,12 @@ def sampled(frames: np.ndarray) -> np.ndarray:
 def stack(units: list[Arrays]) -> Arrays:
     """Arrays of several units stacked along a new first axis."""
     return {name: np.stack([unit[name] for unit in units]) for name in units[0]}
+
+
+def _by_training_frames(features: np.ndarray, context: EvaluationContext) -> Arrays:
+    if context.training_features is None:
+        return Arrays()
+    return {"training distance": np.array(nearest_distance(features, context.training_features))}
 
 
 def _by_reference_models(

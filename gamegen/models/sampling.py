@@ -14,7 +14,8 @@ class SamplingConfig:
     schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), and the solver: `euler` follows
     the flow, `consistency` jumps to x_0 and noises it again, which suits few steps. The latent before a chunk is
     given at noise level `context_level`; temporal attention reads the past at `history_level`, which must be frequent
-    in training, or worlds drift.
+    in training, or worlds drift. The last latent of a recorded start is noised to `start_level` and denoised under the
+    world's prompt, so that seeds begin differently; 0 leaves it as recorded.
     """
 
     num_steps: int = 4
@@ -23,4 +24,5 @@ class SamplingConfig:
     guidance_scale: float = 1.0
     context_level: float = 0.1
     history_level: float = 0.6
+    start_level: float = 0.1
     solver: Literal["euler", "consistency"] = "euler"

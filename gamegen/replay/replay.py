@@ -26,8 +26,10 @@ from gamegen.footage.clips import Clip, write_table
 from gamegen.media.first_frames import read_first_frames
 from gamegen.media.frames import resize_to
 from gamegen.media.mp4 import Mp4Writer
+from gamegen.media.recorded_start import RecordedStart, is_recorded_start
 from gamegen.models.checkpoint import read_card
-from gamegen.sessions.log import LoggedInstruction, SessionLog
+from gamegen.sessions.log import LoggedInstruction, SessionLog, WorldSpec
+from gamegen.sessions.start import StartKind
 from gamegen.world import World
 
 EXPORT_CRF = 14
@@ -48,16 +50,24 @@ def draw(world: World, log: SessionLog) -> Iterator[np.ndarray]:
     `log.spec.model` is not looked at. Frames have the log's size, whatever the model's own is.
     """
     spec = log.spec
-    first = spec.first_frames
-    frames = None if first is None else read_first_frames(first, world.size, world.engine.history)
     # Read before anything is drawn: what cannot be used is refused now and not after an hour.
     for words in log.spoken:
         world.text_encoder.encode([words.text])
-    world.reset(spec.prompt, spec.seed, spec.perspective, frames)
+    _reset(world, spec)
     prompts = {name: read_video_prompt(world.engine.model, it) for name, it in log.video_prompts.items()}
     for latents in (*prompts.values(), None):
         world.engine.prompt_video(world.SESSION, latents)
     return _chunks(world, log, prompts)
+
+
+def _reset(world: World, spec: WorldSpec) -> None:
+    file, frames = spec.first_frames, None
+    start: StartKind | RecordedStart = "drawn"
+    if file is not None and is_recorded_start(file):
+        start = RecordedStart.from_bytes(file)
+    elif file is not None:
+        start, frames = "picture", read_first_frames(file, world.size, world.engine.history)
+    world.reset(spec.prompt, spec.seed, spec.perspective, frames, start)
 
 
 def _chunks(world: World, log: SessionLog, prompts: dict[str, Tensor]) -> Iterator[np.ndarray]:

@@ -28,7 +28,10 @@ CONTROL_BYTES = _CONTROL.size
 
 @dataclass(frozen=True, kw_only=True)
 class WorldSpec:
-    """Beginning of a world; `first_frames` is an image or video file that it continues, width and height are pixels."""
+    """Beginning of a world; `first_frames` is the file that it continues, width and height are pixels.
+
+    The file is an image, a video or a recorded start (`gamegen.media.recorded_start`).
+    """
 
     model: str
     prompt: str

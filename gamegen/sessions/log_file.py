@@ -4,15 +4,15 @@
       "format": "gamegen session",
       "version": 1,
       "world": {"model": "nano", "prompt": "desert at noon", "perspective": "first", "seed": 7,
-                "width": 160, "height": 96, "image": null, "video": null},
+                "width": 160, "height": 96, "image": null, "video": null, "gallery": null},
       "controls": [{"chunks": 12, "keys": ["w"], "yaw_deg": 0.0, "pitch_deg": 0.0}],
       "spoken": [{"chunk": 6, "text": "make it rain", "blend_chunks": 0}],
       "followed": [{"chunk": 9, "video_prompt": "walk"}],
       "video_prompts": [{"id": "walk", "kind": "motion", "video": "AAAAIGZ0eXA..."}]
     }
 
-A world may continue a PNG, JPEG or WebP file, `image`, or an MP4 or WebM file, `video`, in base64; video prompts
-are such files too.
+A world may continue a PNG, JPEG or WebP file, `image`, an MP4 or WebM file, `video`, or a recorded start, `gallery`,
+in base64; video prompts are videos too.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from gamegen.constants import FPS, FRAMES_PER_CHUNK
 from gamegen.controls import KEYS, Control
 from gamegen.media.first_frames import check_video, is_image
 from gamegen.media.images import MAX_IMAGE_BYTES, decode_image
+from gamegen.media.recorded_start import MAX_START_BYTES, RecordedStart, is_recorded_start
 from gamegen.media.size import check_size
 from gamegen.media.untrusted import MAX_PROMPT_BYTES, MAX_PROMPT_S, MAX_VIDEO_BYTES, count_frames
 from gamegen.sessions.log import (
@@ -70,6 +71,7 @@ class _WorldFields:
     height: int
     image: str | None = None
     video: str | None = None
+    gallery: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("model", "prompt"):
@@ -79,14 +81,17 @@ class _WorldFields:
                 raise ValueError(f"{name} is empty: say which")
         _check_number("seed", self.seed, 0, MAX_SEED)
         check_size(self.width, self.height)
-        if self.image is not None and self.video is not None:
+        given = [name for name in ("image", "video", "gallery") if getattr(self, name) is not None]
+        if len(given) > 1:
             raise ValueError(
-                "image and video are both given: a world goes on from one of them, leave one out"
+                f"{' and '.join(given)} are both given: a world goes on from one of them, leave one out"
             )
         if self.image is not None:
             decode_image(_image_bytes(self.image))
         if self.video is not None:
             check_video(_video_bytes(self.video))
+        if self.gallery is not None:
+            RecordedStart.from_bytes(_start_bytes(self.gallery))
 
     def spec(self) -> WorldSpec:
         return WorldSpec(
@@ -102,6 +107,8 @@ class _WorldFields:
     def _first_frames(self) -> bytes | None:
         if self.video is not None:
             return _video_bytes(self.video)
+        if self.gallery is not None:
+            return _start_bytes(self.gallery)
         return None if self.image is None else _image_bytes(self.image)
 
 
@@ -268,10 +275,11 @@ def _run(control: Control, chunks: int) -> dict[str, Any]:
 
 def _world(spec: WorldSpec) -> dict[str, Any]:
     facts = {name: getattr(spec, name) for name in WorldSpec.__dataclass_fields__ if name != "first_frames"}
-    files: dict[str, str | None] = {"image": None, "video": None}
-    if spec.first_frames is not None:
-        name = "image" if is_image(spec.first_frames) else "video"
-        files[name] = base64.b64encode(spec.first_frames).decode()
+    files: dict[str, str | None] = {"image": None, "video": None, "gallery": None}
+    file = spec.first_frames
+    if file is not None:
+        name = "gallery" if is_recorded_start(file) else "image" if is_image(file) else "video"
+        files[name] = base64.b64encode(file).decode()
     return {**facts, **files}
 
 
@@ -281,6 +289,10 @@ def _image_bytes(text: str) -> bytes:
 
 def _video_bytes(text: str) -> bytes:
     return _bytes("video", text, MAX_VIDEO_BYTES, "an MP4 or WebM file")
+
+
+def _start_bytes(text: str) -> bytes:
+    return _bytes("gallery", text, MAX_START_BYTES, "a start of a gallery")
 
 
 def _bytes(name: str, text: str, max_bytes: int, file: str) -> bytes:

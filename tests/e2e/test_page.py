@@ -44,6 +44,26 @@ def test_held_key_changes_the_motion(page):
     assert flow_x(left[len(left) // 2 :]) > flow_x(right[len(right) // 2 :])
 
 
+def test_a_world_begins_from_the_recorded_moment_that_is_chosen(page):
+    started = """async () => (await (await fetch(`/v1/sessions/${gamegen.sessionId}`)).json()).start"""
+    assert page.evaluate(started)["kind"] == page.get_by_test_id("start").input_value() == "gallery"
+    assert "Footage: Minetest" in page.get_by_test_id("gallery-credit").inner_text()
+    moment = page.get_by_test_id("gallery").get_by_role("button").nth(3)
+    moment.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelectorAll('.moment img')[3].naturalWidth > 0")
+    moment.click()
+    assert moment.get_attribute("aria-pressed") == "true"
+    assert page.get_by_test_id("prompt").input_value() == moment.get_attribute("title")
+    new_world(page, 8)
+    wait_for_frames(page, 8)
+    chosen = page.evaluate("async () => (await (await fetch('/v1/gallery')).json()).starts[3].id")
+    assert page.evaluate(started)["id"] == chosen
+    page.get_by_test_id("start").select_option("drawn")
+    assert not page.get_by_test_id("gallery").is_visible()
+    new_world(page, 8)
+    assert page.evaluate(started)["kind"] == "drawn"
+
+
 def test_on_screen_key_lights_up_and_is_sent(page):
     button = page.get_by_test_id("key-w")
     box = button.bounding_box()

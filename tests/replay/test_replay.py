@@ -45,6 +45,7 @@ from gamegen.sessions.log_file import from_json, to_json
 from gamegen.world import World
 from tests.engine.test_video_play import untrained_model
 from tests.engine.test_world import random_model
+from tests.gallery.samples import random_start
 from tests.media.test_first_frames import video
 
 CONTROLS = [rounded(Control(keys, yaw)) for keys, yaw in (({"w"}, 0), ({"left"}, 0.3), ((), -6))] * 3
@@ -57,6 +58,11 @@ def picture(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
+def recorded_start() -> bytes:
+    return random_start(random_model(), mirrored=True).to_bytes()
+
+
+FILES = ["picture", "video", "gallery"]
 SPEC = WorldSpec(model="tiny", prompt="snow", perspective="third", seed=5, width=32, height=32)
 LOG = SessionLog(
     SPEC,
@@ -81,7 +87,7 @@ def frames_of(world: World, log: SessionLog) -> np.ndarray:
     return np.stack([*draw(world, log)])
 
 
-@pytest.mark.parametrize("file", [picture(32, 32), video(30)], ids=["picture", "video"])
+@pytest.mark.parametrize("file", [picture(32, 32), video(30), recorded_start()], ids=FILES)
 def test_replayed_twice_is_the_same_and_so_is_its_file(world, file):
     log = dataclasses.replace(LOG, spec=dataclasses.replace(SPEC, first_frames=file))
     first = frames_of(world, log)
@@ -179,7 +185,7 @@ def test_a_branch_is_the_same_up_to_its_chunk_and_another_after(world):
     assert (other[4] != whole[4]).any()
 
 
-@pytest.mark.parametrize("file", [picture(50, 40), video(30)], ids=["picture", "video"])
+@pytest.mark.parametrize("file", [picture(50, 40), video(30), recorded_start()], ids=FILES)
 async def test_it_is_what_a_server_shows(world, file):
     """By the deployments' own loop and decoder: with first frames and a size that are not the model's."""
     model, encode = world.engine.model, world.text_encoder.encode

@@ -1,0 +1,188 @@
+"""Gallery: up to 1,000 recorded moments that worlds begin from, chosen by their captions.
+
+    gallery/gallery.safetensors   latents and caption vectors in int8, small pictures, and the list of starts
+    gallery/card.json             whose latents they are, footage and licence, and the SHA-256 of the other file
+
+It is read without PyTorch, so that a server can show and choose starts that others draw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from gamegen.files import file_sha256, write_atomically
+from gamegen.media.recorded_start import RecordedStart
+
+GALLERY_FOLDER = "gallery"
+"""Folder of a gallery, beside a checkpoint's files or among the shipped weights."""
+GALLERY_FILE = "gallery.safetensors"
+CARD_FILE = "card.json"
+MAX_STARTS = 1000
+MAX_GALLERY_BYTES = 12_000_000
+"""Limit on the file of a whole gallery."""
+_STARTS = "starts"
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+class UnknownStartError(ValueError):
+    """A gallery has no start of this id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryEntry:
+    """What is known of a start: its caption and perspective, and the moment, a clip's chunk, that it was taken from."""
+
+    id: str
+    caption: str
+    perspective: Literal["first", "third"] | None
+    clip_id: str
+    chunk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceConfig:
+    """Choice of a start: one of the `most` nearest to a prompt, at most `margin` in similarity below the best."""
+
+    margin: float = 0.05
+    most: int = 12
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gallery:
+    """N starts; `latents` int8 `(N, START_CHUNKS, C, h, w)` and `scales` float32 `(N, START_CHUNKS, C)`.
+
+    `vectors` int8 `(N, D)` are pooled encodings of the scenes' descriptions up to a factor, `pictures` WebP files.
+    """
+
+    entries: tuple[GalleryEntry, ...]
+    latents: np.ndarray
+    scales: np.ndarray
+    vectors: np.ndarray
+    pictures: tuple[bytes, ...]
+    card: dict[str, Any]
+
+    @property
+    def credit(self) -> str:
+        """The footage and its licence, in a sentence."""
+        return f"{self.card['footage']} ({self.card['licence']})"
+
+    def index(self, start_id: str) -> int:
+        """Number of a start; raises UnknownStartError."""
+        for number, entry in enumerate(self.entries):
+            if entry.id == start_id:
+                return number
+        raise UnknownStartError(
+            f"the gallery has no start {start_id[:80]!r}: take the id of one that it lists"
+        )
+
+    def start(self, start_id: str, seed: int = 0) -> RecordedStart:
+        """The start of an id; half of all seeds mirror one in third person. Raises UnknownStartError."""
+        return self._start(self.index(start_id), seed)
+
+    def choose(
+        self, vector: np.ndarray, perspective: str, seed: int, config: ChoiceConfig = ChoiceConfig()
+    ) -> RecordedStart:
+        """One of the starts whose captions are nearest to a prompt of this pooled encoding `(D,)`, by the seed.
+
+        Starts of another perspective are left out unless there are no others.
+        """
+        allowed = [i for i, entry in enumerate(self.entries) if entry.perspective in (None, perspective)]
+        numbers = np.array(allowed or range(len(self.entries)))
+        known = _unit(self.vectors[numbers])
+        # What all captions share, which is most of it, tells none of them from another.
+        shared = known.mean(0)
+        similarity = _unit(known - shared) @ _unit(_unit(vector) - shared)
+        order = np.argsort(-similarity, kind="stable")[: config.most]
+        near = numbers[order[similarity[order] >= similarity.max() - config.margin]]
+        return self._start(int(near[_draw(seed, "start") % len(near)]), seed)
+
+    def _start(self, number: int, seed: int) -> RecordedStart:
+        entry = self.entries[number]
+        # Mirrored, words that name a side would be wrong, and the player's hand of a first-person view on the left.
+        may_mirror = entry.perspective == "third" and not _SIDES.search(entry.caption)
+        return RecordedStart(
+            id=entry.id,
+            caption=entry.caption,
+            credit=self.credit,
+            latents_sha256=self.card["latents_sha256"],
+            latents=self.latents[number],
+            scales=self.scales[number],
+            mirrored=may_mirror and bool(_draw(seed, "mirror") & 1),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes the gallery; raises ValueError if its file would be larger than `MAX_GALLERY_BYTES`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = np.frombuffer(b"".join(self.pictures), np.uint8)
+        arrays = {
+            "latents": self.latents,
+            "scales": self.scales,
+            "vectors": self.vectors,
+            "pictures": pictures,
+            "picture_bytes": np.array([len(picture) for picture in self.pictures], np.int64),
+        }
+        listed = json.dumps([asdict(entry) for entry in self.entries])
+        with write_atomically(folder / GALLERY_FILE) as partial:
+            save_file(arrays, partial, {_STARTS: listed})
+            size_bytes = partial.stat().st_size
+            if size_bytes > MAX_GALLERY_BYTES:
+                raise ValueError(
+                    f"the gallery of {len(self.entries)} starts has {size_bytes} bytes and the limit is "
+                    f"{MAX_GALLERY_BYTES}: build it with fewer --starts"
+                )
+        sums = {GALLERY_FILE: file_sha256(folder / GALLERY_FILE)}
+        card = {**self.card, "starts": len(self.entries), "size_bytes": size_bytes, "sha256": sums}
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Gallery:
+        """Reads a gallery; raises ValueError for one that is missing or damaged."""
+        file = folder / GALLERY_FILE
+        try:
+            card = json.loads((folder / CARD_FILE).read_text())
+            if file_sha256(file) != card["sha256"][GALLERY_FILE]:
+                raise ValueError(f"{file} is damaged: its SHA-256 is not that of its card; build it again")
+            with safe_open(file, "np") as opened:
+                listed = json.loads(opened.metadata()[_STARTS])
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
+        except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"no gallery in {folder}: build one (gamegen gallery build --help)") from error
+        ends = np.cumsum(arrays["picture_bytes"])
+        data = arrays["pictures"].tobytes()
+        return cls(
+            entries=tuple(GalleryEntry(**fields) for fields in listed),
+            latents=arrays["latents"],
+            scales=arrays["scales"],
+            vectors=arrays["vectors"],
+            pictures=tuple(
+                data[end - size : end] for end, size in zip(ends, arrays["picture_bytes"], strict=True)
+            ),
+            card=card,
+        )
+
+
+def quantised(values: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Values as int8 and their float32 scales, one for all of `axes`, which the scales lack."""
+    largest = np.abs(values).max(axes, keepdims=True)
+    scales = np.maximum(largest / 127, 1e-12).astype(np.float32)
+    return np.rint(values / scales).astype(np.int8), scales.squeeze(axes)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float64)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def _draw(seed: int, purpose: str) -> int:
+    """A number that is a pure function of (seed, purpose), as the engine's noise is."""
+    digest = hashlib.sha256(f"{seed}/gallery/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")

@@ -1,0 +1,31 @@
+"""SHA-256 of the weights that latents depend on: what two models must share to read each other's latents."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+from gamegen.models.model import Model
+
+
+def vae_sha256(model: Model) -> str:
+    """SHA-256 of the weights that encoded clips depend on: those of the encoder half.
+
+    What a motion network foresees also depends on its own weights and on those of the streaming decoder.
+    """
+    parts: dict[str, Tensor] = dict(model.vae.encoder.state_dict())
+    if model.motion is not None:
+        for part in (model.motion, model.vae.streaming):
+            parts |= {f"{type(part).__name__}.{name}": tensor for name, tensor in part.state_dict().items()}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(parts.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def latents_sha256(model: Model) -> str:
+    """SHA-256 of everything that normalised latents depend on: `vae_sha256`, and the statistics of `normalise`."""
+    statistics = [*map(float, model.config.latent_mean)], [*map(float, model.config.latent_std)]
+    return hashlib.sha256(f"{vae_sha256(model)} {statistics}".encode()).hexdigest()
