@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from torch import Tensor
 
@@ -18,14 +19,20 @@ def vae_sha256(model: Model) -> str:
     if model.motion is not None:
         for part in (model.motion, model.vae.streaming):
             parts |= {f"{type(part).__name__}.{name}": tensor for name, tensor in part.state_dict().items()}
+    return _sha256(parts).hexdigest()
+
+
+def latents_sha256(model: Model) -> str:
+    """SHA-256 of everything that normalised latents depend on: the encoder, and the statistics of `normalise`."""
+    digest = _sha256(model.vae.encoder.state_dict())
+    statistics = [*map(float, model.config.latent_mean)], [*map(float, model.config.latent_std)]
+    digest.update(str(statistics).encode())
+    return digest.hexdigest()
+
+
+def _sha256(parts: dict[str, Tensor]) -> Any:
     digest = hashlib.sha256()
     for name, tensor in sorted(parts.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def latents_sha256(model: Model) -> str:
-    """SHA-256 of everything that normalised latents depend on: `vae_sha256`, and the statistics of `normalise`."""
-    statistics = [*map(float, model.config.latent_mean)], [*map(float, model.config.latent_std)]
-    return hashlib.sha256(f"{vae_sha256(model)} {statistics}".encode()).hexdigest()
+    return digest

@@ -10,10 +10,13 @@ from gamegen.models.model import ModelConfig
 from gamegen.models.msdit import MSDiTConfig
 
 
-def test_nano_is_the_shipped_model_without_its_statistics_and_its_motion_network():
-    """The `motion` stage has the sizes of that."""
-    shipped = dataclasses.replace(read_config("nano"), latent_mean=(), latent_std=(), motion=None)
-    assert named_config("nano") == shipped
+def test_nano_is_the_shipped_model_without_what_later_stages_add():
+    """The `motion` stage has the sizes of the motion network; the `streaming` stage adds the decoder's reference."""
+    shipped = read_config("nano")
+    vae = dataclasses.replace(shipped.vae, streaming_reference=False)
+    assert named_config("nano") == dataclasses.replace(
+        shipped, vae=vae, motion=None, latent_mean=(), latent_std=()
+    )
 
 
 def test_widths_layers_and_heads_of_the_named_configs():
