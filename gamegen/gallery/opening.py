@@ -83,6 +83,6 @@ def start_opening(start: RecordedStart, model: Model) -> Opening:
 def mirrored(latents_TCHW: Tensor, model: Model) -> Tensor:
     """Latents of the same moment with left and right swapped, normalised as the given ones are."""
     latent = model.denormalise(latents_TCHW.to(model.device))
-    video_FCHW = model.vae.decode_streaming(latent[None])[0]
+    video_FCHW = model.vae.decode(latent[None])[0]
     frames = to_pixels(video_FCHW.flip(-1)).cpu().numpy()
     return model.encode(frames)

@@ -46,7 +46,7 @@ def test_the_documentation_shows_the_stage_that_is_tested(file):
 def test_every_stage_goes_by_its_name():
     for name, stage in STAGES.items():
         assert stage.stage == name
-    assert "(vae, decoder, idm, motion)" in shards_help()
+    assert "(vae, decoder, idm, motion, streaming)" in shards_help()
 
 
 def test_shipped_stages_load_and_wrong_ones_are_named(tmp_path):
