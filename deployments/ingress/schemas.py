@@ -122,7 +122,7 @@ class SessionAddress(BaseModel):
 
 
 class SessionStart(BaseModel):
-    """How a world began; one of the gallery has its id, its caption and whose footage it is."""
+    """Start of a world: its kind, and for one of the gallery the start's id, caption and credit."""
 
     kind: StartKind
     id: str | None

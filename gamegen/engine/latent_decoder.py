@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from gamegen.controls import OPERATION_SIZE
 from gamegen.device import compute_dtype, one_thread
 from gamegen.engine.flow_prediction import build_flow_prediction
-from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.folding import chunk_pixels, from_pixels
 from gamegen.models.model import Model
 from gamegen.models.motion import PAST_OPERATIONS
@@ -30,7 +28,7 @@ Part = Callable[..., Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class StreamPast:
-    """What a decoder needs of a stream's past; without arguments that of a stream that has not begun.
+    """State of a stream between two chunks, from which a decoder continues it; by default that of a new stream.
 
     `latent` `(C, h, w)` is its last one, normalised, `frames` uint8 `(2, H, W, 3)` are the last two shown, None where
     they are not known, and `operations` float32 `(PAST_OPERATIONS, O)` those that led there.
@@ -191,8 +189,3 @@ class _MiddleFrames(nn.Module):
 
 def _parts(decoder: StreamingDecoder) -> tuple[nn.Module, nn.Module]:
     return _EndFrames(decoder), _MiddleFrames(decoder)
-
-
-def load_decoder(name_or_path: str | Path, device: torch.device | str | None = None) -> LatentDecoder:
-    """The streaming decoder of a checkpoint."""
-    return LatentDecoder(load_checkpoint(name_or_path, device).model)

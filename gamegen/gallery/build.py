@@ -176,7 +176,7 @@ def _last_frames(latents_TCHW: Tensor, chunks: list[int], model: Model) -> np.nd
 
 
 def score_picture(frame: np.ndarray, config: GalleryConfig) -> float | None:
-    """How much of a picture shows scenery, from 0 to 1; None for one that is too dark, too bright or nearly uniform."""
+    """Score of a picture by its share of scenery, from 0 to 1; None if it is too dark, too bright or nearly uniform."""
     luminance = frame @ _LUMINANCE / 255
     if not config.min_luminance <= luminance.mean() <= config.max_luminance:
         return None

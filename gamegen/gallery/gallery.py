@@ -39,7 +39,7 @@ class UnknownStartError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryEntry:
-    """What is known of a start: its caption and perspective, and the moment, a clip's chunk, that it was taken from."""
+    """Metadata of a start: its id, caption and perspective, and the clip and chunk that it was taken from."""
 
     id: str
     caption: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 from torch import Tensor
 
@@ -19,20 +18,19 @@ def vae_sha256(model: Model) -> str:
     if model.motion is not None:
         for part in (model.motion, model.vae.streaming):
             parts |= {f"{type(part).__name__}.{name}": tensor for name, tensor in part.state_dict().items()}
-    return _sha256(parts).hexdigest()
+    return _sha256(parts)
 
 
 def latents_sha256(model: Model) -> str:
     """SHA-256 of everything that normalised latents depend on: the encoder, and the statistics of `normalise`."""
-    digest = _sha256(model.vae.encoder.state_dict())
     statistics = [*map(float, model.config.latent_mean)], [*map(float, model.config.latent_std)]
-    digest.update(str(statistics).encode())
-    return digest.hexdigest()
+    return _sha256(model.vae.encoder.state_dict(), str(statistics))
 
 
-def _sha256(parts: dict[str, Tensor]) -> Any:
+def _sha256(weights: dict[str, Tensor], more: str = "") -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(parts.items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest
+    digest.update(more.encode())
+    return digest.hexdigest()

@@ -67,14 +67,14 @@ class RemainingFrames(NamedTuple):
 
 
 class _Features(NamedTuple):
-    """What the stem finds: features, patches and the reference's detail of all four frames, folded."""
+    """Features, patches and reference detail of all four frames, folded; the stem's output."""
 
     features: Tensor
     patches: Tensor
     detail: Tensor | None
 
     def frames(self, take: Callable[[Tensor], Tensor]) -> _Features:
-        """Those of some of the frames."""
+        """The features of a subset of the frames, which `take` selects from each tensor."""
         detail = None if self.detail is None else take(self.detail)
         return _Features(take(self.features), take(self.patches), detail)
 

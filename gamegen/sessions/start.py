@@ -12,7 +12,7 @@ StartKind = Literal["gallery", "drawn", "picture"]
 
 @dataclass(frozen=True)
 class StartFacts:
-    """How a world began, for people; the other fields are None unless `kind` is "gallery"."""
+    """Start of a world as a session reports it; the other fields are None unless `kind` is "gallery"."""
 
     kind: StartKind
     id: str | None = None
