@@ -90,9 +90,7 @@ class World:
     def _open(self, prompt: TextStates, seed: int, opening: Opening | None) -> None:
         latents, is_varied = (opening.latents, opening.is_varied) if opening else (None, False)
         self.engine.open(self.SESSION, prompt, seed, latents, is_varied)
-        # As in snapshots, so that a restored world shows equal frames.
-        chunks = self.engine.snapshot(self.SESSION).chunks
-        self._past = StreamPast(chunks[-1].latent if chunks else None)
+        self._past = _past_of(self.engine.snapshot(self.SESSION))
 
     def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.
@@ -126,6 +124,18 @@ class World:
         return self.engine.snapshot(self.SESSION)
 
     def restore(self, snapshot: WorldSnapshot) -> None:
-        """Continues from a snapshot, of this world or another."""
+        """Continues from a snapshot, of this world or another.
+
+        Its latents go on as they would have. A decoder that takes detail from the frame shown last, which a snapshot
+        does not hold, draws that frame again from its latent.
+        """
         self.engine.restore(self.SESSION, snapshot)
-        self._past = StreamPast(snapshot.chunks[-1].latent if snapshot.chunks else None)
+        self._past = _past_of(snapshot)
+
+
+def _past_of(snapshot: WorldSnapshot) -> StreamPast:
+    """State of the stream after a snapshot's chunks; the frames that were shown are not known."""
+    past = StreamPast()
+    for chunk in snapshot.chunks:
+        past = past.next(chunk.latent, None, chunk.conditioning.operations)
+    return past
