@@ -14,11 +14,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gamegen.controls import Control as PlayerControl
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.engine.variants import Variant
 from gamegen.engine.video_prompts import encode_video_prompt
@@ -41,8 +39,6 @@ class World:
         self.engine = engine
         self.text_encoder = text_encoder
         self.gallery = gallery
-        self.decoder = LatentDecoder(engine.model)
-        self._past = StreamPast()
 
     @classmethod
     def load(cls, name_or_path: str | Path = "nano", device: str | None = None) -> World:
@@ -90,7 +86,6 @@ class World:
     def _open(self, prompt: TextStates, seed: int, opening: Opening | None) -> None:
         latents, is_varied = (opening.latents, opening.is_varied) if opening else (None, False)
         self.engine.open(self.SESSION, prompt, seed, latents, is_varied)
-        self._past = _past_of(self.engine.snapshot(self.SESSION))
 
     def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.
@@ -114,28 +109,13 @@ class World:
 
     def step_operations(self, operations: np.ndarray) -> np.ndarray:
         """The next chunk under per-frame operation vectors `(4, OPERATION_SIZE)`, uint8 `(4, H, W, 3)`."""
-        latent = torch.from_numpy(self.engine.step({self.SESSION: operations})[self.SESSION])
-        frames = self.decoder.decode([latent], [self._past], [operations])[0]
-        self._past = self._past.next(latent, frames, operations)
-        return frames.numpy()
+        self.engine.step({self.SESSION: operations})
+        return self.engine.frames(self.SESSION)
 
     def snapshot(self) -> WorldSnapshot:
         """The world at this chunk boundary; see `WorldSnapshot`."""
         return self.engine.snapshot(self.SESSION)
 
     def restore(self, snapshot: WorldSnapshot) -> None:
-        """Continues from a snapshot, of this world or another.
-
-        Its latents go on as they would have. A decoder that takes detail from the frame shown last, which a snapshot
-        does not hold, draws that frame again from its latent.
-        """
+        """Continues from a snapshot, of this world or another."""
         self.engine.restore(self.SESSION, snapshot)
-        self._past = _past_of(snapshot)
-
-
-def _past_of(snapshot: WorldSnapshot) -> StreamPast:
-    """State of the stream after a snapshot's chunks; the frames that were shown are not known."""
-    past = StreamPast()
-    for chunk in snapshot.chunks:
-        past = past.next(chunk.latent, None, chunk.conditioning.operations)
-    return past

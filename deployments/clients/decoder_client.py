@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import cast
 
-import numpy as np
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from deployments.clients.retry import ReplicaUnavailableError, RetryPolicy
@@ -40,17 +38,9 @@ class DecoderClient:
         self._calls = MicroBatcher(self._call, max_batch, calls_at_once=2 * num_replicas)
         self._policy = policy
 
-    def start(
-        self,
-        request: DecodeRequest,
-        on_decoded: OnDecoded | None = None,
-        after: DecodeStream | None = None,
-    ) -> DecodeStream:
-        """Begins to decode a chunk at once, or when the chunk `after` which it comes has been decoded.
-
-        `on_decoded` is called when its last file has come.
-        """
-        return DecodeStream(request, self._calls.stream, self._policy, on_decoded, after)
+    def start(self, request: DecodeRequest, on_decoded: OnDecoded | None = None) -> DecodeStream:
+        """Begins to decode a chunk at once; `on_decoded` is called when its last file has come."""
+        return DecodeStream(request, self._calls.stream, self._policy, on_decoded)
 
     async def _call(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
         async for parts in cast(DeploymentResponseGenerator, self._decode.remote(requests)):
@@ -71,14 +61,11 @@ class DecodeStream:
         decode: Callable[[DecodeRequest], AsyncIterator[DecodedFrames]],
         policy: RetryPolicy,
         on_decoded: OnDecoded | None,
-        after: DecodeStream | None,
     ) -> None:
         self._request = request
         self._decode = decode
         self._policy = policy
         self._on_decoded = on_decoded
-        self._after = after
-        self._shown: np.ndarray | None = None
         self._files: asyncio.Queue[tuple[bytes, float] | None] = asyncio.Queue()
         self._came_s: list[float] = []
         self._task = asyncio.create_task(self._fetch())
@@ -104,16 +91,7 @@ class DecodeStream:
         """Stops decoding."""
         self._task.cancel()
 
-    async def shown(self) -> np.ndarray | None:
-        """The chunk's last frames for the next one, once it is decoded; None if there are none, or it failed."""
-        await asyncio.wait([self._task])
-        return self._shown
-
     async def _fetch(self) -> None:
-        if self._after is not None:
-            self._request = replace(self._request, shown=await self._after.shown())
-            # Otherwise each chunk would hold all chunks before it.
-            self._after = None
         asked_s = time.monotonic()
         try:
             await self._policy.run(self._attempt)
@@ -128,7 +106,6 @@ class DecodeStream:
         """Decodes the chunk from its beginning; files that an earlier attempt brought are left out."""
         number = 0
         async for part in self._decode(self._request):
-            self._shown = part.shown
             for file in part.files:
                 number += 1
                 if number > len(self._came_s):

@@ -86,13 +86,12 @@ async def _play(
     world = await resume_world(journal.record, context)
     await world.begin()
     first, jpegs = journal.record.version, []
-    decoding: DecodeStream | None = None
     for number in range(first, first + order.chunks):
         said = order.instruction if number == first else None
         spoken = (LoggedInstruction(number, said.text, said.blend_chunks),) if said else ()
         instruction = InstructionUpdate(words, said.blend_chunks) if said else None
         logged = LoggedChunk(_control(order), spoken)
-        decoding = await _draw(journal, world, logged, instruction, context, decoding)
+        decoding = await _draw(journal, world, logged, instruction, context)
         try:
             await _log(journal)
             jpegs += [file async for file, _ in decoding]
@@ -115,9 +114,8 @@ async def _draw(
     logged: LoggedChunk,
     instruction: InstructionUpdate | None,
     context: PlayContext,
-    after: DecodeStream | None,
 ) -> DecodeStream:
-    """Draws a chunk, enters it into the journal and starts to decode it `after` the one before."""
+    """Draws a chunk, enters it into the journal and starts to decode it."""
     spec, previous = journal.record.spec, world.latent
     chunk = await world.step(logged.control.operations(), instruction)
     journal.add(logged, chunk.snapshot)
@@ -126,8 +124,9 @@ async def _draw(
         previous=previous,
         operations=recent_operations(journal.record.controls, DECODED_CONTROLS),
         size=(spec.width, spec.height),
+        shown=chunk.shown,
     )
-    return context.replicas.decoder.start(request, after=after)
+    return context.replicas.decoder.start(request)
 
 
 async def _log(journal: SessionJournal) -> None:

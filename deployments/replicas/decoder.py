@@ -1,7 +1,4 @@
-"""Decoder replicas: latents to JPEG files or fragments of MP4.
-
-Of the raw frames only those cross a handle that the next chunk takes detail from, two of four, at the model's size.
-"""
+"""Decoder replicas: latents to JPEG files or fragments of MP4."""
 
 from __future__ import annotations
 
@@ -64,14 +61,10 @@ class DecoderDeployment:
         pasts = [_past(request) for request in requests]
         operations = [request.operations[-FRAMES_PER_CHUNK:] for request in requests]
         encoders = [ChunkEncoder(request, self._settings) for request in requests]
-        num_left = FRAMES_PER_CHUNK
         for part in self._decoder.decode_in_parts(latents, pasts, operations):
             files = [encoder.take(frames) for encoder, frames in zip(encoders, part.numpy(), strict=True)]
             decode_ms = 1000 * (time.perf_counter() - start)
-            num_left -= part.shape[1]
-            is_kept = num_left == 0 and self._decoder.needs_shown
-            shown = [video[-2:].numpy() if is_kept else None for video in part]
-            yield [DecodedFrames(made, decode_ms, kept) for made, kept in zip(files, shown, strict=True)]
+            yield [DecodedFrames(made, decode_ms) for made in files]
 
 
 def _past(request: DecodeRequest) -> StreamPast:

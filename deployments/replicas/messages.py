@@ -104,12 +104,17 @@ class StepRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """One drawn chunk: the version after it, its latent float16 `(C, h, w)`, the time and batch size of the pass."""
+    """One drawn chunk: the version after it, its latent float16 `(C, h, w)`, the time and batch size of the pass.
+
+    `shown` are the last two frames before it, uint8 `(2, H, W, 3)`, for a decoder that takes detail from them; None for
+    others, and before the first chunk.
+    """
 
     version: int
     latent: np.ndarray
     step_ms: float
     num_sessions: int
+    shown: np.ndarray | None = None
     snapshot: bytes | None = None
 
 
@@ -133,9 +138,9 @@ DECODED_CONTROLS = 4
 class DecodeRequest:
     """Decodes a chunk's latent, given the latent before it (None at the start), into frames of (width, height) `size`.
 
-    `operations` float32 `(NUM_OPERATIONS, O)` lead to its end. `shown` are the frames shown last, as `DecodedFrames`
-    of the chunk before brought them; without them the decoder takes what the latent before shows. With `sequence`,
-    the number of its first frame, the chunk becomes one MP4 fragment, without it four JPEG files.
+    `operations` float32 `(NUM_OPERATIONS, O)` lead to its end. `shown` are those of the `Chunk`; a decoder that lacks
+    them takes what the latent before shows. With `sequence`, the number of its first frame, the chunk becomes one MP4
+    fragment, without it four JPEG files.
     """
 
     latent: np.ndarray
@@ -153,11 +158,7 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class DecodedFrames:
-    """The next files of a chunk, none while there are too few frames, and the time since decoding began.
-
-    With a chunk's last files come its last frames, uint8 `(2, H, W, 3)`, for a decoder that takes detail from them.
-    """
+    """The next files of a chunk, none while there are too few frames, and the time since decoding began."""
 
     files: list[bytes]
     decode_ms: float
-    shown: np.ndarray | None = None

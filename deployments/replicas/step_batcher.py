@@ -217,6 +217,7 @@ class StepBatcher:
             if sid not in ready:
                 replies.append(Missing(self._engine.version(sid)))
                 continue
+            shown = self._engine.past(sid).frames
             snapshot = self._engine.snapshot(sid).to_bytes() if request.wants_snapshot else None
             replies.append(
                 Chunk(
@@ -224,6 +225,7 @@ class StepBatcher:
                     latent=latents[sid],
                     step_ms=step_ms,
                     num_sessions=len(ready),
+                    shown=None if shown is None else shown.numpy(),
                     snapshot=snapshot,
                 )
             )

@@ -108,7 +108,6 @@ class SessionPlayer:
         self._follow: tuple[str, Follow] | None = None
         self._drawing_number = -1
         self._drawn: asyncio.Queue[_DrawnChunk] = asyncio.Queue(maxsize=1)
-        self._decoding: DecodeStream | None = None
         world.on_recovering = self._tell_recovering
 
     async def run(self) -> None:
@@ -189,16 +188,16 @@ class SessionPlayer:
             previous=previous,
             operations=recent_operations(self._journal.record.controls, DECODED_CONTROLS),
             size=self._size,
+            shown=chunk.shown,
             sequence=FRAMES_PER_CHUNK * number if self.format == "fmp4" else None,
         )
         on_decoded = self._timed(begun_s, is_typical)
-        self._decoding = self._decoder.start(request, on_decoded, after=self._decoding)
         return _DrawnChunk(
             number=number,
             chunk=chunk,
             timestamp=timestamp,
             times=times,
-            decoding=self._decoding,
+            decoding=self._decoder.start(request, on_decoded),
             flush=asyncio.create_task(self._journal.flush()),
         )
 

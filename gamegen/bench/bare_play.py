@@ -46,7 +46,6 @@ class BarePlay:
         self._operations = {str(i): Control({"w"}).operations() for i in range(sessions)}
         for seed, session in enumerate(self._operations):
             self._engine.open(session, prompt, seed=seed)
-        self._pasts = [StreamPast() for _ in range(sessions)]
         self.run(_SETTLING_S)
 
     def run(self, seconds: float) -> BareRun:
@@ -63,9 +62,10 @@ class BarePlay:
             chunk_s = time.perf_counter()
             chunks = self._engine.step(self._operations)
             latents = [torch.from_numpy(chunks[session]) for session in self._operations]
+            pasts = [self._engine.past(session) for session in self._operations]
             if decoding:
                 first_frames_s.append(decoding.result())
-            decoding = self._decoder_thread.submit(self._decode, latents, chunk_s)
+            decoding = self._decoder_thread.submit(self._decode, latents, pasts, chunk_s)
             self._engine.commit()
         if decoding:
             first_frames_s.append(decoding.result())
@@ -73,17 +73,14 @@ class BarePlay:
         # The last chunk's whole period counts, though it may have needed a part of it only.
         return BareRun(frames / (max(due_s, time.perf_counter()) - began_s), np.array(first_frames_s))
 
-    def _decode(self, latents: list[torch.Tensor], chunk_s: float) -> float:
+    def _decode(self, latents: list[torch.Tensor], pasts: list[StreamPast], chunk_s: float) -> float:
         """Seconds from the chunk's start until every session has its first JPEG."""
         first_s: float | None = None
-        operations, parts = [*self._operations.values()], []
-        for part in self._decoder.decode_in_parts(latents, self._pasts, operations):
+        operations = [*self._operations.values()]
+        for part in self._decoder.decode_in_parts(latents, pasts, operations):
             for video in part.numpy():
                 encode_jpegs(video)
-            parts.append(part)
             first_s = first_s or time.perf_counter() - chunk_s
-        following = zip(self._pasts, latents, torch.cat(parts, 1), operations, strict=True)
-        self._pasts = [past.next(latent, own, done) for past, latent, own, done in following]
         assert first_s is not None
         return first_s
 

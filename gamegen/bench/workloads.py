@@ -37,8 +37,6 @@ class WorldWorkload:
         model = variant.load_or_draw()
         self.sessions = [str(i) for i in range(variant.sessions)]
         self.engine = WorldEngine(model, EngineConfig(max_sessions=variant.sessions))
-        self.decoder = LatentDecoder(model)
-        self.pasts = [StreamPast() for _ in self.sessions]
         self.frames_per_round = FRAMES_PER_CHUNK * variant.sessions
         self.passes = self.engine.runner.frame_pass = TimedPass(self.engine)
         states = text_encoder.encode([PROMPT])[0]
@@ -54,15 +52,11 @@ class WorldWorkload:
         """One chunk of every session."""
         self.passes.seconds.clear()
         began = time.perf_counter()
-        chunks = self.engine.step(dict.fromkeys(self.sessions, self._operations))
+        self.engine.step(dict.fromkeys(self.sessions, self._operations))
         stepped = time.perf_counter()
-        latents = [torch.from_numpy(chunks[session]) for session in self.sessions]
-        operations = [self._operations] * len(latents)
-        frames = self.decoder.decode(latents, self.pasts, operations)
+        frames = [self.engine.frames(session) for session in self.sessions]
         decoded = time.perf_counter()
-        following = zip(self.pasts, latents, frames, operations, strict=True)
-        self.pasts = [past.next(latent, own, done) for past, latent, own, done in following]
-        for video in frames.numpy():
+        for video in frames:
             encode_jpegs(video)
         shown = time.perf_counter()
         denoise = sum(self.passes.seconds)

@@ -183,14 +183,15 @@ def encode_row(
             if _first_chunk(i.frame) < n
         ],
         **truth,
-        **(_compensated(model, latents, operations) if model.motion else {}),
+        **(_compensated(model, frames, operations) if model.motion else {}),
     }
 
 
 @torch.inference_mode()
-def _compensated(model: Model, latents: np.ndarray, operations: np.ndarray) -> dict[str, bytes]:
+def _compensated(model: Model, frames: np.ndarray, operations: np.ndarray) -> dict[str, bytes]:
     """The columns of what the model's motion network foresees of each latent."""
-    given = (torch.from_numpy(array).to(model.device) for array in (latents, operations))
+    shown = frames[: len(operations) * FRAMES_PER_CHUNK]
+    given = (torch.from_numpy(array).to(model.device) for array in (shown, operations))
     with autocast(model.device):
         found = compensate_stream(model, *given)
     return {

@@ -11,14 +11,15 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
-from gamegen.engine.conditioning import Conditioning, idle_operations
+from gamegen.engine.conditioning import Conditioning
 from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.frame_pass import FrameInputs
+from gamegen.engine.latent_decoder import last_shown
 from gamegen.engine.state import DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import PAST_CHUNKS, Compensated, compensate_normalised, no_latent
+from gamegen.models.motion_compensation import Compensated, compensate, no_latent
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.text import TextStates
 
@@ -71,11 +72,20 @@ class InputStacker:
         ]
         return torch.stack(noise)[:, None].to(self._model.device)
 
-    def stacked(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> BatchInputs:
-        """Inputs for the next chunk of each session under the given conditions."""
+    def stacked(
+        self,
+        sessions: Sequence[Session],
+        conditions: Sequence[Conditioning],
+        compensated: Compensated | None = None,
+    ) -> BatchInputs:
+        """Inputs for the next chunk of each session under the given conditions.
+
+        `compensated` are normalised latents to be given to chunks that are known, instead of what the motion network
+        foresees.
+        """
         controls = self._controls(conditions)
         prompt = self._text([s.prompt for s in sessions], self._text_length)
-        cond = FrameInputs(prompt, controls, self._previous(sessions, conditions))
+        cond = FrameInputs(prompt, controls, self._previous(sessions, conditions, compensated))
         if sessions[0].params.sampling.guidance_scale == 1:
             return BatchInputs(cond, None)
         uncond = replace(cond, prompt=self._negative(sessions, prompt), controls=controls.dropped())
@@ -101,39 +111,46 @@ class InputStacker:
             return self._text(negatives, self._text_length)
         return prompt.dropped(torch.ones(len(sessions), dtype=torch.bool, device=prompt.mask.device))
 
-    def _previous(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Previous:
+    def _previous(
+        self,
+        sessions: Sequence[Session],
+        conditions: Sequence[Conditioning],
+        compensated: Compensated | None,
+    ) -> Previous:
         device, level = self._model.device, sessions[0].params.sampling.context_level
         has_previous = torch.tensor([[bool(s.chunks)] for s in sessions], device=device)
-        latent, confidence = self._latents(sessions, back=1), None
         if self._compensates:
-            compensated = self._compensated(latent, sessions, conditions)
-            latent, confidence = compensated.latent, compensated.confidence[:, None]
-        previous = latent[:, None]
+            latent, confidence = compensated or self._compensated(sessions, conditions)
+            given, trust = latent.float()[:, None], confidence.float()[:, None]
+        else:
+            given, trust = self._last_latents(sessions)[:, None], None
         noise = self.noise(sessions, ["previous"] * len(sessions))
-        noisy = add_noise(previous, noise, torch.full((len(sessions), 1), level, device=device))
-        return Previous(previous, noisy, torch.where(has_previous, level, -1.0), confidence)
+        noisy = add_noise(given, noise, torch.full((len(sessions), 1), level, device=device))
+        return Previous(given, noisy, torch.where(has_previous, level, -1.0), trust)
 
-    def _compensated(
-        self, last: Tensor, sessions: Sequence[Session], conditions: Sequence[Conditioning]
-    ) -> Compensated:
-        """Motion-compensated latents `(B, C, h, w)` after the `last` ones; they mean nothing without a past."""
-        before, operations = self._latents(sessions, back=2), self._operations(sessions, conditions)
-        return compensate_normalised(self._model, last, before, operations, self._predict_flow)
+    def _compensated(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Compensated:
+        """What the motion network foresees of each session's next chunk, normalised, zeros where nothing is shown yet.
 
-    def _latents(self, sessions: Sequence[Session], back: int) -> Tensor:
-        """The latent of each session `back` chunks before the next one, float32 `(B, C, h, w)`."""
+        Rounded to float16, so that a snapshot holds exactly what the run used.
+        """
+        device = self._model.device
+        latent = torch.zeros(len(sessions), *self._latent_shape, dtype=torch.float16, device=device)
+        confidence = torch.zeros_like(latent[:, :1])
+        begun = [i for i, session in enumerate(sessions) if session.chunks]
+        # One by one on a CPU, where rounding would depend on the other rows.
+        for rows in [[i] for i in begun] if device.type == "cpu" else [begun] * bool(begun):
+            pasts, done = [sessions[i].upto_last for i in rows], [conditions[i].operations for i in rows]
+            steps = np.stack([np.concatenate([p.operations, o]) for p, o in zip(pasts, done, strict=True)])
+            operations = torch.from_numpy(steps).float().to(device)
+            found = compensate(self._model, last_shown(self._model, pasts), operations, self._predict_flow)
+            latent[rows] = self._model.normalise(found.latent).half()
+            confidence[rows] = found.confidence.half()
+        return Compensated(latent, confidence)
+
+    def _last_latents(self, sessions: Sequence[Session]) -> Tensor:
+        """The last latent of each session, float32 `(B, C, h, w)`."""
         none = self._no_latent.expand(self._latent_shape)
-        found = [s.chunks[-back].latent.to(none) if len(s.chunks) >= back else none for s in sessions]
-        return torch.stack(found)
-
-    def _operations(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Tensor:
-        """Operations that lead to the end of each session's next chunk, `(B, NUM_OPERATIONS, O)`."""
-        rows = []
-        for session, condition in zip(sessions, conditions, strict=True):
-            past = [chunk.conditioning.operations for chunk in session.chunks[-PAST_CHUNKS:]]
-            missing = [idle_operations()] * (PAST_CHUNKS - len(past))
-            rows.append(np.concatenate([*missing, *past, condition.operations]))
-        return torch.from_numpy(np.stack(rows)).float().to(self._model.device)
+        return torch.stack([s.chunks[-1].latent.to(none) if s.chunks else none for s in sessions])
 
     def _videos(self, videos: list[Tensor | None]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Latents of video prompts `(B, 1, C, h, w)` and a bool mask `(B,)` of rows that have one; None without any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -26,7 +26,7 @@ from gamegen.engine.state import Session
 from gamegen.flow import add_noise
 from gamegen.models.kv_cache import KVCaches
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import PAST_CHUNKS
+from gamegen.models.motion_compensation import PAST_CHUNKS, Compensated
 from gamegen.models.msdit import PATCH
 from gamegen.models.text import MAX_TOKENS
 
@@ -67,11 +67,9 @@ class BatchRunner:
         attentions = temporal_attentions(foundation, instructnet)
         num_tokens = self.latent_shape[1] * self.latent_shape[2] // PATCH**2
         self.caches = KVCaches([a.new_cache(max_sessions, num_tokens, foundation.dtype) for a in attentions])
-        # The chunks from which the input of the next one is made: the latent before it, or its motion compensation.
-        self.lead = PAST_CHUNKS if foundation.config.motion_compensation else 1
-        """Chunks before one that its own inputs depend on."""
-        # Each temporal attention reaches a window further back.
-        self.history = len(attentions) * (foundation.config.window - 1) + self.lead
+        # Each temporal attention reaches a window further back, and the first chunk has the one before it as its input.
+        # The motion network reads the operations of some.
+        self.history = max(len(attentions) * (foundation.config.window - 1) + 1, PAST_CHUNKS)
         """Latents that the next chunk depends on, besides the anchors."""
         # Sessions of several batches may take their denoising steps in turns.
         num_batches = -(-max_sessions // (rows or max_sessions))
@@ -113,20 +111,30 @@ class BatchRunner:
         frame_pass = self.frame_pass if inputs.controls.video is None else self._video_pass
         return frame_pass(x_BTCHW, level_BT, inputs, self.caches)
 
-    def finish(self, batch: Batch) -> Tensor:
-        """Latents `(B, C, h, w)` float16 on the CPU of chunks that have taken all their steps, to be committed."""
+    def finish(self, batch: Batch) -> list[PastChunk]:
+        """The chunks of all rows, which have taken all their steps, to be committed."""
         inputs = self._inputs.of_chunks(batch.sessions, batch.chunks).cond
         # Rounded to float16, so that a snapshot holds exactly what the run used.
         latents = torch.stack([chunk.x for chunk in batch.chunks]).half()
         self._add_pending(inputs, batch.sessions, latents)
-        return latents.cpu()
+        given = _given(inputs, len(latents))
+        return [
+            PastChunk(latent, chunk.conditioning, compensated)
+            for latent, chunk, compensated in zip(latents.cpu(), batch.chunks, given, strict=True)
+        ]
 
-    def add_known(self, session: Session, chunk: PastChunk) -> None:
-        """Adds a chunk of known latent after the session's last one, to be committed."""
+    def add_known(self, session: Session, chunk: PastChunk) -> PastChunk:
+        """Adds a chunk of known latent after the session's last one, to be committed; returns it with its inputs."""
         sessions, chunks = padded([session], self.rows), padded([chunk], self.rows)
-        inputs = self._inputs.stacked(sessions, [known.conditioning for known in chunks]).cond
+        compensated = None
+        if chunk.compensated is not None:
+            parts = (torch.stack([part] * len(sessions)).to(self._device) for part in chunk.compensated)
+            compensated = Compensated(*parts)
+        conditions = [known.conditioning for known in chunks]
+        inputs = self._inputs.stacked(sessions, conditions, compensated).cond
         latents = torch.stack([known.latent for known in chunks]).to(self._device)
         self._add_pending(inputs, sessions, latents)
+        return replace(chunk, compensated=_given(inputs, 1)[0])
 
     def varied(self, session: Session, chunk: PastChunk) -> Tensor:
         """The latent of a known chunk, `(C, h, w)` float16 on the CPU, noised by the seed and denoised in one step.
@@ -189,3 +197,12 @@ class BatchRunner:
     def discard_pending(self, slot: int) -> None:
         """Drops pending commits that concern this slot alone."""
         self._pending = [pending for pending in self._pending if {*pending.slots} != {slot}]
+
+
+def _given(inputs: FrameInputs, num_rows: int) -> list[Compensated | None]:
+    """The motion-compensated latents of the first rows, float16 on the CPU; None for networks that are given none."""
+    previous = inputs.previous
+    if previous.confidence is None:
+        return [None] * num_rows
+    latents, confidences = previous.latent[:, 0].half().cpu(), previous.confidence[:, 0].half().cpu()
+    return [Compensated(latents[i].clone(), confidences[i].clone()) for i in range(num_rows)]

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.device import one_thread
 from gamegen.engine.batch_runner import BatchRunner
 from gamegen.engine.batching import Batch, make_batches
 from gamegen.engine.conditioning import Conditioning, idle_operations
+from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.slots import SlotTable
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.engine.state import DenoisingState, SamplingParams, Session
@@ -64,6 +67,13 @@ class WorldEngine:
         self.runner = BatchRunner(model, max_sessions=config.max_sessions, rows=config.rows, size=self.size)
         self._slots = SlotTable(config.max_sessions)
         self._numbers = itertools.count()
+        if model.follows_shown_frames:
+            # Compiled now, so that the first chunk does not wait for it.
+            _ = self._decoder
+
+    @cached_property
+    def _decoder(self) -> LatentDecoder:
+        return LatentDecoder(self.model, self.latent_shape)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -193,7 +203,10 @@ class WorldEngine:
     def finish(self, chunks: dict[str, DenoisingState]) -> dict[str, np.ndarray]:
         """Appends chunks that have taken all their steps to their sessions; returns latents as `step` does."""
         for batch in self._batches(chunks):
-            self._finish(batch)
+            finished = zip(batch.session_ids, batch.sessions, self.runner.finish(batch), strict=False)
+            for _, session, chunk in finished:
+                session.append(chunk, self.history, self.anchors)
+                session.advance()
         return {
             session_id: self._slots.get(session_id).chunks[-1].latent.numpy().copy() for session_id in chunks
         }
@@ -222,20 +235,40 @@ class WorldEngine:
                     denoised[session_id] = replace(chunk, x=latent, steps_done=chunk.steps_done + 1)
         return denoised
 
-    def _finish(self, batch: Batch) -> None:
-        latents = self.runner.finish(batch)
-        finished = zip(batch.session_ids, batch.sessions, batch.chunks, latents, strict=False)
-        for _, session, chunk, latent in finished:
-            session.append(PastChunk(latent, chunk.conditioning), self.history, self.anchors)
-            session.advance()
-
     @torch.inference_mode()
     def commit(self) -> None:
         """Writes keys and values of the chunks finished last into the caches, by one forward pass; repeatable.
 
-        It is a third of the work of a chunk in two steps, and can run while the chunk is decoded and shown.
+        It is a third of the work of a chunk in two steps, and can run while the chunk is decoded and shown. Models that
+        follow the shown frames decode them here as well.
         """
         self.runner.commit(on_failure=self._close_slots)
+        if self.model.follows_shown_frames:
+            for session in self._slots.sessions():
+                self._decode(session)
+
+    def frames(self, session_id: str) -> np.ndarray:
+        """The chunk generated last, uint8 `(4, H, W, 3)`, decoded if it is not yet.
+
+        Raises UnknownSessionError, and ValueError for a session that has generated none since it was opened or
+        restored.
+        """
+        session = self._slots.get(session_id)
+        self._decode(session)
+        if session.frames is None or len(session.frames) < FRAMES_PER_CHUNK:
+            raise ValueError(f"session {session_id!r} has generated no chunk yet: step it first")
+        return session.frames.numpy()
+
+    def past(self, session_id: str) -> StreamPast:
+        """State of the stream before the last chunk, with which a decoder decodes it; raises UnknownSessionError."""
+        return self._slots.get(session_id).past
+
+    def _decode(self, session: Session) -> None:
+        """Decodes a session's last chunk, if it is not yet: alone, so that its frames depend on no other session."""
+        if session.chunks and session.frames is None:
+            chunk = session.chunks[-1]
+            operations = chunk.conditioning.operations
+            session.frames = self._decoder.decode([chunk.latent], [session.past], [operations])[0].cpu()
 
     def _close_slots(self, slots: list[int]) -> None:
         """Closes sessions whose caches lack a chunk; their clients restore them."""
@@ -244,7 +277,10 @@ class WorldEngine:
 
     def snapshot(self, session_id: str) -> WorldSnapshot:
         """The session at its last chunk boundary; raises UnknownSessionError."""
-        return self._slots.get(session_id).snapshot()
+        session = self._slots.get(session_id)
+        if self.model.follows_shown_frames:
+            self._decode(session)
+        return session.snapshot()
 
     @torch.inference_mode()
     def restore(self, session_id: str, snapshot: WorldSnapshot, params: SamplingParams | None = None) -> None:
@@ -256,25 +292,30 @@ class WorldEngine:
         snapshot.check_fits(self.latent_shape, self.foundation.config.text_width)
         self.close(session_id)
         session = self._add(session_id, self._new_session(snapshot.seed, snapshot.prompt, params))
-        chunks, lead = snapshot.chunks, self.runner.lead
+        chunks = snapshot.chunks
         oldest = snapshot.version - len(chunks)
         if oldest:
-            for chunk in snapshot.anchors[: oldest + lead]:
+            for chunk in snapshot.anchors[: oldest + 1]:
                 self._append_chunk(session, chunk)
-            # Inputs of the next ones are made of the oldest ones: no cache entry depends on what came before them.
-            self.runner.caches.set_length(session.slot, oldest + lead)
-            session.version = oldest + lead
-            session.chunks = chunks[:lead]
-        for chunk in chunks[lead if oldest else 0 :]:
+            # The next one's input is made of the oldest one: no cache entry depends on what came before that.
+            self.runner.caches.set_length(session.slot, oldest + 1)
+            session.version = oldest + 1
+            session.chunks, session.past, session.frames = chunks[:1], StreamPast(), None
+        for chunk in chunks[1 if oldest else 0 :]:
             self._append_chunk(session, chunk)
+        if snapshot.shown is not None and chunks:
+            # Of the last chunk's frames these are all that the next one depends on.
+            session.frames = snapshot.shown
         session.upcoming = [*snapshot.upcoming]
         session.videos = [*snapshot.videos]
 
     def _append_chunk(self, session: Session, chunk: PastChunk) -> None:
         """Appends a chunk whose latent is known, and commits it."""
-        self.runner.add_known(session, chunk)
-        self.commit()
-        session.append(chunk, self.history, self.anchors)
+        known = self.runner.add_known(session, chunk)
+        self.runner.commit(on_failure=self._close_slots)
+        session.append(known, self.history, self.anchors)
+        if self.model.follows_shown_frames and chunk.compensated is None:
+            self._decode(session)
 
     def _new_session(self, seed: int, prompt: TextStates, params: SamplingParams | None = None) -> Session:
         return Session(seed=seed, prompt=prompt, params=params or SamplingParams(self.sampling))

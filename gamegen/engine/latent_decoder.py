@@ -18,7 +18,7 @@ from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.models.folding import chunk_pixels, from_pixels
 from gamegen.models.model import Model
 from gamegen.models.motion import PAST_OPERATIONS
-from gamegen.models.motion_compensation import refer
+from gamegen.models.motion_compensation import no_latent, refer, shown_again
 from gamegen.models.onnx import CompiledModule, compiled
 from gamegen.models.streaming_decoder import Reference, RemainingFrames, StreamingDecoder
 from gamegen.models.vae import CausalVideoVAE
@@ -47,11 +47,32 @@ class StreamPast:
         return StreamPast(latent, None if frames is None else frames[-2:].clone(), recent)
 
 
-class LatentDecoder:
-    """Decodes normalised latents with a model's streaming decoder, in the fastest dtype of the device."""
+def last_shown(model: Model, pasts: Sequence[StreamPast]) -> Tensor:
+    """The last two frames of streams that have begun, `(B, 2, 3, H, W)` in [-1, 1].
 
-    def __init__(self, model: Model) -> None:
+    Where they are not known, the decoder shows them again from the latent.
+    """
+    none = no_latent(model)
+    rows = []
+    for past in pasts:
+        if past.frames is not None:
+            rows.append(from_pixels(past.frames.to(model.device)))
+            continue
+        assert past.latent is not None
+        latent = past.latent[None].float().to(model.device)
+        rows.append(shown_again(model, latent, none.expand_as(latent))[0])
+    return torch.stack(rows)
+
+
+class LatentDecoder:
+    """Decodes normalised latents with a model's streaming decoder, in the fastest dtype of the device.
+
+    `latent_shape` (C, h, w) is that of the model's default size if None.
+    """
+
+    def __init__(self, model: Model, latent_shape: tuple[int, int, int] | None = None) -> None:
         self._model = model
+        self._latent_shape = latent_shape or model.config.latent_shape
         # ONNX Runtime computes in float32, which is slower where the device has a faster dtype.
         on_cpu = model.device.type == "cpu"
         self.dtype = torch.float32 if on_cpu and model.may_compile else compute_dtype(model.device)
@@ -62,7 +83,7 @@ class LatentDecoder:
         decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._decoder = decoder
         sees = decoder.sees_reference
-        self._predict_flow = build_flow_prediction(model, model.config.latent_shape) if sees else None
+        self._predict_flow = build_flow_prediction(model, self._latent_shape) if sees else None
         halves: tuple[Part, Part] = self._compiled(decoder) if may_compile else _parts(decoder)
         self._ends, self._between = halves
 
@@ -71,15 +92,10 @@ class LatentDecoder:
         """True if ONNX Runtime runs the decoder."""
         return isinstance(self._ends, CompiledModule)
 
-    @property
-    def needs_shown(self) -> bool:
-        """True if the decoder takes detail from the frames shown last."""
-        return self._decoder.sees_reference
-
     def _compiled(self, decoder: StreamingDecoder) -> tuple[Part, Part]:
         """Both halves of the decoder, compiled if there are graphs of both."""
         ends, between = _parts(decoder)
-        latent = torch.zeros(2, *self._model.config.latent_shape)
+        latent = torch.zeros(2, *self._latent_shape)
         inputs = [latent, latent, *(Reference.none(latent) if decoder.sees_reference else ())]
         with torch.inference_mode():
             _, *remaining = ends(*inputs)
@@ -107,7 +123,7 @@ class LatentDecoder:
     ) -> Iterator[Tensor]:
         """The chunks of `decode` as they are ready: the first frame, uint8 `(B, 1, H, W, 3)`, then the other three."""
         latent, memory = self._pair(latents, [past.latent for past in pasts])
-        reference = self._reference(latent, memory, pasts, operations)
+        reference = self._reference(latent, pasts, operations)
         first, *remaining = self._run(self._ends, latent, memory, *reference)
         yield chunk_pixels(first).cpu()
         (between,) = self._run(self._between, *remaining)
@@ -117,7 +133,6 @@ class LatentDecoder:
     def _reference(
         self,
         latent: Tensor,
-        memory: Tensor,
         pasts: Sequence[StreamPast],
         operations: Sequence[np.ndarray],
     ) -> Sequence[Tensor]:
@@ -128,17 +143,12 @@ class LatentDecoder:
         rows = [i for i, past in enumerate(pasts) if past.latent is not None]
         if not rows:
             return reference
-        lacking = [i for i in rows if pasts[i].frames is None]
-        shown = {i: from_pixels(past.frames) for i, past in enumerate(pasts) if past.frames is not None}
-        if lacking:
-            # What was shown is lost, or never was: the decoder shows it again from the latent before.
-            again = self._decoder.last_two(memory[lacking], torch.zeros_like(memory[lacking]))
-            shown |= dict(zip(lacking, torch.stack(again, 1).clamp(-1, 1).float().cpu(), strict=True))
+        shown = last_shown(self._model, [pasts[i] for i in rows])
         steps = [np.concatenate([pasts[i].operations, operations[i]]) for i in rows]
         with one_thread(self.is_compiled):
             found = refer(
                 self._model,
-                torch.stack([shown[i] for i in rows]).to(latent.device),
+                shown,
                 torch.from_numpy(np.stack(steps)).float().to(latent.device),
                 self._predict_flow,
             )

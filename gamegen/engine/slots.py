@@ -30,6 +30,10 @@ class SlotTable:
         except KeyError:
             raise UnknownSessionError(session_id) from None
 
+    def sessions(self) -> list[Session]:
+        """All open sessions."""
+        return [*self._sessions.values()]
+
     def add(self, session_id: str, session: Session) -> None:
         """Puts a session into a free slot; raises RuntimeError if there is none."""
         if not self._free:

@@ -2,7 +2,7 @@
 
 As bytes a snapshot is a safetensors file, so reading one executes nothing. Shape suffixes: M kept chunks (anchors
 first), V latents of video prompts (those of the chunks, then the upcoming ones), W instruction states (those of the
-chunks, then the upcoming ones), N texts (the prompt first), L tokens of all texts together, D their width.
+chunks, then the upcoming ones), N texts (the prompt first), L tokens of all texts together, D their width, F frames.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from safetensors import SafetensorError, deserialize
 from safetensors.torch import save
 from torch import Tensor
 
-from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.controls import OPERATION_SIZE
 from gamegen.device import one_thread
 from gamegen.engine.conditioning import Conditioning, InstructionState
+from gamegen.models.motion_compensation import Compensated
 from gamegen.models.text import TextStates
 
 _KEY = "gamegen world snapshot"
@@ -41,16 +42,32 @@ _TENSORS = {
     "lengths_N": torch.int32,
     "tokens_LD": torch.float32,
     "pooled_ND": torch.float32,
+    "compensated_MCHW": torch.float16,
+    "confidence_M1HW": torch.float16,
+    "shown_FHWR": torch.uint8,
 }
-_NAMES = {torch.float16: "F16", torch.float32: "F32", torch.float64: "F64", torch.int32: "I32"}
+_ADDED = {"compensated_MCHW", "confidence_M1HW", "shown_FHWR"}
+"""Tensors that older snapshots lack, and that are empty for models that need none."""
+_NAMES = {
+    torch.float16: "F16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+}
 
 
 @dataclass(frozen=True)
 class PastChunk:
-    """A finished chunk: its latent `(C, h, w)` float16, normalised, and the conditions it was generated under."""
+    """A finished chunk: its latent `(C, h, w)` float16, normalised, and the conditions it was generated under.
+
+    `compensated` is the motion-compensated latent that it was generated from, `(C, h, w)` and `(1, h, w)` float16,
+    normalised; None for models that are given none, and for chunks that were given to the session.
+    """
 
     latent: Tensor
     conditioning: Conditioning
+    compensated: Compensated | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +76,8 @@ class WorldSnapshot:
 
     `chunks` are the last of them, as many as any cache entry depends on, and `anchors` the first of the stream.
     `upcoming` are the instruction states of the next chunks, one each and at least one; the last one stays in force.
-    `videos` are the latents left of a video prompt, one for each of the next chunks.
+    `videos` are the latents left of a video prompt, one for each of the next chunks. `shown` are the last two frames
+    that were shown, uint8 `(2, H, W, 3)`, for models that follow them; where they are lost, they are shown again.
     """
 
     seed: int
@@ -69,6 +87,7 @@ class WorldSnapshot:
     anchors: list[PastChunk]
     upcoming: list[InstructionState]
     videos: list[Tensor] = field(default_factory=list)
+    shown: Tensor | None = None
 
     @one_thread()
     def to_bytes(self) -> bytes:
@@ -93,6 +112,7 @@ class WorldSnapshot:
             "lengths_N": torch.tensor([len(text.tokens) for text in texts.values()]),
             "tokens_LD": torch.cat([text.tokens for text in texts.values()]),
             "pooled_ND": torch.stack([text.pooled for text in texts.values()]),
+            **_shown_tensors(kept, self.shown),
         }
         tensors = {name: tensors[name].to(dtype).contiguous() for name, dtype in _TENSORS.items()}
         facts = {
@@ -118,9 +138,9 @@ class WorldSnapshot:
         latents, operations = tensors["latents_MCHW"], tensors["operations_M4O"].numpy()
         chunk_videos, videos = _videos(tensors)
         kept = [
-            PastChunk(latent, Conditioning(done, instruction, video))
-            for latent, done, instruction, video in zip(
-                latents, operations, states[: len(latents)], chunk_videos, strict=True
+            PastChunk(latent, Conditioning(done, instruction, video), compensated)
+            for latent, done, instruction, video, compensated in zip(
+                latents, operations, states[: len(latents)], chunk_videos, _compensated(tensors), strict=True
             )
         ]
         _require(num_anchors <= len(kept), f"{num_anchors} anchors in {len(kept)} chunks")
@@ -137,13 +157,21 @@ class WorldSnapshot:
             anchors=anchors,
             upcoming=states[len(kept) :],
             videos=videos,
+            shown=tensors["shown_FHWR"] if len(tensors["shown_FHWR"]) else None,
         )
 
     def check_fits(self, latent_shape: tuple[int, int, int], text_width: int) -> None:
         """Raises ValueError unless a model of this latent shape (C, h, w) and text width can continue it."""
-        latents = [*(chunk.latent for chunk in (*self.anchors, *self.chunks)), *self.videos]
+        kept = (*self.anchors, *self.chunks)
+        latents = [*(chunk.latent for chunk in kept), *self.videos]
+        latents += [chunk.compensated.latent for chunk in kept if chunk.compensated]
         for shape in {tuple(latent.shape) for latent in latents} - {latent_shape}:
             raise ValueError(f"the snapshot has latents of shape {shape}: this world's are {latent_shape}")
+        size = tuple(SPATIAL_FACTOR * side for side in latent_shape[1:])
+        if self.shown is not None and tuple(self.shown.shape) != (2, *size, 3):
+            raise ValueError(
+                f"the snapshot has frames of shape {tuple(self.shown.shape)}: this world's are {(2, *size, 3)}"
+            )
         width = self.prompt.tokens.shape[1]
         if width != text_width:
             raise ValueError(f"the snapshot has texts of width {width}: this world's have width {text_width}")
@@ -165,10 +193,15 @@ def _read(data: bytes) -> tuple[dict[str, int], dict[str, Tensor]]:
             f"the snapshot has format version {facts['format_version']} and this release reads {FORMAT_VERSION}: "
             "continue the session with the release that made it"
         )
-    _require(set(views) == set(_TENSORS), f"its tensors are {', '.join(sorted(views)) or 'none'}")
-    tensors = {name: _tensor(name, views[name]) for name in _TENSORS}
+    given = set(views) | _ADDED
+    _require(given == set(_TENSORS), f"its tensors are {', '.join(sorted(views)) or 'none'}")
+    tensors = {name: _tensor(name, views.get(name, _empty(dtype))) for name, dtype in _TENSORS.items()}
     _require(facts.pop("crc32") == _checksum(tensors, facts), "checksum mismatch")
     return facts, tensors
+
+
+def _empty(dtype: torch.dtype) -> dict:
+    return {"dtype": _NAMES[dtype], "shape": [0], "data": b""}
 
 
 def _tensor(name: str, view: dict) -> Tensor:
@@ -218,6 +251,32 @@ def _instruction_states(tensors: dict[str, Tensor], texts: Sequence[TextStates])
     return [
         InstructionState(known[i], gate, known[j], share) for i, gate, j, share in zip(*columns, strict=True)
     ]
+
+
+def _shown_tensors(kept: Sequence[PastChunk], shown: Tensor | None) -> dict[str, Tensor]:
+    """What models that follow the shown frames were given for each kept chunk, and the last frames themselves."""
+    given = [chunk.compensated for chunk in kept if chunk.compensated]
+    # All or none: a session's first chunks are given theirs when they are entered.
+    is_whole = bool(given) and len(given) == len(kept)
+    return {
+        "compensated_MCHW": torch.stack([each.latent for each in given]) if is_whole else torch.empty(0),
+        "confidence_M1HW": torch.stack([each.confidence for each in given]) if is_whole else torch.empty(0),
+        "shown_FHWR": torch.empty(0) if shown is None else shown,
+    }
+
+
+def _compensated(tensors: dict[str, Tensor]) -> list[Compensated | None]:
+    """What each kept chunk was given by motion compensation, None for models without."""
+    latents, compensated, confidence = (
+        tensors[name] for name in ("latents_MCHW", "compensated_MCHW", "confidence_M1HW")
+    )
+    if not len(compensated) and not len(confidence):
+        return [None] * len(latents)
+    _require(
+        compensated.shape == latents.shape and confidence.shape == latents[:, :1].shape,
+        f"motion-compensated latents of shape {tuple(compensated.shape)} for latents of {tuple(latents.shape)}",
+    )
+    return [Compensated(*pair) for pair in zip(compensated, confidence, strict=True)]
 
 
 def _videos(tensors: dict[str, Tensor]) -> tuple[list[Tensor | None], list[Tensor]]:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning, InstructionState, transition
+from gamegen.engine.latent_decoder import StreamPast
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.models.sampling import SamplingConfig
 from gamegen.models.text import TextStates
@@ -45,6 +46,7 @@ class Session:
     """A session in its cache slot; fields as in `WorldSnapshot`.
 
     Chunks hold their instructions themselves, so instructions that no kept chunk was generated under are freed.
+    `past` is the stream before the last chunk, whose `frames`, uint8 `(4, H, W, 3)`, are None until it is decoded.
     """
 
     seed: int
@@ -56,6 +58,8 @@ class Session:
     anchors: list[PastChunk] = field(default_factory=list)
     upcoming: list[InstructionState] = field(default_factory=lambda: [NO_INSTRUCTION])
     videos: list[Tensor] = field(default_factory=list)
+    past: StreamPast = field(default_factory=StreamPast)
+    frames: Tensor | None = None
 
     def conditioning(self, operations: np.ndarray) -> Conditioning:
         """Conditions of the next chunk."""
@@ -70,9 +74,19 @@ class Session:
         """Adds a finished chunk, and drops those before the last `keep`, on which no cache entry depends."""
         if len(self.anchors) < anchors:
             self.anchors.append(chunk)
+        if self.chunks:
+            self.past = self.upto_last
         self.chunks.append(chunk)
+        self.frames = None
         self.version += 1
         del self.chunks[:-keep]
+
+    @property
+    def upto_last(self) -> StreamPast:
+        """The stream up to the last chunk, with that one's frames if it is decoded."""
+        if not self.chunks:
+            return self.past
+        return self.past.next(self.chunks[-1].latent, self.frames, self.chunks[-1].conditioning.operations)
 
     def advance(self) -> None:
         """Moves on to the instruction and the video latent of the chunk after the next."""
@@ -90,4 +104,5 @@ class Session:
             anchors=[*self.anchors],
             upcoming=[*self.upcoming],
             videos=[*self.videos],
+            shown=self.upto_last.frames,
         )

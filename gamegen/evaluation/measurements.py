@@ -202,8 +202,8 @@ def next_frames(context: EvaluationContext, units: range, advance: Advance) -> A
             latents = _encoded(window, context)
             prompt = context.clips[i].prompt(place * FRAMES_PER_CHUNK)
             history = _normalised(latents[:-1], context)
-            shown = window[:-FRAMES_PER_CHUNK][-2:]
-            worlds.continue_from(history, operations[start:place], prompt, config.first_seed + i, shown)
+            before = window[:-FRAMES_PER_CHUNK]
+            worlds.continue_from(history, operations[start:place], prompt, config.first_seed + i, before)
             drawn = worlds.step(operations[place])[0]
             moved = moved_frames(context.model, window, np.concatenate(operations[start : place + 1]))
             scores.append(_compared(window, {"drawn": drawn} | moved, latents, context))
@@ -232,7 +232,7 @@ def continuations(context: EvaluationContext, units: range, advance: Advance) ->
             operations[:start],
             context.clips[chosen].prompt(0),
             config.first_seed + i,
-            frames[: start * FRAMES_PER_CHUNK][-2:],
+            frames[: start * FRAMES_PER_CHUNK],
         )
         drawn = np.concatenate([worlds.step(operations[k])[0] for k in range(start, end)])
         pairs.append(np.stack([frames[start * FRAMES_PER_CHUNK : end * FRAMES_PER_CHUNK], drawn]))
@@ -250,7 +250,7 @@ def follow(context: EvaluationContext, units: range, advance: Advance) -> Arrays
         before, truth = np.split(frames[: end * FRAMES_PER_CHUNK], [start * FRAMES_PER_CHUNK])
         history = _normalised(_encoded(before, context), context)
         prompt = context.clips[i].prompt(0)
-        worlds.continue_from(history, operations[:start], prompt, config.first_seed + i, before[-2:])
+        worlds.continue_from(history, operations[:start], prompt, config.first_seed + i, before)
         drawn = np.concatenate([worlds.step(operations[k])[0] for k in range(start, end)])
         done = operations[start:end]
         counts = {

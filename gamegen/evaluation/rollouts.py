@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from gamegen.controls import OPERATION_SIZE, Control
+from gamegen.controls import Control
 from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.gallery.gallery import Gallery
 from gamegen.gallery.opening import start_opening
 from gamegen.models.model import Model
+from gamegen.models.motion_compensation import Compensated, compensate_stream
 from gamegen.models.text import TextEncoder, TextStates
 
 Advance = Callable[[int], None]
@@ -36,12 +36,10 @@ class WorldBatch:
         gallery: Gallery | None = None,
     ) -> None:
         self.engine = WorldEngine(model, EngineConfig(max_sessions=max_worlds))
-        self.decoder = LatentDecoder(model)
         self.text_encoder = text_encoder
         self.advance = advance
         self.gallery = gallery
         self.names: list[str] = []
-        self.pasts: list[StreamPast] = []
 
     def open(self, prompts: list[str], seeds: list[int], perspectives: list[str] | None = None) -> None:
         """Closes the worlds of before and opens one for each prompt and seed.
@@ -49,51 +47,46 @@ class WorldBatch:
         `perspectives` are those that the prompts ask for, first person by default; the gallery's choice needs them.
         """
         self._close()
-        self.names, self.pasts = [str(seed) for seed in seeds], [StreamPast() for _ in seeds]
+        self.names = [str(seed) for seed in seeds]
         states = self.text_encoder.encode(prompts)
         views = perspectives or ["first"] * len(seeds)
-        for i, (seed, state, view) in enumerate(zip(seeds, states, views, strict=True)):
-            self.pasts[i] = StreamPast(self._open(str(seed), state, seed, view))
+        for seed, state, view in zip(seeds, states, views, strict=True):
+            self._open(str(seed), state, seed, view)
 
-    def _open(self, name: str, prompt: TextStates, seed: int, view: str) -> torch.Tensor | None:
-        """Opens a world; returns the latent before its next chunk, None without any."""
+    def _open(self, name: str, prompt: TextStates, seed: int, view: str) -> None:
         if self.gallery is None:
             self.engine.open(name, prompt, seed)
-            return None
+            return
         start = self.gallery.choose(prompt.pooled.numpy(), view, seed)
         opening = start_opening(start, self.engine.model)
         self.engine.open(name, prompt, seed, opening.latents, opening.is_varied)
-        return self.engine.snapshot(name).chunks[-1].latent
 
     def continue_from(
-        self,
-        latents: np.ndarray,
-        operations: np.ndarray,
-        prompt: str,
-        seed: int,
-        shown: np.ndarray | None = None,
+        self, latents: np.ndarray, operations: np.ndarray, prompt: str, seed: int, frames: np.ndarray
     ) -> None:
         """Closes the worlds of before and opens one with a given past.
 
-        `latents` float16 `(n, C, h, w)`, normalised, and `operations` float32 `(n, 4, O)` of its n chunks; `shown` are
-        its last frames, uint8 `(2, H, W, 3)`, where they are known.
+        `latents` float16 `(n, C, h, w)`, normalised, `operations` float32 `(n, 4, O)` and `frames` uint8
+        `(4n, H, W, 3)` are those of its n chunks.
         """
         self._close()
-        states = self.text_encoder.encode([prompt])[0]
+        model = self.engine.model
+        given: Sequence[Compensated | None] = [None] * len(latents)
+        if model.foundation is not None and model.foundation.config.motion_compensation:
+            given = _foreseen(model, frames, operations)
         past = [
-            PastChunk(torch.from_numpy(latent), Conditioning(done))
-            for latent, done in zip(latents, operations, strict=True)
+            PastChunk(torch.from_numpy(latent), Conditioning(done), compensated)
+            for latent, done, compensated in zip(latents, operations, given, strict=True)
         ]
         self.names = [str(seed)]
-        given = None if shown is None else torch.from_numpy(shown)
-        self.pasts = [StreamPast().next(past[-1].latent, given, operations.reshape(-1, OPERATION_SIZE))]
         snapshot = WorldSnapshot(
             seed=seed,
             version=len(past),
-            prompt=states,
+            prompt=self.text_encoder.encode([prompt])[0],
             chunks=past,
             anchors=[],
             upcoming=[NO_INSTRUCTION],
+            shown=torch.from_numpy(frames[-2:].copy()) if model.follows_shown_frames else None,
         )
         self.engine.restore(self.names[0], snapshot)
 
@@ -108,14 +101,21 @@ class WorldBatch:
 
     def step(self, operations: np.ndarray) -> np.ndarray:
         """Every world's next chunk under the same operations `(4, O)`, uint8 `(worlds, 4, H, W, 3)`."""
-        drawn = self.engine.step(dict.fromkeys(self.names, operations))
-        latents = [torch.from_numpy(drawn[name]) for name in self.names]
-        frames = self.decoder.decode(latents, self.pasts, [operations] * len(latents))
-        following = zip(self.pasts, latents, frames, strict=True)
-        self.pasts = [past.next(latent, own, operations) for past, latent, own in following]
-        self.advance(len(latents))
-        return frames.numpy()
+        self.engine.step(dict.fromkeys(self.names, operations))
+        frames = np.stack([self.engine.frames(name) for name in self.names])
+        self.advance(len(frames))
+        return frames
 
     def _close(self) -> None:
         for name in self.names:
             self.engine.close(name)
+
+
+@torch.inference_mode()
+def _foreseen(model: Model, frames: np.ndarray, operations: np.ndarray) -> list[Compensated]:
+    """What the motion network foresees of each chunk of a recorded past, as an engine keeps it."""
+    device = model.device
+    given = (torch.from_numpy(array).to(device) for array in (frames, operations))
+    found = compensate_stream(model, *given)
+    pairs = zip(model.normalise(found.latent).half().cpu(), found.confidence.half().cpu(), strict=True)
+    return [Compensated(*pair) for pair in pairs]

@@ -1,7 +1,7 @@
 """Checkpoints of unfinished clips as bytes, from which another process resumes bit for bit.
 
 They are safetensors files, so reading one runs no code. Noise is a pure function of the seed, the chunk and its
-purpose: there is no random generator's state to keep. Shape suffixes: M finished chunks.
+purpose: there is no random generator's state to keep. Shape suffixes: M finished chunks, F frames, R colours.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,12 +19,21 @@ from torch import Tensor
 
 from gamegen.config import build, to_dict
 from gamegen.device import one_thread
+from gamegen.models.motion_compensation import Compensated
 from gamegen.models.sampling import SamplingConfig
 
 _KEY = "gamegen clip checkpoint"
 FORMAT_VERSION = 1
 """Version of the bytes; checkpoints of other versions are refused."""
-_TENSORS = {"latents_MCHW": torch.float16, "x_CHW": torch.float32}
+_TENSORS = {
+    "latents_MCHW": torch.float16,
+    "x_CHW": torch.float32,
+    "compensated_MCHW": torch.float16,
+    "confidence_M1HW": torch.float16,
+    "shown_FHWR": torch.uint8,
+}
+_ADDED = ("compensated_MCHW", "confidence_M1HW", "shown_FHWR")
+"""Tensors that older checkpoints lack, and that are empty for models that follow no frames."""
 _FACTS = {
     "format_version": int,
     "order": str,
@@ -42,7 +51,7 @@ class ClipCheckpoint:
 
     `content_hash` is its spec's, `sampling` its plan's. `latents` `(M, C, h, w)` float16 are the finished chunks, the
     first `num_before` of them from before the clip; `x` `(C, h, w)` float32 is the next one after `steps_done` steps.
-    Both are empty where there are none.
+    Both are empty where there are none. `compensated` and `shown` are as in `Drawing`.
     """
 
     content_hash: str
@@ -53,11 +62,24 @@ class ClipCheckpoint:
     sampling: SamplingConfig
     latents: Tensor
     x: Tensor
+    compensated: list[Compensated] = field(default_factory=list)
+    shown: Tensor | None = None
 
     @one_thread()
     def to_bytes(self) -> bytes:
         """Serialised for a process of this release, or one with the same `FORMAT_VERSION`."""
-        tensors = {"latents_MCHW": self.latents, "x_CHW": self.x}
+        none = torch.empty(0)
+        tensors = {
+            "latents_MCHW": self.latents,
+            "x_CHW": self.x,
+            "compensated_MCHW": torch.stack([c.latent for c in self.compensated])
+            if self.compensated
+            else none,
+            "confidence_M1HW": torch.stack([c.confidence for c in self.compensated])
+            if self.compensated
+            else none,
+            "shown_FHWR": none if self.shown is None else self.shown,
+        }
         tensors = {name: tensors[name].cpu().to(dtype).contiguous() for name, dtype in _TENSORS.items()}
         facts: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
@@ -94,6 +116,8 @@ class ClipCheckpoint:
             sampling=build(SamplingConfig, facts["sampling"], "the checkpoint's sampling"),
             latents=latents,
             x=x,
+            compensated=_compensated(tensors),
+            shown=tensors["shown_FHWR"] if len(tensors["shown_FHWR"]) else None,
         )
 
 
@@ -113,12 +137,23 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"the checkpoint has format version {facts['format_version']} and this release reads {FORMAT_VERSION}: "
             "start the clip again"
         )
+    tensors = {name: torch.empty(0, dtype=_TENSORS[name]) for name in _ADDED} | tensors
     _require(tensors.keys() == _TENSORS.keys(), f"its tensors are {', '.join(sorted(tensors)) or 'none'}")
     for name, dtype in _TENSORS.items():
         _require(tensors[name].dtype == dtype, f"{name} has type {tensors[name].dtype}")
         _require(bool(tensors[name].isfinite().all()), f"{name} has NaN or infinite values")
     _require(facts.pop("crc32") == _checksum(tensors, facts), "its checksum does not match")
     return facts, tensors
+
+
+def _compensated(tensors: Mapping[str, Tensor]) -> list[Compensated]:
+    latents, confidences = tensors["compensated_MCHW"], tensors["confidence_M1HW"]
+    whole = tensors["latents_MCHW"].shape
+    _require(
+        not len(latents) or (latents.shape == whole and confidences.shape == (whole[0], 1, *whole[2:])),
+        f"motion-compensated latents of shape {tuple(latents.shape)}",
+    )
+    return [Compensated(*pair) for pair in zip(latents, confidences, strict=True)]
 
 
 def _facts(text: str) -> dict[str, Any]:
@@ -133,7 +168,9 @@ def _facts(text: str) -> dict[str, Any]:
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> int:
-    shapes = {name: list(tensors[name].shape) for name in _TENSORS}
+    shapes = {
+        name: list(tensors[name].shape) for name in _TENSORS if name not in _ADDED or len(tensors[name])
+    }
     checksum = zlib.crc32(json.dumps([facts, shapes], sort_keys=True).encode())
     for name in _TENSORS:
         checksum = zlib.crc32(tensors[name].numpy().data, checksum)

@@ -15,6 +15,7 @@ from gamegen.engine.state import DenoisingState
 from gamegen.generation.clip_checkpoint import ClipCheckpoint
 from gamegen.generation.render_plan import RenderPlan
 from gamegen.generation.spec import ClipSpec
+from gamegen.models.motion_compensation import Compensated
 
 WALKING = Control({"w"})
 """Control of every chunk for which none is given."""
@@ -26,7 +27,8 @@ class Drawing:
 
     `finished` are latents `(C, h, w)` float16, normalised, the first `num_before` of them from before the clip (the
     end of a source video); `chunk` is the one being denoised, None when all are finished. `controls` are those of the
-    clip's chunks; the player walks forward in chunks beyond them.
+    clip's chunks; the player walks forward in chunks beyond them. For models that follow the shown frames,
+    `compensated` is what each finished chunk was generated from, and `shown` the last frames, uint8 `(2, H, W, 3)`.
     """
 
     session_id: str
@@ -36,6 +38,8 @@ class Drawing:
     num_before: int
     controls: Sequence[Control] = ()
     chunk: DenoisingState | None = field(default=None, repr=False)
+    compensated: list[Compensated] = field(default_factory=list, repr=False)
+    shown: Tensor | None = field(default=None, repr=False)
 
     @property
     def num_steps(self) -> int:
@@ -69,6 +73,8 @@ class Drawing:
             sampling=self.plan.sampling,
             latents=self.latents,
             x=self.chunk.x if self.chunk else torch.empty(0),
+            compensated=self.compensated,
+            shown=self.shown,
         ).to_bytes()
 
     def conditioning(self, index: int) -> Conditioning:
@@ -81,7 +87,11 @@ class Drawing:
 
     def past(self) -> list[PastChunk]:
         """Finished chunks with their conditioning, for an engine's history."""
-        return [PastChunk(latent, self.conditioning(i)) for i, latent in enumerate(self.finished)]
+        given: Sequence[Compensated | None] = self.compensated or [None] * len(self.finished)
+        return [
+            PastChunk(latent, self.conditioning(i), compensated)
+            for i, (latent, compensated) in enumerate(zip(self.finished, given, strict=True))
+        ]
 
     @property
     def _num_drawn(self) -> int:

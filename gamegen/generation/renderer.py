@@ -185,6 +185,8 @@ class ClipRenderer:
             finished=[*kept.latents],
             num_before=kept.num_before,
             controls=controls,
+            compensated=kept.compensated,
+            shown=kept.shown,
         )
         drawing = self._opened(drawing, prompt, negative)
         if drawing.chunk:
@@ -208,8 +210,11 @@ class ClipRenderer:
             chunks=past[-engine.history :],
             anchors=past[: engine.anchors],
             upcoming=[NO_INSTRUCTION],
+            shown=drawing.shown,
         )
         engine.restore(drawing.session_id, snapshot, SamplingParams(drawing.plan.sampling, negative))
+        if not drawing.compensated:
+            self._note_given(engine, drawing, len(past))
         self._open[drawing.session_id] = size
         self._begin_chunk(engine, drawing)
         return drawing
@@ -228,6 +233,7 @@ class ClipRenderer:
             drawing.chunk = chunks[drawing.session_id]
             if drawing.session_id in latents:
                 drawing.finished.append(torch.from_numpy(latents[drawing.session_id]))
+                self._note_given(engine, drawing, 1)
                 self._next_chunk(engine, drawing)
         if self.model.device.type != "cpu":
             torch.accelerator.synchronize(self.model.device)
@@ -250,6 +256,15 @@ class ClipRenderer:
             self.close(drawing)
         else:
             self._begin_chunk(engine, drawing)
+
+    def _note_given(self, engine: WorldEngine, drawing: Drawing, num_chunks: int) -> None:
+        """Notes what the last chunks were generated from, where that is more than latents."""
+        if not self.model.follows_shown_frames:
+            return
+        state = engine.snapshot(drawing.session_id)
+        given = [chunk.compensated for chunk in state.chunks[len(state.chunks) - num_chunks :]]
+        drawing.compensated += [compensated for compensated in given if compensated is not None]
+        drawing.shown = state.shown
 
     def _begin_chunk(self, engine: WorldEngine, drawing: Drawing) -> None:
         operations = drawing.conditioning(len(drawing.finished)).operations

@@ -119,9 +119,9 @@ def compensation_flops(config: ModelConfig) -> int:
     if config.foundation is None or not config.foundation.motion_compensation:
         return 0
     assert config.motion is not None
-    # The chunk shown last is decoded, its last frame is moved, and both are encoded.
-    vae = vae_flops(config, Latents(2, *config.latent_shape[1:]))
-    return vae.stream // 2 + vae.encode + motion_flops(config.motion, config.height, config.width)
+    # The frame shown last is moved and encoded.
+    vae = vae_flops(config, Latents(1, *config.latent_shape[1:]))
+    return vae.encode + motion_flops(config.motion, config.height, config.width)
 
 
 @lru_cache(maxsize=64)

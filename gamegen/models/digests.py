@@ -10,14 +10,10 @@ from gamegen.models.model import Model
 
 
 def vae_sha256(model: Model) -> str:
-    """SHA-256 of the weights that encoded clips depend on: those of the encoder half.
-
-    What a motion network foresees also depends on its own weights and on those of the streaming decoder.
-    """
+    """SHA-256 of the weights that encoded clips depend on: those of the encoder, and of the motion network if any."""
     parts: dict[str, Tensor] = dict(model.vae.encoder.state_dict())
     if model.motion is not None:
-        for part in (model.motion, model.vae.streaming):
-            parts |= {f"{type(part).__name__}.{name}": tensor for name, tensor in part.state_dict().items()}
+        parts |= {f"MotionNetwork.{name}": tensor for name, tensor in model.motion.state_dict().items()}
     return _sha256(parts)
 
 

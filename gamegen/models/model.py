@@ -46,6 +46,11 @@ class ModelConfig:
                 "foundation.motion_compensation is true, but there is no motion network: "
                 "train one (gamegen train motion), or set it to false"
             )
+        if self.foundation and self.foundation.motion_compensation and not self.vae.linear_encoder:
+            raise ValueError(
+                "foundation.motion_compensation is true, but the encoder is not linear, and mixes each chunk with the "
+                "one before it: set vae.linear_encoder to true, or motion_compensation to false"
+            )
         if self.vae.streaming_reference and self.motion is None:
             raise ValueError(
                 "vae.streaming_reference is true, but there is no motion network to move the frame shown last: "
@@ -106,6 +111,13 @@ class Model(nn.Module):
     def device(self) -> torch.device:
         """Device of the weights."""
         return next(self.parameters()).device
+
+    @property
+    def follows_shown_frames(self) -> bool:
+        """Whether the next chunk is made from the frames that were shown last, and not from latents alone."""
+        return self.vae.streaming.sees_reference or bool(
+            self.foundation and self.foundation.config.motion_compensation
+        )
 
     @property
     def video_format(self) -> VideoFormat:

@@ -4,8 +4,10 @@ What is merely moved is then given to the diffusion model where it belongs, whic
 codecs call it motion compensation; as the condition of a latent diffusion model it is the idea of GameGen-X's
 continuation (section 3.2) with the motion taken out.
 
-Everything is computed from latents and operations, so a session's snapshot needs nothing else. Shape suffixes as in
-`vae.py`; O operations of `NUM_OPERATIONS` frames.
+They are made from the last two frames that were shown, whose detail no latent holds: moved again and again from what a
+latent decodes to, a picture washes out within seconds.
+
+Shape suffixes as in `vae.py`; O operations of `NUM_OPERATIONS` frames.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
-from gamegen.models.folding import fold_frames, unfold_frames
+from gamegen.models.folding import fold_frames, from_pixels
 from gamegen.models.model import Model
 from gamegen.models.motion import FINE, PAST_OPERATIONS, FlowPrediction
 from gamegen.models.streaming_decoder import Reference
@@ -43,55 +45,48 @@ class Compensated(NamedTuple):
     confidence: Tensor
 
 
-def compensate(
-    model: Model,
-    last_NCHW: Tensor,
-    before_NCHW: Tensor,
-    operations_NO9: Tensor,
-    predict: PredictFlow | None = None,
-) -> Compensated:
-    """Predicts the latents after `last` from it, the latents before it and the operations up to those of the chunk.
-
-    Latents are as the autoencoder gives them; `before` is zeros where the stream begins with `last`. Operations are
-    `(N, NUM_OPERATIONS, 9)`, those of the predicted chunk last. `predict` computes what the model's motion network
-    does, elsewhere. Raises ValueError if the model has no motion network.
-    """
-    if model.motion is None:
-        raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
-    vae, dtype = model.vae, model.vae.streaming.patch.weight.dtype
-    last, before = last_NCHW.to(dtype), before_NCHW.to(dtype)
-    if vae.encoder.is_linear:
-        shown = torch.stack(vae.streaming.last_two(last, before), 1).clamp(-1, 1)
-        source = vae.encoder.least_squares_decode(last, model.mean_C)[:, -3:]
-    else:
-        shown = unfold_frames(vae.streaming(last, before), 1).clamp(-1, 1)
-        source = shown[:, -1]
-    predict = predict or FlowPrediction(model.motion)
-    flow, log_error = predict(shown[:, -1], shown[:, -2], operations_NO9.to(dtype))
-    moved = _moved(source, flow)
-    # Other encoders mix each chunk with the one before it.
-    chunks = moved if vae.encoder.is_linear else torch.cat([shown, moved], 1)
-    num_chunks = chunks.shape[1] // FRAMES_PER_CHUNK
-    mean, _ = vae.encoder(fold_frames(chunks), num_chunks)
-    return Compensated(mean.unflatten(0, (-1, num_chunks))[:, -1], _confidence(log_error))
-
-
 def refer(
     model: Model,
     shown_N2CHW: Tensor,
     operations_NO9: Tensor,
     predict: PredictFlow | None = None,
 ) -> Reference:
-    """The reference for the streaming decoder's next chunk: the frame shown last, moved.
+    """The frame shown last, moved to each frame of the next chunk, and what the encoder makes of that.
 
-    `shown` are the last two frames that were shown, in [-1, 1]; operations and `predict` as in `compensate`.
+    `shown` are the last two frames that were shown, in [-1, 1]. Operations are `(N, NUM_OPERATIONS, 9)`, those of the
+    next chunk last. `predict` computes what the model's motion network does, elsewhere. Raises ValueError if the model
+    has no motion network.
     """
-    assert model.motion is not None
+    if model.motion is None:
+        raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
+    dtype = model.vae.encoder.patch.weight.dtype
+    shown = shown_N2CHW.to(dtype)
     predict = predict or FlowPrediction(model.motion)
-    flow, log_error = predict(shown_N2CHW[:, 1], shown_N2CHW[:, 0], operations_NO9)
-    warped = fold_frames(_moved(shown_N2CHW[:, 1], flow))
+    flow, log_error = predict(shown[:, 1], shown[:, 0], operations_NO9.to(dtype))
+    warped = fold_frames(_moved(shown[:, 1], flow))
     latent, _ = model.vae.encoder(warped, 1)
     return Reference(warped, latent, _confidence(log_error), warped.new_ones(len(warped), 1, 1, 1))
+
+
+def compensate(
+    model: Model,
+    shown_N2CHW: Tensor,
+    operations_NO9: Tensor,
+    predict: PredictFlow | None = None,
+) -> Compensated:
+    """Predicts the next chunk's latents as the autoencoder gives them; arguments and errors as in `refer`."""
+    found = refer(model, shown_N2CHW, operations_NO9, predict)
+    return Compensated(found.latent.float(), found.confidence.float())
+
+
+def shown_again(model: Model, last_NCHW: Tensor, before_NCHW: Tensor) -> Tensor:
+    """The last two frames of normalised latents as the streaming decoder draws them without a reference.
+
+    `before` are the latents before them, `no_latent` where a stream begins. Returns `(N, 2, 3, H, W)` in [-1, 1].
+    """
+    decoder = model.vae.streaming
+    last, before = (model.denormalise(x).to(decoder.patch.weight.dtype) for x in (last_NCHW, before_NCHW))
+    return torch.stack(decoder.last_two(last, before), 1).clamp(-1, 1)
 
 
 def _moved(frame_NCHW: Tensor, flow_N4tqr: Tensor) -> Tensor:
@@ -104,34 +99,24 @@ def _confidence(log_error_N4qr: Tensor) -> Tensor:
     return _USUAL_LOG_ERROR - F.avg_pool2d(log_error_N4qr.mean(1, keepdim=True), SPATIAL_FACTOR // FINE)
 
 
-def compensate_normalised(
-    model: Model,
-    last_NCHW: Tensor,
-    before_NCHW: Tensor,
-    operations_NO9: Tensor,
-    predict: PredictFlow | None = None,
-) -> Compensated:
-    """`compensate` with normalised latents, those given and those returned."""
-    last, before = model.denormalise(last_NCHW), model.denormalise(before_NCHW)
-    found = compensate(model, last, before, operations_NO9, predict)
-    return Compensated(model.normalise(found.latent), found.confidence)
+def compensate_stream(model: Model, frames: Tensor, operations_T4O: Tensor) -> Compensated:
+    """The motion-compensated latents of a whole stream, as the autoencoder gives them; zeros for the first.
 
-
-def compensate_stream(model: Model, latents_TCHW: Tensor, operations_T4O: Tensor) -> Compensated:
-    """The motion-compensated latents of a whole stream, as the autoencoder gives them; zeros for the first."""
-    latents, operations = latents_TCHW.float(), recent_operations(operations_T4O[None].float())[0]
-    before = torch.cat([torch.zeros_like(latents[:1]), latents[:-2]])
+    `frames` uint8 `(4T, H, W, 3)` are those that were shown, or recorded.
+    """
+    T = len(operations_T4O)
+    operations = recent_operations(operations_T4O[None].float())[0]
+    chunks = frames.unflatten(0, (T, FRAMES_PER_CHUNK))
     found = [
-        compensate(model, *part)
-        for part in zip(
-            latents[:-1].split(_PER_PASS),
-            before[: len(latents) - 1].split(_PER_PASS),
-            operations[1:].split(_PER_PASS),
-            strict=True,
+        compensate(model, from_pixels(shown), recent)
+        for shown, recent in zip(
+            chunks[: T - 1, -2:].split(_PER_PASS), operations[1:].split(_PER_PASS), strict=True
         )
+        if len(shown)
     ]
-    latent = torch.zeros_like(latents)
-    confidence = torch.zeros_like(latents[:, :1])
+    rows, columns = (side // SPATIAL_FACTOR for side in frames.shape[1:3])
+    latent = operations.new_zeros(T, model.config.vae.latent_channels, rows, columns)
+    confidence = torch.zeros_like(latent[:, :1])
     if found:
         latent[1:] = torch.cat([part.latent for part in found])
         confidence[1:] = torch.cat([part.confidence for part in found])

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -97,21 +96,6 @@ class VAEEncoder(nn.Module):
         features, _ = self.mix(self.down(folded_NCHW.contiguous(memory_format=torch.channels_last)), T, None)
         mean, log_variance = self.out(features).float().chunk(2, 1)
         return mean + linear_NCHW.float(), (log_variance + _USUAL_LOG_VARIANCE).clamp(-14, 2)
-
-    def least_squares_decode(self, latent_NCHW: Tensor, mean_C11: Tensor) -> Tensor:
-        """Folded frames `(N, 12, H, W)` of these latents, the nearest to a still picture of the latent `mean`.
-
-        For a linear encoder. Encoding them gives back exactly these latents; a trained decoder adds detail, which
-        grows when both are repeated.
-        """
-        assert self.patch.bias is not None
-        matrix, bias = self.patch.weight[:, :, 0, 0].double(), self.patch.bias.double()
-        inverse = torch.linalg.solve(matrix @ matrix.T, matrix).T
-        around = inverse @ (mean_C11.flatten().double() - bias)
-        still = around.unflatten(0, (TEMPORAL_FACTOR, -1)).mean(0).repeat(TEMPORAL_FACTOR)
-        offset = still - inverse @ (matrix @ still + bias)
-        dtype = latent_NCHW.dtype
-        return unfold_patches(F.conv2d(latent_NCHW, inverse[..., None, None].to(dtype), offset.to(dtype)))
 
 
 class VAEDecoder(nn.Module):

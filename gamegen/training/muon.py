@@ -1,7 +1,8 @@
 """Muon: momentum whose update is made orthogonal, for the hidden matrices of a transformer.
 
 `torch.optim.Muon` computes in bfloat16 only, which a CPU without bfloat16 instructions emulates forty times
-slower, and takes one matrix at a time; this one works in float32 on a CPU, on all matrices of a shape at once.
+slower, and takes one matrix at a time; this one works in the dtype that suits the device, on all matrices of a shape
+at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
+
+from gamegen.device import compute_dtype
 
 # Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -75,7 +78,7 @@ def orthogonalise(matrices_NRC: Tensor) -> Tensor:
     a, b, c = COEFFICIENTS
     tall = matrices_NRC.shape[-2] > matrices_NRC.shape[-1]
     x = matrices_NRC.mT if tall else matrices_NRC
-    x = x.to(torch.float32 if x.device.type == "cpu" else torch.bfloat16)
+    x = x.to(compute_dtype(x.device))
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
     for _ in range(NUM_ITERATIONS):
         gram = x @ x.mT

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gamegen.device import autocast
 from gamegen.engine.video_prompts import encode_video_prompt, read_video_prompt
 from gamegen.media.prompt_pictures import KINDS
 from gamegen.media.untrusted import read_frames
@@ -25,7 +26,8 @@ def test_a_video_prompt_is_encoded_as_training_encodes_it(kind):
     latents = encode_video_prompt(model, frames, kind)
     assert latents.shape == (2, 4, 4, 4) and latents.dtype == torch.float32
     pictures = KINDS[kind](frames) if kind in KINDS else frames
-    raw = model.vae.encode(from_pixels(torch.from_numpy(pictures[:8]))[None])[0]
+    with autocast(model.device):
+        raw = model.vae.encode(from_pixels(torch.from_numpy(pictures[:8]))[None])[0]
     torch.testing.assert_close(latents, model.normalise(raw), rtol=1e-2, atol=2e-3)
 
 

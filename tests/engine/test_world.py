@@ -21,17 +21,20 @@ from gamegen.models.motion_compensation import compensate_stream
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.text import TextStates
+from gamegen.models.vae import VAEConfig
 
 
 def random_model(anchors: int = 0, moves: bool = False) -> Model:
     """Every weight random, zero-initialised ones included, so that no path is silent.
 
-    With `moves` the foundation is given motion-compensated latents.
+    With `moves` the next chunk is made from the frames shown last: by the foundation, which is given motion-compensated
+    latents, and by the decoder.
     """
     torch.manual_seed(0)
     foundation = dataclasses.replace(MSDiTConfig.tiny(), anchors=anchors, motion_compensation=moves)
-    motion = MotionConfig.tiny() if moves else None
-    model = Model(dataclasses.replace(ModelConfig.tiny(), foundation=foundation, motion=motion)).eval()
+    vae = dataclasses.replace(VAEConfig.tiny(), linear_encoder=moves, streaming_reference=moves)
+    parts = {"foundation": foundation, "vae": vae, "motion": MotionConfig.tiny() if moves else None}
+    model = Model(dataclasses.replace(ModelConfig.tiny(), **parts)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if not parameter.any():
@@ -44,14 +47,18 @@ def words(seed: int, length: int = 5) -> TextStates:
     return TextStates(tokens, tokens.mean(0))
 
 
-def play(engine: WorldEngine, sid: str, start: int, stop: int) -> np.ndarray:
-    """Chunks start to stop of a fixed script with an instruction at chunk 4."""
+def play(
+    engine: WorldEngine, sid: str, start: int, stop: int, frames: list[np.ndarray] | None = None
+) -> np.ndarray:
+    """Latents of chunks start to stop of a fixed script with an instruction at chunk 4; `frames` gets the frames."""
     script = [Control(k) for k in ({"w"}, {"left"}, set(), {"d", "space"})]
     chunks = []
     for i in range(start, stop):
         if i == 4:
             engine.instruct(sid, words(9))
         chunks.append(engine.step({sid: script[i % 4].operations()})[sid])
+        if frames is not None:
+            frames.append(engine.frames(sid))
     return np.stack(chunks)
 
 
@@ -60,7 +67,8 @@ def test_cached_rollout_equals_full_attention(anchors, moves):
     model = random_model(anchors, moves)
     engine = WorldEngine(model)
     engine.open("a", words(1), seed=3)
-    latents = torch.from_numpy(play(engine, "a", 0, 9)).float()[None]
+    frames: list[np.ndarray] = []
+    latents = torch.from_numpy(play(engine, "a", 0, 9, frames)).float()[None]
     keys = ({"w"}, {"left"}, set(), {"d", "space"})
     operations = np.stack([Control(keys[i % 4]).operations() for i in range(9)])
     sampling = model.config.sampling
@@ -71,8 +79,12 @@ def test_cached_rollout_equals_full_attention(anchors, moves):
     before, confidence = torch.cat([torch.zeros_like(latents[:, :1]), latents[:, :-1]], 1), None
     if moves:
         with torch.inference_mode():
-            found = compensate_stream(model, model.denormalise(latents[0]), torch.from_numpy(operations))
-        before, confidence = model.normalise(found.latent)[None], found.confidence[None]
+            shown = torch.from_numpy(np.concatenate(frames))
+            found = compensate_stream(model, shown, torch.from_numpy(operations))
+        before, confidence = (
+            x[None].half().float() for x in (model.normalise(found.latent), found.confidence)
+        )
+        before[:, 0], confidence[:, 0] = 0, 0
     before_level = torch.full((1, 9), sampling.context_level)
     noisy = add_noise(before, torch.stack([noise("previous", i) for i in range(9)])[None], before_level)
     before_level[0, 0] = -1

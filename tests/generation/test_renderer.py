@@ -86,8 +86,8 @@ def test_every_step_is_one_pass_and_all_chunks_but_the_last_are_committed():
     assert len(passes) == STEPS + 2
 
 
-def small() -> ClipRenderer:
-    return ClipRenderer(random_model(), ClipConfig(max_drawings=2, max_sizes=1))
+def small(moves: bool = False) -> ClipRenderer:
+    return ClipRenderer(random_model(moves=moves), ClipConfig(max_drawings=2, max_sizes=1))
 
 
 def test_prompt_negative_seed_guidance_and_keys_count():
@@ -121,9 +121,10 @@ def test_a_first_picture_is_the_first_chunk():
     assert whole.is_done and whole.num_steps == whole.step == 0
 
 
-def test_a_clip_goes_on_after_a_source_video():
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_clip_goes_on_after_a_source_video(moves):
     """It remembers as much as the model does, and resumes as any other."""
-    renderer = small()
+    renderer = small(moves)
     spec = a_clip(start=ClipStart.VIDEO)
     history = renderer.engine((32, 32)).history
     first = renderer.first_latents(spec, mp4_bytes(moving_square(4 * history + 6, 32, 32)))

@@ -118,9 +118,6 @@ def test_a_linear_encoder_is_the_patch_path_of_a_whole_one(vae):
     torch.testing.assert_close(mean, patches)
     torch.testing.assert_close(linear.encode(video[:, 4:]), mean[:, 1:])
     assert log_variance.shape == mean.shape and (log_variance == -4).all()
-    decoded = linear.encoder.least_squares_decode(mean.flatten(0, 1), torch.randn(4, 1, 1))
-    again, _ = linear.encoder(decoded, 2)
-    torch.testing.assert_close(again, mean.flatten(0, 1), rtol=1e-4, atol=1e-5)
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Motion-compensated latents: encoded as play computes them, learned from, and computed anew after own guesses."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -11,10 +12,19 @@ import torch
 from gamegen.config import to_dict
 from gamegen.curation import encode
 from gamegen.curation.encoded import EncodedClip
+from gamegen.device import autocast
+from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import load_checkpoint, save_random
+from gamegen.models.folding import from_pixels
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import MotionConfig
-from gamegen.models.motion_compensation import compensate, compensate_stream, recent_operations
+from gamegen.models.motion_compensation import (
+    compensate,
+    compensate_stream,
+    no_latent,
+    recent_operations,
+    shown_again,
+)
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.training.feed import Feed
 from gamegen.training.latent_windows import LatentBatch
@@ -43,9 +53,14 @@ def moved_row(model: Model, seed: int, num_chunks: int = 20) -> dict:
     row = encoded_row(seed, num_chunks)
     clip = EncodedClip.from_row(row)
     with torch.inference_mode():
-        found = compensate_stream(model, clip.latents, clip.operations)
+        found = compensate_stream(model, random_frames(seed, num_chunks), clip.operations)
     parts = {"compensated": found.latent, "confidence": found.confidence}
     return row | {name: part.numpy().astype(np.float16).tobytes() for name, part in parts.items()}
+
+
+def random_frames(seed: int, num_chunks: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (4 * num_chunks, 32, 32, 3), generator=generator, dtype=torch.uint8)
 
 
 def feed(config: Stage, model: Model, data: Path) -> Feed:
@@ -64,14 +79,12 @@ def data(model: Model, tmp_path: Path) -> Path:
 
 
 def test_a_stream_is_compensated_chunk_by_chunk(model):
-    clip = EncodedClip.from_row(encoded_row(0))
-    latents, operations = clip.latents.float(), clip.operations.float()
+    operations, frames = EncodedClip.from_row(encoded_row(0)).operations.float(), random_frames(0, 20)
     with torch.inference_mode():
-        whole = compensate_stream(model, latents, operations)
+        whole = compensate_stream(model, frames, operations)
         recent = recent_operations(operations[None])[0]
-        for i in range(1, len(latents)):
-            before = latents[i - 2] if i > 1 else torch.zeros_like(latents[0])
-            one = compensate(model, latents[i - 1][None], before[None], recent[i][None])
+        for i in range(1, len(operations)):
+            one = compensate(model, from_pixels(frames[4 * i - 2 : 4 * i])[None], recent[i][None])
             torch.testing.assert_close(one.latent[0], whole.latent[i], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(one.confidence[0], whole.confidence[i], rtol=1e-4, atol=1e-5)
     assert not whole.latent[0].any() and not whole.confidence[0].any()
@@ -86,17 +99,24 @@ def test_recent_operations_end_with_the_chunks_own():
     assert torch.equal(within, recent[3:])
 
 
-def test_what_follows_a_right_guess_is_what_was_encoded(model, tmp_path):
+def test_what_follows_a_guess_is_made_from_what_it_shows(model, tmp_path):
     """Beginnings of clips included: nothing was held before them."""
     data = write_rows(tmp_path, [moved_row(model, seed, num_chunks=6) for seed in range(16)])
     config = stage("instructnet", batch_size=32, buckets=BUCKETS)
     batch: LatentBatch = feed(config, model, data).example()
     assert batch.motion is not None and batch.starts.any() and not batch.starts.all()
-    objective = config.objective(model)
+    objective, rows = config.objective(model), torch.arange(len(batch.latents))
     with torch.inference_mode():
-        latents, confidence = objective._follows(batch, torch.arange(len(batch.latents)), batch.latents)
-    torch.testing.assert_close(latents, batch.motion.compensated[:, 1:], rtol=2e-3, atol=5e-3)
-    torch.testing.assert_close(confidence, batch.motion.confidence[:, 1:], rtol=2e-3, atol=5e-3)
+        latents, confidence = objective._follows(batch, rows, batch.latents)
+        recent = recent_operations(batch.controls.operations, batch.motion.past_operations)
+        none = no_latent(model).expand_as(batch.latents[0, 0])
+        for i, j in itertools.product(range(4), range(2)):
+            first = none if batch.starts[i] else batch.previous[i, 0]
+            before = batch.latents[i, j - 1] if j else first
+            shown = shown_again(model, batch.latents[i, j][None], before[None])
+            found = compensate(model, shown, recent[i, j + 1][None])
+            torch.testing.assert_close(latents[i, j], model.normalise(found.latent)[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(confidence[i, j], found.confidence[0], rtol=1e-4, atol=1e-4)
 
 
 def test_networks_are_given_the_compensated_latents(model, data):
@@ -110,8 +130,8 @@ def test_networks_are_given_the_compensated_latents(model, data):
 
 
 def test_a_model_that_learns_to_be_compensated_begins_as_it_was(tmp_path):
-    motion = random_model(moves=True).config.motion
-    save_random(tmp_path, dataclasses.replace(ModelConfig.tiny(), motion=motion))
+    moving = random_model(moves=True).config
+    save_random(tmp_path, dataclasses.replace(ModelConfig.tiny(), motion=moving.motion, vae=moving.vae))
     before = load_checkpoint(tmp_path, "cpu").model
     (tmp_path / "tiny.yaml").write_text(json.dumps(to_dict(ModelConfig.tiny())))
     config = stage("instructnet", model=str(tmp_path / "tiny.yaml"), buckets=BUCKETS)
@@ -172,7 +192,8 @@ def test_what_uses_motion_needs_a_motion_network():
 
 
 def test_encoding_with_a_motion_network_keeps_what_it_foresees(tmp_path):
-    sizes = dataclasses.replace(ModelConfig.tiny(), foundation=None, instructnet=None)
+    vae = dataclasses.replace(random_model(moves=True).config.vae, streaming_reference=False)
+    sizes = dataclasses.replace(ModelConfig.tiny(), vae=vae, foundation=None, instructnet=None)
     save_random(tmp_path / "vae", sizes)
     save_random(tmp_path / "motion", dataclasses.replace(sizes, motion=MotionConfig.tiny()))
     curated = panning_folder(tmp_path / "curated")
@@ -189,8 +210,9 @@ def test_encoding_with_a_motion_network_keeps_what_it_foresees(tmp_path):
     clip = found[1]
     assert clip.compensated is not None and clip.confidence is not None
     assert clip.compensated.shape == clip.latents.shape
-    with torch.inference_mode():
-        expected = compensate_stream(moving.model, clip.latents, clip.operations)
+    frames = torch.from_numpy(read_mp4(encode.pq.read_table(part).to_pylist()[0]["video"]))
+    with torch.inference_mode(), autocast(moving.model.device):
+        expected = compensate_stream(moving.model, frames[: 4 * clip.num_chunks], clip.operations)
     torch.testing.assert_close(clip.compensated.float(), expected.latent, rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(clip.confidence.float(), expected.confidence, rtol=2e-2, atol=2e-2)
 

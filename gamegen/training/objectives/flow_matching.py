@@ -16,7 +16,7 @@ from gamegen.flow import add_noise, expand_levels, predict_x0, sample_levels
 from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import compensate_normalised, no_latent, recent_operations
+from gamegen.models.motion_compensation import compensate, no_latent, recent_operations, shown_again
 from gamegen.models.network_inputs import Previous
 from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.objectives.flow_inputs import ControlMix, FlowInputs, choose_text, draw_controls
@@ -220,13 +220,10 @@ class FlowObjective(Objective):
         first = torch.where(batch.starts[rows][:, None, None, None], none, batch.previous[rows, 0])
         before = torch.cat([first[:, None], predicted[:, :-2]], 1)
         operations = recent_operations(batch.controls.operations[rows], batch.motion.past_operations[rows])
-        found = compensate_normalised(
-            self.model,
-            predicted[:, :-1].flatten(0, 1),
-            before.flatten(0, 1),
-            operations[:, 1:].flatten(0, 1),
-        )
-        return found.latent.unflatten(0, (-1, T)), found.confidence.unflatten(0, (-1, T))
+        shown = shown_again(self.model, predicted[:, :-1].flatten(0, 1), before.flatten(0, 1))
+        found = compensate(self.model, shown, operations[:, 1:].flatten(0, 1))
+        latent = self.model.normalise(found.latent)
+        return latent.unflatten(0, (-1, T)), found.confidence.unflatten(0, (-1, T))
 
     def _noise_like(self, latents: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn(latents.shape, generator=generator).to(self.model.device)
