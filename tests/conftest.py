@@ -250,3 +250,11 @@ def gamegen(monkeypatch, capsys) -> Callable[..., Done]:
         return Done(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streaming decoders compute in float32, also on CPUs that multiply bfloat16 faster."""
+    import torch
+
+    monkeypatch.setattr("gamegen.engine.latent_decoder.compute_dtype", lambda device: torch.float32)

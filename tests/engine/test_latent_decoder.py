@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from gamegen.controls import OPERATION_SIZE, Control
-from gamegen.engine import latent_decoder
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import PAST_OPERATIONS, MotionConfig
@@ -63,12 +62,6 @@ def test_streams_of_a_batch_are_decoded_as_if_alone():
         assert (alone[0].int() - together[i].int()).abs().max() <= 1
     without = decoder.decode([now[2]], [StreamPast(past.latent)], [np.zeros_like(operations[2])])
     assert (without[0].int() - together[2].int()).abs().max() > 1
-
-
-@pytest.fixture
-def in_float32(monkeypatch):
-    """Decoders compute in float32, also on CPUs that multiply bfloat16 faster."""
-    monkeypatch.setattr(latent_decoder, "compute_dtype", lambda device: torch.float32)
 
 
 def test_a_lost_reference_is_what_the_latent_before_shows(in_float32):

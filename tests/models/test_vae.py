@@ -41,7 +41,7 @@ def test_decoding_chunk_by_chunk_equals_decoding_at_once(vae):
 
 
 @torch.inference_mode()
-def test_streaming_decoder_chunk_by_chunk_equals_at_once():
+def test_streaming_decoder_chunk_by_chunk_equals_at_once(in_float32):
     torch.manual_seed(0)
     model = Model(ModelConfig.tiny()).eval()
     latent = torch.randn(1, 4, 4, 4, 4)
