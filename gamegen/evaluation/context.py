@@ -36,9 +36,10 @@ class SuiteConfig:
 
     Worlds are opened, stand still for `warm_chunks`, and are measured over the second half of `hold_chunks` under one
     key. They walk for `walk_chunks` to be measured, for `contrast_chunks` to be compared, for `order_chunks` after an
-    instruction. `play_seeds` of them are played for `play_s` seconds (0 leaves that out). Predictions on a real clip
-    are given `history_chunks` of it; it is followed under its own keys for `followed_chunks`. `start` is what worlds
-    begin from: the prompt alone, or the recorded moments of the model's gallery.
+    instruction. They turn away for `turn_chunks` (12 are 115 degrees) and back, and rest for `rest_chunks` after each
+    turn. `play_seeds` of them are played for `play_s` seconds (0 leaves that out). Predictions on a real clip are given
+    `history_chunks` of it; it is followed under its own keys for `followed_chunks`. `start` is what worlds begin from:
+    the prompt alone, or the recorded moments of the model's gallery.
     """
 
     num_seeds: int = 64
@@ -50,6 +51,8 @@ class SuiteConfig:
     walk_chunks: int = 12
     contrast_chunks: int = 4
     order_chunks: int = 12
+    turn_chunks: int = 12
+    rest_chunks: int = 2
     play_s: int = 60
     play_seeds: int = 16
     history_chunks: int = 8
@@ -78,6 +81,8 @@ class SuiteConfig:
             walk_chunks=3,
             contrast_chunks=1,
             order_chunks=2,
+            turn_chunks=2,
+            rest_chunks=1,
             play_s=4,
             play_seeds=2,
             history_chunks=2,

@@ -15,11 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from gamegen.evaluation.bootstrap import Statistic
 from gamegen.models.image_features import image_features
+
+GRID = (3, 5)
+"""Rows and columns of the cells in which views are compared."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class FeatureMaps:
         shares = (inside, outside if outside.any() else inside)
         centre, border = ((self.middle * share).sum((2, 3)) / share.sum() for share in shares)
         return centre.numpy(), border.numpy()
+
+    def by_cell(self) -> np.ndarray:
+        """The middle layer averaged over each cell of `GRID`, of unit length there, float32 `(N, 15, 112)`."""
+        cells = F.adaptive_avg_pool2d(self.middle, GRID).flatten(2)
+        return rearrange(F.normalize(cells, dim=1), "n c cells -> n cells c").numpy()
 
 
 class FeatureNetwork:

@@ -21,6 +21,7 @@ from gamegen.evaluation import following, motion, reference_models, video_qualit
 from gamegen.evaluation.context import CHUNKS_PER_S, PIECE_S, EvaluationContext, SuiteConfig
 from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.moved_frames import moved_frames
+from gamegen.evaluation.revisits import describe_views, look_away, real_revisits
 from gamegen.evaluation.rollouts import Advance, WorldBatch
 from gamegen.evaluation.samples import Arrays, measure_sample, recognise, sampled, stack, tones
 from gamegen.evaluation.scenes import ATTRIBUTES, WINDOW_FRAMES
@@ -138,6 +139,22 @@ def orders(context: EvaluationContext, units: range, advance: Advance) -> Arrays
         "brightness after / before": np.array(darkened) / np.array(before),
         "pictures/make it night": _strips(frames),
         **pictures,
+    }
+
+
+def revisits(context: EvaluationContext, units: range, advance: Advance) -> Arrays:
+    """Features of the views before turning away and after turning back, in worlds at noon.
+
+    Two neighbouring seeds are asked for one place; `words` numbers the places.
+    """
+    worlds, places = _worlds(context, units, advance), [i // 2 % len(PLACES) for i in units]
+    worlds.open([_plain(place, "noon") for place in places], _seeds(context, units))
+    views = look_away(worlds, context.config)
+    return {
+        "before": describe_views(views[:, 0]),
+        "back": describe_views(views[:, 2]),
+        "words": np.array(places),
+        "pictures/before, turned away, back": views[:_STRIPS],
     }
 
 
@@ -268,7 +285,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "keys": Measurement(keys, "seeds", lambda c: len(motion.KEYS) * (c.warm_chunks + c.hold_chunks)),
     "contrasts": Measurement(contrasts, "seeds", lambda c: len(CONTRASTS) * c.contrast_chunks),
     "orders": Measurement(orders, "seeds", lambda c: 2 * (c.warm_chunks + c.order_chunks)),
+    "revisits": Measurement(revisits, "seeds", lambda c: c.warm_chunks + 2 * (c.turn_chunks + c.rest_chunks)),
     "real": Measurement(real, "clips", lambda c: _real_chunks(c)),
+    "real revisits": Measurement(real_revisits, "clips", lambda c: 1),
     "next frames": Measurement(next_frames, "clips", lambda c: c.predictions_per_clip * c.history_chunks),
     "following": Measurement(follow, "clips", lambda c: c.followed_chunks),
     "continuations": Measurement(continuations, "continued clips", lambda c: c.continuation_chunks),

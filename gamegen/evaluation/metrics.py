@@ -49,8 +49,8 @@ class Metric:
 FOLLOWING = "Actions read off the frames by inverse dynamics"
 CONTROL, WORDS, SCENES = "Keys", "Words", "Scenes as asked, told by classifiers"
 NEXT, LIKENESS = "Next frame of a real clip", "Likeness to real clips"
-QUALITY, LONG = "Qualities of the video", "Long play"
-GROUPS = (CONTROL, FOLLOWING, WORDS, SCENES, NEXT, LIKENESS, QUALITY, LONG)
+MEMORY, QUALITY, LONG = "What one turns away from", "Qualities of the video", "Long play"
+GROUPS = (CONTROL, FOLLOWING, WORDS, SCENES, NEXT, LIKENESS, MEMORY, QUALITY, LONG)
 
 TURNS = "turns: flow left > 0 > right"
 FORWARD = "forward: flow expands"
@@ -69,6 +69,9 @@ SHORT_OF_CEILING = "next frame: PSNR short of the VAE's (dB)"
 IMAGE_DISTANCE = "Fréchet image distance, EfficientNet-lite0"
 VIDEO_DISTANCE = "Fréchet video distance, EfficientNet-lite0"
 TRAINING_DISTANCE = "distance to the nearest training frame, EfficientNet-lite0"
+REVISIT = "revisit distance: 0 remembered, 1 forgotten"
+REVISIT_FEATURES = "revisit: features before and after turning away"
+OTHER_FEATURES = "revisit: features of another place"
 DRIFT = "Fréchet at the last mark / at 2 s"
 DETAIL = "detail at the end / real clips"
 
@@ -137,6 +140,9 @@ METRICS: dict[str, Metric] = {
     TRAINING_DISTANCE: Metric(group=LIKENESS, goal="higher"),
     "FID": Metric(group=LIKENESS, goal="lower"),
     "FVD": Metric(group=LIKENESS, goal="lower"),
+    REVISIT: Metric(group=MEMORY, goal="lower", decides=True),
+    REVISIT_FEATURES: Metric(group=MEMORY, goal="lower"),
+    OTHER_FEATURES: Metric(group=MEMORY, goal="higher"),
     "motion smoothness": Metric(group=QUALITY, goal="higher"),
     "dynamic degree": Metric(group=QUALITY, goal="higher"),
     "subject consistency": Metric(group=QUALITY, goal="higher"),

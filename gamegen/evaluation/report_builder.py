@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gamegen.controls import MOVEMENT_KEYS
-from gamegen.evaluation import bootstrap, following, metrics, motion
+from gamegen.evaluation import bootstrap, following, metrics, motion, revisits
 from gamegen.evaluation.bootstrap import Estimate, Statistic
 from gamegen.evaluation.context import PIECE_S, SuiteConfig
 from gamegen.evaluation.evaluation_report import Curve, Figure, rounded
@@ -23,7 +23,10 @@ _ENVIRONMENT = [name != "view" for name in ATTRIBUTES]
 
 
 class ReportBuilder:
-    """Figures and curves of one evaluation; `results` are each measurement's arrays by name, with a row a unit."""
+    """Figures and curves of one evaluation; `results` are each measurement's arrays by name, with a row a unit.
+
+    `skipped` says what the results do not allow, and why.
+    """
 
     def __init__(self, results: dict[str, Arrays], config: SuiteConfig, clips_fingerprint: str) -> None:
         self.results = results
@@ -31,6 +34,7 @@ class ReportBuilder:
         self.clips_fingerprint = clips_fingerprint
         self.figures: dict[str, Figure] = {}
         self.curves: dict[str, Curve] = {}
+        self.skipped: list[str] = []
 
     def run(self) -> None:
         """Builds all figures and curves that the results allow."""
@@ -43,6 +47,8 @@ class ReportBuilder:
         if "next frames" in self.results:
             self._next_frames()
             self._likeness()
+        if "revisits" in self.results:
+            self.add_revisits()
         if "play" in self.results:
             self._play()
         self.figures = {name: self.figures[name] for name in metrics.METRICS if name in self.figures}
@@ -150,6 +156,38 @@ class ReportBuilder:
             self._distance("FID", walks["fid features"], real["fid features"])
         if "fvd features" in walks:
             self._distance("FVD", walks["fvd features"][:, None], real["fvd features"])
+
+    def add_revisits(self) -> None:
+        """The revisit distance: where the views before and after lie between reality, or equality, and other places."""
+        views = self.results["revisits"]
+        own = revisits.view_distance(views["before"], views["back"])
+        real = self._real_revisits()
+        self._mean(metrics.REVISIT_FEATURES, own, real)
+        if len(own) < 2:
+            self.skipped.append(
+                "revisit distance: a single seed has no other places to compare with (--seeds)"
+            )
+            return
+        others = revisits.distance_to_others(views["before"], views["back"], views["words"])
+        self._mean(metrics.OTHER_FEATURES, others)
+        least = real or 0.0
+        if others.mean() <= least:
+            self.skipped.append("revisit distance: other places look as alike as one place does")
+            return
+        share: Statistic = lambda i: float((own[i].mean() - least) / max(others[i].mean() - least, 1e-6))  # noqa: E731
+        units = self._seeds(len(own)) + (f", {self.clips_fingerprint}" if real is not None else "")
+        self._add(metrics.REVISIT, bootstrap.estimate(share, len(own)), units)
+
+    def _real_revisits(self) -> float | None:
+        if "real revisits" not in self.results:
+            return None
+        distance = _mean(self.results["real revisits"]["distance"])
+        if distance is None:
+            self.skipped.append(
+                f"revisits in real clips: no player looks {revisits.LOOK_AWAY_DEG:g} degrees away and comes back, by "
+                "the recorded poses; the revisit distance is a share of that to another place"
+            )
+        return distance
 
     def _play(self) -> None:
         arrays = self.results["play"]

@@ -9,7 +9,17 @@ import numpy as np
 from PIL import Image
 
 from gamegen.evaluation.evaluation_report import Curve, EvaluationReport, Figure
-from gamegen.evaluation.metrics import CONTROL, GROUPS, LIKENESS, METRICS, NEXT, QUALITY, SCENES, WORDS
+from gamegen.evaluation.metrics import (
+    CONTROL,
+    GROUPS,
+    LIKENESS,
+    MEMORY,
+    METRICS,
+    NEXT,
+    QUALITY,
+    SCENES,
+    WORDS,
+)
 from gamegen.media.mp4 import write_mp4
 from gamegen.pages import Axes, document, jpeg, jpeg_url
 
@@ -28,6 +38,9 @@ _NOTES = {
     LIKENESS: "Distances between the features of drawn and of held-out real frames; the column of real clips is that "
     "of every other clip to the ones between. On other features and fewer samples than FID and FVD, so other numbers; "
     "fewer seeds make them larger.",
+    MEMORY: "Worlds turn away until nothing of the view is left, and back. The revisit distance is where the distance "
+    "between both views lies between that of real clips whose player looked away and came back, or none, and that to "
+    "the views of other seeds with the same words.",
     QUALITY: "After VBench, with other networks: compare with real clips and with each other, not with published ones.",
 }
 _STYLE = """

@@ -155,7 +155,7 @@ def make_report(plan: EvaluationPlan) -> tuple[EvaluationReport, dict[str, np.nd
         weights_sha256=plan.options.weights_sha256(),
         figures=builder.figures,
         curves=builder.curves,
-        skipped=tuple(_skipped(plan)),
+        skipped=(*_skipped(plan), *builder.skipped),
         wall_s=round(seconds, 1),
     )
     return report, pictures
@@ -164,7 +164,7 @@ def make_report(plan: EvaluationPlan) -> tuple[EvaluationReport, dict[str, np.nd
 def _skipped(plan: EvaluationPlan) -> Iterator[str]:
     if not plan.clips:
         yield (
-            "next frames, likeness to real clips, levels of real clips and drift: no real clips were given "
+            "next frames, likeness to real clips, levels and revisits of real clips, and drift: none were given "
             "(--data or --clips)"
         )
     if not plan.options.config.play_s:

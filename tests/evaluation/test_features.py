@@ -20,6 +20,8 @@ def test_maps_have_the_sizes_they_say():
     assert maps.middle.shape == (2, 112, 6, 10)
     assert maps.last.shape == (2, 1280, 3, 5)
     assert maps.pooled().shape == (2, 1280)
+    assert maps.by_cell().shape == (2, 15, 112)
+    np.testing.assert_allclose(np.linalg.norm(maps.by_cell(), axis=-1), 1, rtol=1e-5)
 
 
 def test_neighbouring_frames_are_nearer_than_other_scenes():

@@ -49,14 +49,16 @@ def test_every_figure_that_needs_no_weights_of_others_is_there(finished):
         assert figure.low <= figure.value <= figure.high, name
         assert len(figure.replicates) == 400 and all(np.isfinite(figure.replicates)), name
     assert len(report.curves) == 4
-    assert [reason.split(":")[0] for reason in report.skipped] == ["FID", "FVD", "LPIPS", "CLIP"]
+    # Nobody comes back to a view in clips of three seconds.
+    expected_skipped = ["FID", "FVD", "LPIPS", "CLIP", "revisits in real clips"]
+    assert [reason.split(":")[0] for reason in report.skipped] == expected_skipped
 
 
 def test_the_report_is_written_as_json_and_as_a_page_with_pictures(finished):
     output, report = finished
     assert read_report(output / "report.json") == report
     page = (output / PAGE_FILE).read_text()
-    for name in (metrics.TURNS, metrics.IMAGE_DISTANCE, "walking", "long play"):
+    for name in (metrics.TURNS, metrics.IMAGE_DISTANCE, "walking", "before, turned away, back", "long play"):
         assert escape(name) in page
     assert page.count("<svg") == 4 and 'src="data:image/jpeg;base64,' in page
     assert "http" not in page.replace("http-equiv", "")
@@ -116,7 +118,8 @@ def test_reference_models_from_files_add_their_figures(options, tmp_path):
     assert report.figures["FID"].value > 0 and report.figures["FVD"].value > 0
     copied, drawn = (metrics.next_frame_name("lpips", method) for method in ("copy", "drawn"))
     assert report.figures[copied].value < report.figures[drawn].value
-    assert [reason.split(":")[0] for reason in report.skipped] == ["long play", "CLIP"]
+    expected = ["long play", "CLIP", "revisits in real clips"]
+    assert [reason.split(":")[0] for reason in report.skipped] == expected
 
 
 def test_half_a_file_is_no_result(options, tmp_path):
