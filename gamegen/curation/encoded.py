@@ -31,6 +31,10 @@ from gamegen.models.vae import encode_frames
 FULL_PROMPTS = 4
 _STATES = pa.struct([("text", pa.string()), ("tokens", pa.binary())])
 _TRUTH = ("biome", "weather", "time_of_day", "view")
+ALIKE = {"dusk": "twilight", "dawn": "twilight"}
+"""True values that no single picture tells apart, with the label that stands for them."""
+SETTLED_CHUNKS = 3
+"""Chunks after which a change has taken effect, so that a segment's prompts describe what is seen then."""
 SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -111,9 +115,9 @@ class EncodedClip:
             row["clip_id"],
             _tensor(row["latents"], shape),
             torch.from_numpy(operations.copy()),
-            [Segment(s["chunk"], [_states(p["tokens"]) for p in s["prompts"]]) for s in row["segments"]],
+            [Segment(s["chunk"], [text_states(p["tokens"]) for p in s["prompts"]]) for s in row["segments"]],
             [
-                EncodedInstruction(i["chunk"], i["kind"], _states(i["states"]["tokens"]))
+                EncodedInstruction(i["chunk"], i["kind"], text_states(i["states"]["tokens"]))
                 for i in row["instructions"]
             ],
             row["biome"],
@@ -206,8 +210,7 @@ def segment_prompts(clip: Clip, num_chunks: int) -> list[tuple[int, list[str]]]:
     rng = Random(clip.clip_id)
     segments = []
     for chunk in starts:
-        # A few frames in, so that a change has taken effect.
-        f = min(chunk * FRAMES_PER_CHUNK + 12, clip.num_frames - 1)
+        f = min((chunk + SETTLED_CHUNKS) * FRAMES_PER_CHUNK, clip.num_frames - 1)
         facts = captions.Facts(clip.game, clip.biome[f], clip.weather[f], clip.time_of_day[f], clip.view[f])
         full = clip.prompts if chunk == 0 else captions.compose_prompts(facts, rng, FULL_PROMPTS)
         segments.append((chunk, [*full[:FULL_PROMPTS], *captions.compose_short_prompts(facts, rng)]))
@@ -232,6 +235,7 @@ def _packed(text: str, text_encoder: TextEncoder) -> dict[str, Any]:
     return {"text": text, "tokens": tokens.numpy().astype(np.float16).tobytes()}
 
 
-def _states(data: bytes, width: int = 384) -> TextStates:
+def text_states(data: bytes, width: int = 384) -> TextStates:
+    """A text's states from its `tokens` column, float16 `(L, width)`."""
     tokens = torch.from_numpy(np.frombuffer(data, np.float16).reshape(-1, width).copy()).float()
     return TextStates(tokens, tokens.mean(0))

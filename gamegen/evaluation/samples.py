@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from gamegen.curation.encoded import ALIKE
 from gamegen.evaluation import motion, reference_models, video_quality
 from gamegen.evaluation.context import EvaluationContext
 from gamegen.evaluation.features import feature_network
-from gamegen.evaluation.scenes import ALIKE, ATTRIBUTES, WINDOW_FRAMES, describe
+from gamegen.evaluation.scenes import ATTRIBUTES, WINDOW_FRAMES, describe
 from gamegen.evaluation.training_frames import nearest_distance
 
 Arrays = dict[str, np.ndarray]

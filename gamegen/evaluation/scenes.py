@@ -26,14 +26,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gamegen.curation import shards
+from gamegen.curation.encoded import ALIKE
 from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.motion import luminance
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, WEIGHTS_FOLDER
 
 ATTRIBUTES = ("biome", "weather", "time_of_day", "view")
-ALIKE = {"dusk": "twilight", "dawn": "twilight"}
-"""Values that no single picture tells apart, with the label that stands for them."""
 WINDOW_FRAMES = 8
 """Frames (a third of a second) that one description covers."""
 HEADS_FILE = "heads.safetensors"

@@ -23,6 +23,7 @@ from torch import Tensor
 from gamegen.curation import shards
 from gamegen.curation.encoded import FULL_PROMPTS, EncodedClip
 from gamegen.gallery.gallery import MAX_STARTS, Gallery, GalleryEntry, quantised
+from gamegen.gallery.probe_fitting import fit_probes, read_texts, scene_value
 from gamegen.media.recorded_start import START_CHUNKS
 from gamegen.models.digests import latents_sha256, vae_sha256
 from gamegen.models.folding import chunk_pixels
@@ -103,6 +104,7 @@ def build_gallery(
         scales=scales,
         vectors=vectors,
         pictures=tuple(_webp(m.frame, config) for m in kept),
+        probes=fit_probes(read_texts(data, SPLIT)),
         card={
             "split": SPLIT,
             "worlds": len({m.world for m in kept}),
@@ -153,6 +155,9 @@ def _moments_of(row: dict[str, Any], model: Model, config: GalleryConfig) -> Ite
                 perspective=_PERSPECTIVES.get(clip.view[chunk]),
                 clip_id=clip.clip_id,
                 chunk=chunk,
+                biome=scene_value(clip.biome, chunk),
+                weather=scene_value(clip.weather, chunk),
+                time_of_day=scene_value(clip.time_of_day, chunk),
             ),
             world=(row["game"], row["world_seed"]),
             scene=(clip.clip_id, number),

@@ -1,6 +1,6 @@
-"""Gallery: up to 1,000 recorded moments that worlds begin from, chosen by their captions.
+"""Gallery: up to 1,000 recorded moments that worlds begin from, chosen by their scenes and captions.
 
-    gallery/gallery.safetensors   latents and caption vectors in int8, small pictures, and the list of starts
+    gallery/gallery.safetensors   latents and caption vectors in int8, small pictures, probes, and the list of starts
     gallery/card.json             whose latents they are, footage and licence, and the SHA-256 of the other file
 
 It is read without PyTorch, so that a server can show and choose starts that others draw.
@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gamegen.files import file_sha256, write_atomically
+from gamegen.gallery.scene_probes import ATTRIBUTES, SceneProbes, unit_vectors
 from gamegen.media.recorded_start import RecordedStart
 
 GALLERY_FOLDER = "gallery"
@@ -30,6 +31,7 @@ MAX_STARTS = 1000
 MAX_GALLERY_BYTES = 12_000_000
 """Limit on the file of a whole gallery."""
 _STARTS = "starts"
+_PROBES = "probes"
 _SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
@@ -39,21 +41,38 @@ class UnknownStartError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryEntry:
-    """Metadata of a start: its id, caption and perspective, and the clip and chunk that it was taken from."""
+    """Metadata of a start: its id, caption and perspective, and the clip and chunk that it was taken from.
+
+    `biome`, `weather` and `time_of_day` are what was recorded there; None for footage without truth.
+    """
 
     id: str
     caption: str
     perspective: Literal["first", "third"] | None
     clip_id: str
     chunk: int
+    biome: str | None = None
+    weather: str | None = None
+    time_of_day: str | None = None
+
+    @property
+    def scene(self) -> dict[str, str | None]:
+        """Values by attribute."""
+        return {name: getattr(self, name) for name in ATTRIBUTES}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceConfig:
-    """Choice of a start: one of the `most` nearest to a prompt, at most `margin` in similarity below the best."""
+    """Choice of a start: one of the `most` that fit a prompt best.
 
-    margin: float = 0.05
+    With probes the score is the log likelihood of a start's scene plus `similarity_weight` times the similarity, and at
+    most `scene_margin` below the best one's; without, it is the similarity, at most `margin` below.
+    """
+
     most: int = 12
+    similarity_weight: float = 2.0
+    scene_margin: float = 0.5
+    margin: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +80,7 @@ class Gallery:
     """N starts; `latents` int8 `(N, START_CHUNKS, C, h, w)` and `scales` float32 `(N, START_CHUNKS, C)`.
 
     `vectors` int8 `(N, D)` are pooled encodings of the scenes' descriptions up to a factor, `pictures` WebP files.
+    `probes` tell the scene that a prompt asks for; None for footage without truth.
     """
 
     entries: tuple[GalleryEntry, ...]
@@ -69,6 +89,7 @@ class Gallery:
     vectors: np.ndarray
     pictures: tuple[bytes, ...]
     card: dict[str, Any]
+    probes: SceneProbes | None = None
 
     @property
     def credit(self) -> str:
@@ -91,19 +112,29 @@ class Gallery:
     def choose(
         self, vector: np.ndarray, perspective: str, seed: int, config: ChoiceConfig = ChoiceConfig()
     ) -> RecordedStart:
-        """One of the starts whose captions are nearest to a prompt of this pooled encoding `(D,)`, by the seed.
+        """One of the starts that fit a prompt of this pooled encoding `(D,)` best, by the seed.
+
+        It is the encoding of the prompt with its perspective in front (`gamegen.models.text.compose_prompt`).
 
         Starts of another perspective are left out unless there are no others.
         """
         allowed = [i for i, entry in enumerate(self.entries) if entry.perspective in (None, perspective)]
         numbers = np.array(allowed or range(len(self.entries)))
-        known = _unit(self.vectors[numbers])
+        score, margin = self._similarities(vector, numbers), config.margin
+        if self.probes is not None:
+            scenes = [self.entries[number].scene for number in numbers]
+            score = self.probes.log_likelihoods(vector, scenes) + config.similarity_weight * score
+            margin = config.scene_margin
+        order = np.argsort(-score, kind="stable")[: config.most]
+        near = numbers[order[score[order] >= score.max() - margin]]
+        return self._start(int(near[_draw(seed, "start") % len(near)]), seed)
+
+    def _similarities(self, vector: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Similarities, from -1 to 1, of a prompt's encoding to the captions of starts of these numbers."""
+        known = unit_vectors(self.vectors[numbers])
         # What all captions share, which is most of it, tells none of them from another.
         shared = known.mean(0)
-        similarity = _unit(known - shared) @ _unit(_unit(vector) - shared)
-        order = np.argsort(-similarity, kind="stable")[: config.most]
-        near = numbers[order[similarity[order] >= similarity.max() - config.margin]]
-        return self._start(int(near[_draw(seed, "start") % len(near)]), seed)
+        return unit_vectors(known - shared) @ unit_vectors(unit_vectors(vector) - shared)
 
     def _start(self, number: int, seed: int) -> RecordedStart:
         entry = self.entries[number]
@@ -130,9 +161,12 @@ class Gallery:
             "pictures": pictures,
             "picture_bytes": np.array([len(picture) for picture in self.pictures], np.int64),
         }
-        listed = json.dumps([asdict(entry) for entry in self.entries])
+        described = {_STARTS: json.dumps([asdict(entry) for entry in self.entries])}
+        if self.probes is not None:
+            described[_PROBES] = json.dumps(self.probes.values)
+            arrays |= self.probes.arrays()
         with write_atomically(folder / GALLERY_FILE) as partial:
-            save_file(arrays, partial, {_STARTS: listed})
+            save_file(arrays, partial, described)
             size_bytes = partial.stat().st_size
             if size_bytes > MAX_GALLERY_BYTES:
                 raise ValueError(
@@ -152,7 +186,8 @@ class Gallery:
             if file_sha256(file) != card["sha256"][GALLERY_FILE]:
                 raise ValueError(f"{file} is damaged: its SHA-256 is not that of its card; build it again")
             with safe_open(file, "np") as opened:
-                listed = json.loads(opened.metadata()[_STARTS])
+                described = opened.metadata()
+                listed, values = json.loads(described[_STARTS]), json.loads(described.get(_PROBES, "{}"))
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (not a mapping)
         except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise ValueError(f"no gallery in {folder}: build one (gamegen gallery build --help)") from error
@@ -167,6 +202,8 @@ class Gallery:
                 data[end - size : end] for end, size in zip(ends, arrays["picture_bytes"], strict=True)
             ),
             card=card,
+            # Galleries of footage without truth, and those built before there were probes, have none.
+            probes=SceneProbes.from_arrays(values, arrays) if values else None,
         )
 
 
@@ -175,11 +212,6 @@ def quantised(values: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np
     largest = np.abs(values).max(axes, keepdims=True)
     scales = np.maximum(largest / 127, 1e-12).astype(np.float32)
     return np.rint(values / scales).astype(np.int8), scales.squeeze(axes)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float64)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def _draw(seed: int, purpose: str) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gamegen.curation.encoded import ALIKE
 from gamegen.evaluation import scenes
 from gamegen.evaluation.real_clips import SHIPPED_CLIPS, clips_in
 from gamegen.evaluation.scenes import ATTRIBUTES, Examples, ScenesConfig, describe, examples_of, train_heads
@@ -61,7 +62,7 @@ def test_the_shipped_heads_know_the_real_clips_of_the_repository():
         told = heads.probabilities(describe(window)[None])
         for name in ("time_of_day", "view"):
             true = getattr(real.clip, name)[-1]
-            right.append(heads.labels[name][told[name].argmax()] == scenes.ALIKE.get(true, true))
+            right.append(heads.labels[name][told[name].argmax()] == ALIKE.get(true, true))
     assert np.mean(right) > 0.8
     assert set(card["held_out_accuracy"]) == set(ATTRIBUTES)
 
