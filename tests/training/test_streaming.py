@@ -23,6 +23,7 @@ from gamegen.training.run_stage import run_stage
 from gamegen.training.stage_config import TrainingBucket
 from gamegen.training.stages.streaming import StreamingLossConfig, StreamingStage
 from gamegen.training.window_plan import ClipRow, Sample, WindowPlan, index_clips
+from tests.engine.test_world import random_model
 from tests.footage_samples import panning_frames
 from tests.training.samples import curated_folder, keyed_row, panning_folder
 
@@ -49,7 +50,8 @@ def init(tmp_path_factory, data) -> Path:
     torch.manual_seed(0)
     tiny = ModelConfig.tiny()
     vae = dataclasses.replace(tiny.vae, linear_encoder=True)
-    model = Model(dataclasses.replace(tiny, vae=vae, motion=MotionConfig.tiny(), width=128, height=72))
+    parts = {"vae": vae, "motion": MotionConfig.tiny(), "foundation": None, "instructnet": None}
+    model = Model(dataclasses.replace(tiny, **parts, width=128, height=72))
     model.vae.initialise_from_patches(from_pixels(torch.from_numpy(panning_frames(24)))[None])
     folder = tmp_path_factory.mktemp("init")
     save_checkpoint(folder, model.config, model.state_dict(), {"licence": "CC0-1.0"})
@@ -134,3 +136,35 @@ def test_it_takes_detail_from_what_was_shown_and_leaves_the_rest_of_the_model_al
         _, metrics = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
     assert metrics["psnr_db"] > metrics["plain_psnr_db"] + 0.5
     assert objective.sheet(batch).shape == (4 * 72, 3 * 128, 3)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_guessed_latents_are_those_of_the_diffusion_model(moves):
+    """Near the truth from little noise, the model's own from much, and the decoder alone learns from either."""
+    torch.manual_seed(0)
+    model = random_model(moves=True)
+    if not moves:
+        foundation = dataclasses.replace(model.config.foundation, motion_compensation=False)
+        model = Model(dataclasses.replace(model.config, foundation=foundation))
+    windows = PlayedWindows()
+    rows = [keyed_row(panning_frames(24, seed)[:, :32, :32], [["d"]] * 24, [1.2] * 24) for seed in range(2)]
+    batch = windows.collate([windows.prepare(row).window(4, 12) for row in rows])
+
+    def videos(**settings) -> list[torch.Tensor]:
+        loss = dataclasses.replace(STAGE.streaming_loss, latent_noise=0.0, held_windows=0.0, **settings)
+        objective = dataclasses.replace(STAGE, streaming_loss=loss).objective(model)
+        with torch.no_grad():
+            latent, inputs = objective._inputs(batch, torch.Generator().manual_seed(0))
+            guesses = objective._draw_guesses(latent, torch.Generator().manual_seed(0))
+            there = torch.ones(latent.shape[:2])
+            return [objective._decode(latent, inputs, there, each) for each in (None, guesses)]
+
+    exact, never = videos(guessed_windows=0.0)
+    assert torch.equal(exact, never)
+    exact, guessed = videos(guessed_windows=1.0, guess_level=0.999)
+    assert (guessed - exact).abs().mean() > 0.05
+    objective = STAGE.objective(model)
+    loss, _ = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
+    loss.backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learned and all(name.startswith("vae.streaming.") for name in learned)

@@ -2,24 +2,29 @@
 
 In play, the frame shown last is the decoder's own. Windows are therefore decoded chunk after chunk, each with the
 frames before it as the decoder drew them (as self-forcing does for a whole model: Huang et al. 2025, section 3.2);
-the gradient stays within a chunk.
+the gradient stays within a chunk. What is decoded in play is drawn by the diffusion model, and errs as that does: so do
+the latents of a share of the windows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gamegen.constants import TEMPORAL_FACTOR
+from gamegen.constants import FRAMES_PER_CHUNK, TEMPORAL_FACTOR
+from gamegen.flow import add_noise, predict_x0
 from gamegen.models.folding import from_pixels, to_pixels, unfold_frames
+from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion_compensation import refer
+from gamegen.models.network_inputs import Previous, Text
+from gamegen.models.streaming_decoder import Reference
 from gamegen.training.discriminator import PatchDiscriminator, hinge_loss
 from gamegen.training.flops import (
     FORWARD,
@@ -53,13 +58,17 @@ class StreamingLossConfig(DecoderLossConfig):
     """`DecoderLossConfig` for the streaming decoder, and what its reference has to bear.
 
     Of the latents' noise a share of up to `smooth_noise` is smooth over four places: what is drawn errs in areas.
-    `lost_references` of the chunks are decoded without a reference, as first frames are.
+    `lost_references` of the chunks are decoded without a reference, as first frames are. In a share `guessed_windows`
+    the latents are guesses of the model's diffusion transformer, if it has one, from noise of level `guess_level` to 1,
+    made under the true keys from the frames that the decoder showed before.
     """
 
     latent_noise: float = 0.6
     smooth_noise: float = 0.7
     held_windows: float = 0.2
     lost_references: float = 0.15
+    guessed_windows: float = 0.5
+    guess_level: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +114,16 @@ def seeing_reference(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+class _Guesses(NamedTuple):
+    """Windows whose latents are guessed: their rows, noise levels `(B, T)`, and the noise of the latents and of those
+    before them, each `(B, T, C, h, w)`."""
+
+    rows: Tensor
+    level: Tensor
+    noise: Tensor
+    context_noise: Tensor
+
+
 class StreamingObjective(Objective):
     """Reconstruction of windows, chunk after chunk, with a discriminator of the last one."""
 
@@ -112,7 +131,9 @@ class StreamingObjective(Objective):
 
     def __init__(self, model: Model, config: StreamingLossConfig) -> None:
         self.model, self.vae, self.config = model, model.vae, config
-        self.vae.encoder.requires_grad_(False)
+        # Only the streaming decoder learns.
+        model.requires_grad_(False)
+        self.vae.streaming.requires_grad_(True)
         self.discriminator = PatchDiscriminator(config.discriminator).to(model.device)
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -121,7 +142,7 @@ class StreamingObjective(Objective):
     def loss(self, batch: PlayedBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         latent, batch = self._inputs(batch.to(self.model.device), generator)
         is_there = torch.rand(latent.shape[:2], generator=generator) >= self.config.lost_references
-        video = self._decode(latent, batch, is_there.to(latent))
+        video = self._decode(latent, batch, is_there.to(latent), self._draw_guesses(latent, generator))
         truth = batch.frames[:, TEMPORAL_FACTOR - 1 :]
         # Motion is also that from the frame shown last.
         whole = torch.cat([truth[:, :1], video], 1)
@@ -162,25 +183,80 @@ class StreamingObjective(Objective):
         operations[:, -moves.shape[1] :] *= moves[..., None]
         return latent, PlayedBatch(frames, operations)
 
-    def _decode(self, latent: Tensor, batch: PlayedBatch, is_there: Tensor) -> Tensor:
+    def _draw_guesses(self, latent: Tensor, generator: torch.Generator) -> _Guesses | None:
+        """Which windows have guessed latents, and the noise that they are guessed from; None without a foundation."""
+        B, T = latent.shape[:2]
+        rows = torch.rand(B, generator=generator) < self.config.guessed_windows
+        lowest = self.config.guess_level
+        level = lowest + (1 - lowest) * torch.rand((B, T), generator=generator)
+        noise, context_noise = torch.randn((2, *latent.shape), generator=generator)
+        if self.model.foundation is None or not rows.any():
+            return None
+        device = latent.device
+        parts = rows.nonzero()[:, 0], level, noise, context_noise
+        return _Guesses(*(part.to(device) for part in parts))
+
+    def _decode(
+        self, latent: Tensor, batch: PlayedBatch, is_there: Tensor, guesses: _Guesses | None = None
+    ) -> Tensor:
         """Frames `(B, 4T - 4, 3, H, W)` of all chunks but the first, each with those shown before as its reference.
 
         `is_there` `(B, T)` is 0 for the chunks whose reference is lost.
         """
-        shown, decoded = batch.chunk(0)[:, -2:], []
+        shown, decoded, before = batch.chunk(0)[:, -2:], [], latent[:, 0]
         for number in range(1, batch.num_chunks):
+            now = latent[:, number]
             with torch.no_grad():
                 reference = refer(self.model, shown, batch.operations_of(number))
+                if guesses is not None:
+                    now = self._guessed(now, before, reference, batch.operations_of(number), guesses, number)
             reference = reference._replace(is_there=is_there[:, number, None, None, None])
-            folded = self.vae.streaming(latent[:, number], latent[:, number - 1], reference)
+            folded = self.vae.streaming(now, before, reference)
+            before = now
             decoded.append(unfold_frames(folded, 1).float())
             shown = from_pixels(to_pixels(decoded[-1][:, -2:].detach()))
         return torch.cat(decoded, 1)
 
+    def _guessed(
+        self,
+        latent: Tensor,
+        before: Tensor,
+        reference: Reference,
+        operations: Tensor,
+        guesses: _Guesses,
+        number: int,
+    ) -> Tensor:
+        """A chunk's latents `(B, C, h, w)`, in some rows as the diffusion model draws them from noise in one step."""
+        model, rows = self.model, guesses.rows
+        foundation = model.foundation
+        assert foundation is not None
+        compensates = foundation.config.motion_compensation
+        given = model.normalise((reference.latent.float() if compensates else before.float())[rows])[:, None]
+        confidence = reference.confidence.float()[rows][:, None] if compensates else None
+        level, context = guesses.level[rows, number : number + 1], model.config.sampling.context_level
+        previous_level = torch.full_like(level, context)
+        noise, context_noise = (
+            each[rows, number][:, None] for each in (guesses.noise, guesses.context_noise)
+        )
+        noisy = add_noise(given, context_noise, previous_level)
+        x = add_noise(model.normalise(latent.float()[rows])[:, None], noise, level)
+        text = Text.none(len(rows), foundation.config.text_width, x.device)
+        controls = ControlInputs(
+            operations=operations[rows, -FRAMES_PER_CHUNK:][:, None],
+            has_operations=torch.ones_like(level, dtype=torch.bool),
+            instruction=text,
+            instruction_active=torch.zeros_like(level),
+        )
+        branch = None if model.instructnet is None else model.instructnet.bind(controls)
+        previous = Previous(given, noisy, previous_level, confidence)
+        velocity = foundation(x, level, previous, text, model.video_format, branch).float()
+        drawn = model.denormalise(predict_x0(x, velocity, level)[:, 0])
+        return latent.index_copy(0, rows, drawn.to(latent.dtype))
+
     @torch.inference_mode()
     def sheet(self, batch: PlayedBatch) -> np.ndarray:
         """Contact sheet: rows of each window's last frame, of its exact latents decoded without and with the reference,
-        and of noisy ones with it."""
+        and of noisy and guessed ones with it."""
         batch = batch.to(self.model.device)
         generator = torch.Generator().manual_seed(0)
         exact, (noisy, _) = self.vae.encode(batch.frames), self._inputs(batch, generator)
@@ -189,7 +265,7 @@ class StreamingObjective(Objective):
             batch.frames,
             self._decode(exact, batch, none),
             self._decode(exact, batch, all_there),
-            self._decode(noisy, batch, all_there),
+            self._decode(noisy, batch, all_there, self._draw_guesses(noisy, generator)),
         ]
         return np.concatenate([np.concatenate(list(to_pixels(row[:6, -1]).cpu().numpy()), 1) for row in rows])
 
