@@ -19,8 +19,9 @@ from gamegen.engine.state import DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import Compensated, compensate, no_latent
+from gamegen.models.motion_compensation import Compensated, no_latent, refer
 from gamegen.models.network_inputs import Previous, Text
+from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
 
 
@@ -142,9 +143,12 @@ class InputStacker:
             pasts, done = [sessions[i].upto_last for i in rows], [conditions[i].operations for i in rows]
             steps = np.stack([np.concatenate([p.operations, o]) for p, o in zip(pasts, done, strict=True)])
             operations = torch.from_numpy(steps).float().to(device)
-            found = compensate(self._model, last_shown(self._model, pasts), operations, self._predict_flow)
-            latent[rows] = self._model.normalise(found.latent).half()
+            found = refer(self._model, last_shown(self._model, pasts), operations, self._predict_flow)
+            latent[rows] = self._model.normalise(found.latent.float()).half()
             confidence[rows] = found.confidence.half()
+            for place, i in enumerate(rows):
+                row = Reference(*(part[place : place + 1] for part in found))
+                sessions[i].reference = sessions[i].version, row
         return Compensated(latent, confidence)
 
     def _last_latents(self, sessions: Sequence[Session]) -> Tensor:

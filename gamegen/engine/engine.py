@@ -267,8 +267,14 @@ class WorldEngine:
         """Decodes a session's last chunk, if it is not yet: alone, so that its frames depend on no other session."""
         if session.chunks and session.frames is None:
             chunk = session.chunks[-1]
-            operations = chunk.conditioning.operations
-            session.frames = self._decoder.decode([chunk.latent], [session.past], [operations])[0].cpu()
+            number, reference = session.reference or (None, None)
+            session.frames = self._decoder.decode(
+                [chunk.latent],
+                [session.past],
+                [chunk.conditioning.operations],
+                reference if number == session.version - 1 else None,
+            )[0].cpu()
+            session.reference = None
 
     def _close_slots(self, slots: list[int]) -> None:
         """Closes sessions whose caches lack a chunk; their clients restore them."""

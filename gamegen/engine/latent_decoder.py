@@ -110,21 +110,31 @@ class LatentDecoder:
         return (graphs[0], graphs[1]) if graphs[0] and graphs[1] else (ends, between)
 
     def decode(
-        self, latents: list[Tensor], pasts: Sequence[StreamPast], operations: Sequence[np.ndarray]
+        self,
+        latents: list[Tensor],
+        pasts: Sequence[StreamPast],
+        operations: Sequence[np.ndarray],
+        reference: Reference | None = None,
     ) -> Tensor:
         """One chunk for each of B streams, uint8 `(B, 4, H, W, 3)`.
 
-        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated.
+        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated. A
+        `reference` that is known already need not be computed.
         """
-        return torch.cat([*self.decode_in_parts(latents, pasts, operations)], 1)
+        return torch.cat([*self.decode_in_parts(latents, pasts, operations, reference)], 1)
 
     def decode_in_parts(
-        self, latents: list[Tensor], pasts: Sequence[StreamPast], operations: Sequence[np.ndarray]
+        self,
+        latents: list[Tensor],
+        pasts: Sequence[StreamPast],
+        operations: Sequence[np.ndarray],
+        reference: Reference | None = None,
     ) -> Iterator[Tensor]:
         """The chunks of `decode` as they are ready: the first frame, uint8 `(B, 1, H, W, 3)`, then the other three."""
         latent, memory = self._pair(latents, [past.latent for past in pasts])
-        reference = self._reference(latent, pasts, operations)
-        first, *remaining = self._run(self._ends, latent, memory, *reference)
+        found = self._reference(latent, pasts, operations) if reference is None else reference
+        sees = [part.to(self.dtype) for part in found] if self._decoder.sees_reference else ()
+        first, *remaining = self._run(self._ends, latent, memory, *sees)
         yield chunk_pixels(first).cpu()
         (between,) = self._run(self._between, *remaining)
         yield chunk_pixels(torch.cat([between, remaining[0]], 1)).cpu()

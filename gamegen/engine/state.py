@@ -11,6 +11,7 @@ from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning, Instructio
 from gamegen.engine.latent_decoder import StreamPast
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.models.sampling import SamplingConfig
+from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
 
 
@@ -47,6 +48,7 @@ class Session:
 
     Chunks hold their instructions themselves, so instructions that no kept chunk was generated under are freed.
     `past` is the stream before the last chunk, whose `frames`, uint8 `(4, H, W, 3)`, are None until it is decoded.
+    `reference` is that of the chunk of a number, kept for its decoding.
     """
 
     seed: int
@@ -60,6 +62,7 @@ class Session:
     videos: list[Tensor] = field(default_factory=list)
     past: StreamPast = field(default_factory=StreamPast)
     frames: Tensor | None = None
+    reference: tuple[int, Reference] | None = None
 
     def conditioning(self, operations: np.ndarray) -> Conditioning:
         """Conditions of the next chunk."""
