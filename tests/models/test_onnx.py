@@ -75,7 +75,7 @@ def test_a_compiled_world_does_not_depend_on_who_is_drawn_with_it():
     np.testing.assert_allclose(together[5], alone[5], atol=2e-3)
 
 
-def test_a_compiled_decoder_shows_the_same_frames():
+def test_a_compiled_decoder_shows_the_same_frames(in_float32):
     latents = [torch.randn(4, 4, 4) for _ in range(3)]
     pasts = [StreamPast(), StreamPast(latents[0]), StreamPast(latents[1])]
     operations = [idle_operations()] * 3
@@ -86,7 +86,7 @@ def test_a_compiled_decoder_shows_the_same_frames():
     assert difference.abs().max() <= 1
 
 
-def test_the_shipped_world_comes_with_its_graphs(monkeypatch, tmp_path):
+def test_the_shipped_world_comes_with_its_graphs(in_float32, monkeypatch, tmp_path):
     """If this fails, the networks have changed: gamegen compile nano --output gamegen/weights/graphs"""
     monkeypatch.setenv("GAMEGEN_CACHE", str(tmp_path))
     model = Variant.parse("nano").load("cpu")
