@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
@@ -14,6 +15,7 @@ from gamegen.controls import Control
 from gamegen.engine import snapshot as snapshots
 from gamegen.engine.conditioning import NO_INSTRUCTION, Conditioning, InstructionState
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
+from gamegen.models.motion_compensation import Compensated
 from gamegen.models.text import TextStates
 
 
@@ -22,7 +24,9 @@ def text(seed: int, length: int) -> TextStates:
     return TextStates(tokens, tokens.mean(0))
 
 
-def a_snapshot(num_chunks: int = 5, shape: tuple[int, int, int] = (4, 4, 4)) -> WorldSnapshot:
+def a_snapshot(
+    num_chunks: int = 5, shape: tuple[int, int, int] = (4, 4, 4), moves: bool = False
+) -> WorldSnapshot:
     rain = InstructionState(text(2, 3), 1.0)
     fog = InstructionState(text(3, 7), 2 / 3, before=rain.text, share=1 / 3)
     said = [(NO_INSTRUCTION, rain, fog)[i % 3] for i in range(num_chunks)]
@@ -30,7 +34,11 @@ def a_snapshot(num_chunks: int = 5, shape: tuple[int, int, int] = (4, 4, 4)) -> 
     videos = list(torch.randn(4, *shape).half())
     seen = [None, *videos[:2], *[None] * num_chunks]
     chunks = [
-        PastChunk(torch.randn(shape).half(), Conditioning(operations, *steered))
+        PastChunk(
+            torch.randn(shape).half(),
+            Conditioning(operations, *steered),
+            Compensated(torch.randn(shape).half(), torch.randn(1, *shape[1:]).half()) if moves else None,
+        )
         for steered in zip(said, seen, strict=False)
     ]
     return WorldSnapshot(
@@ -41,6 +49,7 @@ def a_snapshot(num_chunks: int = 5, shape: tuple[int, int, int] = (4, 4, 4)) -> 
         anchors=chunks[:1],
         upcoming=[fog, rain],
         videos=videos[2:],
+        shown=torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8) if moves else None,
     )
 
 
@@ -50,15 +59,16 @@ def equal(a: object, b: object) -> bool:
         return a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b)
-    if isinstance(a, list) and isinstance(b, list):
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(map(equal, a, b))
     if hasattr(a, "__dataclass_fields__"):
         return type(a) is type(b) and all(equal(getattr(a, f), getattr(b, f)) for f in a.__dataclass_fields__)
     return a == b
 
 
-def test_what_goes_in_comes_out():
-    written = a_snapshot()
+@pytest.mark.parametrize("moves", [False, True])
+def test_what_goes_in_comes_out(moves):
+    written = a_snapshot(moves=moves)
     data = written.to_bytes()
     assert data == written.to_bytes()
     read = WorldSnapshot.from_bytes(data)
@@ -121,6 +131,25 @@ def test_foreign_bytes_are_refused_and_nothing_in_them_is_run(data, message):
         WorldSnapshot.from_bytes(data)
 
 
+def test_snapshots_from_before_frames_were_kept_are_read():
+    written = a_snapshot()
+    data = written.to_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    older = {name: tensor for name, tensor in load(data).items() if name not in snapshots._ADDED}
+    assert len(older) == len(snapshots._TENSORS) - 3
+    assert equal(WorldSnapshot.from_bytes(save(older, header["__metadata__"])), written)
+
+
+def test_frames_of_another_size_do_not_fit():
+    snapshot = a_snapshot(moves=True)
+    snapshot.check_fits((4, 4, 4), 384)
+    other = dataclasses.replace(snapshot, shown=torch.zeros(2, 32, 48, 3, dtype=torch.uint8))
+    with pytest.raises(
+        ValueError, match=r"frames of shape \(2, 32, 48, 3\): this world's are \(2, 32, 32, 3\)"
+    ):
+        other.check_fits((4, 4, 4), 384)
+
+
 def forged(**tensors: torch.Tensor) -> bytes:
     """A snapshot of some other tensors, whose checksum is right."""
     data = a_snapshot().to_bytes()
@@ -146,6 +175,11 @@ def forged(**tensors: torch.Tensor) -> bytes:
         (forged(lengths_N=torch.tensor([9, 3, -7], dtype=torch.int32)), "texts are incomplete"),
         (forged(operations_M4O=torch.zeros(6, 4, 3)), r"operations of shape \(6, 4, 3\)"),
         (forged(latents_MCHW=torch.zeros(6, 4, 4)), "latents_MCHW has type F32"),
+        (
+            forged(compensated_MCHW=torch.zeros(6, 4, 4, 6).half()),
+            r"motion-compensated latents of shape \(6, 4",
+        ),
+        (forged(confidence_M1HW=torch.zeros(6, 1, 4, 4).half()), "motion-compensated latents of shape"),
     ],
 )
 def test_a_snapshot_that_contradicts_itself_is_refused(data, message):

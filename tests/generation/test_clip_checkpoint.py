@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 
 from gamegen.generation import clip_checkpoint as checkpoints
 from gamegen.generation.clip_checkpoint import ClipCheckpoint
+from gamegen.models.motion_compensation import Compensated
 from gamegen.models.sampling import SamplingConfig
 
 
@@ -42,6 +43,22 @@ def test_what_goes_in_comes_out():
     assert read.sampling == written.sampling
     empty = replace(written, num_before=0, latents=torch.empty(0), x=torch.empty(0))
     assert len(ClipCheckpoint.from_bytes(empty.to_bytes()).latents) == 0
+
+
+def test_what_a_clip_was_drawn_from_comes_out_as_well():
+    """The frames shown last and what each chunk was given; older checkpoints have neither."""
+    given = [Compensated(torch.randn(4, 4, 6).half(), torch.randn(1, 4, 6).half()) for _ in range(5)]
+    shown = torch.randint(256, (2, 32, 48, 3), dtype=torch.uint8)
+    data = replace(a_checkpoint(), compensated=given, shown=shown).to_bytes()
+    read = ClipCheckpoint.from_bytes(data)
+    assert torch.equal(read.shown, shown) and len(read.compensated) == 5
+    for pair, other in zip(read.compensated, given, strict=True):
+        assert torch.equal(pair.latent, other.latent) and torch.equal(pair.confidence, other.confidence)
+    data = a_checkpoint().to_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    older = {name: tensor for name, tensor in load(data).items() if name not in checkpoints._ADDED}
+    read = ClipCheckpoint.from_bytes(save(older, header["__metadata__"]))
+    assert read.shown is None and read.compensated == [] and len(read.latents) == 5
 
 
 def test_damage_anywhere_is_noticed():
@@ -89,6 +106,7 @@ def forged(facts: dict | None = None, is_sealed: bool = True, **tensors: torch.T
         (forged(x_CHW=torch.full((4, 4, 6), torch.nan)), "NaN or infinite"),
         (forged(x_CHW=torch.zeros(4, 4)), r"a latent of shape \(4, 4\)"),
         (forged(latents_MCHW=torch.zeros(5, 4, 4, 6)), "latents_MCHW has type"),
+        (forged(compensated_MCHW=torch.zeros(5, 4, 4, 4).half()), "motion-compensated latents of shape"),
         (forged(more=torch.zeros(1)), "its tensors are"),
     ],
 )

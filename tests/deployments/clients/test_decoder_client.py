@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,7 +20,6 @@ class Decoders:
 
     def __init__(self, deaths: int = 0, files_at_death: int = 1) -> None:
         self.batches: list[int] = []
-        self.shown: list[np.ndarray | None] = []
         self._deaths = deaths
         self._files_at_death = files_at_death
 
@@ -37,10 +35,7 @@ class Decoders:
         for number in range(4):
             if number == self._files_at_death and len(self.batches) <= self._deaths:
                 raise RuntimeError("the replica died")
-            shown = [np.full(2, one.latent[0]) if number == 3 else None for one in requests]
-            files = [[bytes([int(one.latent[0]), number])] for one in requests]
-            yield [DecodedFrames(made, 1.0, kept) for made, kept in zip(files, shown, strict=True)]
-        self.shown += [one.shown for one in requests]
+            yield [DecodedFrames([bytes([int(one.latent[0]), number])], 1.0) for one in requests]
 
 
 def request(value: int = 7) -> DecodeRequest:
@@ -88,27 +83,3 @@ async def test_chunks_of_several_sessions_share_a_call() -> None:
     for value, stream in enumerate(streams):
         assert [file[0] async for file, _ in stream] == [value] * 4
     assert decoders.batches == [5]
-
-
-async def test_a_chunk_is_decoded_with_what_the_chunk_before_showed() -> None:
-    decoders = Decoders()
-    client = client_of(decoders)
-    first = client.start(request(3))
-    second = client.start(request(4), after=first)
-    third = client.start(request(5), after=second)
-    assert len([file async for file, _ in third]) == 4
-    assert decoders.batches == [1, 1, 1]
-    assert [None if shown is None else shown.tolist() for shown in decoders.shown] == [None, [3, 3], [4, 4]]
-
-
-@pytest.mark.parametrize("how", ["cancelled", "lost"])
-async def test_a_chunk_is_decoded_though_the_chunk_before_was_not(how: str) -> None:
-    first = client_of(Decoders(deaths=100, files_at_death=0)).start(request())
-    if how == "cancelled":
-        first.cancel()
-    decoders = Decoders()
-    stream = client_of(decoders).start(request(), after=first)
-    assert len([file async for file, _ in stream]) == 4
-    assert decoders.shown == [None]
-    with pytest.raises((DecoderUnavailableError, asyncio.CancelledError)):
-        _ = [file async for file, _ in first]
