@@ -18,7 +18,7 @@ from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
 from gamegen.training.motion_windows import MotionWindows
 from gamegen.training.optimisers import OptimiserConfig
-from gamegen.training.played_windows import PlayedWindows
+from gamegen.training.played_windows import PlayedBatch, PlayedWindows
 from gamegen.training.run_stage import run_stage
 from gamegen.training.stage_config import TrainingBucket
 from gamegen.training.stages.streaming import StreamingLossConfig, StreamingStage
@@ -136,6 +136,33 @@ def test_it_takes_detail_from_what_was_shown_and_leaves_the_rest_of_the_model_al
         _, metrics = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
     assert metrics["psnr_db"] > metrics["plain_psnr_db"] + 0.5
     assert objective.sheet(batch).shape == (4 * 72, 3 * 128, 3)
+
+
+def test_what_is_decoded_before_the_trained_chunks_counts_but_has_no_gradient():
+    torch.manual_seed(0)
+    model = random_model(moves=True)
+    windows = PlayedWindows()
+    row = keyed_row(panning_frames(32)[:, :32, :32], [["d"]] * 32, [1.2] * 32)
+    batch = windows.collate([windows.prepare(row).window(4, 24)])
+    gradients = []
+    for first in (0, 8):
+        loss = dataclasses.replace(STAGE.streaming_loss, trained_chunks=2, held_windows=0.0)
+        objective = dataclasses.replace(STAGE, streaming_loss=loss).objective(model)
+        frames = batch.frames.clone()
+        # The trained chunks are the same, and what comes before them is not.
+        frames[:, :16] = frames[:, first : first + 1]
+        value, _ = objective.loss(
+            PlayedBatch(frames, batch.operations), torch.Generator().manual_seed(0), 0.0
+        )
+        model.zero_grad(set_to_none=True)
+        value.backward()
+        gradients.append(model.vae.streaming.stem[0].weight.grad.clone())
+    assert not torch.equal(*gradients) and all(gradient.any() for gradient in gradients)
+    streaming, passes = model.vae.streaming, []
+    hook = streaming.stem.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
+    hook.remove()
+    assert passes == [False] * 3 + [True] * 2
 
 
 @pytest.mark.parametrize("moves", [False, True])

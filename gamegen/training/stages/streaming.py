@@ -61,6 +61,10 @@ class StreamingLossConfig(DecoderLossConfig):
     `lost_references` of the chunks are decoded without a reference, as first frames are. In a share `guessed_windows`
     the latents are guesses of the model's diffusion transformer, if it has one, from noise of level `guess_level` to 1,
     made under the true keys from the frames that the decoder showed before.
+
+    Of each window the last `trained_chunks` are learned from; those before are decoded without a gradient, so that the
+    decoder learns to go on from what it has been showing for long: small errors that it would amplify in each chunk
+    are large by then.
     """
 
     latent_noise: float = 0.6
@@ -69,6 +73,7 @@ class StreamingLossConfig(DecoderLossConfig):
     lost_references: float = 0.15
     guessed_windows: float = 0.5
     guess_level: float = 0.5
+    trained_chunks: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +104,9 @@ class StreamingStage(WorldModelStage):
         adversarial = (2 * FORWARD_AND_BACKWARD + FORWARD_AND_INPUT_GRADIENT) * discriminator_flops(
             self.streaming_loss.discriminator, num_frames, height, width
         )
-        trained = FORWARD_AND_BACKWARD * vae.stream * (batch.num_chunks - 1) / batch.num_chunks
+        num_trained = min(self.streaming_loss.trained_chunks, batch.num_chunks - 1)
+        passes = FORWARD_AND_BACKWARD * num_trained + FORWARD * (batch.num_chunks - 1 - num_trained)
+        trained = vae.stream * passes / batch.num_chunks
         return pixel_batch_cost(batch.frames, FORWARD * vae.encode + trained + adversarial)
 
 
@@ -142,10 +149,13 @@ class StreamingObjective(Objective):
     def loss(self, batch: PlayedBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         latent, batch = self._inputs(batch.to(self.model.device), generator)
         is_there = torch.rand(latent.shape[:2], generator=generator) >= self.config.lost_references
-        video = self._decode(latent, batch, is_there.to(latent), self._draw_guesses(latent, generator))
-        truth = batch.frames[:, TEMPORAL_FACTOR - 1 :]
+        guesses = self._draw_guesses(latent, generator)
+        num_frames = TEMPORAL_FACTOR * min(self.config.trained_chunks, batch.num_chunks - 1)
+        video = self._decode(latent, batch, is_there.to(latent), guesses)
+        truth = batch.frames[:, -num_frames - 1 :]
         # Motion is also that from the frame shown last.
-        whole = torch.cat([truth[:, :1], video], 1)
+        whole = torch.cat([batch.frames[:, :TEMPORAL_FACTOR], video], 1)[:, -num_frames - 1 :]
+        video = whole[:, 1:]
         loss = picture_loss(whole, truth, self.config)
         drawn, real = whole[:, -TEMPORAL_FACTOR - 1 :], truth[:, -TEMPORAL_FACTOR - 1 :]
         real_scores, real_features = self.discriminator(real)
@@ -153,9 +163,8 @@ class StreamingObjective(Objective):
         loss = loss + critic_loss(drawn, self.config, self.discriminator, real_features) + judging
         metrics = {"discriminator": judging.item()} | _figures(video, batch, "")
         if not torch.is_grad_enabled():
-            metrics |= _figures(
-                self._decode(latent, batch, torch.zeros_like(latent[:, :, 0, 0, 0])), batch, "plain_"
-            )
+            plain = self._decode(latent, batch, torch.zeros_like(latent[:, :, 0, 0, 0]))
+            metrics |= _figures(plain[:, -num_frames:], batch, "plain_")
         return loss, metrics
 
     def _inputs(self, batch: PlayedBatch, generator: torch.Generator) -> tuple[Tensor, PlayedBatch]:
@@ -201,9 +210,10 @@ class StreamingObjective(Objective):
     ) -> Tensor:
         """Frames `(B, 4T - 4, 3, H, W)` of all chunks but the first, each with those shown before as its reference.
 
-        `is_there` `(B, T)` is 0 for the chunks whose reference is lost.
+        `is_there` `(B, T)` is 0 for the chunks whose reference is lost. The last `trained_chunks` have a gradient.
         """
         shown, decoded, before = batch.chunk(0)[:, -2:], [], latent[:, 0]
+        learns = torch.is_grad_enabled()
         for number in range(1, batch.num_chunks):
             now = latent[:, number]
             with torch.no_grad():
@@ -211,7 +221,8 @@ class StreamingObjective(Objective):
                 if guesses is not None:
                     now = self._guessed(now, before, reference, batch.operations_of(number), guesses, number)
             reference = reference._replace(is_there=is_there[:, number, None, None, None])
-            folded = self.vae.streaming(now, before, reference)
+            with torch.set_grad_enabled(learns and number >= batch.num_chunks - self.config.trained_chunks):
+                folded = self.vae.streaming(now, before, reference)
             before = now
             decoded.append(unfold_frames(folded, 1).float())
             shown = from_pixels(to_pixels(decoded[-1][:, -2:].detach()))
@@ -271,9 +282,12 @@ class StreamingObjective(Objective):
 
 
 def _figures(video: Tensor, batch: PlayedBatch, prefix: str) -> Metrics:
-    """PSNR of all windows and of those that move, all if none does; the shares of the truth's detail and change."""
-    target = batch.frames[:, TEMPORAL_FACTOR:]
-    chunks = batch.frames.unflatten(1, (-1, TEMPORAL_FACTOR))
+    """PSNR of all windows and of those that move, all if none does; the shares of the truth's detail and change.
+
+    `video` are the windows' last frames.
+    """
+    target = batch.frames[:, -video.shape[1] :]
+    chunks = batch.frames[:, -video.shape[1] - TEMPORAL_FACTOR :].unflatten(1, (-1, TEMPORAL_FACTOR))
     copied = chunks[:, :-1, -1:].expand_as(chunks[:, 1:])
     moves = (copied - chunks[:, 1:]).square().flatten(1).mean(1) / 4 > MOVING
     moves |= ~moves.any()
