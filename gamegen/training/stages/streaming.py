@@ -163,7 +163,7 @@ class StreamingObjective(Objective):
         loss = loss + critic_loss(drawn, self.config, self.discriminator, real_features) + judging
         metrics = {"discriminator": judging.item()} | _figures(video, batch, "")
         if not torch.is_grad_enabled():
-            plain = self._decode(latent, batch, torch.zeros_like(latent[:, :, 0, 0, 0]))
+            plain = self._decode(latent, batch, torch.zeros_like(latent[:, :, 0, 0, 0]), guesses)
             metrics |= _figures(plain[:, -num_frames:], batch, "plain_")
         return loss, metrics
 
