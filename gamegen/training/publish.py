@@ -48,11 +48,19 @@ def _load(variant: Variant) -> Model | InverseDynamics:
     return model
 
 
-def stage_history(run: Path) -> list[dict[str, Any]]:
-    """What trained the run, first stage first; paths are left out, they mean nothing elsewhere."""
-    card = read_card(run)
+def stage_history(run: Path | str) -> list[dict[str, Any]]:
+    """What trained the run, first stage first; paths are left out, they mean nothing elsewhere.
+
+    Shipped weights bring the history in their card. A checkpoint that is not there any more has none.
+    """
+    try:
+        card = read_card(run)
+    except CheckpointError:
+        return []
+    if "stages" in card:
+        return card["stages"]
     earlier = card.get("initialised_from")
-    history = stage_history(Path(earlier)) if earlier and Path(earlier).is_dir() else []
+    history = stage_history(earlier) if earlier else []
     return [*history, {name: card[name] for name in _STAGE_FACTS if name in card}]
 
 

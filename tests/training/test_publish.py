@@ -7,7 +7,7 @@ import torch
 from gamegen.models.checkpoint import load_checkpoint, read_card, save_checkpoint, save_random
 from gamegen.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig, load_inverse_dynamics
 from gamegen.models.model import ModelConfig
-from gamegen.training.publish import EVALUATION_FILE, publish
+from gamegen.training.publish import EVALUATION_FILE, publish, stage_history
 
 
 def test_the_card_tells_every_stage(tmp_path):
@@ -24,6 +24,19 @@ def test_the_card_tells_every_stage(tmp_path):
     assert str(tmp_path) not in json.dumps(shipped.card)
     size = (tmp_path / "shipped" / "model.safetensors").stat().st_size
     assert size < 0.6 * (second / "model.safetensors").stat().st_size
+
+
+def test_what_trained_shipped_weights_is_told_of_what_went_on_from_them(tmp_path):
+    shipped, run = tmp_path / "shipped", tmp_path / "run"
+    for folder, card in (
+        (shipped, {"stages": [{"stage": "vae"}, {"stage": "turbo"}]}),
+        (run, {"stage": "streaming", "initialised_from": str(shipped)}),
+    ):
+        save_random(folder, ModelConfig.tiny())
+        whole = json.loads((folder / "card.json").read_text()) | card
+        (folder / "card.json").write_text(json.dumps(whole))
+    assert [stage["stage"] for stage in stage_history(run)] == ["vae", "turbo", "streaming"]
+    assert [stage["stage"] for stage in stage_history("nano")][0] == "vae"
 
 
 def test_inverse_dynamics_is_published_with_its_evaluation(tmp_path):
