@@ -36,7 +36,7 @@ def test_what_trained_shipped_weights_is_told_of_what_went_on_from_them(tmp_path
         whole = json.loads((folder / "card.json").read_text()) | card
         (folder / "card.json").write_text(json.dumps(whole))
     assert [stage["stage"] for stage in stage_history(run)] == ["vae", "turbo", "streaming"]
-    assert [stage["stage"] for stage in stage_history("nano")][0] == "vae"
+    assert next(stage["stage"] for stage in stage_history("nano")) == "vae"
 
 
 def test_inverse_dynamics_is_published_with_its_evaluation(tmp_path):
