@@ -20,7 +20,8 @@ from gamegen.curation.buckets import Bucket, BucketConfig
 from gamegen.curation.filters import FilterConfig
 from gamegen.curation.shards import RejectedClip
 from gamegen.footage import clips
-from gamegen.footage.clips import DEPTH_CELL_PX, Clip
+from gamegen.footage.clips import Clip
+from gamegen.footage.depth import DEPTH_CELL_PX
 from gamegen.media.mp4 import encode_mp4, read_mp4
 
 
