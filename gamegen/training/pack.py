@@ -1,4 +1,4 @@
-"""`gamegen pack`: one folder of small files that a machine with PyTorch, OpenCV, NumPy and safetensors trains from.
+"""One folder of small files that a machine with PyTorch, OpenCV, NumPy and safetensors trains from.
 
 gamegen/, configs/, cachetools/, ...   the code, and the pure Python packages that training imports
 licences/                              those packages' licences
@@ -17,9 +17,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 import gamegen
 from gamegen.curation.packed import MAX_PIECE_BYTES, PieceWriter
@@ -34,30 +31,12 @@ from gamegen.training.burst_plan import (
     PLAN_FILE,
     BurstPlan,
     load_plan,
-    plan_file,
 )
 from gamegen.training.stages.foundation import STATISTICS_FILE
 
 CARRIED = {"cachetools": "cachetools", "einops": "einops", "rich": "rich", "yaml": "PyYAML"}
 """Pure Python packages that training imports, with the names of their distributions."""
 SPLITS = ("train", "validation")
-
-
-def pack(
-    data: Annotated[Path, typer.Argument(help="encoded shards")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write; must not exist")],
-    curated: Annotated[
-        Path | None, typer.Option(help="curated shards of the same clips, where a stage reads some")
-    ] = None,
-    plan: Annotated[str, typer.Option(help="a name in configs/bursts, or a YAML file")] = "gpu",
-) -> None:
-    """Packs shards, code and a checkpoint to train on a machine with little installed and little time.
-
-    Example: gamegen pack data/encoded --curated data/curated --output burst
-    """
-    files = write_pack(data=data, curated=curated, plan=plan_file(plan), output=output)
-    size = sum(file.stat().st_size for file in files)
-    print(f"{output}: {len(files)} files, {size / 1e6:.1f} MB")
 
 
 def write_pack(*, data: Path, curated: Path | None, plan: Path, output: Path) -> list[Path]:
