@@ -14,7 +14,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from gamegen.constants import FPS
@@ -174,6 +173,8 @@ def iter_mp4(
 
 def _iter_by_opencv(source: VideoSource) -> Iterator[np.ndarray]:
     """Frames as `iter_mp4` gives them, decoded by OpenCV, which reads files only."""
+    import cv2
+
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         name = str(source)
         if isinstance(source, bytes | io.BytesIO):

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import gamegen
 from gamegen.curation.packed import MAX_PIECE_BYTES, PieceWriter
 from gamegen.curation.row_groups import column_by_group, read_rows_of, shard_files
 from gamegen.files import file_sha256
@@ -91,7 +90,7 @@ def _pack_init(plan: BurstPlan, folder: Path) -> None:
 
 
 def _copy_code(output: Path) -> None:
-    package = Path(gamegen.__file__).parent
+    package = Path(__file__).parents[1]
     for file in _files(package, (".py", ".css")):
         _copy(file, output / "gamegen" / file.relative_to(package))
     configs = package.parent / "configs"
