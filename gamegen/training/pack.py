@@ -1,7 +1,7 @@
 """One folder of small files that a machine with PyTorch, OpenCV, NumPy and safetensors trains from.
 
 gamegen/, configs/, cachetools/, ...   the code, and the pure Python packages that training imports
-licences/                              those packages' licences
+licences/                              their licences
 encoded/, curated/                     packed shards (`gamegen/curation/packed.py`)
 init/                                  the checkpoint that the first stage builds on
 plan.yaml                              a `BurstPlan`
@@ -57,6 +57,7 @@ def write_pack(*, data: Path, curated: Path | None, plan: Path, output: Path) ->
         pack_shards(curated, output / CURATED_FOLDER)
     _pack_init(wanted, output / INIT_FOLDER)
     _copy_code(output)
+    _copy_licences(output)
     shutil.copyfile(plan, output / PLAN_FILE)
     return _write_manifest(output)
 
@@ -96,12 +97,16 @@ def _copy_code(output: Path) -> None:
     configs = package.parent / "configs"
     for file in _files(configs, (".yaml",)):
         _copy(file, output / "configs" / file.relative_to(configs))
-    for name, distribution in CARRIED.items():
+    for name in CARRIED:
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.submodule_search_locations
         folder = Path(spec.submodule_search_locations[0])
         for file in _files(folder, (".py",)):
             _copy(file, output / name / file.relative_to(folder))
+
+
+def _copy_licences(output: Path) -> None:
+    for name, distribution in ({"gamegen": "gamegen"} | CARRIED).items():
         for entry in importlib.metadata.files(distribution) or ():
             if "licen" in entry.name.lower():
                 _copy(Path(str(entry.locate())), output / "licences" / name / entry.name)
