@@ -23,6 +23,7 @@ from gamegen.registry.models_command import models
 from gamegen.replay.command import replay
 from gamegen.service.backup.commands import backup, restore
 from gamegen.service.videos_command import videos
+from gamegen.training.pack_command import pack
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,6 +38,7 @@ app.add_typer(videos, name="videos")
 chaos = typer.Typer(no_args_is_help=True, help="Kills parts of a service while it is used.")
 app.add_typer(chaos, name="chaos")
 app.command()(replay)
+app.command()(pack)
 app.command()(verify)
 app.command()(backup)
 app.command()(restore)

@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
+    from pydantic_core import ValidationError as PydanticError
 
 T = TypeVar("T")
 
-_CONFIG = ConfigDict(strict=True, extra="forbid")
+_CHECKS = importlib.util.find_spec("pydantic") is not None
+"""False on a machine that only trains from packed shards, whose settings were checked when they were packed."""
 _TYPES = {
     "bool_type": "bool",
     "dict_type": "a mapping",
@@ -70,6 +75,11 @@ def build(cls: type[T], data: dict[str, Any], where: str) -> T:
     """
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected a mapping for {cls.__name__}, got {data!r}")
+    if not _CHECKS:
+        unchecked: T = _unchecked(cls, data)
+        return unchecked
+    from pydantic import ValidationError
+
     try:
         # As JSON: pydantic is strict about values there, yet takes lists for tuples and mappings for dataclasses.
         text = json.dumps(data, ensure_ascii=False, default=str).encode()
@@ -90,10 +100,29 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def _unchecked(hint: Any, value: Any) -> Any:
+    """Nested dicts and lists as the dataclasses and tuples of a type, without a look at their values."""
+    hint = _without_none(hint)
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(hint):
+        hints = _type_hints(hint)  # type: ignore[arg-type]
+        fields = {name: _unchecked(hints[name], part) for name, part in value.items()}
+        return hint(**fields)  # type: ignore[operator]
+    if typing.get_origin(hint) is tuple:
+        args = typing.get_args(hint)
+        args = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return tuple(_unchecked(arg, part) for arg, part in zip(args, value, strict=True))
+    return float(value) if hint is float else value
+
+
 @functools.cache
 def _adapter(cls: type) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter
+
     # A dataclass alone would take no config from here; as an arm of a union it does.
-    return TypeAdapter(typing.Optional[cls], config=_CONFIG)  # type: ignore[arg-type]  # noqa: UP045
+    config = ConfigDict(strict=True, extra="forbid")
+    return TypeAdapter(typing.Optional[cls], config=config)  # type: ignore[arg-type]  # noqa: UP045
 
 
 @functools.cache
@@ -101,7 +130,7 @@ def _type_hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _message(cls: type, error: ValidationError) -> str:
+def _message(cls: type, error: PydanticError) -> str:
     """The first problem and its place, such as `: inner: sizes[0] = 7: expected a list`."""
     problems = error.errors(include_url=False)
     # A misspelt key is one that is unknown and one that is missing: the first says more.

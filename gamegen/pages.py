@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 
 def document(*, title: str, style: str, body: str, refresh_s: int | None = None) -> str:
@@ -26,6 +25,8 @@ def document(*, title: str, style: str, body: str, refresh_s: int | None = None)
 
 def jpeg(picture: np.ndarray) -> bytes:
     """JPEG of a picture, uint8 `(H, W, 3)`."""
+    from PIL import Image
+
     memory = io.BytesIO()
     Image.fromarray(picture).save(memory, "JPEG", quality=85)
     return memory.getvalue()

@@ -20,7 +20,8 @@ from gamegen.curation.buckets import Bucket, BucketConfig
 from gamegen.curation.filters import FilterConfig
 from gamegen.curation.shards import RejectedClip
 from gamegen.footage import clips
-from gamegen.footage.clips import DEPTH_CELL_PX, Clip
+from gamegen.footage.clips import Clip
+from gamegen.footage.depth import DEPTH_CELL_PX, depth_cells
 from gamegen.media.mp4 import encode_mp4, read_mp4
 
 
@@ -175,7 +176,7 @@ def _fitted_depth(clip: Clip, bucket: Bucket) -> bytes | None:
     """The clip's inverse depth, cropped and resized like its frames."""
     if clip.inverse_depth is None:
         return None
-    depth = clips.depth_cells(clip.inverse_depth, clip.num_frames, clip.width, clip.height)
+    depth = depth_cells(clip.inverse_depth, clip.num_frames, clip.width, clip.height)
     cells = replace(bucket, width=bucket.width // DEPTH_CELL_PX, height=bucket.height // DEPTH_CELL_PX)
     return buckets.fit_to_bucket(depth, cells).tobytes()
 

@@ -1,4 +1,4 @@
-"""Encoded clips: latents and text states ready for training, one Parquet row a clip.
+"""Encoding of clips: latents and text states ready for training, one Parquet row a clip.
 
 Operations are aligned to the frames they show in: the operation recorded at row i shows first in frame i + 1, so
 the chunk of frames 4j..4j+3 carries rows 4j-1..4j+2, and nothing (all zeros) stands before row 0.
@@ -7,25 +7,21 @@ the chunk of frames 4j..4j+3 carries rows 4j-1..4j+2, and nothing (all zeros) st
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.controls import operation_array
-from gamegen.device import autocast
+from gamegen.curation.encoded_clip import compensated_columns
 from gamegen.footage import captions
 from gamegen.footage.clips import Clip
 from gamegen.media.mp4 import read_mp4
 from gamegen.media.prompt_pictures import KINDS
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import compensate_stream
-from gamegen.models.text import TextEncoder, TextStates
+from gamegen.models.text import TextEncoder
 from gamegen.models.vae import encode_frames
 
 FULL_PROMPTS = 4
@@ -58,77 +54,6 @@ SCHEMA = pa.schema(
     + [("heading_deg", pa.list_(pa.float32())), ("position", pa.list_(pa.list_(pa.float32())))]
     + [("compensated", pa.large_binary()), ("confidence", pa.large_binary())]
 )
-
-
-@dataclass(frozen=True)
-class Segment:
-    """From `chunk` on, until the next segment, these prompts describe the scene."""
-
-    chunk: int
-    prompts: list[TextStates]
-
-
-@dataclass(frozen=True)
-class EncodedInstruction:
-    """An instruction whose effect shows from `chunk` on."""
-
-    chunk: int
-    kind: str
-    states: TextStates
-
-
-@dataclass(frozen=True)
-class EncodedClip:
-    """`latents` float16 `(N, C, h, w)` as the VAE gives them, `operations` float16 `(N, 4, OPERATION_SIZE)`.
-
-    The first segment starts at chunk 0; truth lists have one value a chunk, that of its last frame.
-    `video_prompts` are latents, like `latents`, of pictures of the clip's edges or motion; there may be none.
-    `compensated`, like `latents`, and `confidence` `(N, 1, h, w)` are what the motion network foresaw of each latent;
-    None where the clip was encoded without one.
-    """
-
-    clip_id: str
-    latents: Tensor
-    operations: Tensor
-    segments: list[Segment]
-    instructions: list[EncodedInstruction]
-    biome: list[str]
-    weather: list[str]
-    time_of_day: list[str]
-    view: list[str]
-    video_prompts: tuple[Tensor, ...] = ()
-    compensated: Tensor | None = None
-    confidence: Tensor | None = None
-
-    @property
-    def num_chunks(self) -> int:
-        """Latent frames in the clip."""
-        return len(self.latents)
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> EncodedClip:
-        """Reads one row of `SCHEMA`."""
-        n = row["num_chunks"]
-        shape = (n, *row["latent_shape"])
-        operations = np.frombuffer(row["operations"], np.float16).reshape(n, FRAMES_PER_CHUNK, -1)
-        return cls(
-            row["clip_id"],
-            _tensor(row["latents"], shape),
-            torch.from_numpy(operations.copy()),
-            [Segment(s["chunk"], [text_states(p["tokens"]) for p in s["prompts"]]) for s in row["segments"]],
-            [
-                EncodedInstruction(i["chunk"], i["kind"], text_states(i["states"]["tokens"]))
-                for i in row["instructions"]
-            ],
-            row["biome"],
-            row["weather"],
-            row["time_of_day"],
-            row["view"],
-            # Shards written before there were video prompts or motion have no such columns.
-            tuple(_tensor(v["latents"], shape) for v in row.get("video_prompts") or ()),
-            _tensor_or_none(row.get("compensated"), shape),
-            _tensor_or_none(row.get("confidence"), (n, 1, *shape[2:])),
-        )
 
 
 def aligned_operations(clip: Clip, num_chunks: int) -> np.ndarray:
@@ -187,20 +112,7 @@ def encode_row(
             if _first_chunk(i.frame) < n
         ],
         **truth,
-        **(_compensated(model, frames, operations) if model.motion else {}),
-    }
-
-
-@torch.inference_mode()
-def _compensated(model: Model, frames: np.ndarray, operations: np.ndarray) -> dict[str, bytes]:
-    """The columns of what the model's motion network foresees of each latent."""
-    shown = frames[: len(operations) * FRAMES_PER_CHUNK]
-    given = (torch.from_numpy(array).to(model.device) for array in (shown, operations))
-    with autocast(model.device):
-        found = compensate_stream(model, *given)
-    return {
-        "compensated": found.latent.cpu().numpy().astype(np.float16).tobytes(),
-        "confidence": found.confidence.cpu().numpy().astype(np.float16).tobytes(),
+        **(compensated_columns(model, frames, operations) if model.motion else {}),
     }
 
 
@@ -222,20 +134,6 @@ def _first_chunk(frame: int) -> int:
     return (frame + 1) // FRAMES_PER_CHUNK
 
 
-def _tensor(data: bytes, shape: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(np.frombuffer(data, np.float16).reshape(shape).copy())
-
-
-def _tensor_or_none(data: bytes | None, shape: tuple[int, ...]) -> Tensor | None:
-    return None if data is None else _tensor(data, shape)
-
-
 def _packed(text: str, text_encoder: TextEncoder) -> dict[str, Any]:
     tokens = text_encoder.encode([text])[0].tokens
     return {"text": text, "tokens": tokens.numpy().astype(np.float16).tobytes()}
-
-
-def text_states(data: bytes, width: int = 384) -> TextStates:
-    """A text's states from its `tokens` column, float16 `(L, width)`."""
-    tokens = torch.from_numpy(np.frombuffer(data, np.float16).reshape(-1, width).copy()).float()
-    return TextStates(tokens, tokens.mean(0))

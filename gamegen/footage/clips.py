@@ -11,7 +11,6 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,11 +20,6 @@ CAPTION_FIELDS = ("summary", "game_meta", "character", "frame_description", "atm
 """The five fields of a generation caption (GameGen-X, OGameData-GEN)."""
 INSTRUCTION_FIELDS = ("environmental_basic", "transition", "light", "act", "misc")
 """The five fields of an instruction (GameGen-X, OGameData-INS)."""
-
-DEPTH_CELL_PX = 4
-"""Side of a depth cell in pixels; the depth recorded for it is that of its middle pixel."""
-DEPTH_SCALE = 127.5
-"""An inverse depth is this divided by the distance along the view, in the game's unit of length (Minetest: nodes)."""
 
 _STRINGS = pa.list_(pa.string())
 _FLOATS = pa.list_(pa.float32())
@@ -139,12 +133,6 @@ class Clip:
             for i in row["instructions"]
         ]
         return cls(**{**row, "instructions": instructions})
-
-
-def depth_cells(inverse_depth: bytes, num_frames: int, width: int, height: int) -> np.ndarray:
-    """`Clip.inverse_depth` as an array."""
-    size = (num_frames, height // DEPTH_CELL_PX, width // DEPTH_CELL_PX)
-    return np.frombuffer(inverse_depth, np.uint8).reshape(size)
 
 
 def write_table(clips: list[Clip], path: Path) -> None:

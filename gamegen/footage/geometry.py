@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gamegen.footage.clips import DEPTH_CELL_PX, DEPTH_SCALE, depth_cells
+from gamegen.footage.depth import DEPTH_CELL_PX, DEPTH_SCALE, depth_cells
 
 _FARTHEST = 1e-4 * DEPTH_SCALE
 """Smallest inverse depth: the sky, recorded as 0, counts as this far away."""

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from gamegen.curation import shards
-from gamegen.curation.encoded import FULL_PROMPTS, EncodedClip
+from gamegen.curation.encoded import FULL_PROMPTS
+from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.gallery.gallery import MAX_STARTS, Gallery, GalleryEntry, quantised
 from gamegen.gallery.probe_fitting import fit_probes, read_texts, scene_value
 from gamegen.media.recorded_start import START_CHUNKS

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from gamegen.curation import shards
-from gamegen.curation.encoded import ALIKE, SETTLED_CHUNKS, text_states
+from gamegen.curation.encoded import ALIKE, SETTLED_CHUNKS
+from gamegen.curation.encoded_clip import text_states
 from gamegen.gallery.scene_probes import ATTRIBUTES, SceneProbes, unit_vectors
 
 

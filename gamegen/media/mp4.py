@@ -6,19 +6,25 @@ Codecs take one thread unless they are told otherwise: most callers run beside o
 from __future__ import annotations
 
 import io
+import itertools
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
 
 from gamegen.constants import FPS
 from gamegen.files import write_atomically
 from gamegen.media.frames import check_pixels
 from gamegen.media.size import Size, check_even
+
+try:
+    import av
+except ImportError:  # A machine that only trains reads videos with OpenCV.
+    av = None  # type: ignore[assignment]
 
 ALL_CORES = 0
 """A number of threads: as many as the machine has cores."""
@@ -150,13 +156,42 @@ def read_mp4(source: VideoSource, max_frames: int | None = None) -> np.ndarray:
 def iter_mp4(
     source: VideoSource, max_frames: int | None = None, num_threads: int = 1
 ) -> Iterator[np.ndarray]:
-    """Frames of a video one by one, `uint8 (H, W, 3)`; raises ValueError for an unreadable file."""
+    """Frames of a video one by one, `uint8 (H, W, 3)`; raises ValueError for an unreadable file.
+
+    Without PyAV it is OpenCV that decodes: its colours differ by a few steps of 8 bits.
+    """
+    if av is None:
+        yield from itertools.islice(_iter_by_opencv(source), max_frames)
+        return
     with _opened(source) as (container, stream):
         stream.codec_context.thread_count = num_threads
         for index, frame in enumerate(container.decode(stream)):
             if index == max_frames:
                 return
             yield frame.to_ndarray(format="rgb24")
+
+
+def _iter_by_opencv(source: VideoSource) -> Iterator[np.ndarray]:
+    """Frames as `iter_mp4` gives them, decoded by OpenCV, which reads files only."""
+    import cv2
+
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        name = str(source)
+        if isinstance(source, bytes | io.BytesIO):
+            file.write(source if isinstance(source, bytes) else source.getvalue())
+            file.flush()
+            name = file.name
+        video = cv2.VideoCapture(name)
+        try:
+            if not video.isOpened():
+                raise ValueError(f"{_cannot_decode(source)}: OpenCV cannot read it as a video")
+            while True:
+                is_there, frame = video.read()
+                if not is_there:
+                    return
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            video.release()
 
 
 class VideoFacts(NamedTuple):

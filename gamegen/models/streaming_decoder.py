@@ -188,6 +188,8 @@ def stillness(latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
 
 def hold_still(folded_NCHW: Tensor, last_NCHW: Tensor, hold: Tensor) -> Tensor:
     """Folded frames, blended with the last frame of their chunk where the picture is still."""
+    # In mixed precision frames may come in bfloat16, where stillness is measured in float32.
+    hold = hold.to(folded_NCHW.dtype)
     return torch.lerp(folded_NCHW, last_NCHW.tile(folded_NCHW.shape[1] // 3, 1, 1), hold)
 
 

@@ -1,6 +1,6 @@
 """Feed of batches for the training loop: windows are read, cut and stacked a few steps ahead.
 
-Where windows come from is a `WindowSource`: Parquet files read in this process, or a Ray Dataset of the same
+Where windows come from is a `WindowSource`: shards read in this process, or a Ray Dataset of the same
 pools (`jobs/train.py`). Both give the same windows in the same order.
 """
 
@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import pyarrow.parquet as pq
-
+from gamegen.curation.row_groups import read_rows_of
 from gamegen.training.window_plan import BucketPlan, ClipRow, Sample, WindowPlan, WindowStream
 
 Row = dict[str, Any]
@@ -49,9 +48,8 @@ def read_pool(pool: list[Sample], dataset: WindowDataset, num_latents: int) -> I
         wanted.setdefault((sample.clip.file, sample.clip.group), set()).add(sample.clip)
     clips = {}
     for (file, group), rows in wanted.items():
-        table = pq.ParquetFile(file).read_row_group(group)
-        for clip in rows:
-            clips[clip] = dataset.prepare(table.slice(clip.row, 1).to_pylist()[0])
+        for clip, row in zip(rows, read_rows_of(file, group, [clip.row for clip in rows]), strict=True):
+            clips[clip] = dataset.prepare(row)
     for sample in pool:
         yield dataset.cut(clips[sample.clip], sample, num_latents)
 

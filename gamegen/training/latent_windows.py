@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gamegen.curation.encoded import EncodedClip
+from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import ModelConfig
 from gamegen.models.motion_compensation import PAST_CHUNKS

@@ -33,7 +33,8 @@ from torch.distributed.checkpoint.state_dict import (
 from gamegen.config import to_dict
 from gamegen.device import autocast, default_device, keep_helpers_to_one_thread
 from gamegen.models.checkpoint import save_checkpoint
-from gamegen.storage.objects import LocalStore, ObjectStore
+from gamegen.storage.interface import ObjectStore
+from gamegen.storage.local import LocalStore
 from gamegen.training import parallel
 from gamegen.training.feed import BatchFeed, StepBatches, ahead
 from gamegen.training.objectives.objective import Objective
@@ -55,6 +56,7 @@ class Run:
 
     `archive` takes the averaged weights of states that are no longer kept; None is a folder of `output`. `command`
     is the command line that began it (this process's own if empty); every process's `on_log` gets each row of the log.
+    Without `is_observed` there are no validations, events and page.
     """
 
     output: Path
@@ -65,6 +67,7 @@ class Run:
     archive: ObjectStore | None = None
     command: str = ""
     on_log: Callable[[dict[str, float]], None] | None = None
+    is_observed: bool = True
 
 
 class Trainer:
@@ -109,7 +112,7 @@ class Trainer:
             context=RunContext(output=run.output, command=run.command, data=run.data, init=run.init),
             held_out=held_out,
             world_size=parallel.num_workers() // config.parallel.sequence,
-            writes=self.rank == 0,
+            writes=self.rank == 0 and run.is_observed,
         )
         self._archive = run.archive or LocalStore(run.output / ARCHIVE_FOLDER)
         self._archivist = ThreadPoolExecutor(1, "archive")

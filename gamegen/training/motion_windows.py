@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.controls import MOVEMENT_KEYS, OPERATION_SIZE, operation_array
-from gamegen.footage.clips import DEPTH_SCALE
+from gamegen.footage.depth import DEPTH_SCALE
 from gamegen.footage.geometry import CameraTrack
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.folding import from_pixels

@@ -13,12 +13,11 @@ import threading
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import yaml
-from PIL import Image
-from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from gamegen.config import to_dict
@@ -30,6 +29,9 @@ from gamegen.training.run_page import RunFacts, Sheet, render
 from gamegen.training.stages.stage import Stage
 from gamegen.training.throughput import Throughput
 from gamegen.training.validation import HeldOut, Validation, Validator
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 PAGE_FILE = "run.html"
 VALIDATION_FILE = "validation.jsonl"
@@ -139,6 +141,8 @@ class Observer:
 
     def _begin(self, step: int) -> None:
         """Opens the event file at the first write; a resumed run appends to the files it finds."""
+        from tensorboardX import SummaryWriter
+
         if self._events is not None:
             return
         folder = self.context.output
@@ -152,6 +156,8 @@ class Observer:
 
     def _recall(self, step: int) -> None:
         """Loads validations and sheets of an earlier part of this run."""
+        from PIL import Image
+
         file = self.context.output / VALIDATION_FILE
         if file.is_file():
             found = [json.loads(line) for line in file.read_text().splitlines()]
@@ -162,6 +168,8 @@ class Observer:
         self.sheets = [Sheet.of(int(p.stem), np.asarray(Image.open(p).convert("RGB"))) for p in earlier]
 
     def _validated(self, result: Validation) -> None:
+        from PIL import Image
+
         row = {"step": result.step, **result.metrics}
         sheet_file = self.context.output / SHEETS_FOLDER / f"{result.step:06d}.png"
         sheet_file.parent.mkdir(parents=True, exist_ok=True)

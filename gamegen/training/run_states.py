@@ -21,7 +21,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from gamegen.storage.objects import ObjectStore
+from gamegen.storage.interface import ObjectStore
 
 COMPLETE = ".metadata"
 # One process alone is a way to train as good as any other.

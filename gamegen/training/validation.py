@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gamegen.curation.row_groups import shard_files
 from gamegen.device import autocast
 from gamegen.training.feed import Feed, WindowDataset
 from gamegen.training.objectives.objective import Objective
@@ -61,7 +62,7 @@ def held_out(config: StageConfig, data: Path, dataset: WindowDataset) -> HeldOut
         micro_batches=1,
         buckets=config.buckets[:1],
     )
-    split = "validation" if any((data / "split=validation").rglob("*.parquet")) else "train"
+    split = "validation" if shard_files(data, "validation") else "train"
     return HeldOut(split, lambda: _read_batches(alone, data, split, dataset))
 
 

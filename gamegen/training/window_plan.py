@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.curation.buckets import Bucket
+from gamegen.curation.row_groups import column_by_group, shard_files
 from gamegen.training.stage_config import StageConfig, TrainingBucket
 
 
 @dataclass(frozen=True)
 class ClipRow:
-    """Location of a clip: a row of a row group of a Parquet shard. `num_latents` is its length in latent frames."""
+    """Location of a clip: a row of a row group of a shard. `num_latents` is its length in latent frames."""
 
     file: str
     group: int
@@ -150,16 +150,14 @@ def index_clips(folder: Path, split: str, length_column: str) -> dict[str, list[
     `length_column` is `num_chunks` of encoded shards or `num_frames` of curated ones.
     Raises FileNotFoundError if there is no shard.
     """
-    files = sorted((folder / f"split={split}").glob("bucket=*/*.parquet"))
+    files = shard_files(folder, split)
     if not files:
         raise FileNotFoundError(f"no {split} shards under {folder}: run the curate and encode jobs first")
     clips: dict[str, list[ClipRow]] = {}
     for file in files:
         bucket = Bucket.parse(file.parent.name.removeprefix("bucket="))
         found = clips.setdefault(f"{bucket.width}x{bucket.height}", [])
-        parquet = pq.ParquetFile(file)
-        for group in range(parquet.num_row_groups):
-            lengths = parquet.read_row_group(group, [length_column])[length_column].to_pylist()
+        for group, lengths in enumerate(column_by_group(file, length_column)):
             for row, length in enumerate(lengths):
                 num_latents = length // FRAMES_PER_CHUNK if length_column == "num_frames" else length
                 found.append(ClipRow(str(file), group, row, num_latents))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gamegen.footage.clips import DEPTH_SCALE
+from gamegen.footage.depth import DEPTH_SCALE
 from gamegen.footage.geometry import CameraTrack
 
 ROWS, COLUMNS, HEIGHT = 12, 20, 48

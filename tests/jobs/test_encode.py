@@ -6,7 +6,7 @@ import pytest
 from gamegen.controls import OPERATION_SIZE
 from gamegen.curation import encode, shards
 from gamegen.curation.curate import CurationConfig
-from gamegen.curation.encoded import EncodedClip
+from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.models.checkpoint import CheckpointError, save_random
 from gamegen.models.model import ModelConfig
 from jobs import curate

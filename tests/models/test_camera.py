@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gamegen.footage.clips import DEPTH_SCALE
+from gamegen.footage.depth import DEPTH_SCALE
 from gamegen.footage.geometry import CameraTrack
 from gamegen.models.camera import CameraMotion, accumulate, backward_flow, rotation_matrix, turn_vectors
 

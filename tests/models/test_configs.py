@@ -26,17 +26,20 @@ def test_widths_layers_and_heads_of_the_named_configs():
         sizes[name] = (foundation.width, foundation.num_layers, foundation.num_heads)
     assert sizes == {
         "nano": (256, 4, 4),
+        "small": (384, 6, 6),
         "base": (768, 16, 12),
         "gamegen-x": (1152, 28, 16),
         "xl": (4096, 28, 32),
     }
-    assert list(sizes) == ["nano", "base", "gamegen-x", "xl"]
+    assert list(sizes) == ["nano", "small", "base", "gamegen-x", "xl"]
     large = named_config("gamegen-x")
     assert (large.width, large.height, large.foundation.window) == (1280, 720, 26)
 
 
 def test_mistakes_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no model config 'huge': use one of base, gamegen-x, nano, xl"):
+    with pytest.raises(
+        ValueError, match="no model config 'huge': use one of base, gamegen-x, nano, small, xl"
+    ):
         named_config("huge")
     half = tmp_path / "half.yaml"
     half.write_text("foundation: {width: 32, num_heads: 2}\n")

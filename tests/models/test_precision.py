@@ -46,6 +46,15 @@ def test_a_converted_model_draws_nearly_the_same(model, precision, least_db):
     assert sqnr_db(found, expected) > least_db
 
 
+def test_the_last_frames_are_drawn_in_mixed_precision_as_well(model):
+    """A decoder without a reference computes in bfloat16 then, and stillness in float32."""
+    latent = torch.zeros(1, model.config.vae.latent_channels, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        frames = model.vae.streaming.last_two(latent, latent)
+    # Where the latent stays, both frames are the last one.
+    assert torch.equal(*frames)
+
+
 def test_native_on_a_cpu_changes_nothing_it_need_not(model):
     if compute_dtype(torch.device("cpu")) == torch.float32:
         expected = drawn(model)

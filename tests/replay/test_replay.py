@@ -24,7 +24,7 @@ from gamegen.curation import curate, shards
 from gamegen.curation.buckets import BucketConfig
 from gamegen.curation.curate import CurationConfig
 from gamegen.curation.encode import Encoder
-from gamegen.curation.encoded import EncodedClip
+from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.engine.engine import EngineConfig, WorldEngine
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.footage.clips import read_table

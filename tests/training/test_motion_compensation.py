@@ -11,7 +11,7 @@ import torch
 
 from gamegen.config import to_dict
 from gamegen.curation import encode
-from gamegen.curation.encoded import EncodedClip
+from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.device import autocast
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import load_checkpoint, save_random

@@ -19,7 +19,7 @@ import numpy as np
 
 from gamegen.constants import FPS
 from gamegen.files import write_atomically
-from gamegen.footage.clips import DEPTH_CELL_PX
+from gamegen.footage.depth import DEPTH_CELL_PX
 from gamegen.footage.recorder import CAMERA_STEP_DEG
 
 HERE = Path(__file__).parent

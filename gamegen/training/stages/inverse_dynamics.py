@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gamegen.controls import MAX_CAMERA_DEG
-from gamegen.curation.shards import read_rows
 from gamegen.device import default_device
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import read_card, save_checkpoint
@@ -172,6 +171,9 @@ def _best_threshold(probabilities: np.ndarray, held: np.ndarray, f1: float) -> f
 
 def set_thresholds(folder: Path, data: Path) -> None:
     """Writes into a checkpoint the key thresholds that are best on the validation split of curated shards."""
+    # Not where training starts: a machine that only trains packed shards reads no Parquet.
+    from gamegen.curation.shards import read_rows
+
     model = load_inverse_dynamics(folder)
     probabilities, held = [], []
     for row in read_rows(data, splits=["validation"]):
