@@ -53,6 +53,15 @@ def load_yaml(cls: type[T], path: Path) -> T:
     return build(cls, read_yaml(path, cls.__name__), str(path))
 
 
+def named_file(name: str, folder: Path, kind: str) -> Path:
+    """The YAML file of a name in `folder`, or the path itself; raises ValueError for neither, naming the `kind`."""
+    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise ValueError(f"no {kind} {name!r}: use one of {known}, or a YAML file")
+    return file
+
+
 def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     """The mapping in a YAML file, empty for an empty file; raises ValueError for anything else.
 

@@ -78,7 +78,7 @@ def encode_row(
     """One curated row (clip columns, `video`, `bucket`, `split`) as one row of `SCHEMA`.
 
     `video_prompts` names kinds of `gamegen.media.prompt_pictures.KINDS` to encode with it. With a motion network the
-    row also holds what that foresees.
+    row also holds the motion-compensated latents.
     """
     vae = model.vae
     clip = Clip.from_row({name: row[name] for name in Clip.__dataclass_fields__})

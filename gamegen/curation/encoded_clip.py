@@ -39,8 +39,8 @@ class EncodedClip:
 
     The first segment starts at chunk 0; truth lists have one value a chunk, that of its last frame.
     `video_prompts` are latents, like `latents`, of pictures of the clip's edges or motion; there may be none.
-    `compensated`, like `latents`, and `confidence` `(N, 1, h, w)` are what the motion network foresaw of each latent;
-    None where the clip was encoded without one.
+    `compensated`, like `latents`, and `confidence` `(N, 1, h, w)` are the motion-compensated latents and their
+    confidence; None where the clip was encoded without one.
     """
 
     clip_id: str
@@ -89,7 +89,7 @@ class EncodedClip:
 
 @torch.inference_mode()
 def compensated_columns(model: Model, frames: np.ndarray, operations: np.ndarray) -> dict[str, bytes]:
-    """The columns of what the model's motion network foresees of each latent."""
+    """The columns of a clip's motion-compensated latents and their confidence."""
     shown = frames[: len(operations) * FRAMES_PER_CHUNK]
     given = (torch.from_numpy(array).to(model.device) for array in (shown, operations))
     with autocast(model.device):

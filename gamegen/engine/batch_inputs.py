@@ -81,8 +81,7 @@ class InputStacker:
     ) -> BatchInputs:
         """Inputs for the next chunk of each session under the given conditions.
 
-        `compensated` are normalised latents to be given to chunks that are known, instead of what the motion network
-        foresees.
+        `compensated` are the motion-compensated latents of chunks that are known, normalised; None computes them.
         """
         controls = self._controls(conditions)
         prompt = self._text([s.prompt for s in sessions], self._text_length)
@@ -130,7 +129,7 @@ class InputStacker:
         return Previous(given, noisy, torch.where(has_previous, level, -1.0), trust)
 
     def _compensated(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Compensated:
-        """What the motion network foresees of each session's next chunk, normalised, zeros where nothing is shown yet.
+        """Motion-compensated latents of each session's next chunk, normalised; zeros before a session's first chunk.
 
         Rounded to float16, so that a snapshot holds exactly what the run used.
         """

@@ -254,7 +254,7 @@ def _instruction_states(tensors: dict[str, Tensor], texts: Sequence[TextStates])
 
 
 def _shown_tensors(kept: Sequence[PastChunk], shown: Tensor | None) -> dict[str, Tensor]:
-    """What models that follow the shown frames were given for each kept chunk, and the last frames themselves."""
+    """Tensors of the kept chunks' motion-compensated latents and of the last frames; empty where there are none."""
     given = [chunk.compensated for chunk in kept if chunk.compensated]
     # All or none: a session's first chunks are given theirs when they are entered.
     is_whole = bool(given) and len(given) == len(kept)
@@ -266,7 +266,7 @@ def _shown_tensors(kept: Sequence[PastChunk], shown: Tensor | None) -> dict[str,
 
 
 def _compensated(tensors: dict[str, Tensor]) -> list[Compensated | None]:
-    """What each kept chunk was given by motion compensation, None for models without."""
+    """Motion-compensated latents of each kept chunk; None for models without motion compensation."""
     latents, compensated, confidence = (
         tensors[name] for name in ("latents_MCHW", "compensated_MCHW", "confidence_M1HW")
     )

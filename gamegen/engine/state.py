@@ -47,7 +47,8 @@ class Session:
     """A session in its cache slot; fields as in `WorldSnapshot`.
 
     Chunks hold their instructions themselves, so instructions that no kept chunk was generated under are freed.
-    `past` is the stream before the last chunk, whose `frames`, uint8 `(4, H, W, 3)`, are None until it is decoded.
+    `past` is the stream before the last chunk, whose `frames`, uint8 `(4, H, W, 3)`, are None until it is decoded; of a
+    restored session they are the last two.
     `reference` is that of the chunk of a number, kept for its decoding.
     """
 

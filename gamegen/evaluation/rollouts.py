@@ -73,7 +73,7 @@ class WorldBatch:
         model = self.engine.model
         given: Sequence[Compensated | None] = [None] * len(latents)
         if model.foundation is not None and model.foundation.config.motion_compensation:
-            given = _foreseen(model, frames, operations)
+            given = _motion_compensated(model, frames, operations)
         past = [
             PastChunk(torch.from_numpy(latent), Conditioning(done), compensated)
             for latent, done, compensated in zip(latents, operations, given, strict=True)
@@ -112,8 +112,8 @@ class WorldBatch:
 
 
 @torch.inference_mode()
-def _foreseen(model: Model, frames: np.ndarray, operations: np.ndarray) -> list[Compensated]:
-    """What the motion network foresees of each chunk of a recorded past, as an engine keeps it."""
+def _motion_compensated(model: Model, frames: np.ndarray, operations: np.ndarray) -> list[Compensated]:
+    """Motion-compensated latents of each chunk of recorded frames, normalised float16 as a snapshot holds them."""
     device = model.device
     given = (torch.from_numpy(array).to(device) for array in (frames, operations))
     found = compensate_stream(model, *given)

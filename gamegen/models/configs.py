@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gamegen.config import load_yaml
+from gamegen.config import load_yaml, named_file
 from gamegen.models.model import ModelConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "models"
@@ -17,10 +17,7 @@ def model_names() -> list[str]:
 
 def named_config(name: str) -> ModelConfig:
     """The config of a name or a YAML file; raises ValueError for an unknown name or a wrong file."""
-    file = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-        raise ValueError(f"no model config {name!r}: use one of {known}, or a YAML file")
+    file = named_file(name, CONFIGS, "model config")
     config = load_yaml(ModelConfig, file)
     for part in ("foundation", "instructnet"):
         if getattr(config, part) is None:

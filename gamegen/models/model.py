@@ -114,7 +114,7 @@ class Model(nn.Module):
 
     @property
     def follows_shown_frames(self) -> bool:
-        """Whether the next chunk is made from the frames that were shown last, and not from latents alone."""
+        """True if generation reads the last decoded frames: motion compensation, or a decoder with a reference."""
         return self.vae.streaming.sees_reference or bool(
             self.foundation and self.foundation.config.motion_compensation
         )

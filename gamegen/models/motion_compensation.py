@@ -1,11 +1,11 @@
-"""Motion-compensated latents: the code of the frames that the motion network foresees, for each next chunk.
+"""Motion-compensated latents: the encoding of the frame shown last, warped to each frame of the next chunk.
 
 What is merely moved is then given to the diffusion model where it belongs, which leaves it to draw what is new. Video
 codecs call it motion compensation; as the condition of a latent diffusion model it is the idea of GameGen-X's
 continuation (section 3.2) with the motion taken out.
 
-They are made from the last two frames that were shown, whose detail no latent holds: moved again and again from what a
-latent decodes to, a picture washes out within seconds.
+They are made from the last two frames that were shown, whose detail no latent holds: warped chunk after chunk from what
+latents decode to, a picture would lose it.
 
 Shape suffixes as in `vae.py`; O operations of `NUM_OPERATIONS` frames.
 """

@@ -89,11 +89,11 @@ class Burst:
         )
         run_stage(stage, data, run, init=init, source=windows_in_memory)
         if stage.stage == "motion" and self.plan.reads("encoded"):
-            print("what the motion network foresees is encoded anew", flush=True)
+            print("encoding motion-compensated latents with the trained motion network", flush=True)
             compensate(self.data, load_checkpoint(folder).model, self.output / ENCODED_FOLDER)
 
     def _encoded(self) -> Path:
-        """Encoded shards, as they came or with what a motion network that was trained since foresees."""
+        """Folder of the encoded shards: those of the pack, or re-encoded ones once the motion network was trained."""
         anew = self.output / ENCODED_FOLDER
         return anew if anew.exists() else self.data / ENCODED_FOLDER
 
@@ -110,7 +110,7 @@ class Burst:
 
 
 def compensate(data: Path, model: Model, output: Path) -> None:
-    """Packs the encoded shards of the pack `data` anew, with the motion-compensated latents that `model` foresees.
+    """Packs the encoded shards of the pack `data` anew, with the motion-compensated latents of `model`.
 
     Raises ValueError for an encoded clip that is not among the curated ones.
     """
@@ -128,14 +128,14 @@ def compensate(data: Path, model: Model, output: Path) -> None:
             with PieceWriter(stem) as writer:
                 for group, ids in enumerate(column_by_group(file, "clip_id")):
                     rows = read_rows_of(file, group, range(len(ids)))
-                    writer.write([row | _foreseen(row, places, model) for row in rows])
+                    writer.write([row | _compensated_columns(row, places, model) for row in rows])
     statistics = data / ENCODED_FOLDER / STATISTICS_FILE
     if statistics.is_file():
         shutil.copyfile(statistics, partial / STATISTICS_FILE)
     partial.rename(output)
 
 
-def _foreseen(
+def _compensated_columns(
     row: dict[str, Any], places: dict[str, tuple[Path, int, int]], model: Model
 ) -> dict[str, bytes]:
     if row["clip_id"] not in places:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gamegen.config import load_yaml
+from gamegen.config import load_yaml, named_file
 from gamegen.training.stages.stage import Stage
 from gamegen.training.stages.table import build_stage
 
@@ -47,7 +47,7 @@ class BurstPlan:
         ]
 
     def reads(self, shards: str) -> bool:
-        """Whether a stage reads shards of this kind, `curated` or `encoded`."""
+        """True if any stage of the plan trains on shards of this kind, `curated` or `encoded`."""
         return any(stage.shards == shards for stage in self.build())
 
 
@@ -62,8 +62,4 @@ def load_plan(file: Path) -> BurstPlan:
 
 def plan_file(name: str) -> Path:
     """The YAML file of a named plan, or the path itself; raises ValueError for neither."""
-    file = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-        raise ValueError(f"no plan {name!r}: use one of {known}, or a YAML file")
-    return file
+    return named_file(name, CONFIGS, "plan")

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gamegen.config import build, read_yaml
+from gamegen.config import build, named_file, read_yaml
 from gamegen.training.stages.decoder import DecoderStage
 from gamegen.training.stages.foundation import FoundationStage
 from gamegen.training.stages.instructnet import InstructNetStage
@@ -35,11 +35,7 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "stages"
 
 def stage_file(name: str) -> Path:
     """The YAML file of a named stage, or the path itself; raises ValueError for neither."""
-    file = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
-        raise ValueError(f"no stage {name!r}: use one of {known}, or a YAML file")
-    return file
+    return named_file(name, CONFIGS, "stage")
 
 
 def shards_help() -> str:
