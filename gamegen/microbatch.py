@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -22,6 +23,18 @@ class _Pending(Generic[Request, Part]):
     request: Request
     parts: asyncio.Queue[Part | BaseException | None] = field(default_factory=asyncio.Queue)
     is_cancelled: bool = False
+    call: _Call[Request, Part] | None = None
+
+
+@dataclass
+class _Call(Generic[Request, Part]):
+    batch: list[_Pending[Request, Part]]
+    task: asyncio.Task[None] | None = None
+
+    def stop_if_unwanted(self) -> None:
+        """Cancels the call once nobody waits for its answer, so that one that hangs makes room for others."""
+        if self.task is not None and all(pending.is_cancelled for pending in self.batch):
+            self.task.cancel()
 
 
 class MicroBatcher(Generic[Request, Part]):
@@ -57,6 +70,8 @@ class MicroBatcher(Generic[Request, Part]):
                 yield part
         finally:
             pending.is_cancelled = True
+            if pending.call is not None:
+                pending.call.stop_if_unwanted()
 
     async def submit(self, request: Request) -> Part:
         """Returns the single part of an answer; raises RuntimeError if the call ends without one."""
@@ -73,9 +88,13 @@ class MicroBatcher(Generic[Request, Part]):
     def _start_calls(self) -> None:
         self._is_starting = False
         while len(self._calls) < self._calls_at_once and (batch := self._take_batch()):
-            task = asyncio.create_task(self._run(batch))
-            self._calls.add(task)
-            task.add_done_callback(self._ended)
+            call = _Call(batch)
+            # In a context of its own: what ends the request that happened to start a call must not end the call.
+            call.task = asyncio.create_task(self._run(batch), context=Context())
+            for pending in batch:
+                pending.call = call
+            self._calls.add(call.task)
+            call.task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._calls.discard(task)

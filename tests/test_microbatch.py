@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 
 import pytest
 
@@ -89,3 +90,39 @@ async def test_who_has_given_up_is_not_asked_for() -> None:
     doubling.may_end.set()
     assert await first == [2, 3] and await staying == [6, 9]
     assert doubling.calls == [[1], [3]]
+
+
+async def test_a_call_belongs_to_none_of_those_who_share_it() -> None:
+    """What a server notes about a request, to end what it began, must not reach the calls of others."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen = []
+
+    async def call(numbers: list[int]) -> AsyncIterator[list[int]]:
+        seen.append(request.get())
+        yield numbers
+
+    request.set("the first player's")
+    assert await MicroBatcher(call, max_batch=2).submit(1) == 1
+    assert seen == ["none"]
+
+
+async def test_a_call_that_hangs_makes_room_once_nobody_waits_for_it() -> None:
+    ended = []
+
+    async def call(numbers: list[int]) -> AsyncIterator[list[int]]:
+        try:
+            if len(numbers) == 2:
+                await asyncio.Event().wait()
+            yield numbers
+        finally:
+            ended.append(numbers)
+
+    calls = MicroBatcher(call, max_batch=2, calls_at_once=1)
+    hanging = [asyncio.create_task(calls.submit(number)) for number in (1, 2)]
+    await settle()
+    asking = asyncio.create_task(calls.submit(3))
+    hanging[0].cancel()
+    await settle()
+    assert ended == []
+    hanging[1].cancel()
+    assert await asking == 3 and ended == [[1, 2], [3]]

@@ -8,6 +8,7 @@ replica may answer the repeated call.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -41,19 +42,21 @@ class RetryPolicy:
     """Repeats a call until it succeeds, its deadline has passed or `max_attempts` have failed.
 
     The deadline of `deadline_s` holds for all attempts and pauses together; an attempt that is under way then is
-    cancelled. The first pause takes `first_delay_s`, each one after it twice as long, and none over `max_delay_s`.
+    cancelled, and so is one that takes longer than `attempt_timeout_s`: an answer may be lost on its way. The first
+    pause takes `first_delay_s`, each one after it twice as long, and none over `max_delay_s`.
     """
 
     deadline_s: float
+    attempt_timeout_s: float = math.inf
     max_attempts: int = _ANY_NUMBER
     first_delay_s: float = 0.1
     max_delay_s: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.deadline_s <= 0 or self.max_attempts < 1:
+        if min(self.deadline_s, self.attempt_timeout_s) <= 0 or self.max_attempts < 1:
             raise ValueError(
-                f"deadline_s = {self.deadline_s:g} and max_attempts = {self.max_attempts}: "
-                "use more than 0 seconds and at least 1 attempt"
+                f"deadline_s = {self.deadline_s:g}, attempt_timeout_s = {self.attempt_timeout_s:g} and "
+                f"max_attempts = {self.max_attempts}: use more than 0 seconds and at least 1 attempt"
             )
 
     async def run(
@@ -73,7 +76,7 @@ class RetryPolicy:
         try:
             async for attempt in self._attempts(final_errors, on_failure):
                 with attempt:
-                    async with asyncio.timeout_at(deadline):
+                    async with asyncio.timeout_at(min(deadline, loop.time() + self.attempt_timeout_s)):
                         return await call()
         except RetryError as error:
             cause = error.last_attempt.exception()

@@ -32,6 +32,8 @@ from gamegen.microbatch import MicroBatcher
 Reply = TypeVar("Reply")
 
 _CLOSE_TIMEOUT_S = 2.0
+_MIN_ATTEMPTS = 3
+"""Attempts that a call to a replica has within the time for recovery, if none of them is answered."""
 
 
 class WorldRefusedError(ValueError):
@@ -103,7 +105,9 @@ class WorldClient:
         self._opening = opening
         self.past = past
         self._snapshot_every_chunks = snapshot_every_chunks
-        self._policy = RetryPolicy(deadline_s=recovery_timeout_s)
+        self._policy = RetryPolicy(
+            deadline_s=recovery_timeout_s, attempt_timeout_s=recovery_timeout_s / _MIN_ATTEMPTS
+        )
         self._rebuild_limiter = rebuild_limiter
         self.version = version
         self.num_recoveries = 0

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
+from contextvars import Context
 from dataclasses import dataclass
 
 from valkey.exceptions import ValkeyError
@@ -83,7 +84,10 @@ class SessionStream:
         messages = self._connection.messages()
         if not is_known and not await self._receive_hello(messages):
             return
-        playing, listening = asyncio.create_task(self._play()), asyncio.create_task(self._listen(messages))
+        # In a context without Serve's request: when a request's socket closes, Serve cancels what that request has
+        # asked of other replicas from another thread, which asyncio does not allow: answers may be lost.
+        playing = asyncio.create_task(self._play(), context=Context())
+        listening = asyncio.create_task(self._listen(messages), context=Context())
         try:
             await asyncio.wait({playing, listening}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -273,7 +277,7 @@ class SessionStream:
         if isinstance(error, WorldRefusedError):
             return Ending(CLOSE_ENDED, str(error))
         if isinstance(error, WorldLostError):
-            logger.error("session %s: %s", self.session_id, error)
+            logger.error("session %s: %s", self.session_id, error, exc_info=error.__cause__)
             return Ending(CLOSE_MIGRATE, f"{error}: try again in a few seconds")
         logger.error("session %s failed", self.session_id, exc_info=error)
         return Ending(CLOSE_MIGRATE, "something failed on the server")

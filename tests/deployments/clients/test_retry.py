@@ -54,6 +54,19 @@ async def test_an_attempt_that_hangs_ends_at_the_deadline() -> None:
     assert isinstance(raised.value.__cause__, TimeoutError)
 
 
+async def test_an_attempt_whose_answer_is_lost_is_given_up_for_another() -> None:
+    attempts = []
+
+    async def lost_once() -> str:
+        attempts.append(None)
+        if len(attempts) == 1:
+            await asyncio.Event().wait()
+        return "answer"
+
+    policy = RetryPolicy(deadline_s=60, attempt_timeout_s=0.01, first_delay_s=0)
+    assert await policy.run(lost_once) == "answer" and len(attempts) == 2
+
+
 async def test_no_pause_goes_beyond_the_deadline() -> None:
     call = Flaky(100)
     with pytest.raises(ReplicaUnavailableError):
@@ -73,7 +86,9 @@ async def test_final_errors_and_cancellations_are_not_retried() -> None:
 
 
 def test_a_policy_needs_time_and_an_attempt() -> None:
-    with pytest.raises(ValueError, match="deadline_s = 0 and max_attempts = 1"):
+    with pytest.raises(ValueError, match="deadline_s = 0, attempt_timeout_s = inf and max_attempts = 1"):
         RetryPolicy(deadline_s=0, max_attempts=1)
+    with pytest.raises(ValueError, match="attempt_timeout_s = 0"):
+        RetryPolicy(deadline_s=1, attempt_timeout_s=0)
     with pytest.raises(ValueError, match="max_attempts = 0"):
         RetryPolicy(deadline_s=1, max_attempts=0)

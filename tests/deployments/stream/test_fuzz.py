@@ -76,7 +76,7 @@ class Bystander:
         async with asyncio.timeout(PATIENCE_S):
             while self.num_frames < until and not task.done():
                 await asyncio.sleep(0.02)
-        assert not task.done(), task
+        assert not task.done(), (task, self._player.messages, complaints())
 
 
 class Storm:
