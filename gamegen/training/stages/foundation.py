@@ -27,7 +27,7 @@ class FoundationStage(LatentStage):
         config, weights = self.load_init(init)
         if config.foundation is None:
             config = replace(config, foundation=sizes.foundation)
-        config, weights = self.compensated(config, weights)
+        config, weights = self.extended(config, weights)
         return with_statistics(config, data), weights
 
 

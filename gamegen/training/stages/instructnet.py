@@ -26,4 +26,4 @@ class InstructNetStage(LatentStage):
             config = replace(config, foundation=sizes.foundation)
         if config.instructnet is None:
             config = replace(config, instructnet=sizes.instructnet)
-        return self.compensated(config, weights)
+        return self.extended(config, weights)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gamegen.device import default_device
 from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.configs import named_config
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.msdit import PATCH
 from gamegen.training import parallel
@@ -68,10 +69,17 @@ class LatentStage(WorldModelStage):
     flow: FlowLossConfig = field(default_factory=FlowLossConfig)
     motion_compensation: bool = True
 
-    def compensated(
+    def extended(
         self, config: ModelConfig, weights: dict[str, Tensor]
     ) -> tuple[ModelConfig, dict[str, Tensor]]:
-        """Config and weights of the same model, given motion-compensated latents if it can be."""
+        """Config and weights of the same model with what its foundation still lacks of `model`'s.
+
+        It is given motion-compensated latents if it can be, and a refiner if the named size has one.
+        """
+        sizes = named_config(self.model).foundation
+        if config.foundation is not None and sizes is not None and not config.foundation.refiner_width:
+            refiner = {"refiner_width": sizes.refiner_width, "refiner_blocks": sizes.refiner_blocks}
+            config = replace(config, foundation=replace(config.foundation, **refiner))
         if config.foundation is None or config.foundation.motion_compensation:
             return config, weights
         if config.motion is None or not self.motion_compensation:
