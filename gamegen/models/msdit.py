@@ -69,8 +69,16 @@ class MSDiTConfig:
     @classmethod
     def tiny(cls) -> MSDiTConfig:
         """For tests: two layers of width 32."""
-        sizes = {"num_layers": 2, "num_heads": 2, "mlp_ratio": 2, "latent_channels": 4, "window": 3}
-        return cls(width=32, refiner_width=8, refiner_blocks=1, **sizes)
+        return cls(
+            width=32,
+            num_layers=2,
+            num_heads=2,
+            mlp_ratio=2,
+            latent_channels=4,
+            window=3,
+            refiner_width=8,
+            refiner_blocks=1,
+        )
 
 
 def sinusoid(value: Tensor, width: int, scale: float = 1000.0) -> Tensor:
@@ -199,7 +207,11 @@ class LatentRefiner(nn.Module):
         self.planes_in = nn.Conv2d(num_planes, channels, 3, padding=1)
         self.modulation = nn.Linear(width, 2 * channels * config.refiner_blocks)
         self.blocks = nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)])
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.SiLU(),
+                nn.Conv2d(channels, channels, 3, padding=1),
+            )
             for _ in range(config.refiner_blocks)
         )
         self.out = nn.Conv2d(channels, config.latent_channels + 1, 3, padding=1)
@@ -225,10 +237,10 @@ class LatentRefiner(nn.Module):
         modulation = rearrange(
             self.modulation(condition_BTD), "b t (m c) -> (b t) m c 1 1", m=2 * len(self.blocks)
         )
-        for number, (first, second) in enumerate(self.blocks):
+        for number, block in enumerate(self.blocks):
             scale, shift = modulation[:, 2 * number], modulation[:, 2 * number + 1]
             normed = F.layer_norm(h.movedim(1, -1), h.shape[1:2]).movedim(-1, 1)
-            h = h + second(F.silu(first(normed * (1 + scale) + shift)))
+            h = h + block(normed * (1 + scale) + shift)
         change = rearrange(self.out(F.silu(h)), "(b t) c h w -> b t c h w", b=B)
         return change[:, :, :-1], change[:, :, -1]
 

@@ -78,8 +78,10 @@ class LatentStage(WorldModelStage):
         """
         sizes = named_config(self.model).foundation
         if config.foundation is not None and sizes is not None and not config.foundation.refiner_width:
-            refiner = {"refiner_width": sizes.refiner_width, "refiner_blocks": sizes.refiner_blocks}
-            config = replace(config, foundation=replace(config.foundation, **refiner))
+            foundation = replace(
+                config.foundation, refiner_width=sizes.refiner_width, refiner_blocks=sizes.refiner_blocks
+            )
+            config = replace(config, foundation=foundation)
         if config.foundation is None or config.foundation.motion_compensation:
             return config, weights
         if config.motion is None or not self.motion_compensation:
