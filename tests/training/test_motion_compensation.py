@@ -15,7 +15,7 @@ from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.device import autocast
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import load_checkpoint, save_random
-from gamegen.models.folding import from_pixels
+from gamegen.models.folding import from_pixels, unfold_patches
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import MotionConfig
 from gamegen.models.motion_compensation import (
@@ -29,11 +29,14 @@ from gamegen.models.network_inputs import Previous, Text
 from gamegen.training.feed import Feed
 from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.loop import Run
+from gamegen.training.objectives.reconstruction import gradient_l1
+from gamegen.training.objectives.wear import wear
 from gamegen.training.run_stage import run_stage
 from gamegen.training.stage_config import TrainingBucket
 from gamegen.training.stages.stage import Stage
 from gamegen.training.window_plan import WindowPlan, index_clips
 from tests.engine.test_world import random_model
+from tests.footage_samples import panning_frames
 from tests.training.samples import (
     SIZE,
     encoded_folder,
@@ -120,13 +123,47 @@ def test_what_follows_a_guess_is_made_from_what_it_shows(model, tmp_path):
 
 
 def test_networks_are_given_the_compensated_latents(model, data):
-    config = stage("instructnet", batch_size=4, buckets=BUCKETS, flow=plain_flow(text_to_video=0.0))
+    config = stage(
+        "instructnet", batch_size=4, buckets=BUCKETS, flow=plain_flow(text_to_video=0.0, worn_windows=0.0)
+    )
     batch: LatentBatch = feed(config, model, data).example()
     assert batch.motion is not None
     inputs = config.objective(model).draw_inputs(batch, torch.Generator().manual_seed(0))
     assert torch.equal(inputs.previous.latent, batch.motion.compensated)
     assert inputs.previous.confidence is not None
     assert torch.equal(inputs.previous.confidence, batch.motion.confidence)
+
+
+@pytest.mark.parametrize("is_walking", [False, True])
+def test_wear_takes_detail_from_the_picture_and_leaves_its_colours(is_walking):
+    torch.manual_seed(0)
+    tiny = ModelConfig.tiny()
+    model = Model(dataclasses.replace(tiny, vae=dataclasses.replace(tiny.vae, linear_encoder=True)))
+    video = from_pixels(torch.from_numpy(panning_frames(24)))[None]
+    model.vae.initialise_from_patches(video)
+    with torch.inference_mode():
+        latent = model.normalise(model.vae.encode(video)[0])
+        amount = torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0, 1.0])
+        worn = wear(model, latent, amount, is_walking)
+        torch.testing.assert_close(worn[0], latent[0])
+        torch.testing.assert_close(
+            worn[1], (latent[1] + wear(model, latent, torch.ones(6), is_walking)[1]) / 2
+        )
+        before, after = (
+            unfold_patches(model.vae.streaming.patch(model.denormalise(each[2:]))) for each in (latent, worn)
+        )
+    assert gradient_l1(after) < 0.8 * gradient_l1(before)
+    torch.testing.assert_close(after.mean((2, 3)), before.mean((2, 3)), atol=0.1, rtol=0)
+
+
+def test_the_share_of_the_windows_that_wears_is_drawn_and_still_moments_do_not(model, data):
+    config = stage("instructnet", batch_size=4, buckets=BUCKETS, flow=plain_flow(worn_windows=1.0))
+    batch: LatentBatch = feed(config, model, data).example()
+    given = config.objective(model).draw_inputs(batch, torch.Generator().manual_seed(0)).previous.latent
+    assert not torch.equal(given, batch.motion.compensated)
+    still = dataclasses.replace(batch, latents=batch.previous.clone(), starts=torch.zeros_like(batch.starts))
+    given = config.objective(model).draw_inputs(still, torch.Generator().manual_seed(0)).previous.latent
+    torch.testing.assert_close(given, batch.motion.compensated)
 
 
 def test_a_model_that_learns_to_be_compensated_begins_as_it_was(tmp_path):

@@ -21,6 +21,7 @@ from gamegen.models.network_inputs import Previous
 from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.objectives.flow_inputs import ControlMix, FlowInputs, choose_text, draw_controls
 from gamegen.training.objectives.objective import Metrics, Objective
+from gamegen.training.objectives.wear import wear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class FlowLossConfig:
     around a moment without keys, and latents that equal the one before them count `still_weight` times: footage is
     mostly movement, and a world that cannot stand still shimmers. `train_foundation` false freezes the foundation
     while InstructNet learns.
+
+    In a share `worn_windows` the motion-compensated latents are blurred, see `wear`: the model learns to draw anew what
+    has been moved for long.
     """
 
     level_shift: float = 0.7
@@ -54,6 +58,7 @@ class FlowLossConfig:
     still_windows: float = 0.15
     still_weight: float = 4.0
     train_foundation: bool = False
+    worn_windows: float = 0.5
 
 
 class FlowObjective(Objective):
@@ -105,7 +110,7 @@ class FlowObjective(Objective):
         c, B, device = self.config, len(batch.latents), self.model.device
         chance = lambda p: (torch.rand(B, generator=generator) < p).to(device)  # noqa: E731
         amount = torch.rand(batch.latents.shape[:2], generator=generator).to(device) * c.previous_noise
-        given, confidence = batch.given
+        given, confidence = self._given(batch, generator)
         noise = self._noise_like(given, generator)
         levels = amount.clone()
         levels[:, 0] = torch.where(batch.starts | chance(c.text_to_video), -1.0, levels[:, 0])
@@ -131,6 +136,22 @@ class FlowObjective(Objective):
         prompt = prompt.dropped(chance(c.text_drop) | (changes & ~follows))
         previous = Previous(given, add_noise(given, noise, amount), levels, confidence)
         return FlowInputs(previous, prompt, controls)
+
+    def _given(self, batch: LatentBatch, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """What comes before each latent, `(B, T, C, h, w)`, and its confidence; motion-compensated latents are worn."""
+        given, confidence = batch.given
+        if batch.motion is None or not self.config.worn_windows:
+            return given, confidence
+        B = len(given)
+        chances, amounts = torch.rand((2, B), generator=generator)
+        rows = (chances < self.config.worn_windows).nonzero()[:, 0]
+        is_walking = bool(torch.rand((), generator=generator) < 0.5)
+        if len(rows):
+            # Where the picture stands still nothing wears.
+            amount = (amounts[rows, None].to(given.device) * ~is_still(batch)[rows]).flatten()
+            worn = wear(self.model, given[rows].flatten(0, 1), amount, is_walking)
+            given = given.index_copy(0, rows.to(given.device), worn.view_as(given[rows]))
+        return given, confidence
 
     def velocity(self, foundation, instructnet, xt: Tensor, levels: Tensor, inputs: FlowInputs) -> Tensor:
         """Velocity that a (foundation, InstructNet) pair predicts, float `(B, T, C, h, w)` as `xt`."""

@@ -33,8 +33,8 @@ from gamegen.training.parallel import ParallelConfig
 from gamegen.training.stages.stage import Stage
 
 INITIAL_FILE = "initial.safetensors"
-PATCH_IN = "foundation.patch_in.weight"
-"""Name of the weights that read a patch of the foundation's inputs."""
+PATCH_IN, PLANES_IN = "foundation.patch_in.weight", "foundation.refiner.planes_in.weight"
+"""Names of the weights that read the foundation's inputs, patch by patch and place by place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +87,10 @@ class LatentStage(WorldModelStage):
         if config.motion is None or not self.motion_compensation:
             return config, weights
         config = replace(config, foundation=replace(config.foundation, motion_compensation=True))
-        if PATCH_IN not in weights:
-            return config, weights
-        # The confidence comes last among the planes of a patch, and counts for nothing at first.
-        return config, weights | {PATCH_IN: F.pad(weights[PATCH_IN], (0, PATCH**2))}
+        # The confidence comes last among the planes, and counts for nothing at first.
+        one_more = {PATCH_IN: (0, PATCH**2), PLANES_IN: (0, 0, 0, 0, 0, 1)}
+        padded = {name: F.pad(weights[name], pad) for name, pad in one_more.items() if name in weights}
+        return config, weights | padded
 
     def windows(self, model: ModelConfig) -> WindowDataset:
         return LatentWindows(
