@@ -188,7 +188,7 @@ def test_guessed_latents_are_those_of_the_diffusion_model(moves):
 
     exact, never = videos(guessed_windows=0.0)
     assert torch.equal(exact, never)
-    exact, guessed = videos(guessed_windows=1.0, guess_level=0.999)
+    exact, guessed = videos(guessed_windows=1.0, guess_levels=(0.999, 1.0))
     assert (guessed - exact).abs().mean() > 0.05
     objective = STAGE.objective(model)
     loss, _ = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)

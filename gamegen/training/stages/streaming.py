@@ -59,8 +59,9 @@ class StreamingLossConfig(DecoderLossConfig):
 
     Of the latents' noise a share of up to `smooth_noise` is smooth over four places: what is drawn errs in areas.
     `lost_references` of the chunks are decoded without a reference, as first frames are. In a share `guessed_windows`
-    the latents are guesses of the model's diffusion transformer, if it has one, from noise of level `guess_level` to 1,
-    made under the true keys from the frames that the decoder showed before.
+    the latents are guesses of the model's diffusion transformer, if it has one, from noise of a level in
+    `guess_levels`, made under the true keys from the frames that the decoder showed before. From higher levels guesses
+    are means, for which the decoder learns to trust the moved frame alone.
 
     Of each window the last `trained_chunks` are learned from; those before are decoded without a gradient, so that the
     decoder learns to go on from what it has been showing for long: small errors that it would amplify in each chunk
@@ -72,7 +73,7 @@ class StreamingLossConfig(DecoderLossConfig):
     held_windows: float = 0.2
     lost_references: float = 0.15
     guessed_windows: float = 0.5
-    guess_level: float = 0.5
+    guess_levels: tuple[float, float] = (0.05, 0.25)
     trained_chunks: int = 3
 
 
@@ -196,8 +197,8 @@ class StreamingObjective(Objective):
         """Which windows have guessed latents, and the noise that they are guessed from; None without a foundation."""
         B, T = latent.shape[:2]
         rows = torch.rand(B, generator=generator) < self.config.guessed_windows
-        lowest = self.config.guess_level
-        level = lowest + (1 - lowest) * torch.rand((B, T), generator=generator)
+        lowest, highest = self.config.guess_levels
+        level = lowest + (highest - lowest) * torch.rand((B, T), generator=generator)
         noise, context_noise = torch.randn((2, *latent.shape), generator=generator)
         if self.model.foundation is None or not rows.any():
             return None
