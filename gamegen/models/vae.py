@@ -34,7 +34,8 @@ class VAEConfig:
 
     `streaming_channels` are the widths of the small decoder at 1/8, 1/4 and 1/2 size. With `linear_encoder` the encoder
     is the linear patch path alone: a small part of the time, which motion compensation spends on every chunk. With
-    `streaming_reference` the small decoder takes detail from the frame shown last; that needs a linear encoder.
+    `streaming_reference` the small decoder takes detail from the frame shown last; that needs a linear encoder. With
+    `deblocking_channels` it ends in a filter of so many channels against the seams of patches, see `DeblockingFilter`.
     """
 
     latent_channels: int = 16
@@ -44,6 +45,7 @@ class VAEConfig:
     streaming_channels: tuple[int, int, int] = (96, 32, 16)
     linear_encoder: bool = False
     streaming_reference: bool = False
+    deblocking_channels: int = 0
 
     def __post_init__(self) -> None:
         if self.streaming_reference and not self.linear_encoder:
@@ -55,7 +57,7 @@ class VAEConfig:
     @classmethod
     def tiny(cls) -> VAEConfig:
         """For tests: a few thousand weights."""
-        return cls(4, (8, 8, 8), 8, (8, 8, 8, 8), (8, 8, 8))
+        return cls(4, (8, 8, 8), 8, (8, 8, 8, 8), (8, 8, 8), deblocking_channels=8)
 
 
 class VAEEncoder(nn.Module):
@@ -143,7 +145,10 @@ class CausalVideoVAE(nn.Module):
         self.encoder = VAEEncoder(config)
         self.decoder = VAEDecoder(config)
         self.streaming = StreamingDecoder(
-            config.latent_channels, config.streaming_channels, config.streaming_reference
+            config.latent_channels,
+            config.streaming_channels,
+            config.streaming_reference,
+            config.deblocking_channels,
         )
 
     def encode_moments(self, video_BFCHW: Tensor) -> tuple[Tensor, Tensor]:

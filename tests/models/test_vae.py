@@ -16,6 +16,7 @@ from gamegen.models.folding import (
     unfold_patches,
 )
 from gamegen.models.model import Model, ModelConfig
+from gamegen.models.streaming_decoder import DeblockingFilter
 from gamegen.models.vae import CausalVideoVAE, VAEConfig
 
 
@@ -127,3 +128,20 @@ def test_the_last_two_frames_alone_are_those_of_the_whole_chunk(vae):
     whole = vae.streaming(latent, memory)
     before, last = vae.streaming.last_two(latent, memory)
     torch.testing.assert_close(torch.cat([before, last], 1), whole[:, 6:], rtol=1e-5, atol=1e-5)
+
+
+def test_the_deblocking_filter_begins_as_nothing_and_knows_where_the_seams_are():
+    torch.manual_seed(0)
+    filtering = DeblockingFilter(8)
+    frames = torch.randn(2, 3, 48, 64)
+    with torch.inference_mode():
+        assert torch.equal(filtering(frames), frames)
+        torch.nn.init.normal_(filtering.filter[-1].weight)
+        inner = (slice(None), slice(None), slice(16, 32), slice(16, 32))
+        changes = {
+            shift: (filtering(moved) - moved).roll((-shift, -shift), (2, 3))[inner]
+            for shift in (0, 4, 8)
+            for moved in [frames.roll((shift, shift), (2, 3))]
+        }
+    torch.testing.assert_close(changes[8], changes[0])
+    assert (changes[4] - changes[0]).abs().mean() > 0.1 * changes[0].abs().mean()

@@ -79,9 +79,13 @@ class StreamingLossConfig(DecoderLossConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingStage(WorldModelStage):
-    """Trains the streaming decoder of a model with a motion network, and nothing else of it."""
+    """Trains the streaming decoder of a model with a motion network, and nothing else of it.
+
+    One without a deblocking filter is given one of `deblocking_channels`; 0 gives none.
+    """
 
     stage: Literal["streaming"] = "streaming"
+    deblocking_channels: int = 24
     shards: ClassVar[Literal["curated", "encoded"]] = "curated"
     streaming_loss: StreamingLossConfig = field(default_factory=StreamingLossConfig)
 
@@ -89,6 +93,8 @@ class StreamingStage(WorldModelStage):
         config, weights = self.load_init(init)
         if config.motion is None:
             raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
+        if not config.vae.deblocking_channels:
+            config = replace(config, vae=replace(config.vae, deblocking_channels=self.deblocking_channels))
         if config.vae.streaming_reference:
             return config, weights
         return replace(config, vae=replace(config.vae, streaming_reference=True)), seeing_reference(weights)
