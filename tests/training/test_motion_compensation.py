@@ -30,7 +30,7 @@ from gamegen.training.feed import Feed
 from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.loop import Run
 from gamegen.training.objectives.reconstruction import gradient_l1
-from gamegen.training.objectives.wear import wear
+from gamegen.training.objectives.wear import KINDS, wear
 from gamegen.training.run_stage import run_stage
 from gamegen.training.stage_config import TrainingBucket
 from gamegen.training.stages.stage import Stage
@@ -134,8 +134,8 @@ def test_networks_are_given_the_compensated_latents(model, data):
     assert torch.equal(inputs.previous.confidence, batch.motion.confidence)
 
 
-@pytest.mark.parametrize("is_walking", [False, True])
-def test_wear_takes_detail_from_the_picture_and_leaves_its_colours(is_walking):
+@pytest.mark.parametrize("kind", KINDS)
+def test_wear_takes_detail_from_the_picture_and_leaves_its_colours(kind):
     torch.manual_seed(0)
     tiny = ModelConfig.tiny()
     model = Model(dataclasses.replace(tiny, vae=dataclasses.replace(tiny.vae, linear_encoder=True)))
@@ -144,11 +144,9 @@ def test_wear_takes_detail_from_the_picture_and_leaves_its_colours(is_walking):
     with torch.inference_mode():
         latent = model.normalise(model.vae.encode(video)[0])
         amount = torch.tensor([0.0, 0.5, 1.0, 1.0, 1.0, 1.0])
-        worn = wear(model, latent, amount, is_walking)
+        worn = wear(model, latent, amount, kind)
         torch.testing.assert_close(worn[0], latent[0])
-        torch.testing.assert_close(
-            worn[1], (latent[1] + wear(model, latent, torch.ones(6), is_walking)[1]) / 2
-        )
+        torch.testing.assert_close(worn[1], (latent[1] + wear(model, latent, torch.ones(6), kind)[1]) / 2)
         before, after = (
             unfold_patches(model.vae.streaming.patch(model.denormalise(each[2:]))) for each in (latent, worn)
         )

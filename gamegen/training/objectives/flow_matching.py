@@ -21,7 +21,7 @@ from gamegen.models.network_inputs import Previous
 from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.objectives.flow_inputs import ControlMix, FlowInputs, choose_text, draw_controls
 from gamegen.training.objectives.objective import Metrics, Objective
-from gamegen.training.objectives.wear import wear
+from gamegen.training.objectives.wear import KINDS, wear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +145,11 @@ class FlowObjective(Objective):
         B = len(given)
         chances, amounts = torch.rand((2, B), generator=generator)
         rows = (chances < self.config.worn_windows).nonzero()[:, 0]
-        is_walking = bool(torch.rand((), generator=generator) < 0.5)
+        kind = KINDS[int(torch.randint(len(KINDS), (), generator=generator))]
         if len(rows):
             # Where the picture stands still nothing wears.
             amount = (amounts[rows, None].to(given.device) * ~is_still(batch)[rows]).flatten()
-            worn = wear(self.model, given[rows].flatten(0, 1), amount, is_walking)
+            worn = wear(self.model, given[rows].flatten(0, 1), amount, kind)
             given = given.index_copy(0, rows.to(given.device), worn.view_as(given[rows]))
         return given, confidence
 

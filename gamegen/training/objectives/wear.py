@@ -8,6 +8,8 @@ Real-Time Game Engines", section 3.2.1, this is against blur).
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,10 @@ from torch import Tensor
 from gamegen.models.folding import unfold_patches
 from gamegen.models.model import Model
 
+Wear = Literal["smooth", "flat", "walking"]
+"""Blur over some three pixels, over some ten, which leaves little but colours, and away from the picture's middle."""
+KINDS: tuple[Wear, ...] = get_args(Wear)
+_DILATIONS = {"smooth": (1, 2), "flat": (1, 2, 4, 8)}
 _KERNEL = (1.0, 4.0, 6.0, 4.0, 1.0)
 _ZOOM = 0.07
 """Growth of a picture from chunk to chunk while one walks, about, in shares of its size."""
@@ -22,26 +28,23 @@ _NUM_ZOOMS = 4
 
 
 @torch.no_grad()
-def wear(model: Model, latent_NCHW: Tensor, amount_N: Tensor, is_walking: bool) -> Tensor:
-    """Normalised latents, of which a share `amount` (0 to 1) is blurred in the picture that they decode to.
-
-    The blur is even over a few pixels, or with `is_walking` away from the middle of the picture.
-    """
+def wear(model: Model, latent_NCHW: Tensor, amount_N: Tensor, kind: Wear) -> Tensor:
+    """Normalised latents, of which a share `amount` (0 to 1) is blurred in the picture that they decode to."""
     decoder, encoder = model.vae.streaming, model.vae.encoder
     z = model.denormalise(latent_NCHW).to(decoder.patch.weight.dtype)
     frames = unfold_patches(decoder.patch(z))
-    blurred = _zoomed(frames) if is_walking else _smoothed(frames)
+    blurred = _zoomed(frames) if kind == "walking" else _smoothed(frames, _DILATIONS[kind])
     # The encoder is linear: only what changes passes through it.
     change = encoder(blurred, 1)[0] - encoder(frames, 1)[0]
     return model.normalise(model.denormalise(latent_NCHW) + amount_N[:, None, None, None] * change.float())
 
 
-def _smoothed(frames_NCHW: Tensor) -> Tensor:
+def _smoothed(frames_NCHW: Tensor, dilations: tuple[int, ...]) -> Tensor:
     kernel = torch.tensor(_KERNEL, dtype=frames_NCHW.dtype, device=frames_NCHW.device)
     plane = torch.outer(kernel, kernel) / kernel.sum() ** 2
     channels = frames_NCHW.shape[1]
     weight = plane.expand(channels, 1, *plane.shape)
-    for dilation in (1, 2):
+    for dilation in dilations:
         padded = F.pad(frames_NCHW, [2 * dilation] * 4, mode="replicate")
         frames_NCHW = F.conv2d(padded, weight, groups=channels, dilation=dilation)
     return frames_NCHW
