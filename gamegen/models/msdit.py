@@ -14,7 +14,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from gamegen.models.attention import CrossAttention, SelfAttention, TemporalAttention
 from gamegen.models.kv_cache import KVCache
 from gamegen.models.network_inputs import DEFAULT_FORMAT, Previous, Text, VideoFormat
+from gamegen.models.refiner import LatentRefiner
 from gamegen.models.rotary import rotate, rotation_2d
 from gamegen.models.sparse_attention import SparseAttentionConfig, SparseLinearAttention
 
@@ -191,60 +191,6 @@ class Block(nn.Module):
         return x + gate_2 * self.mlp(modulate(x, scale_2, shift_2), rows)
 
 
-class LatentRefiner(nn.Module):
-    """Convolutions at the resolution of latents, which refine what the layers draw for each token.
-
-    A token is four latents wide, and what it draws does not join what its neighbours draw. Convolutions see across the
-    seams, wherever they are, and pass fine structure of the inputs on without a token's bottleneck (a last convolution
-    against seams is that of U-ViT: Bao et al. 2023, section 3.1; U-Nets at this scale learn from few samples). The
-    change starts at zero.
-    """
-
-    def __init__(self, config: MSDiTConfig, num_planes: int) -> None:
-        super().__init__()
-        width, channels = config.width, config.refiner_width
-        self.tokens_in = nn.Linear(width, PATCH**2 * channels)
-        self.planes_in = nn.Conv2d(num_planes, channels, 3, padding=1)
-        self.modulation = nn.Linear(width, 2 * channels * config.refiner_blocks)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels, channels, 3, padding=1),
-                nn.SiLU(),
-                nn.Conv2d(channels, channels, 3, padding=1),
-            )
-            for _ in range(config.refiner_blocks)
-        )
-        self.out = nn.Conv2d(channels, config.latent_channels + 1, 3, padding=1)
-        for layer in (self.modulation, self.out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(cast(Tensor, layer.bias))
-
-    def forward(self, x_BTSD: Tensor, planes_BTCHW: Tensor, condition_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Changes of the output `(B, T, C, H, W)` and of the keep gate `(B, T, H, W)`.
-
-        `x` are the layers' tokens, `planes` the inputs that the tokens were made of.
-        """
-        B, _, _, H, W = planes_BTCHW.shape
-        tokens = rearrange(
-            self.tokens_in(x_BTSD),
-            "b t (y x) (c p q) -> (b t) c (y p) (x q)",
-            y=H // PATCH,
-            x=W // PATCH,
-            p=PATCH,
-            q=PATCH,
-        )
-        h = self.planes_in(planes_BTCHW.flatten(0, 1).to(tokens.dtype)) + tokens
-        modulation = rearrange(
-            self.modulation(condition_BTD), "b t (m c) -> (b t) m c 1 1", m=2 * len(self.blocks)
-        )
-        for number, block in enumerate(self.blocks):
-            scale, shift = modulation[:, 2 * number], modulation[:, 2 * number + 1]
-            normed = F.layer_norm(h.movedim(1, -1), h.shape[1:2]).movedim(-1, 1)
-            h = h + block(normed * (1 + scale) + shift)
-        change = rearrange(self.out(F.silu(h)), "(b t) c h w -> b t c h w", b=B)
-        return change[:, :, :-1], change[:, :, -1]
-
-
 class MSDiT(nn.Module):
     """Velocity of noisy latents under a text, each latent frame at its own noise level."""
 
@@ -272,7 +218,18 @@ class MSDiT(nn.Module):
         self.skip = nn.Linear(width, 2 * z)
         self.patch_out = nn.Linear(width, PATCH**2 * z)
         self.keep_out = nn.Linear(width, PATCH**2)
-        self.refiner = LatentRefiner(config, 2 * z + num_maps) if config.refiner_width else None
+        self.refiner = (
+            LatentRefiner(
+                width,
+                config.refiner_width,
+                num_blocks=config.refiner_blocks,
+                num_planes=2 * z + num_maps,
+                latent_channels=z,
+                patch=PATCH,
+            )
+            if config.refiner_width
+            else None
+        )
         for layer in (
             *self.modulation,
             self.previous_level_in,
