@@ -36,6 +36,7 @@ class SessionJournal:
         self._pending: list[LoggedChunk] = []
         self._snapshot: tuple[int, bytes] | None = None
         self._num_reported = 0
+        self._is_released = False
         self._flush_lock = asyncio.Lock()
         self._retry_at_s = 0.0
         self.state: State = "playing"
@@ -93,7 +94,7 @@ class SessionJournal:
                 self._retry_at_s = time.monotonic() + _RETRY_S
                 logger.warning("session %s goes on unlogged: %s", self._record.id, error)
             finally:
-                self._report_held_back(len(self._pending))
+                self._report_held_back(0 if self._is_released else len(self._pending))
 
     async def renew_lease(self) -> NoReturn:
         """Flushes every `RENEW_INTERVAL_S` until it is cancelled; raises what `flush` raises."""
@@ -106,6 +107,8 @@ class SessionJournal:
 
         If the store does not answer, the session's lease ends by itself.
         """
+        # A flush that is still under way must not report what nobody will send any more.
+        self._is_released = True
         self._report_held_back(0)
         try:
             await self._store.release(self._record)

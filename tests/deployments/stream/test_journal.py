@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,3 +103,27 @@ async def test_what_others_took_or_ended_is_not_written_again(store):
             await journal.flush()
         with pytest.raises(SessionGoneError):
             await store.get("a")
+
+
+async def test_what_a_released_session_leaves_unsent_is_not_counted(store, monkeypatch):
+    """The last flush may fail, or be cancelled, after the session is released."""
+    store, folder = store
+    with running(folder):
+        journal = await claimed(store)
+    held_back: list[int] = []
+    monkeypatch.setattr(journals, "CHUNKS_HELD_BACK", SimpleNamespace(add=held_back.append))
+    asked, may_fail = asyncio.Event(), asyncio.Event()
+
+    async def commit(*_, **__):
+        asked.set()
+        await may_fail.wait()
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(store, "commit", commit)
+    journal.add(LoggedChunk(Control()))
+    flush = asyncio.create_task(journal.flush())
+    await asked.wait()
+    await journal.release()
+    may_fail.set()
+    await flush
+    assert sum(held_back) == 0
