@@ -1,4 +1,4 @@
-"""The refiner of MSDiT: begins as nothing, joins the tokens at their seams, and is added to models without one."""
+"""The refiner of MSDiT, and what else the stages change of a model that they go on with."""
 
 from __future__ import annotations
 
@@ -37,6 +37,18 @@ def test_a_model_that_is_given_a_refiner_begins_as_it_was(tmp_path):
     assert before.refiner is None and after.config == tiny.foundation
     x = torch.randn(2, 3, 4, 4, 8)
     assert torch.equal(velocity(after, x), velocity(before, x))
+
+
+def test_a_student_that_learns_on_is_sampled_by_its_flow(tmp_path):
+    tiny = ModelConfig.tiny()
+    distilled = dataclasses.replace(tiny.sampling, solver="consistency", num_steps=2, first_steps=6)
+    save_random(tmp_path, dataclasses.replace(tiny, sampling=distilled))
+    (tmp_path / "tiny.yaml").write_text(json.dumps(to_dict(tiny)))
+    stage = InstructNetStage(
+        model=str(tmp_path / "tiny.yaml"), steps=1, buckets=(TrainingBucket("128x72", 4),)
+    )
+    sampling = stage.build_model(tmp_path, tmp_path, tmp_path).config.sampling
+    assert (sampling.solver, sampling.num_steps, sampling.first_steps) == ("euler", 4, 12)
 
 
 def test_each_latent_sees_its_neighbours_of_other_tokens_and_no_other_frame():

@@ -18,6 +18,7 @@ from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.configs import named_config
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.msdit import PATCH
+from gamegen.models.sampling import SamplingConfig
 from gamegen.training import parallel
 from gamegen.training.feed import WindowDataset
 from gamegen.training.flops import (
@@ -74,8 +75,13 @@ class LatentStage(WorldModelStage):
     ) -> tuple[ModelConfig, dict[str, Tensor]]:
         """Config and weights of the same model with what its foundation still lacks of `model`'s.
 
-        It is given motion-compensated latents if it can be, and a refiner if the named size has one.
+        It is given motion-compensated latents if it can be, and a refiner if the named size has one. One that was
+        distilled is sampled by the flow that it learns from now on: in a student's few steps it would draw means.
         """
+        if config.sampling.solver == "consistency":
+            usual = SamplingConfig()
+            steps = {"num_steps": usual.num_steps, "first_steps": usual.first_steps}
+            config = replace(config, sampling=replace(config.sampling, solver="euler", **steps))
         sizes = named_config(self.model).foundation
         if config.foundation is not None and sizes is not None and not config.foundation.refiner_width:
             foundation = replace(
