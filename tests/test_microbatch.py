@@ -93,7 +93,7 @@ async def test_who_has_given_up_is_not_asked_for() -> None:
 
 
 async def test_a_call_belongs_to_none_of_those_who_share_it() -> None:
-    """What a server notes about a request, to end what it began, must not reach the calls of others."""
+    """A shared call runs in an empty context, not in that of the request that started it."""
     request: ContextVar[str] = ContextVar("request", default="none")
     seen = []
 

@@ -138,7 +138,7 @@ class FlowObjective(Objective):
         return FlowInputs(previous, prompt, controls)
 
     def _given(self, batch: LatentBatch, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """What comes before each latent, `(B, T, C, h, w)`, and its confidence; motion-compensated latents are worn."""
+        """Condition latents `(B, T, C, h, w)`, blurred by `wear` in some windows, and their confidence."""
         given, confidence = batch.given
         if batch.motion is None or not self.config.worn_windows:
             return given, confidence
