@@ -21,10 +21,11 @@ from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.engine.variants import Variant
 from gamegen.engine.video_prompts import encode_video_prompt
 from gamegen.gallery.gallery import Gallery
-from gamegen.gallery.opening import Opening, find_gallery, start_opening
+from gamegen.gallery.opening import find_gallery, start_opening
 from gamegen.media.first_frames import check_frames_fit
 from gamegen.media.recorded_start import RecordedStart
-from gamegen.models.text import TextEncoder, TextStates, compose_prompt, load_text_encoder
+from gamegen.models.opening import Opening
+from gamegen.models.text import TextEncoder, compose_prompt, load_text_encoder
 from gamegen.sessions.start import StartKind, resolve_start
 
 
@@ -79,13 +80,9 @@ class World:
             opening = start_opening(recorded, self.engine.model)
         elif first_frames is not None:
             check_frames_fit(first_frames, self.size)
-            opening = Opening(self.engine.model.encode(first_frames))
-        self._open(states, seed, opening)
+            opening = Opening.of_frames(first_frames, self.engine.model)
+        self.engine.open(self.SESSION, states, seed, opening)
         return recorded
-
-    def _open(self, prompt: TextStates, seed: int, opening: Opening | None) -> None:
-        latents, is_varied = (opening.latents, opening.is_varied) if opening else (None, False)
-        self.engine.open(self.SESSION, prompt, seed, latents, is_varied)
 
     def instruct(self, text: str | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.

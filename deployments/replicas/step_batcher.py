@@ -32,7 +32,8 @@ from gamegen.device import one_thread
 from gamegen.engine.engine import WorldEngine
 from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.engine.video_prompts import read_video_prompt
-from gamegen.gallery.opening import Opening, read_opening
+from gamegen.gallery.opening import read_opening
+from gamegen.models.opening import Opening
 from gamegen.sessions.log import VideoPrompt
 
 logger = logging.getLogger("ray.serve")
@@ -254,8 +255,7 @@ class StepBatcher:
         if self._is_moved(request.session_id, request.fence):
             return Moved()
         self._make_room(request.session_id)
-        latents, is_varied = (opening.latents, opening.is_varied) if opening else (None, False)
-        self._engine.open(request.session_id, request.prompt.to_states(), request.seed, latents, is_varied)
+        self._engine.open(request.session_id, request.prompt.to_states(), request.seed, opening)
         return self._entered(request.session_id, request.fence)
 
     def _restore(self, session_id: str, fence: int, snapshot: bytes) -> Opened | Moved:

@@ -27,6 +27,7 @@ from gamegen.engine.state import DenoisingState, SamplingParams, Session
 from gamegen.engine.variants import Variant
 from gamegen.media.prompt_pictures import MAX_PROMPT_CHUNKS
 from gamegen.models.model import Model
+from gamegen.models.opening import Opening
 from gamegen.models.text import TextStates
 
 
@@ -98,24 +99,27 @@ class WorldEngine:
         session_id: str,
         prompt: TextStates,
         seed: int,
-        first_latents: Tensor | None = None,
-        is_varied: bool = False,
+        opening: Opening | None = None,
     ) -> None:
         """Opens a session, in place of an open one of the same id.
 
-        It continues `first_latents` `(T, C, h, w)`, normalised (see `Model.encode`), which count as chunks without
-        input; all but the last `history` are dropped. With `is_varied` the last one is changed by the seed and the
-        prompt, see `SamplingConfig.start_level`. Raises RuntimeError if every slot is taken.
+        It continues the latents of `opening`, which count as chunks without input; all but the last `history` are
+        dropped. Where they are varied, the last one is changed by the seed and the prompt, see
+        `SamplingConfig.start_level`. Raises RuntimeError if every slot is taken.
         """
         if self._slots.find(session_id):
             self.close(session_id)
         session = self._add(session_id, self._new_session(seed, prompt))
-        latents = [] if first_latents is None else [*first_latents.half().cpu()]
-        for number, latent in enumerate(latents, 1):
+        if opening is None:
+            return
+        is_varied = opening.is_varied and session.params.sampling.start_level > 0
+        for number, latent in enumerate(opening.latents.half().cpu(), 1):
             chunk = PastChunk(latent, Conditioning(idle_operations()))
-            if is_varied and number == len(latents) and session.params.sampling.start_level:
+            if is_varied and number == len(opening.latents):
                 chunk = replace(chunk, latent=self.runner.varied(session, chunk))
             self._append_chunk(session, chunk)
+        if opening.shown is not None:
+            session.frames = opening.shown
 
     def instruct(self, session_id: str, instruction: TextStates | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.

@@ -132,6 +132,8 @@ class LatentDecoder:
     ) -> Iterator[Tensor]:
         """The chunks of `decode` as they are ready: the first frame, uint8 `(B, 1, H, W, 3)`, then the other three."""
         latent, memory = self._pair(latents, [past.latent for past in pasts])
+        if not self._model.decoder_reference:
+            reference = Reference.none(latent)
         found = self._reference(latent, pasts, operations) if reference is None else reference
         sees = [part.to(self.dtype) for part in found] if self._decoder.sees_reference else ()
         first, *remaining = self._run(self._ends, latent, memory, *sees)

@@ -58,8 +58,7 @@ class WorldBatch:
             self.engine.open(name, prompt, seed)
             return
         start = self.gallery.choose(prompt.pooled.numpy(), view, seed)
-        opening = start_opening(start, self.engine.model)
-        self.engine.open(name, prompt, seed, opening.latents, opening.is_varied)
+        self.engine.open(name, prompt, seed, start_opening(start, self.engine.model))
 
     def continue_from(
         self, latents: np.ndarray, operations: np.ndarray, prompt: str, seed: int, frames: np.ndarray

@@ -20,11 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.curation import shards
 from gamegen.curation.encoded import FULL_PROMPTS
 from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.gallery.gallery import MAX_STARTS, Gallery, GalleryEntry, quantised
 from gamegen.gallery.probe_fitting import fit_probes, read_texts, scene_value
+from gamegen.media.mp4 import read_mp4
 from gamegen.media.recorded_start import START_CHUNKS
 from gamegen.models.digests import latents_sha256, vae_sha256
 from gamegen.models.folding import chunk_pixels
@@ -49,6 +51,7 @@ class GalleryConfig:
     differs by `min_texture` (a standard deviation) within at least `min_textured` of the 8x8 blocks: nights pass,
     skies, water and walls before the eyes do not. Two moments look alike if the square roots of their pictures, scaled
     to 16x10, differ by less than `min_difference` (root mean square); the roots count dark pictures as bright ones.
+    `picture_quality` is that of WebP, 0 to 100.
     """
 
     stride_chunks: int = 6
@@ -60,26 +63,25 @@ class GalleryConfig:
     min_texture: float = 0.03
     min_textured: float = 0.25
     min_difference: float = 0.06
-    picture_width_px: int = 120
-    picture_quality: int = 50
+    picture_quality: int = 90
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Moment:
-    """A moment that may be kept: its latents, normalised, its last frame and how good that is, from 0 to 1."""
+    """A moment that may be kept: its latents, normalised, and how good its last frame is, from 0 to 1."""
 
     entry: GalleryEntry
     world: tuple[str, int]
     scene: _Scene
     latents_TCHW: Tensor
     vector_D: Tensor
-    frame: np.ndarray
     look: np.ndarray
     score: float
 
 
 def build_gallery(
     data: Path,
+    curated: Path,
     model: Model,
     card: dict[str, Any],
     num_starts: int = MAX_STARTS,
@@ -87,8 +89,9 @@ def build_gallery(
 ) -> Gallery:
     """A gallery of at most `num_starts` moments of the encoded clips under `data`, of training worlds only.
 
-    `card` is the model's: its footage and licence are those of the gallery. Raises FileNotFoundError without encoded
-    clips, and ValueError for clips that another VAE encoded or if no moment can be used.
+    `curated` has the same clips before they were encoded, for the pictures. `card` is the model's: its footage and
+    licence are those of the gallery. Raises FileNotFoundError without encoded clips, and ValueError for clips that
+    another VAE encoded or that are not among the curated ones, or if no moment can be used.
     """
     if not 1 <= num_starts <= MAX_STARTS:
         raise ValueError(f"{num_starts} starts: a gallery has 1 to {MAX_STARTS}")
@@ -104,10 +107,11 @@ def build_gallery(
         latents=latents,
         scales=scales,
         vectors=vectors,
-        pictures=tuple(_webp(m.frame, config) for m in kept),
+        pictures=_pictures(curated, [m.entry for m in kept], config),
         probes=fit_probes(read_texts(data, SPLIT)),
         card={
             "split": SPLIT,
+            "picture_size": [model.config.width, model.config.height],
             "worlds": len({m.world for m in kept}),
             "clips": len({m.entry.clip_id for m in kept}),
             "footage": card.get("data", {}).get("footage", "footage of unknown origin"),
@@ -167,7 +171,6 @@ def _moments_of(row: dict[str, Any], model: Model, config: GalleryConfig) -> Ite
             vector_D=torch.stack([text.pooled for text in clip.segments[number].prompts[:FULL_PROMPTS]]).mean(
                 0
             ),
-            frame=frame,
             look=_look(frame),
             score=score,
         )
@@ -237,9 +240,25 @@ def _look(frame: np.ndarray) -> np.ndarray:
     return np.sqrt(np.asarray(small, np.float32).ravel() / 255)
 
 
+def _pictures(curated: Path, entries: list[GalleryEntry], config: GalleryConfig) -> tuple[bytes, ...]:
+    """WebP files of the last frames of moments, as they were recorded."""
+    wanted: dict[str, list[int]] = defaultdict(list)
+    for number, entry in enumerate(entries):
+        wanted[entry.clip_id].append(number)
+    found: dict[int, bytes] = {}
+    for row in shards.read_rows(curated, ["clip_id", "video"], [SPLIT]):
+        numbers = wanted.pop(row["clip_id"], [])
+        frames = read_mp4(row["video"]) if numbers else np.empty(0)
+        for number in numbers:
+            found[number] = _webp(frames[FRAMES_PER_CHUNK * (entries[number].chunk + 1) - 1], config)
+    if wanted:
+        raise ValueError(
+            f"{min(wanted)} is not among the curated clips under {curated}: give the folder that was encoded"
+        )
+    return tuple(found[number] for number in range(len(entries)))
+
+
 def _webp(frame: np.ndarray, config: GalleryConfig) -> bytes:
-    height = round(config.picture_width_px * frame.shape[0] / frame.shape[1])
-    picture = Image.fromarray(frame).resize((config.picture_width_px, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=config.picture_quality, method=6)
+    Image.fromarray(frame).save(buffer, "WEBP", quality=config.picture_quality, method=6)
     return buffer.getvalue()

@@ -79,8 +79,9 @@ class ChoiceConfig:
 class Gallery:
     """N starts; `latents` int8 `(N, START_CHUNKS, C, h, w)` and `scales` float32 `(N, START_CHUNKS, C)`.
 
-    `vectors` int8 `(N, D)` are pooled encodings of the scenes' descriptions up to a factor, `pictures` WebP files.
-    `probes` tell the scene that a prompt asks for; None for footage without truth.
+    `vectors` int8 `(N, D)` are pooled encodings of the scenes' descriptions up to a factor. `pictures` are WebP files
+    of the last frames; worlds begin with them if the card has their `picture_size`, because those of older galleries
+    are only to be looked at. `probes` tell the scene that a prompt asks for; None for footage without truth.
     """
 
     entries: tuple[GalleryEntry, ...]
@@ -148,6 +149,7 @@ class Gallery:
             latents=self.latents[number],
             scales=self.scales[number],
             mirrored=may_mirror and bool(_draw(seed, "mirror") & 1),
+            picture=self.pictures[number] if "picture_size" in self.card else None,
         )
 
     def save(self, folder: Path) -> None:

@@ -13,6 +13,7 @@ gallery = typer.Typer(no_args_is_help=True, help="Keeps recorded moments for wor
 @gallery.command()
 def build(
     data: Annotated[Path, typer.Argument(help="encoded shards; clips of training worlds alone are used")],
+    curated: Annotated[Path, typer.Option(help="the curated shards that were encoded, for the pictures")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="folder, gallery in the checkpoint's: runs/world/gallery")
     ],
@@ -23,14 +24,14 @@ def build(
 ) -> None:
     """Chooses moments of encoded clips, spread over their worlds, and writes them for worlds to begin from.
 
-    Example: gamegen gallery build data/encoded --output runs/world/gallery --model runs/world
+    Example: gamegen gallery build data/encoded --curated data/curated --output runs/world/gallery --model runs/world
     """
     from gamegen.gallery.build import build_gallery
     from gamegen.gallery.gallery import GALLERY_FILE
     from gamegen.models.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(model)
-    built = build_gallery(data, checkpoint.model, checkpoint.card, starts)
+    built = build_gallery(data, curated, checkpoint.model, checkpoint.card, starts)
     built.save(output)
     size_mb = (output / GALLERY_FILE).stat().st_size / 1e6
     card = built.card

@@ -1,28 +1,23 @@
-"""Openings: the first latents of a world, read from the file that it continues."""
+"""The opening of a world, read from the file that it continues, and the gallery of a model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gamegen.constants import SPATIAL_FACTOR
 from gamegen.gallery.gallery import CARD_FILE, GALLERY_FOLDER, Gallery
 from gamegen.media.first_frames import read_first_frames
+from gamegen.media.frames import resize_to
 from gamegen.media.recorded_start import RecordedStart, is_recorded_start
 from gamegen.models.checkpoint import WEIGHTS_FOLDER, resolve
 from gamegen.models.digests import latents_sha256
 from gamegen.models.folding import to_pixels
 from gamegen.models.model import Model
-
-
-@dataclass(frozen=True)
-class Opening:
-    """First latents `(T, C, h, w)`, normalised; `is_varied` has the engine vary the last one by the seed."""
-
-    latents: Tensor
-    is_varied: bool = False
+from gamegen.models.opening import Opening
 
 
 def find_gallery(model: Model, name_or_path: str | Path) -> Gallery | None:
@@ -63,7 +58,7 @@ def read_opening(file: bytes, model: Model, size: tuple[int, int], max_chunks: i
     """
     if is_recorded_start(file):
         return start_opening(RecordedStart.from_bytes(file), model)
-    return Opening(model.encode(read_first_frames(file, size, max_chunks)))
+    return Opening.of_frames(read_first_frames(file, size, max_chunks), model)
 
 
 @torch.inference_mode()
@@ -76,7 +71,18 @@ def start_opening(start: RecordedStart, model: Model) -> Opening:
             f"this model's is {sha256[:16]}...): use the model that it was begun with, or begin without a gallery"
         )
     latents = torch.from_numpy(start.dequantised())
-    return Opening(mirrored(latents, model) if start.mirrored else latents, is_varied=True)
+    latents = mirrored(latents, model) if start.mirrored else latents
+    return Opening(latents, is_varied=True, shown=_shown(start))
+
+
+def _shown(start: RecordedStart) -> Tensor | None:
+    """The start's last frame twice, uint8 `(2, H, W, 3)`, because a world begins at rest; None if it has no picture."""
+    frame = start.frame()
+    if frame is None:
+        return None
+    height, width = (SPATIAL_FACTOR * side for side in start.latents.shape[2:])
+    frame = resize_to(frame[None], (width, height))[0]
+    return torch.from_numpy(np.stack([frame[:, ::-1] if start.mirrored else frame] * 2))
 
 
 @torch.inference_mode()

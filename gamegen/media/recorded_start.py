@@ -1,6 +1,7 @@
 """Recorded starts: a moment of recorded play as a small file, which a world continues as it does a picture or video.
 
-The file holds the moment's latents instead of its pixels, so that whoever reads it again gets exactly the same ones.
+The file holds the moment's latents, so that whoever reads it again gets exactly the same ones, and its last frame,
+which has the detail that latents lack.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+
+from gamegen.media.images import decode_image
 
 FORMAT = "gamegen start"
 START_CHUNKS = 2
@@ -25,7 +28,8 @@ class RecordedStart:
     """A moment of recorded play; its latents are `latents * scales`, normalised, left and right swapped if `mirrored`.
 
     `latents` int8 `(START_CHUNKS, C, h, w)`, `scales` float32 `(START_CHUNKS, C)`. `credit` names the footage and its
-    licence, `latents_sha256` the model that the latents are of.
+    licence, `latents_sha256` the model that the latents are of. `picture` is the last frame as a WebP file, None in
+    starts of galleries that have none.
     """
 
     id: str
@@ -35,6 +39,11 @@ class RecordedStart:
     latents: np.ndarray
     scales: np.ndarray
     mirrored: bool = False
+    picture: bytes | None = None
+
+    def frame(self) -> np.ndarray | None:
+        """The last frame as it was recorded, uint8 `(H, W, 3)`; None if the start has no picture."""
+        return None if self.picture is None else decode_image(self.picture)
 
     def dequantised(self) -> np.ndarray:
         """The latents as recorded, float32 `(START_CHUNKS, C, h, w)`."""
@@ -44,7 +53,10 @@ class RecordedStart:
         """The start as a file."""
         facts = {name: getattr(self, name) for name in _FACTS}
         metadata = {FORMAT: json.dumps({**facts, "mirrored": self.mirrored})}
-        return save({"latents": self.latents, "scales": self.scales}, metadata)
+        arrays = {"latents": self.latents, "scales": self.scales}
+        if self.picture is not None:
+            arrays["picture"] = np.frombuffer(self.picture, np.uint8)
+        return save(arrays, metadata)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RecordedStart:
@@ -60,6 +72,7 @@ class RecordedStart:
                 mirrored=bool(facts["mirrored"]),
                 latents=arrays["latents"],
                 scales=arrays["scales"],
+                picture=arrays["picture"].tobytes() if "picture" in arrays else None,
             )
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
@@ -77,6 +90,7 @@ class RecordedStart:
             )
         if self.scales.dtype != np.float32 or not np.isfinite(self.scales).all():
             raise ValueError("the recorded start's scales must be finite float32: take it from a gallery")
+        self.frame()
 
 
 def is_recorded_start(data: bytes) -> bool:

@@ -88,6 +88,8 @@ class Model(nn.Module):
         """True compiles the networks (`gamegen.models.onnx`), False never does, None if a graph is kept."""
         self.int8_layers: tuple[str, ...] = ()
         """Names of the layers that are quantised in a compiled graph."""
+        self.decoder_reference = True
+        """False hides the frame shown last from the streaming decoder in play."""
         self.vae = CausalVideoVAE(config.vae)
         self.foundation = MSDiT(config.foundation) if config.foundation else None
         self.instructnet = (

@@ -95,6 +95,7 @@ def test_a_size_of_the_configs_is_measured_with_random_weights():
         ("nano:sessions=0", "at least 1"),
         ("nano:size=100x100", "multiple of 16"),
         ("nano:num_steps=many", "num_steps"),
+        ("nano:decoder_reference=sometimes", "must be true or false"),
         ("nothing", "nothing"),
     ],
 )

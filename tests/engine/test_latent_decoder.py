@@ -127,3 +127,17 @@ def test_a_reference_needs_a_linear_encoder_and_a_motion_network(settings, error
             ModelConfig.tiny().vae, **{"linear_encoder": True, "streaming_reference": True} | settings
         )
         dataclasses.replace(ModelConfig.tiny(), vae=vae)
+
+
+def test_a_decoder_whose_reference_is_hidden_draws_from_latents_alone(in_float32):
+    model = referring_model()
+    decoder, latents = LatentDecoder(model), torch.randn(2, 4, 4, 4)
+    _, past = played(decoder, latents[:1])
+    model.decoder_reference = False
+    with torch.inference_mode():
+        now, before = (model.denormalise(latent)[None] for latent in (latents[1], latents[0]))
+        expected = (model.vae.streaming(now, before).clamp(-1, 1) + 1) * 127.5
+        known = Reference.none(now)._replace(is_there=torch.ones(1, 1, 1, 1))
+    for reference in (None, known):
+        found = decoder.decode([latents[1]], [past], [OPERATIONS[1]], reference)[0]
+        assert (found.permute(0, 3, 1, 2).reshape(12, 32, 32) - expected[0]).abs().max() <= 1

@@ -21,6 +21,7 @@ from gamegen.models.motion import MotionConfig
 from gamegen.models.motion_compensation import compensate_stream
 from gamegen.models.msdit import MSDiTConfig
 from gamegen.models.network_inputs import Previous, Text
+from gamegen.models.opening import Opening
 from gamegen.models.text import TextStates
 from gamegen.models.vae import VAEConfig
 
@@ -239,7 +240,7 @@ def test_starting_image_is_the_first_chunk():
     model = random_model()
     engine = WorldEngine(model)
     frames = np.full((4, 32, 32, 3), 200, np.uint8)
-    engine.open("a", words(1), 0, model.encode(frames))
+    engine.open("a", words(1), 0, Opening.of_frames(frames, model))
     assert engine.version("a") == 1
     with pytest.raises(ValueError, match="resize them to 32x32"):
         check_frames_fit(frames[:, :16], (32, 32))

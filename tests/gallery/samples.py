@@ -15,7 +15,8 @@ from gamegen.media.recorded_start import RecordedStart
 from gamegen.models.digests import latents_sha256, vae_sha256
 from gamegen.models.model import Model
 from gamegen.models.text import TextEncoder
-from tests.training.samples import encoded_row
+from tests.footage_samples import panning_frames
+from tests.training.samples import NUM_CHUNKS, curated_folder, encoded_row
 
 PLACES = ("snowy forest at night", "sandy desert at noon", "green meadow in the rain")
 CARD = {"data": {"footage": "a game of ours"}, "licence": "CC0-1.0"}
@@ -64,6 +65,13 @@ def write_encoded(folder: Path, rows: list[dict[str, Any]]) -> Path:
     return folder
 
 
+def write_clips(folder: Path, num_clips: int = 6) -> Path:
+    """Curated clips of the same names, each of other frames; their latents are not those of `encoded_rows`."""
+    wide = [panning_frames(4 * NUM_CHUNKS, seed=number) for number in range(num_clips)]
+    return curated_folder(folder, [frames[:, :32, :32] for frames in wide])
+
+
 def tiny_gallery(folder: Path, model: Model, encoder: TextEncoder) -> Gallery:
-    """A gallery built from `encoded_rows`."""
-    return build_gallery(write_encoded(folder, encoded_rows(model, encoder)), model, CARD)
+    """A gallery built from `encoded_rows` and `write_clips`."""
+    data = write_encoded(folder / "encoded", encoded_rows(model, encoder))
+    return build_gallery(data, write_clips(folder / "curated"), model, CARD)

@@ -11,7 +11,7 @@ from gamegen.models.text import load_text_encoder
 from gamegen.sessions.log_file import from_json
 from gamegen.sessions.start import StartFacts
 from tests.conftest import save_tiny
-from tests.gallery.samples import encoded_rows, write_encoded
+from tests.gallery.samples import encoded_rows, write_clips, write_encoded
 
 
 def test_built_from_encoded_clips_drawn_on_a_sheet_and_begun_from(gamegen, tmp_path):
@@ -19,9 +19,9 @@ def test_built_from_encoded_clips_drawn_on_a_sheet_and_begun_from(gamegen, tmp_p
     save_tiny(model)
     rows = encoded_rows(load_checkpoint(model).model, load_text_encoder())
     data = write_encoded(tmp_path / "encoded", rows)
-    done = gamegen(
-        "gallery", "build", str(data), "-o", str(model / "gallery"), "--model", str(model), "--starts", "7"
-    )
+    curated = str(write_clips(tmp_path / "curated"))
+    place = ("--curated", curated, "-o", str(model / "gallery"))
+    done = gamegen("gallery", "build", str(data), *place, "--model", str(model), "--starts", "7")
     assert done.returncode == 0 and "7 starts of 4 clips in 2 worlds" in done.stdout, done.stderr
     assert len(Gallery.load(model / "gallery").entries) == 7
     sheet = tmp_path / "sheet.png"
@@ -50,8 +50,9 @@ def test_built_from_encoded_clips_drawn_on_a_sheet_and_begun_from(gamegen, tmp_p
 
 
 def test_wrong_requests_say_what_to_do(gamegen, tmp_path):
-    done = gamegen("gallery", "build", str(tmp_path), "-o", str(tmp_path / "g"), "--starts", "1001")
+    build = ("gallery", "build", str(tmp_path), "--curated", str(tmp_path), "-o", str(tmp_path / "g"))
+    done = gamegen(*build, "--starts", "1001")
     assert done.returncode == 2 and "1 to 1000" in done.stderr
-    done = gamegen("gallery", "build", str(tmp_path), "-o", str(tmp_path / "g"))
+    done = gamegen(*build)
     assert done.returncode == 2 and "gamegen encode" in done.stderr
     assert "end it in .png" in gamegen("gallery", "sheet", "-o", str(tmp_path / "sheet.jpg")).stderr

@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from gamegen.controls import Control
+from gamegen.curation import shards
 from gamegen.engine.engine import EngineConfig, WorldEngine
 from gamegen.gallery.build import GalleryConfig, build_gallery, score_picture
 from gamegen.gallery.gallery import MAX_GALLERY_BYTES, Gallery, UnknownStartError
 from gamegen.gallery.opening import find_gallery, mirrored, start_opening
+from gamegen.media.images import decode_image
+from gamegen.media.mp4 import read_mp4
 from gamegen.media.recorded_start import RecordedStart, is_recorded_start
 from gamegen.models.checkpoint import WEIGHTS_FOLDER, load_checkpoint, save_checkpoint
+from gamegen.models.digests import latents_sha256
 from gamegen.models.text import TextEncoder, compose_prompt, load_text_encoder
 from gamegen.replay.replay import draw
 from gamegen.sessions.log import SessionLog, WorldSpec
@@ -23,7 +27,8 @@ from gamegen.sessions.log_file import from_json, to_json
 from gamegen.sessions.start import StartFacts
 from gamegen.world import World
 from tests.engine.test_world import random_model
-from tests.gallery.samples import CARD, encoded_rows, random_start, tiny_gallery, write_encoded
+from tests.gallery.samples import CARD, encoded_rows, random_start, tiny_gallery, write_clips, write_encoded
+from tests.picture_samples import png
 
 FORWARD = Control({"w"})
 
@@ -89,17 +94,53 @@ def test_a_saved_gallery_is_read_again_and_a_damaged_one_is_refused(gallery, tmp
 def test_clips_of_another_vae_are_refused(encoder, tmp_path):
     rows = [{**row, "vae_sha256": "0" * 64} for row in encoded_rows(random_model(), encoder)]
     with pytest.raises(ValueError, match="encode the clips with this model"):
-        build_gallery(write_encoded(tmp_path, rows), random_model(), CARD)
+        build_gallery(write_encoded(tmp_path, rows), tmp_path, random_model(), CARD)
     with pytest.raises(FileNotFoundError, match="gamegen encode"):
-        build_gallery(tmp_path / "none", random_model(), CARD)
+        build_gallery(tmp_path / "none", tmp_path, random_model(), CARD)
+
+
+def test_clips_that_are_not_among_the_curated_ones_are_named(encoder, tmp_path):
+    data = write_encoded(tmp_path / "encoded", encoded_rows(random_model(), encoder))
+    with pytest.raises(ValueError, match="clip-3 is not among the curated clips"):
+        build_gallery(data, write_clips(tmp_path / "curated", 3), random_model(), CARD)
+
+
+def test_a_world_goes_on_from_the_frame_that_was_recorded(world, gallery, encoder, tmp_path):
+    """Not from what its latents decode to, unless the gallery is of a time when it kept no frames."""
+    start = gallery.start(gallery.entries[1].id, seed=1)
+    clip, chunk = gallery.entries[1].clip_id, gallery.entries[1].chunk
+    rows = shards.read_rows(write_clips(tmp_path), ["clip_id", "video"])
+    (video,) = (row["video"] for row in rows if row["clip_id"] == clip)
+    recorded = read_mp4(video)[4 * chunk + 3]
+    shown = start_opening(start, world.engine.model).shown
+    assert shown is not None and shown.shape == (2, 32, 32, 3) and torch.equal(shown[0], shown[1])
+    seen = shown[1].numpy()[:, ::-1] if start.mirrored else shown[1].numpy()
+    assert np.abs(seen.astype(int) - recorded).mean() < 12
+    old = dataclasses.replace(gallery, card={k: v for k, v in gallery.card.items() if k != "picture_size"})
+    bare = old.start(start.id, seed=1)
+    assert bare.picture is None and start_opening(bare, world.engine.model).shown is None
+    model = random_model(moves=True)
+    moving = World(WorldEngine(model, EngineConfig(max_sessions=1)), encoder)
+    frames = []
+    for each in (start, bare):
+        moving.reset("forest", 1, start=dataclasses.replace(each, latents_sha256=latents_sha256(model)))
+        assert torch.equal(moving.snapshot().shown, shown) == (each is start)
+        frames.append(moving.step(FORWARD))
+    assert (frames[0] != frames[1]).any()
+
+
+def test_a_world_goes_on_from_the_picture_itself(encoder):
+    moving = World(WorldEngine(random_model(moves=True), EngineConfig(max_sessions=1)), encoder)
+    picture = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    moving.reset("forest", first_frames=picture)
+    np.testing.assert_array_equal(moving.snapshot().shown, picture[-2:])
 
 
 def test_moments_that_look_alike_are_kept_once(encoder, tmp_path):
     rows = encoded_rows(random_model(), encoder)
     one = rows[0]["latents"][: 2 * 4**3 * 2] * (rows[0]["num_chunks"] // 2)
-    built = build_gallery(
-        write_encoded(tmp_path, [{**row, "latents": one} for row in rows]), random_model(), CARD
-    )
+    data = write_encoded(tmp_path / "encoded", [{**row, "latents": one} for row in rows])
+    built = build_gallery(data, write_clips(tmp_path / "curated"), random_model(), CARD)
     assert len(built.entries) == 1
 
 
@@ -133,11 +174,16 @@ def test_captions_that_name_a_side_are_not_mirrored(gallery):
 
 def test_a_start_file_is_read_again_and_others_are_refused():
     start = random_start(random_model(), mirrored=True)
+    assert start.frame() is None and RecordedStart.from_bytes(start.to_bytes()).picture is None
+    start = dataclasses.replace(start, picture=png(32, 24))
     data = start.to_bytes()
     assert is_recorded_start(data) and not is_recorded_start(b"\x89PNG\r\n\x1a\n")
     again = RecordedStart.from_bytes(data)
     assert (again.id, again.mirrored, again.credit) == (start.id, True, start.credit)
     np.testing.assert_array_equal(again.dequantised(), start.dequantised())
+    np.testing.assert_array_equal(again.frame(), decode_image(png(32, 24)))
+    with pytest.raises(ValueError, match="the image cannot be read"):
+        RecordedStart.from_bytes(dataclasses.replace(start, picture=b"RIFF....WEBP").to_bytes())
     assert StartFacts.of(data) == StartFacts("gallery", start.id, "a meadow", "a game of ours (CC0-1.0)")
     for wrong in (data[:60], data[:-1], data[:8] + b'{"a": 1}' + data[16:], b"\0" * (1 << 21)):
         with pytest.raises(ValueError, match="gallery"):

@@ -19,7 +19,7 @@ from gamegen.gallery.probe_fitting import described_texts, fit_probes
 from gamegen.gallery.scene_probes import SceneProbes
 from gamegen.models.text import TextEncoder, compose_prompt, load_text_encoder
 from tests.engine.test_world import random_model
-from tests.gallery.samples import CARD, encoded_rows, write_encoded
+from tests.gallery.samples import CARD, encoded_rows, write_clips, write_encoded
 
 BIOMES = ("desert", "rainforest", "tundra")
 WEATHERS = ("clear", "rain", "fog")
@@ -149,7 +149,8 @@ def test_a_built_gallery_knows_the_scenes_of_its_starts(encoder, tmp_path):
         built["time_of_day"] = ["night" if night else "dusk"] * built["num_chunks"]
         built["weather"] = []
         built["biome"] = [""] * built["num_chunks"]
-    gallery = build_gallery(write_encoded(tmp_path, rows), random_model(), CARD)
+    data, curated = write_encoded(tmp_path / "encoded", rows), write_clips(tmp_path / "curated")
+    gallery = build_gallery(data, curated, random_model(), CARD)
     assert gallery.probes is not None and gallery.probes.values == {"time_of_day": ("night", "twilight")}
     for entry in gallery.entries:
         assert entry.time_of_day == ("night" if "night" in entry.caption else "twilight")

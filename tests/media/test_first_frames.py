@@ -13,6 +13,7 @@ from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.media import first_frames
 from gamegen.media.first_frames import check_video, is_image, read_first_frames
 from gamegen.media.images import encode_jpegs
+from gamegen.models.opening import Opening
 from tests.engine.test_world import random_model, words
 from tests.picture_samples import mp4_bytes
 from tests.serving import png
@@ -57,10 +58,12 @@ def test_a_file_is_known_by_how_it_begins():
 
 def begun(file: bytes | None, session_id: str = "a") -> WorldEngine:
     engine = WorldEngine(random_model())
-    latents = (
-        None if file is None else engine.model.encode(read_first_frames(file, engine.size, engine.history))
+    opening = (
+        None
+        if file is None
+        else Opening.of_frames(read_first_frames(file, engine.size, engine.history), engine.model)
     )
-    engine.open(session_id, words(1), 3, latents)
+    engine.open(session_id, words(1), 3, opening)
     return engine
 
 
@@ -92,7 +95,7 @@ def test_a_world_remembers_no_more_than_it_is_given():
     latents = engine.model.encode(read_first_frames(video(60), SIZE, 15))
     chunks = []
     for latent in (latents, latents[-engine.history :]):
-        engine.open("a", words(1), 3, latent)
+        engine.open("a", words(1), 3, Opening(latent))
         chunks.append([chunk.latent for chunk in engine.snapshot("a").chunks])
     assert len(chunks[0]) == engine.history
     assert all(one.equal(other) for one, other in zip(*chunks, strict=True))
