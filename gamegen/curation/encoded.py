@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
     + [(name, pa.list_(pa.string())) for name in _TRUTH]
     + [("video_prompts", pa.list_(pa.struct([("kind", pa.string()), ("latents", pa.large_binary())])))]
     + [("heading_deg", pa.list_(pa.float32())), ("position", pa.list_(pa.list_(pa.float32())))]
-    + [("compensated", pa.large_binary()), ("confidence", pa.large_binary())]
+    + [(name, pa.large_binary()) for name in ("compensated", "confidence", "carried")]
 )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.device import autocast
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import compensate_stream
+from gamegen.models.motion_compensation import carry_stream, compensate_stream
 from gamegen.models.text import TextStates
 
 
@@ -40,7 +40,8 @@ class EncodedClip:
     The first segment starts at chunk 0; truth lists have one value a chunk, that of its last frame.
     `video_prompts` are latents, like `latents`, of pictures of the clip's edges or motion; there may be none.
     `compensated`, like `latents`, and `confidence` `(N, 1, h, w)` are the motion-compensated latents and their
-    confidence; None where the clip was encoded without one.
+    confidence; None where the clip was encoded without one. `carried`, like `latents`, are those of frames that were
+    moved for longer (`carry_stream`).
     """
 
     clip_id: str
@@ -55,6 +56,7 @@ class EncodedClip:
     video_prompts: tuple[Tensor, ...] = ()
     compensated: Tensor | None = None
     confidence: Tensor | None = None
+    carried: Tensor | None = None
 
     @property
     def num_chunks(self) -> int:
@@ -84,20 +86,19 @@ class EncodedClip:
             tuple(_tensor(v["latents"], shape) for v in row.get("video_prompts") or ()),
             _tensor_or_none(row.get("compensated"), shape),
             _tensor_or_none(row.get("confidence"), (n, 1, *shape[2:])),
+            _tensor_or_none(row.get("carried"), shape),
         )
 
 
 @torch.inference_mode()
 def compensated_columns(model: Model, frames: np.ndarray, operations: np.ndarray) -> dict[str, bytes]:
-    """The columns of a clip's motion-compensated latents and their confidence."""
+    """The columns of a clip's motion-compensated latents, their confidence, and those of frames moved for longer."""
     shown = frames[: len(operations) * FRAMES_PER_CHUNK]
-    given = (torch.from_numpy(array).to(model.device) for array in (shown, operations))
+    stream, done = (torch.from_numpy(array).to(model.device) for array in (shown, operations))
     with autocast(model.device):
-        found = compensate_stream(model, *given)
-    return {
-        "compensated": found.latent.cpu().numpy().astype(np.float16).tobytes(),
-        "confidence": found.confidence.cpu().numpy().astype(np.float16).tobytes(),
-    }
+        found, carried = compensate_stream(model, stream, done), carry_stream(model, stream, done)
+    columns = {"compensated": found.latent, "confidence": found.confidence, "carried": carried}
+    return {name: value.cpu().numpy().astype(np.float16).tobytes() for name, value in columns.items()}
 
 
 def text_states(data: bytes, width: int = 384) -> TextStates:

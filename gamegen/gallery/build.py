@@ -34,7 +34,13 @@ from gamegen.models.model import Model
 
 SPLIT = "train"
 _Scene = tuple[str, int]
-_LEFT_OUT: dict[str, Any] = {"video_prompts": (), "compensated": None, "confidence": None, "instructions": ()}
+_LEFT_OUT: dict[str, Any] = {
+    "video_prompts": (),
+    "compensated": None,
+    "confidence": None,
+    "carried": None,
+    "instructions": (),
+}
 """Columns that a start does not need, which would take longest to read."""
 _BLOCK_PX = 8
 _PERSPECTIVES: dict[str, Literal["first", "third"]] = {"first": "first", "third": "third"}

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
-from gamegen.models.folding import fold_frames, from_pixels
+from gamegen.models.folding import fold_frames, from_pixels, unfold_frames
 from gamegen.models.model import Model
 from gamegen.models.motion import FINE, PAST_OPERATIONS, FlowPrediction
 from gamegen.models.streaming_decoder import Reference
@@ -30,6 +30,8 @@ PAST_CHUNKS = PAST_OPERATIONS // FRAMES_PER_CHUNK
 """Chunks whose operations a prediction reads, besides the predicted chunk's own."""
 PredictFlow = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 """Flow and logarithmic error as `FlowPrediction` computes them."""
+CARRIED_CHUNKS = 8
+"""Chunks, over a second, after which `carry_stream` looks at a stream again."""
 _USUAL_LOG_ERROR = -2.5
 _PER_PASS = 16
 """Latents of a stream that are computed together: few enough for the memory, enough for the cores."""
@@ -121,6 +123,31 @@ def compensate_stream(model: Model, frames: Tensor, operations_T4O: Tensor) -> C
         latent[1:] = torch.cat([part.latent for part in found])
         confidence[1:] = torch.cat([part.confidence for part in found])
     return Compensated(latent, confidence)
+
+
+def carry_stream(
+    model: Model, frames: Tensor, operations_T4O: Tensor, max_chunks: int = CARRIED_CHUNKS
+) -> Tensor:
+    """Motion-compensated latents of a stream, `(T, C, h, w)`, of frames that have been moved for up to `max_chunks`.
+
+    Of every `max_chunks` chunks only the first is seen; those after it are moved from what it showed. This is what a
+    world looks like of which nothing is drawn anew. Arguments as in `compensate_stream`; zeros for the first chunk.
+    """
+    T = len(operations_T4O)
+    operations = recent_operations(operations_T4O[None].float())[0]
+    seen = torch.arange(0, T - 1, max_chunks)
+    shown = from_pixels(frames.unflatten(0, (T, FRAMES_PER_CHUNK))[seen, -2:])
+    rows, columns = (side // SPATIAL_FACTOR for side in frames.shape[1:3])
+    latent = operations.new_zeros(T, model.config.vae.latent_channels, rows, columns)
+    for step in range(1, max_chunks + 1):
+        # The last ones may be near the stream's end.
+        chunk = seen[: int((seen + step < T).sum())] + step
+        if not len(chunk):
+            break
+        found = refer(model, shown[: len(chunk)], operations[chunk])
+        latent[chunk] = found.latent.float()
+        shown = unfold_frames(found.warped, 1)[:, -2:].float().clamp(-1, 1)
+    return latent
 
 
 def no_latent(model: Model) -> Tensor:

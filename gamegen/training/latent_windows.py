@@ -24,12 +24,14 @@ class WindowMotion(NamedTuple):
     """What motion compensation knows of windows.
 
     `compensated` `(B, T, C, h, w)`: the motion-compensated latent of each latent, and `confidence` `(B, T, 1, h, w)`.
-    To compute others, `past_operations` `(B, PAST_CHUNKS, 4, O)` of the chunks before the window. Latents are
-    normalised in a batch.
+    `carried`, like `compensated`, are those of frames that were moved for longer (`carry_stream`), the same where a
+    clip has none. To compute others, `past_operations` `(B, PAST_CHUNKS, 4, O)` of the chunks before the window.
+    Latents are normalised in a batch.
     """
 
     compensated: Tensor
     confidence: Tensor
+    carried: Tensor
     past_operations: Tensor
 
     def to(self, device: torch.device) -> WindowMotion:
@@ -147,8 +149,10 @@ class LatentWindows(WindowDataset):
         parts = [window.motion for window in windows if window.motion is not None]
         if not parts:
             return None
-        compensated, confidence, operations = (torch.stack(part) for part in zip(*parts, strict=True))
-        return WindowMotion(self._normalise(compensated), confidence, operations)
+        whole = WindowMotion(*(torch.stack(part) for part in zip(*parts, strict=True)))
+        return whole._replace(
+            compensated=self._normalise(whole.compensated), carried=self._normalise(whole.carried)
+        )
 
     def _videos(self, windows: list[LatentWindow]) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Video prompts and a mask of the windows that have one; (None, None) where none has."""
@@ -171,8 +175,12 @@ def _motion(clip: EncodedClip, start: int, window: int) -> WindowMotion:
         )
     past = F.pad(clip.operations, (0, 0, 0, 0, PAST_CHUNKS, 0))[start : start + PAST_CHUNKS]
     stop = start + window
+    carried = clip.compensated if clip.carried is None else clip.carried
     return WindowMotion(
-        clip.compensated[start:stop].float(), clip.confidence[start:stop].float(), past.float()
+        compensated=clip.compensated[start:stop].float(),
+        confidence=clip.confidence[start:stop].float(),
+        carried=carried[start:stop].float(),
+        past_operations=past.float(),
     )
 
 

@@ -15,14 +15,16 @@ from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.device import autocast
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import load_checkpoint, save_random
-from gamegen.models.folding import from_pixels, unfold_patches
+from gamegen.models.folding import from_pixels, unfold_frames, unfold_patches
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import MotionConfig
 from gamegen.models.motion_compensation import (
+    carry_stream,
     compensate,
     compensate_stream,
     no_latent,
     recent_operations,
+    refer,
     shown_again,
 )
 from gamegen.models.network_inputs import Previous, Text
@@ -57,7 +59,8 @@ def moved_row(model: Model, seed: int, num_chunks: int = 20) -> dict:
     clip = EncodedClip.from_row(row)
     with torch.inference_mode():
         found = compensate_stream(model, random_frames(seed, num_chunks), clip.operations)
-    parts = {"compensated": found.latent, "confidence": found.confidence}
+        carried = carry_stream(model, random_frames(seed, num_chunks), clip.operations)
+    parts = {"compensated": found.latent, "confidence": found.confidence, "carried": carried}
     return row | {name: part.numpy().astype(np.float16).tobytes() for name, part in parts.items()}
 
 
@@ -91,6 +94,21 @@ def test_a_stream_is_compensated_chunk_by_chunk(model):
             torch.testing.assert_close(one.latent[0], whole.latent[i], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(one.confidence[0], whole.confidence[i], rtol=1e-4, atol=1e-5)
     assert not whole.latent[0].any() and not whole.confidence[0].any()
+
+
+def test_a_carried_stream_is_moved_from_chunk_to_chunk(model):
+    operations, frames = EncodedClip.from_row(encoded_row(0)).operations.float(), random_frames(0, 20)
+    with torch.inference_mode():
+        whole, recent = carry_stream(model, frames, operations, 3), recent_operations(operations[None])[0]
+        for i in range(1, 20):
+            if (i - 1) % 3 == 0:
+                shown = from_pixels(frames[4 * i - 2 : 4 * i])[None]
+            found = refer(model, shown, recent[i][None])
+            torch.testing.assert_close(whole[i], found.latent[0], rtol=1e-4, atol=1e-4)
+            shown = unfold_frames(found.warped, 1)[:, -2:].clamp(-1, 1)
+        fresh = compensate_stream(model, frames, operations).latent
+        torch.testing.assert_close(carry_stream(model, frames, operations, 1), fresh, rtol=1e-4, atol=1e-4)
+    assert not whole[0].any() and not torch.equal(whole, fresh)
 
 
 def test_recent_operations_end_with_the_chunks_own():
@@ -158,7 +176,8 @@ def test_the_share_of_the_windows_that_wears_is_drawn_and_still_moments_do_not(m
     config = stage("instructnet", batch_size=4, buckets=BUCKETS, flow=plain_flow(worn_windows=1.0))
     batch: LatentBatch = feed(config, model, data).example()
     given = config.objective(model).draw_inputs(batch, torch.Generator().manual_seed(0)).previous.latent
-    assert not torch.equal(given, batch.motion.compensated)
+    worn, carried = (given != batch.motion.compensated).flatten(1).any(1), given == batch.motion.carried
+    assert worn.all() and 0 < carried.flatten(1).all(1).sum() < 4
     still = dataclasses.replace(batch, latents=batch.previous.clone(), starts=torch.zeros_like(batch.starts))
     given = config.objective(model).draw_inputs(still, torch.Generator().manual_seed(0)).previous.latent
     torch.testing.assert_close(given, batch.motion.compensated)

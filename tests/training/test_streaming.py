@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from gamegen.models.checkpoint import load_checkpoint, save_checkpoint
-from gamegen.models.folding import from_pixels
+from gamegen.models.folding import from_pixels, to_pixels, unfold_frames
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import MotionConfig
+from gamegen.models.motion_compensation import refer
 from gamegen.training.discriminator import DiscriminatorConfig
 from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
@@ -146,7 +147,9 @@ def test_what_is_decoded_before_the_trained_chunks_counts_but_has_no_gradient():
     batch = windows.collate([windows.prepare(row).window(4, 24)])
     gradients = []
     for first in (0, 8):
-        loss = dataclasses.replace(STAGE.streaming_loss, trained_chunks=2, held_windows=0.0)
+        loss = dataclasses.replace(
+            STAGE.streaming_loss, trained_chunks=2, held_windows=0.0, carried_steps=0.0
+        )
         objective = dataclasses.replace(STAGE, streaming_loss=loss).objective(model)
         frames = batch.frames.clone()
         # The trained chunks are the same, and what comes before them is not.
@@ -163,6 +166,36 @@ def test_what_is_decoded_before_the_trained_chunks_counts_but_has_no_gradient():
     objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
     hook.remove()
     assert passes == [False] * 3 + [True] * 2
+
+
+def test_in_carried_steps_the_decoder_goes_on_from_a_frame_that_was_only_moved():
+    torch.manual_seed(0)
+    model = random_model(moves=True)
+    windows = PlayedWindows()
+    row = keyed_row(panning_frames(32)[:, :32, :32], [["d"]] * 32, [1.2] * 32)
+    batch = windows.collate([windows.prepare(row).window(4, 24)])
+    loss = dataclasses.replace(
+        STAGE.streaming_loss, trained_chunks=2, held_windows=0.0, latent_noise=0.0, carried_steps=1.0
+    )
+    objective = dataclasses.replace(STAGE, streaming_loss=loss).objective(model)
+    with torch.no_grad():
+        latent, inputs = objective._inputs(batch, torch.Generator().manual_seed(0))
+        there = torch.ones(latent.shape[:2])
+        decoded = objective._decode(latent, inputs, there, is_carried=True)
+        shown = batch.chunk(0)[:, -2:]
+        for number in range(1, 4):
+            reference = refer(model, shown, inputs.operations_of(number))
+            moved = unfold_frames(reference.warped, 1)
+            torch.testing.assert_close(decoded[:, 4 * number - 4 : 4 * number], moved.float())
+            shown = from_pixels(to_pixels(moved[:, -2:]))
+        reference = refer(model, shown, inputs.operations_of(4))
+        expected = model.vae.streaming(latent[:, 4], latent[:, 3], reference)
+        torch.testing.assert_close(decoded[:, 12:16], unfold_frames(expected, 1).float())
+    passes = []
+    hook = model.vae.streaming.stem.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
+    hook.remove()
+    assert passes == [True] * 2
 
 
 @pytest.mark.parametrize("moves", [False, True])

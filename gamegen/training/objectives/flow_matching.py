@@ -42,8 +42,8 @@ class FlowLossConfig:
     mostly movement, and a world that cannot stand still shimmers. `train_foundation` false freezes the foundation
     while InstructNet learns.
 
-    In a share `worn_windows` the motion-compensated latents are blurred, see `wear`: the model learns to draw anew what
-    has been moved for long.
+    In a share `worn_windows` the motion-compensated latents are blurred (`wear`) or those of frames that were moved for
+    longer (`carry_stream`), half of each: the model learns to draw anew what has been moved for long.
     """
 
     level_shift: float = 0.7
@@ -138,17 +138,22 @@ class FlowObjective(Objective):
         return FlowInputs(previous, prompt, controls)
 
     def _given(self, batch: LatentBatch, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Condition latents `(B, T, C, h, w)`, blurred by `wear` in some windows, and their confidence."""
+        """Condition latents `(B, T, C, h, w)`, in some windows worn by long moving, and their confidence."""
         given, confidence = batch.given
         if batch.motion is None or not self.config.worn_windows:
             return given, confidence
         B = len(given)
         chances, amounts = torch.rand((2, B), generator=generator)
-        rows = (chances < self.config.worn_windows).nonzero()[:, 0]
         kind = KINDS[int(torch.randint(len(KINDS), (), generator=generator))]
+        # Where the picture stands still nothing wears.
+        moves = ~is_still(batch)
+        half = self.config.worn_windows / 2
+        is_carried = (chances < half).to(given.device)
+        carried = (is_carried[:, None] & moves)[..., None, None, None]
+        given = torch.where(carried, batch.motion.carried, given)
+        rows = ((half <= chances) & (chances < 2 * half)).nonzero()[:, 0]
         if len(rows):
-            # Where the picture stands still nothing wears.
-            amount = (amounts[rows, None].to(given.device) * ~is_still(batch)[rows]).flatten()
+            amount = (amounts[rows, None].to(given.device) * moves[rows]).flatten()
             worn = wear(self.model, given[rows].flatten(0, 1), amount, kind)
             given = given.index_copy(0, rows.to(given.device), worn.view_as(given[rows]))
         return given, confidence

@@ -65,7 +65,9 @@ class StreamingLossConfig(DecoderLossConfig):
 
     Of each window the last `trained_chunks` are learned from; those before are decoded without a gradient, so that the
     decoder learns to go on from what it has been showing for long: small errors that it would amplify in each chunk
-    are large by then.
+    are large by then. In a share `carried_steps` of the steps they are not decoded at all, but the first one's last
+    frame is moved from chunk to chunk: what is walked towards grows out of few pixels and leaves streaks, for which the
+    decoder learns to show what is drawn.
     """
 
     latent_noise: float = 0.6
@@ -75,6 +77,7 @@ class StreamingLossConfig(DecoderLossConfig):
     guessed_windows: float = 0.5
     guess_levels: tuple[float, float] = (0.05, 0.25)
     trained_chunks: int = 3
+    carried_steps: float = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +160,15 @@ class StreamingObjective(Objective):
         latent, batch = self._inputs(batch.to(self.model.device), generator)
         is_there = torch.rand(latent.shape[:2], generator=generator) >= self.config.lost_references
         guesses = self._draw_guesses(latent, generator)
+        is_carried = bool(torch.rand((), generator=generator) < self.config.carried_steps)
         num_frames = TEMPORAL_FACTOR * min(self.config.trained_chunks, batch.num_chunks - 1)
-        video = self._decode(latent, batch, is_there.to(latent), guesses)
+        video = self._decode(latent, batch, is_there.to(latent), guesses, is_carried)
         truth = batch.frames[:, -num_frames - 1 :]
-        # Motion is also that from the frame shown last.
+        # Motion is also that from the frame shown last, unless that is one to get away from.
         whole = torch.cat([batch.frames[:, :TEMPORAL_FACTOR], video], 1)[:, -num_frames - 1 :]
         video = whole[:, 1:]
+        if is_carried:
+            whole = torch.cat([truth[:, :1], video], 1)
         loss = picture_loss(whole, truth, self.config)
         drawn, real = whole[:, -TEMPORAL_FACTOR - 1 :], truth[:, -TEMPORAL_FACTOR - 1 :]
         real_scores, real_features = self.discriminator(real)
@@ -213,23 +219,33 @@ class StreamingObjective(Objective):
         return _Guesses(*(part.to(device) for part in parts))
 
     def _decode(
-        self, latent: Tensor, batch: PlayedBatch, is_there: Tensor, guesses: _Guesses | None = None
+        self,
+        latent: Tensor,
+        batch: PlayedBatch,
+        is_there: Tensor,
+        guesses: _Guesses | None = None,
+        is_carried: bool = False,
     ) -> Tensor:
         """Frames `(B, 4T - 4, 3, H, W)` of all chunks but the first, each with those shown before as its reference.
 
-        `is_there` `(B, T)` is 0 for the chunks whose reference is lost. The last `trained_chunks` have a gradient.
+        `is_there` `(B, T)` is 0 for the chunks whose reference is lost. The last `trained_chunks` have a gradient; with
+        `is_carried` those before them show the frame before, moved.
         """
         shown, decoded, before = batch.chunk(0)[:, -2:], [], latent[:, 0]
         learns = torch.is_grad_enabled()
         for number in range(1, batch.num_chunks):
             now = latent[:, number]
+            is_trained = number >= batch.num_chunks - self.config.trained_chunks
             with torch.no_grad():
                 reference = refer(self.model, shown, batch.operations_of(number))
-                if guesses is not None:
+                if guesses is not None and (is_trained or not is_carried):
                     now = self._guessed(now, before, reference, batch.operations_of(number), guesses, number)
             reference = reference._replace(is_there=is_there[:, number, None, None, None])
-            with torch.set_grad_enabled(learns and number >= batch.num_chunks - self.config.trained_chunks):
-                folded = self.vae.streaming(now, before, reference)
+            if is_carried and not is_trained:
+                folded = reference.warped
+            else:
+                with torch.set_grad_enabled(learns and is_trained):
+                    folded = self.vae.streaming(now, before, reference)
             before = now
             decoded.append(unfold_frames(folded, 1).float())
             shown = from_pixels(to_pixels(decoded[-1][:, -2:].detach()))
