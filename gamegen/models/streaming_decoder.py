@@ -81,20 +81,23 @@ class _Features(NamedTuple):
 
 
 class DeblockingFilter(nn.Module):
-    """Smooths the seams between patches of 8x8 pixels in whole frames; starts as nothing.
+    """Smooths the seams between patches of 8x8 pixels: blends each pixel with a weighted mean of the 3x3 around it.
 
     Latents that are drawn do not agree as well with their neighbours as encoded ones do, and what is shown is drawn
-    from again. Video codecs filter inside of that loop for the same reason (ITU-T H.264, section 8.7). It works at half
-    size, where each place is told how it lies in its patch.
+    from again. Video codecs filter inside of that loop for the same reason (ITU-T H.264, section 8.7). A network
+    predicts the weights (Bako et al. 2017, "Kernel-Predicting Convolutional Networks") and how much of the mean to
+    take, at first nothing. All are positive and a pixel's add up to 1, so that nothing grows from chunk to chunk,
+    as it does where a filter may sharpen. The network works at half size, where each place is told how it lies in
+    its patch.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(2), nn.PixelShuffle(2)
-        self.filter = nn.Sequential(
-            nn.Conv2d(12 + 4, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, 12, 3, padding=1)
+        self.kernels = nn.Sequential(
+            nn.Conv2d(12 + 4, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, 4 * 10, 3, padding=1)
         )
-        scale_initial_weights(self.filter[-1], 0.0)
+        scale_initial_weights(self.kernels[-1], 0.0)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         halves = self.unshuffle(frames_NCHW)
@@ -106,7 +109,13 @@ class DeblockingFilter(nn.Module):
         ]
         y, x = torch.meshgrid(*places, indexing="ij")
         maps = torch.stack([y.cos(), y.sin(), x.cos(), x.sin()]).expand(N, 4, rows, columns)
-        return frames_NCHW + self.shuffle(self.filter(torch.cat([halves, maps], 1)))
+        predicted = self.shuffle(self.kernels(torch.cat([halves, maps], 1)))
+        weights_N9HW, amount_N1HW = predicted[:, :9].softmax(1), predicted[:, 9:].clamp(0, 1)
+        padded = F.pad(frames_NCHW, (1, 1, 1, 1), mode="replicate")
+        height, width = 2 * rows, 2 * columns
+        around = [padded[:, :, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        parts = [pixels * weights_N9HW[:, k : k + 1] for k, pixels in enumerate(around)]
+        return frames_NCHW + amount_N1HW * (torch.stack(parts).sum(0) - frames_NCHW)
 
 
 class StreamingDecoder(nn.Module):

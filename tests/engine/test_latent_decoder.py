@@ -104,7 +104,7 @@ def test_a_compiled_decoder_shows_the_same_frames(in_float32):
 def test_where_everything_is_kept_the_frame_shown_last_passes_unchanged():
     """Its latent and the detail that this lacks add up to the moved frame, pixel for pixel."""
     streaming = referring_model().vae.streaming
-    for layer in (streaming.keep, streaming.frame[-2], streaming.deblocking.filter[-1]):
+    for layer in (streaming.keep, streaming.frame[-2], streaming.deblocking.kernels[-1]):
         layer.weight.zero_()
         layer.bias.zero_()
     streaming.keep.bias.fill_(50.0)

@@ -136,7 +136,7 @@ def test_the_deblocking_filter_begins_as_nothing_and_knows_where_the_seams_are()
     frames = torch.randn(2, 3, 48, 64)
     with torch.inference_mode():
         assert torch.equal(filtering(frames), frames)
-        torch.nn.init.normal_(filtering.filter[-1].weight)
+        torch.nn.init.normal_(filtering.kernels[-1].weight)
         inner = (slice(None), slice(None), slice(16, 32), slice(16, 32))
         changes = {
             shift: (filtering(moved) - moved).roll((-shift, -shift), (2, 3))[inner]
@@ -145,3 +145,17 @@ def test_the_deblocking_filter_begins_as_nothing_and_knows_where_the_seams_are()
         }
     torch.testing.assert_close(changes[8], changes[0])
     assert (changes[4] - changes[0]).abs().mean() > 0.1 * changes[0].abs().mean()
+
+
+def test_the_deblocking_filter_lets_nothing_grow():
+    """However often it is used, and whatever it has learned."""
+    torch.manual_seed(0)
+    filtering, frames = DeblockingFilter(8), torch.randn(2, 3, 48, 64)
+    with torch.inference_mode():
+        for parameter in filtering.parameters():
+            torch.nn.init.normal_(parameter)
+        shown = frames
+        for _ in range(20):
+            shown = filtering(shown)
+    assert shown.max() <= frames.max() and shown.min() >= frames.min()
+    assert 0 < shown.std() < frames.std()

@@ -46,7 +46,7 @@ class FlowLossConfig:
     longer (`carry_stream`), half of each: the model learns to draw anew what has been moved for long.
     """
 
-    level_shift: float = 0.7
+    level_shift: float = 0.4
     start_level_shift: float = 1.2
     previous_noise: float = 0.35
     text_to_video: float = 0.25
@@ -64,8 +64,9 @@ class FlowLossConfig:
 class FlowObjective(Objective):
     """Rectified flow with a noise level per latent frame; with InstructNet if the model has one.
 
-    The velocity's squared error counts times the level squared, which makes it that of the x_0 it points to: at low
-    levels the picture is plain to see, and what is left to learn there says nothing about motion.
+    The velocity's squared error counts times the noise level. Times its square it would be the error of the x_0 that it
+    points to, and low levels, where fine detail is decided, would hardly count; unweighted, they would count most,
+    although the picture is plain to see there and says nothing about motion.
     """
 
     model: Model
@@ -95,13 +96,14 @@ class FlowObjective(Objective):
         xt = add_noise(x0, noise, levels)
         velocity = self.velocity(self.foundation, self.instructnet, xt, levels, inputs)
         error = (velocity.float() - (noise - x0)).square()
-        x0_error = error * expand_levels(levels).square()
-        loss = (x0_error * weight).mean()
+        level = expand_levels(levels)
+        x0_error = error * level.square()
+        loss = (error * level * weight).mean()
         metrics = {"velocity_error": error.mean().item(), "x0_error": x0_error.mean().item()}
         if self.instructnet is not None and not torch.is_grad_enabled():
             # In a validation: how much worse the keys of another window explain what is seen.
             shuffled = self.velocity(self.foundation, self.instructnet, xt, levels, inputs.with_others_keys())
-            other = (shuffled.float() - (noise - x0)).square() * expand_levels(levels).square()
+            other = (shuffled.float() - (noise - x0)).square() * level
             metrics["shuffle_ratio"] = ((other * weight).mean() / loss).item()
         return loss, metrics
 
