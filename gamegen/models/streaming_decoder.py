@@ -2,9 +2,13 @@
 
 A latent holds a 48th of a chunk's values. With a reference, the frame shown last as the motion network moves it, the
 decoder adds the detail that no latent holds: the part of the moved frame that the linear encoder loses, as far as a
-learned mask lets it (null-space decomposition: Schwab et al. 2019, "Deep null space learning"; as DDNM: Wang et al.
-2023). The rest is the latent's, so that what has changed shows, blended with the moved frame's own latent where a
-learned gate takes the difference for noise.
+learned mask lets it. The rest is the latent's, so that what has changed shows.
+
+What is shown is encoded again for the next chunk. A decoder with a reference is therefore consistent: its linear path
+is a right inverse of the encoder, and from what its layers add the part that the encoder sees is taken away (range and
+null space: Schwab et al. 2019, "Deep null space learning"; as DDNM: Wang et al. 2023). Of what it shows, before the
+filter at the end and where the mask is even, the encoder makes the latent that it was given. Otherwise a pattern that
+it shows a little too strongly would grow from chunk to chunk.
 
 Shape suffixes as in `vae.py`.
 """
@@ -12,8 +16,7 @@ Shape suffixes as in `vae.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +29,10 @@ from gamegen.models.vae_layers import ResidualBlock, scale_initial_weights
 
 HOLD_CHANGE = 0.15
 """Root-mean-square change of a latent (whose channels vary by about 1) below which a place stands still."""
+
+
+ENDS, BETWEEN, LAST_TWO = (0, 3), (1, 2), (2, 3)
+"""Numbers of frames in a chunk that are decoded together."""
 
 
 class Reference(NamedTuple):
@@ -74,10 +81,10 @@ class _Features(NamedTuple):
     patches: Tensor
     detail: Tensor | None
 
-    def frames(self, take: Callable[[Tensor], Tensor]) -> _Features:
-        """The features of a subset of the frames, which `take` selects from each tensor."""
-        detail = None if self.detail is None else take(self.detail)
-        return _Features(take(self.features), take(self.patches), detail)
+    def frames(self, numbers: tuple[int, ...]) -> _Features:
+        """The features of the frames of these numbers in the chunk."""
+        detail = None if self.detail is None else _some_frames(self.detail, numbers)
+        return _Features(_some_frames(self.features, numbers), _some_frames(self.patches, numbers), detail)
 
 
 class DeblockingFilter(nn.Module):
@@ -125,6 +132,8 @@ class StreamingDecoder(nn.Module):
     `sees_reference` is also given a `Reference`, and gets along without.
     """
 
+    encoder_bases: Tensor
+
     def __init__(
         self,
         latent_channels: int,
@@ -158,10 +167,11 @@ class StreamingDecoder(nn.Module):
         self.patch = nn.Conv2d(z, 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2, 1)
         scale_initial_weights(self.frame[-2], 0.1)
         self.deblocking = DeblockingFilter(deblocking_channels) if deblocking_channels else None
-        self.keep = nn.Conv2d(c0, 1, 1) if sees_reference else None
-        if self.keep is not None:
-            scale_initial_weights(self.keep, 0.0)
-            nn.init.constant_(cast(Tensor, self.keep.bias), -2.0)
+        if sees_reference:
+            # What the encoder sees of each frame's patches: an orthonormal basis, set by `consistent_weights`.
+            self.register_buffer(
+                "encoder_bases", torch.zeros(TEMPORAL_FACTOR, z, 3 * SPATIAL_FACTOR**2), persistent=True
+            )
 
     def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor, reference: Reference | None = None) -> Tensor:
         """Folded frames `(N, 12, H, W)` of latents, given the latents before them (zeros before the first)."""
@@ -176,20 +186,20 @@ class StreamingDecoder(nn.Module):
         The first can be shown while those are decoded; where the world stands still, all frames equal the last.
         """
         found = self._features(latent_NCHW, memory_NCHW, reference)
-        first, last = self._decode(found.frames(_at_ends)).chunk(2, 1)
+        first, last = self._decode(found.frames(ENDS), ENDS).chunk(2, 1)
         hold = stillness(latent_NCHW, memory_NCHW)
-        features, patches, detail = found.frames(_between)
+        features, patches, detail = found.frames(BETWEEN)
         return hold_still(first, last, hold), last, RemainingFrames(features, patches, hold, detail)
 
     def between(self, last_NCHW: Tensor, left: RemainingFrames) -> Tensor:
         """The folded frames between the ends, `(N, 6, H, W)`."""
-        frames = self._decode(_Features(left.features, left.patches, left.detail))
+        frames = self._decode(_Features(left.features, left.patches, left.detail), BETWEEN)
         return hold_still(frames, last_NCHW, left.hold)
 
     def last_two(self, latent_NCHW: Tensor, memory_NCHW: Tensor) -> tuple[Tensor, Tensor]:
         """The last frame but one and the last frame without a reference, each `(N, 3, H, W)`; no others are decoded."""
         found = self._features(latent_NCHW, memory_NCHW, None)
-        before, last = self._decode(found.frames(_last_half)).chunk(2, 1)
+        before, last = self._decode(found.frames(LAST_TWO), LAST_TWO).chunk(2, 1)
         return hold_still(before, last, stillness(latent_NCHW, memory_NCHW)), last
 
     def _features(self, latent_NCHW: Tensor, memory_NCHW: Tensor, reference: Reference | None) -> _Features:
@@ -201,17 +211,17 @@ class StreamingDecoder(nn.Module):
             inputs += [maps, there.expand_as(reference.confidence)]
         x = self.stem(torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last))
         x = F.silu(x)
-        if reference is not None and self.keep is not None:
-            keep = self.keep(x).sigmoid() * there
-            latent_NCHW = torch.lerp(latent_NCHW, reference.latent, keep.expand_as(latent_NCHW))
+        if reference is not None and self.sees_reference:
             detail = (reference.warped - unfold_patches(self.patch(reference.latent))) * there
         return _Features(self.to_frames(x), self.patch(latent_NCHW), detail)
 
-    def _decode(self, found: _Features) -> Tensor:
-        """k folded frames `(N, 3k, H, W)`."""
-        k = found.patches.shape[1] // (3 * SPATIAL_FACTOR**2)
+    def _decode(self, found: _Features, numbers: tuple[int, ...]) -> Tensor:
+        """The frames of these numbers in the chunk, folded, `(N, 3k, H, W)`."""
+        k = len(numbers)
         drawn = self.frame(rearrange(found.features, "n (k c) h w -> (n k) c h w", k=k))
         colours = drawn[:, :3]
+        if self.sees_reference:
+            colours = colours - self._encoded_part(colours, numbers)
         if found.detail is not None:
             detail = rearrange(found.detail, "n (k c) h w -> (n k) c h w", k=k)
             colours = colours + drawn[:, 3:].sigmoid() * detail
@@ -220,6 +230,31 @@ class StreamingDecoder(nn.Module):
         if self.deblocking is not None:
             frames = self.deblocking(frames)
         return rearrange(frames, "(n k) c h w -> n (k c) h w", k=k)
+
+    def _encoded_part(self, frames_NCHW: Tensor, numbers: tuple[int, ...]) -> Tensor:
+        """The part of frames `(n k, 3, H, W)` that the encoder sees, whose removal changes no latent."""
+        k = len(numbers)
+        bases = self.encoder_bases[list(numbers)].to(frames_NCHW.dtype).flatten(0, 1)[..., None, None]
+        folded = rearrange(frames_NCHW, "(n k) c h w -> n (k c) h w", k=k)
+        seen = F.conv2d(F.pixel_unshuffle(folded, SPATIAL_FACTOR), bases, groups=k)
+        part = F.pixel_shuffle(F.conv_transpose2d(seen, bases, groups=k), SPATIAL_FACTOR)
+        return rearrange(part, "n (k c) h w -> (n k) c h w", k=k)
+
+
+def consistent_weights(
+    encoder: tuple[Tensor, Tensor], patch: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight and bias of the linear path that the encoder inverts, and `encoder_bases`.
+
+    `encoder` and `patch` are weights and biases of the linear encoder and of a streaming decoder's linear path, which
+    is changed by as little as makes it a right inverse of the encoder.
+    """
+    (into, into_bias), (out, out_bias) = ((w.flatten(1).double(), b.double()) for w, b in (encoder, patch))
+    inverse = out @ torch.linalg.inv(into @ out)
+    bias = out_bias - inverse @ (into @ out_bias + into_bias)
+    of_frames = into.unflatten(1, (TEMPORAL_FACTOR, -1)).permute(1, 2, 0)
+    bases = torch.linalg.qr(of_frames).Q.mT
+    return inverse[..., None, None].to(patch[0]), bias.to(patch[1]), bases.contiguous().to(patch[0])
 
 
 def stillness(latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:
@@ -241,18 +276,7 @@ def hold_still(folded_NCHW: Tensor, last_NCHW: Tensor, hold: Tensor) -> Tensor:
     return torch.lerp(folded_NCHW, last_NCHW.tile(folded_NCHW.shape[1] // 3, 1, 1), hold)
 
 
-def _at_ends(folded_NCHW: Tensor) -> Tensor:
-    """The first and the last of four folded frames."""
-    c = folded_NCHW.shape[1] // TEMPORAL_FACTOR
-    return torch.cat([folded_NCHW[:, :c], folded_NCHW[:, -c:]], 1)
-
-
-def _between(folded_NCHW: Tensor) -> Tensor:
-    """The two middle frames of four folded frames."""
-    c = folded_NCHW.shape[1] // TEMPORAL_FACTOR
-    return folded_NCHW[:, c:-c]
-
-
-def _last_half(folded_NCHW: Tensor) -> Tensor:
-    """The last two of four folded frames."""
-    return folded_NCHW[:, folded_NCHW.shape[1] // 2 :]
+def _some_frames(folded_NCHW: Tensor, numbers: tuple[int, ...]) -> Tensor:
+    """Some of four folded frames."""
+    frames = folded_NCHW.chunk(TEMPORAL_FACTOR, 1)
+    return torch.cat([frames[number] for number in numbers], 1)

@@ -12,6 +12,7 @@ from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import PAST_OPERATIONS, MotionConfig
 from gamegen.models.motion_compensation import refer
 from gamegen.models.streaming_decoder import Reference
+from gamegen.training.stages.streaming import consistent
 
 
 def referring_model() -> Model:
@@ -100,21 +101,45 @@ def test_a_compiled_decoder_shows_the_same_frames(in_float32):
     assert (torch.cat(found).int() - torch.cat(expected).int()).abs().max() <= 3
 
 
+def consistent_model() -> Model:
+    """A model whose decoder ends without a filter and is consistent with its encoder."""
+    model = referring_model()
+    with torch.no_grad():
+        for parameter in model.vae.streaming.deblocking.kernels[-1].parameters():
+            parameter.zero_()
+    model.load_state_dict(model.state_dict() | consistent(model.state_dict()))
+    return model
+
+
 @torch.inference_mode()
-def test_where_everything_is_kept_the_frame_shown_last_passes_unchanged():
+def test_what_is_shown_is_encoded_to_the_latent_that_was_given():
+    """With a reference, without, and where it is lost: nothing that is shown grows from chunk to chunk."""
+    vae = consistent_model().vae
+    # Of detail everywhere the same share is added.
+    vae.streaming.frame[-2].weight[12:] = 0.0
+    vae.streaming.frame[-2].bias[12:] = 0.0
+    latent, memory = torch.randn(2, 2, 4, 4, 4)
+    is_there, warped = torch.tensor([1.0, 0.0])[:, None, None, None], torch.randn(2, 12, 32, 32)
+    reference = Reference(warped, vae.encoder(warped, 1)[0], torch.randn(2, 1, 4, 4), is_there)
+    for given in (reference, None):
+        shown = vae.streaming(latent, memory, given)
+        torch.testing.assert_close(vae.encoder(shown, 1)[0], latent, rtol=1e-3, atol=1e-3)
+    assert (vae.streaming(latent, memory, reference)[0] - shown[0]).abs().mean() > 1e-2
+
+
+@torch.inference_mode()
+def test_where_all_detail_is_kept_a_moved_frame_passes_unchanged():
     """Its latent and the detail that this lacks add up to the moved frame, pixel for pixel."""
-    streaming = referring_model().vae.streaming
-    for layer in (streaming.keep, streaming.frame[-2], streaming.deblocking.kernels[-1]):
-        layer.weight.zero_()
-        layer.bias.zero_()
-    streaming.keep.bias.fill_(50.0)
-    streaming.frame[-2].bias[12:] = 50.0
-    latents, warped = torch.randn(2, 2, 4, 4, 4), torch.rand(2, 12, 32, 32) * 2 - 1
+    vae = consistent_model().vae
+    vae.streaming.frame[-2].weight.zero_()
+    vae.streaming.frame[-2].bias.zero_()
+    vae.streaming.frame[-2].bias[12:] = 50.0
+    warped = torch.rand(2, 12, 32, 32) * 2 - 1
+    latent, memory = vae.encoder(warped, 1)[0], torch.randn(2, 4, 4, 4)
     is_there = torch.tensor([1.0, 0.0])[:, None, None, None]
-    code = torch.randn(2, 4, 4, 4)
-    shown = streaming(*latents, Reference(warped, code, torch.zeros(2, 1, 4, 4), is_there))
+    shown = vae.streaming(latent, memory, Reference(warped, latent, torch.zeros(2, 1, 4, 4), is_there))
     torch.testing.assert_close(shown[0], warped[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(shown[1], streaming(*latents)[1])
+    torch.testing.assert_close(shown[1], vae.streaming(latent, memory)[1])
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from gamegen.models.msdit import MSDiTConfig
 
 
 def test_nano_is_the_shipped_model_without_what_later_stages_add():
-    """The `motion` stage has the sizes of the motion network; the `streaming` stage adds the decoder's reference."""
+    """The `motion` stage has the sizes of the motion network, after which latents are motion-compensated; the `streaming`
+    stage adds the decoder's reference and its filter."""
     shipped = read_config("nano")
-    vae = dataclasses.replace(shipped.vae, streaming_reference=False)
-    assert named_config("nano") == dataclasses.replace(
-        shipped, vae=vae, motion=None, latent_mean=(), latent_std=()
-    )
+    vae = dataclasses.replace(shipped.vae, streaming_reference=False, deblocking_channels=0)
+    foundation = dataclasses.replace(shipped.foundation, motion_compensation=False)
+    parts = {"vae": vae, "foundation": foundation, "motion": None, "latent_mean": (), "latent_std": ()}
+    assert named_config("nano") == dataclasses.replace(shipped, **parts)
 
 
 def test_widths_layers_and_heads_of_the_named_configs():

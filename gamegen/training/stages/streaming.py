@@ -24,7 +24,7 @@ from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion_compensation import refer
 from gamegen.models.network_inputs import Previous, Text
-from gamegen.models.streaming_decoder import Reference
+from gamegen.models.streaming_decoder import Reference, consistent_weights
 from gamegen.training.discriminator import PatchDiscriminator, hinge_loss
 from gamegen.training.flops import (
     FORWARD,
@@ -49,8 +49,11 @@ from gamegen.training.stages.decoder import (
 from gamegen.training.stages.motion import MOVING
 from gamegen.training.stages.world_model import WorldModelStage
 
+ENCODER, LINEAR_PATH = "vae.encoder.patch", "vae.streaming.patch"
+ENCODER_BASES = "vae.streaming.encoder_bases"
 STEM_IN, FRAME_OUT = "vae.streaming.stem.0.weight", "vae.streaming.frame.8"
-"""Names of the weights that read the latents, and (without `.weight`, `.bias`) of those that write the pixels."""
+"""Names of the weights: of the layers that `consistent_weights` is about, of those that read the latents, and (without
+`.weight`, `.bias`) of those that write the pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +101,10 @@ class StreamingStage(WorldModelStage):
             raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
         if not config.vae.deblocking_channels:
             config = replace(config, vae=replace(config.vae, deblocking_channels=self.deblocking_channels))
-        if config.vae.streaming_reference:
-            return config, weights
-        return replace(config, vae=replace(config.vae, streaming_reference=True)), seeing_reference(weights)
+        if not config.vae.streaming_reference:
+            config = replace(config, vae=replace(config.vae, streaming_reference=True))
+            weights = seeing_reference(weights)
+        return config, weights | consistent(weights)
 
     def windows(self, model: ModelConfig) -> PlayedWindows:
         return PlayedWindows()
@@ -118,6 +122,13 @@ class StreamingStage(WorldModelStage):
         passes = FORWARD_AND_BACKWARD * num_trained + FORWARD * (batch.num_chunks - 1 - num_trained)
         trained = vae.stream * passes / batch.num_chunks
         return pixel_batch_cost(batch.frames, FORWARD * vae.encode + trained + adversarial)
+
+
+def consistent(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a streaming decoder that make it consistent with the encoder, see `consistent_weights`."""
+    layers = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in (ENCODER, LINEAR_PATH)]
+    weight, bias, bases = consistent_weights(*layers)
+    return {f"{LINEAR_PATH}.weight": weight, f"{LINEAR_PATH}.bias": bias, ENCODER_BASES: bases}
 
 
 def seeing_reference(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -148,9 +159,10 @@ class StreamingObjective(Objective):
 
     def __init__(self, model: Model, config: StreamingLossConfig) -> None:
         self.model, self.vae, self.config = model, model.vae, config
-        # Only the streaming decoder learns.
+        # Only the streaming decoder learns, without its linear path, which the encoder inverts.
         model.requires_grad_(False)
         self.vae.streaming.requires_grad_(True)
+        self.vae.streaming.patch.requires_grad_(False)
         self.discriminator = PatchDiscriminator(config.discriminator).to(model.device)
 
     def trained_modules(self) -> dict[str, nn.Module]:
