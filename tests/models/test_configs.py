@@ -11,8 +11,8 @@ from gamegen.models.msdit import MSDiTConfig
 
 
 def test_nano_is_the_shipped_model_without_what_later_stages_add():
-    """The `motion` stage has the sizes of the motion network, after which latents are motion-compensated; the `streaming`
-    stage adds the decoder's reference and its filter."""
+    """The `motion` stage has the sizes of the motion network, after which latents are motion-compensated; the
+    `streaming` stage adds the decoder's reference and its filter."""
     shipped = read_config("nano")
     vae = dataclasses.replace(shipped.vae, streaming_reference=False, deblocking_channels=0)
     foundation = dataclasses.replace(shipped.foundation, motion_compensation=False)
