@@ -1,8 +1,8 @@
 """Streaming decoder: the small decoder of interactive play, which draws a chunk's first frame before the others.
 
 A latent holds a 48th of a chunk's values. With a reference, the frame shown last as the motion network moves it, the
-decoder adds the detail that no latent holds: the part of the moved frame that the linear encoder loses, as far as a
-learned mask lets it. The rest is the latent's, so that what has changed shows.
+decoder adds the detail that no latent holds: as far as a learned mask lets it, the part of the moved frame that the
+linear encoder loses, in place of what it draws itself. The rest is the latent's, so that what has changed shows.
 
 What is shown is encoded again for the next chunk. A decoder with a reference is therefore consistent: its linear path
 is a right inverse of the encoder, and from what its layers add the part that the encoder sees is taken away (range and
@@ -65,7 +65,7 @@ class RemainingFrames(NamedTuple):
     """Inputs for a chunk's two middle frames, which are decoded last.
 
     Features `(N, 2c, h, w)` and patches `(N, 384, h, w)` of both frames, the stillness `hold` `(N, 1, H, W)`, and the
-    detail `(N, 6, H, W)` that a reference has, None in decoders that see none.
+    detail `(N, 8, H, W)` that a reference has, three colours and whether it is there, None in decoders that see none.
     """
 
     features: Tensor
@@ -160,7 +160,7 @@ class StreamingDecoder(nn.Module):
             nn.PixelShuffle(2),
             ResidualBlock(c2),
             nn.SiLU(),
-            # Red, green and blue, and how much of the reference's detail to add.
+            # Red, green and blue, and how much of the reference's detail to show instead.
             nn.Conv2d(c2, 16 if sees_reference else 12, 3, padding=1),
             nn.PixelShuffle(2),
         )
@@ -213,6 +213,9 @@ class StreamingDecoder(nn.Module):
         x = F.silu(x)
         if reference is not None and self.sees_reference:
             detail = (reference.warped - unfold_patches(self.patch(reference.latent))) * there
+            frames = rearrange(detail, "n (k c) h w -> n k c h w", k=TEMPORAL_FACTOR)
+            is_known = there[:, None].expand_as(frames[:, :, :1])
+            detail = torch.cat([frames, is_known], 2).flatten(1, 2)
         return _Features(self.to_frames(x), self.patch(latent_NCHW), detail)
 
     def _decode(self, found: _Features, numbers: tuple[int, ...]) -> Tensor:
@@ -224,7 +227,9 @@ class StreamingDecoder(nn.Module):
             colours = colours - self._encoded_part(colours, numbers)
         if found.detail is not None:
             detail = rearrange(found.detail, "n (k c) h w -> (n k) c h w", k=k)
-            colours = colours + drawn[:, 3:].sigmoid() * detail
+            # Instead of what is drawn, not besides: at a place that stands still a sum would grow from chunk to chunk.
+            mask = drawn[:, 3:].sigmoid() * detail[:, 3:]
+            colours = colours + mask * (detail[:, :3] - colours)
         patches = rearrange(unfold_patches(found.patches), "n (k c) h w -> (n k) c h w", k=k)
         frames = colours + patches
         if self.deblocking is not None:
