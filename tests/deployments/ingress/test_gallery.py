@@ -45,7 +45,7 @@ def test_it_is_listed_page_by_page_with_pictures(client):
     assert client.get("/v1/status").json()["model"]["gallery_starts"] == total
     picture = client.get(starts[0]["picture_url"])
     assert picture.headers["content-type"] == "image/webp" and "max-age" in picture.headers["cache-control"]
-    assert Image.open(io.BytesIO(picture.content)).size == (120, 120)
+    assert Image.open(io.BytesIO(picture.content)).size == (32, 32)
     missing = client.get("/v1/gallery/nowhere/picture")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "unknown_start")
     assert client.get("/v1/gallery", params={"limit": 1000}).status_code == 422
