@@ -87,7 +87,7 @@ def test_a_student_lands_in_one_pass_where_the_guided_teacher_leads_in_many(leve
     before = distance()
     parameters = [p for module in objective.trained_modules().values() for p in module.parameters()]
     optimiser = torch.optim.Adam(parameters, 2e-3)
-    for step in range(80):
+    for step in range(200):
         optimiser.zero_grad()
         objective.loss(batch, torch.Generator().manual_seed(100 + step), 1.0)[0].backward()
         optimiser.step()
