@@ -1,4 +1,4 @@
-"""Encoding of clips: latents and text states ready for training, one Parquet row a clip.
+"""Encoding of clips: latents and text states ready for training, one Parquet row a clip, with its video as it was.
 
 Operations are aligned to the frames they show in: the operation recorded at row i shows first in frame i + 1, so
 the chunk of frames 4j..4j+3 carries rows 4j-1..4j+2, and nothing (all zeros) stands before row 0.
@@ -52,7 +52,7 @@ SCHEMA = pa.schema(
     + [(name, pa.list_(pa.string())) for name in _TRUTH]
     + [("video_prompts", pa.list_(pa.struct([("kind", pa.string()), ("latents", pa.large_binary())])))]
     + [("heading_deg", pa.list_(pa.float32())), ("position", pa.list_(pa.list_(pa.float32())))]
-    + [(name, pa.large_binary()) for name in ("compensated", "confidence", "carried")]
+    + [(name, pa.large_binary()) for name in ("compensated", "confidence", "carried", "video")]
 )
 
 
@@ -94,6 +94,7 @@ def encode_row(
     return {
         **{name: row[name] for name in ("clip_id", "split", "bucket", "game", "world_seed")},
         "vae_sha256": vae_sha256,
+        "video": row["video"],
         "num_chunks": n,
         "latent_shape": list(latents.shape[1:]),
         "latents": latents.tobytes(),

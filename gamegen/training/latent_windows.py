@@ -106,10 +106,14 @@ class LatentWindows(WindowDataset):
         return EncodedClip.from_row(row)
 
     def cut(self, clip: EncodedClip, sample: Sample, num_latents: int) -> LatentWindow:
+        return self.cut_at(clip, sample, num_latents)[0]
+
+    def cut_at(self, clip: EncodedClip, sample: Sample, num_latents: int) -> tuple[LatentWindow, int]:
+        """A window, and the number of its first chunk in the clip."""
         rng = sample.generator()
         start = self._start(clip, sample.slot, num_latents, rng)
         motion = _motion(clip, start, num_latents) if self.needs_motion else None
-        return _window(clip, num_latents, start, rng, motion)
+        return _window(clip, num_latents, start, rng, motion), start
 
     def _start(self, clip: EncodedClip, slot: int, window: int, rng: np.random.Generator) -> int:
         last = clip.num_chunks - window

@@ -143,12 +143,17 @@ def test_it_takes_detail_from_what_was_shown_and_leaves_the_rest_of_the_model_al
     assert objective.sheet(batch).shape == (4 * 72, 3 * 128, 3)
 
 
-def test_what_is_decoded_before_the_trained_chunks_counts_but_has_no_gradient():
+def model_and_window() -> tuple[Model, PlayedBatch]:
+    """A random model, and a window of six chunks in which one turns to the right."""
     torch.manual_seed(0)
     model = random_model(moves=True)
     windows = PlayedWindows()
     row = keyed_row(panning_frames(32)[:, :32, :32], [["d"]] * 32, [1.2] * 32)
-    batch = windows.collate([windows.prepare(row).window(4, 24)])
+    return model, windows.collate([windows.prepare(row).window(4, 24)])
+
+
+def test_what_is_decoded_before_the_trained_chunks_counts_but_has_no_gradient():
+    model, batch = model_and_window()
     gradients = []
     for first in (0, 8):
         loss = dataclasses.replace(
@@ -173,11 +178,7 @@ def test_what_is_decoded_before_the_trained_chunks_counts_but_has_no_gradient():
 
 
 def test_in_carried_steps_the_decoder_goes_on_from_a_frame_that_was_only_moved():
-    torch.manual_seed(0)
-    model = random_model(moves=True)
-    windows = PlayedWindows()
-    row = keyed_row(panning_frames(32)[:, :32, :32], [["d"]] * 32, [1.2] * 32)
-    batch = windows.collate([windows.prepare(row).window(4, 24)])
+    model, batch = model_and_window()
     loss = dataclasses.replace(
         STAGE.streaming_loss, trained_chunks=2, held_windows=0.0, latent_noise=0.0, carried_steps=1.0
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gamegen.config import build, named_file, read_yaml
+from gamegen.training.stages.adversarial import AdversarialStage
 from gamegen.training.stages.decoder import DecoderStage
 from gamegen.training.stages.foundation import FoundationStage
 from gamegen.training.stages.instructnet import InstructNetStage
@@ -23,6 +24,7 @@ STAGES: dict[str, type[Stage]] = {
     "foundation": FoundationStage,
     "instructnet": InstructNetStage,
     "turbo": TurboStage,
+    "adversarial": AdversarialStage,
     "sparse": SparseStage,
     "decoder": DecoderStage,
     "idm": InverseDynamicsStage,

@@ -1,0 +1,249 @@
+"""The adversarial stage: rollouts are what the engine plays, and a critic moves what is drawn towards what is real."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gamegen.controls import Control
+from gamegen.engine import batch_inputs
+from gamegen.engine.engine import WorldEngine
+from gamegen.media.mp4 import encode_mp4
+from gamegen.models.checkpoint import load_checkpoint, save_checkpoint
+from gamegen.models.folding import from_pixels
+from gamegen.models.instructnet import ControlInputs
+from gamegen.models.model import Model
+from gamegen.models.motion_compensation import PAST_CHUNKS
+from gamegen.models.network_inputs import Text
+from gamegen.models.opening import Opening
+from gamegen.training.feed import Feed
+from gamegen.training.latent_discriminator import (
+    LatentDiscriminator,
+    LatentDiscriminatorConfig,
+    pairing_loss,
+    roughness,
+    with_weights_held,
+)
+from gamegen.training.latent_windows import WindowMotion
+from gamegen.training.loop import Run, Trainer
+from gamegen.training.objectives import rollout
+from gamegen.training.objectives.rollout import roll_out
+from gamegen.training.rollout_windows import RolloutBatch
+from gamegen.training.run_stage import run_stage
+from gamegen.training.stage_config import TrainingBucket
+from gamegen.training.stages.adversarial import AdversarialConfig
+from gamegen.training.window_plan import WindowPlan, index_clips
+from tests.engine.test_world import random_model, words
+from tests.training.samples import SIZE, plain_flow, stage, write_rows
+from tests.training.test_motion_compensation import moved_row, random_frames
+
+CONFIG = AdversarialConfig(discriminator=LatentDiscriminatorConfig.tiny())
+FLOW = plain_flow(scheduled_sampling=0.0, worn_windows=0.0)
+BUCKETS = (TrainingBucket(SIZE, 12, 0.75), TrainingBucket(SIZE, 4, 0.25))
+KEYS = ({"w"}, {"left"}, set(), {"d", "space"})
+
+
+@pytest.fixture
+def model() -> Model:
+    return random_model(moves=True)
+
+
+@pytest.fixture
+def data(model: Model, tmp_path: Path) -> Path:
+    rows = [
+        moved_row(model, seed)
+        | {"video": encode_mp4(random_frames(seed, 20).numpy(), 24, crf=1, pixel_format="yuv444p")}
+        for seed in range(3)
+    ]
+    return write_rows(tmp_path / "encoded", rows)
+
+
+def adversarial(**changes):
+    return stage("adversarial", **{"buckets": BUCKETS, "flow": FLOW, "adversarial": CONFIG} | changes)
+
+
+def first_batch(model: Model, data: Path, config=None) -> RolloutBatch:
+    config = config or adversarial(buckets=(TrainingBucket(SIZE, 20),))
+    windows = config.windows(model.config)
+    return Feed(WindowPlan(config, index_clips(data, "train", windows.length_column)), windows).example()
+
+
+def text(seed: int) -> Text:
+    states = words(seed)
+    return Text.stack([(states.tokens, states.pooled)], 384)
+
+
+@pytest.mark.parametrize("solver", ["euler", "consistency"])
+def test_a_rollout_is_what_the_engine_plays(solver, model, monkeypatch):
+    """Chunk for chunk, with caches, moved frames and an instruction on the way; noise is zeros in both."""
+    sampling = dataclasses.replace(model.config.sampling, solver=solver)
+    model.config = dataclasses.replace(model.config, sampling=sampling)
+    monkeypatch.setattr(batch_inputs, "counter_noise", lambda *_: torch.zeros(_[-1]))
+    monkeypatch.setattr(rollout._Player, "_noise", lambda _, like: torch.zeros_like(like))
+    first = torch.randn(1, *model.config.latent_shape, generator=torch.Generator().manual_seed(1))
+    frames = random_frames(0, 1)[-2:]
+    engine = WorldEngine(model)
+    engine.open("a", words(1), 0, Opening(first, shown=frames))
+    played = []
+    for number, keys in enumerate(KEYS):
+        if number == 2:
+            engine.instruct("a", words(9))
+        played.append(torch.from_numpy(engine.step({"a": Control(keys).operations()})["a"]).float())
+
+    operations = np.stack(
+        [np.zeros_like(Control(set()).operations()), *(Control(k).operations() for k in KEYS)]
+    )
+    latents = torch.cat([first, torch.zeros(4, *first.shape[1:])])[None]
+    batch = RolloutBatch(
+        latents=latents,
+        previous=latents,
+        starts=torch.tensor([True]),
+        prompt=text(1),
+        first_prompt=text(1),
+        controls=ControlInputs(
+            torch.from_numpy(operations)[None],
+            torch.ones(1, 5, dtype=torch.bool),
+            text(9),
+            torch.tensor([[0.0, 0.0, 0.0, 1.0, 1.0]]),
+        ),
+        motion=WindowMotion(
+            torch.zeros_like(latents),
+            torch.zeros_like(latents[:, :, :1]),
+            torch.zeros_like(latents),
+            torch.zeros(1, PAST_CHUNKS, *operations.shape[1:]),
+        ),
+        shown=from_pixels(frames)[None],
+    )
+    with torch.no_grad():
+        drawn = roll_out(model, batch, text(1), torch.Generator()).drawn[0]
+    # The engine rounds what it was given, and what it drew, to float16; what is shown rounds to 8 bits.
+    torch.testing.assert_close(drawn, torch.stack(played), rtol=0.02, atol=0.02)
+    assert (drawn[1:] - drawn[:-1]).abs().mean() > 0.05
+
+
+def test_windows_begin_with_the_frames_that_their_first_chunk_ends_with(model, data):
+    batch = first_batch(model, data)
+    rows = {seed: moved_row(model, seed) for seed in range(3)}
+    assert batch.shown.shape == (2, 2, 3, 32, 32) and batch.latents.shape[1] == 5
+    for row in range(2):
+        latent = batch.latents[row, 0].half()
+        for seed, each in rows.items():
+            whole = np.frombuffer(each["latents"], np.float16).reshape(-1, *latent.shape)
+            for chunk in np.flatnonzero([np.array_equal(one, latent.numpy()) for one in whole]):
+                expected = from_pixels(random_frames(seed, 20)[4 * chunk + 2 : 4 * chunk + 4])
+                # The video is of noise, and lossy.
+                assert F.mse_loss(batch.shown[row], expected) < 0.1 * expected.var()
+                break
+
+
+def test_clips_encoded_without_their_frames_are_refused(model, tmp_path):
+    data = write_rows(tmp_path / "old", [moved_row(model, 0)])
+    with pytest.raises(ValueError, match="encode the clips again"):
+        first_batch(model, data)
+
+
+def test_a_model_without_motion_compensation_is_refused(data):
+    plain = random_model()
+    batch = dataclasses.replace(first_batch(random_model(moves=True), data))
+    with pytest.raises(ValueError, match="no motion-compensated latents"):
+        roll_out(plain, batch, batch.prompt, torch.Generator())
+
+
+def test_gradients_reach_what_draws_and_the_critic_each_from_its_own_loss(model, data):
+    batch = first_batch(model, data)
+    for weight in (0.0, 1.0):
+        silent = {"area_weight": 0.0, "near_weight": 0.0, "still_weight": 0.0, "roughness_weight": 0.0}
+        config = dataclasses.replace(CONFIG, adversarial_weight=weight, **silent)
+        objective = adversarial(adversarial=config).objective(model)
+        model.zero_grad()
+        loss, metrics = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
+        loss.backward()
+        learned = any(
+            p.grad is not None and p.grad.any()
+            for p in [*model.foundation.parameters(), *model.instructnet.parameters()]
+        )
+        assert learned == (weight > 0)
+        assert all(p.grad is not None for p in objective.discriminator.parameters())
+        assert not any(p.grad is not None for p in model.vae.parameters())
+        assert metrics["judging"] > 0
+
+
+def test_every_chunk_is_drawn_from_what_was_shown_before(model, data):
+    """And what a later chunk is like has no say in an earlier one."""
+    batch = first_batch(model, data)
+    with torch.no_grad():
+        one = roll_out(model, batch, batch.prompt, torch.Generator().manual_seed(0)).drawn
+        other_frames = dataclasses.replace(batch, shown=-batch.shown)
+        two = roll_out(model, other_frames, batch.prompt, torch.Generator().manual_seed(0)).drawn
+        operations = batch.controls.operations.clone()
+        operations[:, 3] += 1
+        controls = dataclasses.replace(batch.controls, operations=operations)
+        three = roll_out(
+            model,
+            dataclasses.replace(batch, controls=controls),
+            batch.prompt,
+            torch.Generator().manual_seed(0),
+        ).drawn
+    assert ((one - two).abs().mean((0, 2, 3, 4)) > 1e-3).all()
+    assert torch.equal(one[:, :2], three[:, :2]) and not torch.equal(one[:, 2], three[:, 2])
+
+
+def test_a_critic_tells_latents_apart_and_moves_fakes_towards_real_ones():
+    torch.manual_seed(0)
+    critic = LatentDiscriminator(LatentDiscriminatorConfig.tiny(), latent_channels=4, condition_size=6)
+    optimiser = torch.optim.Adam(critic.parameters(), 3e-3)
+    fake = torch.zeros(8, 8, 4, 4, requires_grad=True)
+    condition = torch.randn(8, 6)
+    for _ in range(60):
+        real = 1 + 0.1 * torch.randn(8, 8, 4, 4)
+        loss = pairing_loss(critic(real, condition), critic(fake.detach(), condition))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.3
+    fooling = pairing_loss(
+        with_weights_held(critic, fake, condition), [s.detach() for s in critic(real, condition)]
+    )
+    optimiser.zero_grad()
+    fooling.backward()
+    assert (fake.grad.mean((0, 2, 3)) < 0).float().mean() > 0.8
+    assert all(p.grad is None or not p.grad.any() for p in critic.parameters())
+
+
+def test_roughness_is_the_squared_slope():
+    scores, noise = (
+        [torch.zeros(2, 1, 4, 4)],
+        0.1 * torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0)),
+    )
+    assert roughness(scores, [3 * noise], 0.1).item() == pytest.approx(
+        9 * (noise / 0.1).square().mean().item()
+    )
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(model, data, tmp_path, monkeypatch):
+    init = tmp_path / "init"
+    save_checkpoint(init, model.config, model.state_dict(), {"licence": "CC0-1.0"})
+    whole = run_stage(adversarial(), data, Run(output=tmp_path / "whole", show_progress=False), init)
+    parts = Run(output=tmp_path / "parts", show_progress=False)
+
+    def four_steps(trainer: Trainer) -> Path:
+        list(itertools.islice(trainer.steps(), 4))
+        trainer.finish_writing()
+        return trainer.run.output
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(Trainer, "train", four_steps)
+        run_stage(adversarial(), data, parts, init)
+    # The fourth step was not saved: it is done again.
+    run_stage(adversarial(), data, parts, init)
+    one, two, began = (load_checkpoint(folder).model.state_dict() for folder in (whole, parts.output, init))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    changed = {name.split(".")[0] for name in one if not torch.equal(one[name], began[name])}
+    assert changed == {"foundation", "instructnet"}
+    assert load_checkpoint(whole).config.sampling.num_steps == CONFIG.num_steps
