@@ -145,17 +145,19 @@ class Trainer:
         if self.progress >= 1:
             return
         began = time.monotonic() - self.elapsed_s
-        totals: dict[str, float] = {}
+        seen: dict[str, list[float]] = {}
         keep_helpers_to_one_thread()
         stream = ahead(self.feed.batches(self.step, self.positions))
         while True:
             metrics = self.train_step(self.observer.throughput.fetch(stream))
             self.observer.throughput.finish_step()
             self.elapsed_s = time.monotonic() - began
-            totals = {name: totals.get(name, 0.0) + value for name, value in metrics.items()}
+            # Buckets may differ in their metrics: each is averaged over the steps that have it.
+            for name, value in metrics.items():
+                seen.setdefault(name, []).append(value)
             if self.step % self.config.log_every == 0:
-                self._log({name: value / self.config.log_every for name, value in totals.items()})
-                totals = {}
+                self._log({name: sum(values) / len(values) for name, values in seen.items()})
+                seen = {}
             is_last = self._agreed_progress() >= 1
             if self.step % self.config.save_every == 0 or is_last:
                 self.save()

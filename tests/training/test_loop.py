@@ -79,6 +79,20 @@ def test_accumulated_micro_batches_equal_nobody_sharing(data, tmp_path):
         torch.testing.assert_close(whole, one + other)
 
 
+def test_a_metric_that_some_steps_lack_is_averaged_over_those_that_have_it(data, tmp_path, monkeypatch):
+    run = trainer(stage("instructnet", log_every=6), tmp_path, data)
+    metrics = iter([{"every": i} | ({"some": 3 * i} if i % 3 else {}) for i in range(1, 7)])
+
+    def step(_) -> dict[str, float]:
+        run.step += 1
+        return next(metrics)
+
+    monkeypatch.setattr(run, "train_step", step)
+    list(run.steps())
+    (row,) = run.history
+    assert row["every"] == pytest.approx(3.5) and row["some"] == pytest.approx(9)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stopped_by_hand_ends_its_step_and_saves(data, tmp_path, number):
     config = stage("foundation", save_every=1000)
