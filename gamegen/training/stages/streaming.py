@@ -10,22 +10,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gamegen.constants import FRAMES_PER_CHUNK, TEMPORAL_FACTOR
-from gamegen.flow import add_noise, predict_x0
+from gamegen.constants import TEMPORAL_FACTOR
 from gamegen.models.folding import from_pixels, to_pixels, unfold_frames
-from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion_compensation import refer
-from gamegen.models.network_inputs import Previous, Text
-from gamegen.models.streaming_decoder import Reference, consistent_weights
-from gamegen.training.discriminator import PatchDiscriminator, hinge_loss
+from gamegen.models.streaming_decoder import consistent_weights
+from gamegen.training.discriminator import PatchDiscriminator, held_scores, hinge_loss
 from gamegen.training.flops import (
     FORWARD,
     FORWARD_AND_BACKWARD,
@@ -35,6 +32,7 @@ from gamegen.training.flops import (
     discriminator_flops,
     pixel_batch_cost,
 )
+from gamegen.training.objectives.latent_guesses import LatentGuesses
 from gamegen.training.objectives.objective import Metrics, Objective
 from gamegen.training.objectives.reconstruction import psnr_db
 from gamegen.training.played_windows import PlayedBatch, PlayedWindows
@@ -71,6 +69,9 @@ class StreamingLossConfig(DecoderLossConfig):
     are large by then. In a share `carried_steps` of the steps they are not decoded at all, but the first one's last
     frame is moved from chunk to chunk: what is walked towards grows out of few pixels and leaves streaks, for which the
     decoder learns to show what is drawn.
+
+    In a share `drawn_steps` the model draws all latents as in play. Nobody knows what they should look like: the critic
+    alone is learned from, `drawn_weight` times.
     """
 
     latent_noise: float = 0.6
@@ -81,6 +82,8 @@ class StreamingLossConfig(DecoderLossConfig):
     guess_levels: tuple[float, float] = (0.05, 0.25)
     trained_chunks: int = 3
     carried_steps: float = 0.4
+    drawn_steps: float = 0.25
+    drawn_weight: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,16 +145,6 @@ def seeing_reference(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-class _Guesses(NamedTuple):
-    """Windows whose latents are guessed: their rows, noise levels `(B, T)`, and the noise of the latents and of those
-    before them, each `(B, T, C, h, w)`."""
-
-    rows: Tensor
-    level: Tensor
-    noise: Tensor
-    context_noise: Tensor
-
-
 class StreamingObjective(Objective):
     """Reconstruction of windows, chunk after chunk, with a discriminator of the last one."""
 
@@ -169,9 +162,12 @@ class StreamingObjective(Objective):
         return {"vae.streaming": self.vae.streaming, "discriminator": self.discriminator}
 
     def loss(self, batch: PlayedBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
+        is_drawn = bool(torch.rand((), generator=generator) < self.config.drawn_steps)
+        if is_drawn and self.model.foundation is not None and torch.is_grad_enabled():
+            return self._loss_on_drawn(batch.to(self.model.device), generator)
         latent, batch = self._inputs(batch.to(self.model.device), generator)
         is_there = torch.rand(latent.shape[:2], generator=generator) >= self.config.lost_references
-        guesses = self._draw_guesses(latent, generator)
+        guesses = self._guesses(latent, generator)
         is_carried = bool(torch.rand((), generator=generator) < self.config.carried_steps)
         num_frames = TEMPORAL_FACTOR * min(self.config.trained_chunks, batch.num_chunks - 1)
         video = self._decode(latent, batch, is_there.to(latent), guesses, is_carried)
@@ -191,6 +187,22 @@ class StreamingObjective(Objective):
             plain = self._decode(latent, batch, torch.zeros_like(latent[:, :, 0, 0, 0]), guesses)
             metrics |= _figures(plain[:, -num_frames:], batch, "plain_")
         return loss, metrics
+
+    def _loss_on_drawn(self, batch: PlayedBatch, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        """The critic's loss on chunks that the model draws as in play, whose truth nobody knows."""
+        with torch.no_grad():
+            latent = self.vae.encode(batch.frames)
+        guesses = LatentGuesses.drawn(self.model, latent, generator)
+        video = self._decode(latent, batch, torch.ones_like(latent[:, :, 0, 0, 0]), guesses)
+        drawn = torch.cat([batch.frames[:, :TEMPORAL_FACTOR], video], 1)[:, -TEMPORAL_FACTOR - 1 :]
+        real_scores, _ = self.discriminator(batch.frames[:, -TEMPORAL_FACTOR - 1 :])
+        judging = hinge_loss(real_scores, self.discriminator(drawn.detach())[0])
+        fooling = -held_scores(self.discriminator, drawn)[0].mean()
+        metrics = {
+            "drawn_discriminator": judging.item(),
+            "drawn_detail": detail(drawn) / max(detail(batch.frames), 1e-3),
+        }
+        return self.config.drawn_weight * fooling + judging, metrics
 
     def _inputs(self, batch: PlayedBatch, generator: torch.Generator) -> tuple[Tensor, PlayedBatch]:
         """Noisy latents `(B, T, C, h, w)`, and the batch, in which some windows stand still from a chunk on."""
@@ -217,25 +229,16 @@ class StreamingObjective(Objective):
         operations[:, -moves.shape[1] :] *= moves[..., None]
         return latent, PlayedBatch(frames, operations)
 
-    def _draw_guesses(self, latent: Tensor, generator: torch.Generator) -> _Guesses | None:
-        """Which windows have guessed latents, and the noise that they are guessed from; None without a foundation."""
-        B, T = latent.shape[:2]
-        rows = torch.rand(B, generator=generator) < self.config.guessed_windows
-        lowest, highest = self.config.guess_levels
-        level = lowest + (highest - lowest) * torch.rand((B, T), generator=generator)
-        noise, context_noise = torch.randn((2, *latent.shape), generator=generator)
-        if self.model.foundation is None or not rows.any():
-            return None
-        device = latent.device
-        parts = rows.nonzero()[:, 0], level, noise, context_noise
-        return _Guesses(*(part.to(device) for part in parts))
+    def _guesses(self, latent: Tensor, generator: torch.Generator) -> LatentGuesses | None:
+        c = self.config
+        return LatentGuesses.near(self.model, latent, c.guessed_windows, c.guess_levels, generator)
 
     def _decode(
         self,
         latent: Tensor,
         batch: PlayedBatch,
         is_there: Tensor,
-        guesses: _Guesses | None = None,
+        guesses: LatentGuesses | None = None,
         is_carried: bool = False,
     ) -> Tensor:
         """Frames `(B, 4T - 4, 3, H, W)` of all chunks but the first, each with those shown before as its reference.
@@ -251,7 +254,7 @@ class StreamingObjective(Objective):
             with torch.no_grad():
                 reference = refer(self.model, shown, batch.operations_of(number))
                 if guesses is not None and (is_trained or not is_carried):
-                    now = self._guessed(now, before, reference, batch.operations_of(number), guesses, number)
+                    now = guesses.of_chunk(number, now, before, reference, batch.operations_of(number))
             reference = reference._replace(is_there=is_there[:, number, None, None, None])
             if is_carried and not is_trained:
                 folded = reference.warped
@@ -262,42 +265,6 @@ class StreamingObjective(Objective):
             decoded.append(unfold_frames(folded, 1).float())
             shown = from_pixels(to_pixels(decoded[-1][:, -2:].detach()))
         return torch.cat(decoded, 1)
-
-    def _guessed(
-        self,
-        latent: Tensor,
-        before: Tensor,
-        reference: Reference,
-        operations: Tensor,
-        guesses: _Guesses,
-        number: int,
-    ) -> Tensor:
-        """A chunk's latents `(B, C, h, w)`, in some rows as the diffusion model draws them from noise in one step."""
-        model, rows = self.model, guesses.rows
-        foundation = model.foundation
-        assert foundation is not None
-        compensates = foundation.config.motion_compensation
-        given = model.normalise((reference.latent.float() if compensates else before.float())[rows])[:, None]
-        confidence = reference.confidence.float()[rows][:, None] if compensates else None
-        level, context = guesses.level[rows, number : number + 1], model.config.sampling.context_level
-        previous_level = torch.full_like(level, context)
-        noise, context_noise = (
-            each[rows, number][:, None] for each in (guesses.noise, guesses.context_noise)
-        )
-        noisy = add_noise(given, context_noise, previous_level)
-        x = add_noise(model.normalise(latent.float()[rows])[:, None], noise, level)
-        text = Text.none(len(rows), foundation.config.text_width, x.device)
-        controls = ControlInputs(
-            operations=operations[rows, -FRAMES_PER_CHUNK:][:, None],
-            has_operations=torch.ones_like(level, dtype=torch.bool),
-            instruction=text,
-            instruction_active=torch.zeros_like(level),
-        )
-        branch = None if model.instructnet is None else model.instructnet.bind(controls)
-        previous = Previous(given, noisy, previous_level, confidence)
-        velocity = foundation(x, level, previous, text, model.video_format, branch).float()
-        drawn = model.denormalise(predict_x0(x, velocity, level)[:, 0])
-        return latent.index_copy(0, rows, drawn.to(latent.dtype))
 
     @torch.inference_mode()
     def sheet(self, batch: PlayedBatch) -> np.ndarray:
@@ -311,7 +278,7 @@ class StreamingObjective(Objective):
             batch.frames,
             self._decode(exact, batch, none),
             self._decode(exact, batch, all_there),
-            self._decode(noisy, batch, all_there, self._draw_guesses(noisy, generator)),
+            self._decode(noisy, batch, all_there, self._guesses(noisy, generator)),
         ]
         return np.concatenate([np.concatenate(list(to_pixels(row[:6, -1]).cpu().numpy()), 1) for row in rows])
 
