@@ -39,7 +39,7 @@ from gamegen.training import parallel
 from gamegen.training.feed import BatchFeed, StepBatches, ahead
 from gamegen.training.objectives.objective import Objective
 from gamegen.training.observe import Observer, RunContext
-from gamegen.training.optimisers import build_optimisers, learning_rate
+from gamegen.training.optimisers import build_optimisers, learning_rate, trained_parameters
 from gamegen.training.run_states import RunStates, upload_checkpoint
 from gamegen.training.stages.stage import Stage
 from gamegen.training.validation import HeldOut, named_weights
@@ -97,7 +97,7 @@ class Trainer:
         self._container = nn.ModuleDict(
             {"/" + name.replace(".", "/"): module for name, module in self.modules.items()}
         )
-        self.parameters = [p for module in self.modules.values() for p in module.parameters()]
+        self.parameters = trained_parameters(self.modules)
         self.optimisers = build_optimisers(self.modules, config.optimiser)
         self.rank = parallel.rank()
         self.averages = {name: tensor.detach().clone() for name, tensor in self._weights().items()}

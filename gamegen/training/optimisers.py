@@ -31,11 +31,11 @@ class OptimiserConfig:
 def build_optimisers(modules: dict[str, nn.Module], config: OptimiserConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside transformer blocks, AdamW for everything else.
 
-    AdamW decays no vectors (norms, biases, tables).
+    AdamW decays no vectors (norms, biases, tables). Frozen weights belong to neither: they would decay.
     """
-    hidden = [p for module in modules.values() for p in hidden_matrices(module)]
+    hidden = [p for module in modules.values() for p in hidden_matrices(module) if p.requires_grad]
     taken = {id(p) for p in hidden}
-    rest = [p for module in modules.values() for p in module.parameters() if id(p) not in taken]
+    rest = [p for p in trained_parameters(modules) if id(p) not in taken]
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
@@ -44,6 +44,11 @@ def build_optimisers(modules: dict[str, nn.Module], config: OptimiserConfig) -> 
     if not hidden:
         return [adamw]
     return [Muon(hidden, config.learning_rate, weight_decay=config.weight_decay), adamw]
+
+
+def trained_parameters(modules: dict[str, nn.Module]) -> list[nn.Parameter]:
+    """The parameters of a stage's modules that are not frozen."""
+    return [p for module in modules.values() for p in module.parameters() if p.requires_grad]
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:

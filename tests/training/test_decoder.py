@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gamegen.models.checkpoint import load_checkpoint
+from gamegen.models.checkpoint import load_checkpoint, save_checkpoint
+from gamegen.models.folding import unfold_patches
 from gamegen.models.model import Model, ModelConfig
 from gamegen.training.discriminator import DiscriminatorConfig, PatchDiscriminator, hinge_loss
 from gamegen.training.feed import Feed
@@ -14,7 +15,10 @@ from gamegen.training.loop import Run, Trainer
 from gamegen.training.optimisers import OptimiserConfig
 from gamegen.training.stage_config import TrainingBucket
 from gamegen.training.stages.decoder import DecoderLossConfig, DecoderStage, hold_windows, texture_distance
+from gamegen.training.stages.streaming import consistent
+from gamegen.training.stages.vae import VAEStage
 from gamegen.training.window_plan import WindowPlan, index_clips
+from tests.engine.test_world import random_model
 from tests.training.samples import curated_folder
 
 STAGE = DecoderStage(
@@ -70,6 +74,30 @@ def test_only_decoders_change_and_only_the_model_ships(data, tmp_path):
         name.rsplit(".", 2)[0].split(".")[1] for name in before if not torch.equal(before[name], after[name])
     }
     assert changed == {"decoder", "streaming"}
+
+
+def test_a_decoder_that_sees_a_reference_goes_on_inverting_its_encoder(data, tmp_path):
+    """Its linear path is frozen, and frozen weights do not decay."""
+    torch.manual_seed(0)
+    model = random_model(moves=True)
+    model.load_state_dict(consistent(model.state_dict()), strict=False)
+    began = {name: weight.clone() for name, weight in model.vae.state_dict().items()}
+    config = dataclasses.replace(STAGE, optimiser=OptimiserConfig(weight_decay=10.0, warmup_steps=1))
+    windows = config.windows(model.config)
+    feed = Feed(WindowPlan(config, index_clips(data, "train", windows.length_column)), windows)
+    Trainer(config.objective(model), config, Run(output=tmp_path, show_progress=False), feed).train()
+    vae, latent = model.vae, torch.randn(1, model.config.vae.latent_channels, 4, 4)
+    assert not torch.equal(vae.streaming.stem[0].weight, began["streaming.stem.0.weight"])
+    with torch.no_grad():
+        shown = unfold_patches(vae.streaming.patch(latent))
+        torch.testing.assert_close(vae.encoder(shown, 1)[0], latent, rtol=1e-3, atol=1e-3)
+
+
+def test_an_autoencoder_whose_decoder_sees_a_reference_is_not_trained_on(data, tmp_path):
+    model = random_model(moves=True)
+    save_checkpoint(tmp_path, model.config, model.state_dict(), {"licence": "CC0-1.0"})
+    with pytest.raises(ValueError, match="inverts its encoder"):
+        VAEStage().start(tmp_path, data)
 
 
 def test_the_adversarial_score_moves_decoders_and_not_the_discriminator():

@@ -105,6 +105,8 @@ class DecoderObjective(Objective):
     def __init__(self, model: Model, config: DecoderLossConfig) -> None:
         self.model, self.vae, self.config = model, model.vae, config
         self.vae.encoder.requires_grad_(False)
+        # Where it sees a reference, the streaming decoder's linear path inverts the encoder.
+        self.vae.streaming.patch.requires_grad_(not self.vae.streaming.sees_reference)
         self.discriminator = PatchDiscriminator(config.discriminator).to(model.device)
 
     def trained_modules(self) -> dict[str, nn.Module]:

@@ -62,7 +62,13 @@ class VAEStage(WorldModelStage):
 
     def start(self, init: Path | str | None, data: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         if init is not None:
-            return self.load_init(init)
+            config, weights = self.load_init(init)
+            if config.vae.streaming_reference:
+                raise ValueError(
+                    f"the streaming decoder of {init} sees the frame shown last and inverts its encoder, which this "
+                    "stage would change: train another autoencoder (without --init), and streaming after it"
+                )
+            return config, weights
         # How a finished model is sampled is for the turbo stage to say.
         sizes = named_config(self.model)
         return replace(sizes, foundation=None, instructnet=None, sampling=SamplingConfig()), {}
