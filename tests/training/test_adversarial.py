@@ -243,7 +243,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(model, data, tmp_path, monk
     # The fourth step was not saved: it is done again.
     run_stage(adversarial(), data, parts, init)
     one, two, began = (load_checkpoint(folder).model.state_dict() for folder in (whole, parts.output, init))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    # Up to rounding, which depends on where tensors lie in memory. Other rollouts would differ by far more.
+    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], began[name])}
     assert changed == {"foundation", "instructnet"}
     assert load_checkpoint(whole).config.sampling.num_steps == CONFIG.num_steps

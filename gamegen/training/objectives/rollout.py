@@ -30,10 +30,12 @@ from gamegen.training.rollout_windows import RolloutBatch
 
 class Rollout(NamedTuple):
     """The chunks of windows after their first, as a model drew them: latents `drawn` `(B, T - 1, C, h, w)` with
-    gradients, and the motion-compensated latents `given` that it drew each of them from."""
+    gradients, the motion-compensated latents `given` that it drew each of them from, and the last two frames that were
+    `shown`, `(B, 2, 3, H, W)`."""
 
     drawn: Tensor
     given: Tensor
+    shown: Tensor
 
 
 def roll_out(model: Model, batch: RolloutBatch, prompt: Text, generator: torch.Generator) -> Rollout:
@@ -49,7 +51,7 @@ def roll_out(model: Model, batch: RolloutBatch, prompt: Text, generator: torch.G
     player.begin()
     chunks = [player.draw(number) for number in range(1, batch.latents.shape[1])]
     drawn, given = (torch.stack(part, 1) for part in zip(*chunks, strict=True))
-    return Rollout(drawn, given)
+    return Rollout(drawn, given, player.shown)
 
 
 class _UnsharedCache(RingCache):

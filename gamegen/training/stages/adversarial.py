@@ -1,7 +1,7 @@
 """The `adversarial` stage: a model learns on its own rollouts to draw in few steps what passes for real.
 
 In few steps a flow draws means: plains where there could be trees. A critic that compares rollouts with recordings,
-chunk by chunk, makes the last step a sample, and since both are played for as long as a window is, also teaches the
+chunk by chunk, makes the last step a sample, and since rollouts go on from where earlier ones ended, also teaches the
 model to stay among what is real ("Autoregressive Adversarial Post-Training": Lin et al. 2025, section 3). Averaged
 over areas the truth is kept beside it: what was asked for in words, and what the keys lead to.
 """
@@ -33,6 +33,7 @@ from gamegen.training.latent_discriminator import (
 from gamegen.training.objectives.flow_inputs import choose_text
 from gamegen.training.objectives.flow_matching import FlowLossConfig, FlowObjective, is_still
 from gamegen.training.objectives.objective import Metrics
+from gamegen.training.objectives.replay_buffer import ReplayBuffer
 from gamegen.training.objectives.rollout import Rollout, roll_out
 from gamegen.training.rollout_windows import RolloutBatch, RolloutWindows
 from gamegen.training.stages.world_model import LatentStage
@@ -42,6 +43,9 @@ from gamegen.training.stages.world_model import LatentStage
 class AdversarialConfig:
     """Weights of the losses on a rollout, and how the model is sampled in it and from then on.
 
+    A share `replayed_windows` of the rollouts begins where one of the last `replay_size` ended, until a world is
+    `max_chunks` old; of those only the critic is learned from, because nobody knows what should follow.
+
     To the critic's loss come squared errors, each times its weight: of averages over `area` x `area` latents from the
     truth's (`area_weight`), of the first `near_chunks` chunks, which follow from what is recorded (`near_weight`), and
     of what should stand still from what it was drawn from (`still_weight`). The critic's `roughness` under noise of
@@ -50,7 +54,10 @@ class AdversarialConfig:
 
     num_steps: int = 2
     first_steps: int = 12
-    adversarial_weight: float = 0.3
+    replayed_windows: float = 0.6
+    replay_size: int = 96
+    max_chunks: int = 72
+    adversarial_weight: float = 1.0
     area: int = 4
     area_weight: float = 1.0
     near_chunks: int = 2
@@ -106,6 +113,7 @@ class AdversarialObjective(FlowObjective):
         size = FRAMES_PER_CHUNK * OPERATION_SIZE + 2 * self.foundation.config.text_width
         channels = model.config.vae.latent_channels
         self.discriminator = LatentDiscriminator(config.discriminator, channels, size).to(model.device)
+        self.replay = ReplayBuffer(model, config.replay_size, config.max_chunks)
 
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"discriminator": self.discriminator}
@@ -119,40 +127,53 @@ class AdversarialObjective(FlowObjective):
         instructed = batch.controls.instruction_active.sum(1) > 0
         # A player's prompt names the scene before the change.
         prompt = choose_text(instructed, batch.first_prompt, batch.prompt)
+        c, recorded, learns = self.adversarial, (batch, prompt), torch.is_grad_enabled()
+        share = c.replayed_windows if learns else 0.0
+        batch, prompt, ages = self.replay.go_on(batch, prompt, share, generator)
         played = roll_out(self.model, batch, prompt, generator)
-        loss, metrics = self._truth_loss(played, batch)
-        scores, judging, more = self._judge(played.drawn, batch, prompt, generator)
-        c = self.adversarial
-        return loss + c.adversarial_weight * scores + judging, metrics | more
+        if learns:
+            self.replay.add(batch, prompt, ages, played.shown, played.drawn[:, -1].detach())
+        loss, metrics = self._truth_loss(played, recorded[0], ages == 0)
+        real = _pairs(recorded[0].latents), self._condition(*recorded)
+        # Both of a pair are drawn, and have gradients, but for the first one.
+        drawn = _pairs(torch.cat([batch.latents[:, :1], played.drawn], 1)), self._condition(batch, prompt)
+        scores, judging, more = self._judge(real, drawn, generator)
+        metrics |= more | {"age": ages.float().mean().item()}
+        return loss + c.adversarial_weight * scores + judging, metrics
 
-    def _truth_loss(self, played: Rollout, batch: RolloutBatch) -> tuple[Tensor, Metrics]:
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.replay.tensors().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.replay.restore(state)
+
+    def _truth_loss(
+        self, played: Rollout, batch: RolloutBatch, is_recorded: Tensor
+    ) -> tuple[Tensor, Metrics]:
         c, truth = self.adversarial, batch.latents[:, 1:]
-        error = played.drawn - truth
-        areas = F.avg_pool2d(error.flatten(0, 1), c.area, ceil_mode=True).square().mean()
-        near = error[:, : c.near_chunks].square().mean()
+        error = (played.drawn - truth) * is_recorded[:, None, None, None, None]
+        share = is_recorded.float().mean().clamp_min(1e-6)
+        areas = F.avg_pool2d(error.flatten(0, 1), c.area, ceil_mode=True).square().mean() / share
+        near = error[:, : c.near_chunks].square().mean() / share
         still = is_still(batch)[:, 1:, None, None, None]
         moved = ((played.drawn - played.given).square() * still).mean()
         loss = c.area_weight * areas + c.near_weight * near + c.still_weight * moved
         return loss, {"area_error": areas.item(), "near_error": near.item(), "still_error": moved.item()}
 
     def _judge(
-        self, drawn: Tensor, batch: RolloutBatch, prompt: Text, generator: torch.Generator
+        self, recorded: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Metrics]:
-        """The critic's loss on the model, the critic's own, and figures."""
-        truth, condition = batch.latents, self._condition(batch, prompt)
-        real = torch.cat([truth[:, 1:], truth[:, :-1]], 2).flatten(0, 1)
-        # Both of a pair are drawn, and have gradients, but for the recorded first one.
-        fake = torch.cat([drawn, torch.cat([truth[:, :1], drawn[:, :-1]], 1)], 2).flatten(0, 1)
+        """The critic's loss on the model, the critic's own, and figures; of pairs of latents and their conditions."""
         with torch.no_grad():
-            real_held = self.discriminator(real, condition)
-        fooling = pairing_loss(with_weights_held(self.discriminator, fake, condition), real_held)
+            held = self.discriminator(*recorded)
+        fooling = pairing_loss(with_weights_held(self.discriminator, *drawn), held)
         if not torch.is_grad_enabled():
             return fooling, torch.zeros_like(fooling), {"fooling": fooling.item()}
-        both = torch.cat([real, fake.detach()])
+        both, condition = (torch.cat([a, b.detach()]) for a, b in zip(recorded, drawn, strict=True))
         noise = torch.randn(both.shape, generator=generator).to(both.device)
         c = self.adversarial
-        scores = self.discriminator(both, condition.repeat(2, 1))
-        disturbed = self.discriminator(both + c.noise_std * noise, condition.repeat(2, 1))
+        scores = self.discriminator(both, condition)
+        disturbed = self.discriminator(both + c.noise_std * noise, condition)
         reals, fakes = zip(*(score.chunk(2) for score in scores), strict=True)
         judging = pairing_loss(list(reals), list(fakes))
         rough = roughness(scores, disturbed, c.noise_std)
@@ -181,3 +202,8 @@ class AdversarialObjective(FlowObjective):
                 video = self.model.vae.decode_streaming(self.model.denormalise(latents)[None])[0]
                 rows.append(np.concatenate(list(to_pixels(video[3::4]).cpu().numpy()), 1))
         return np.concatenate(rows, 0)
+
+
+def _pairs(latents_BTCHW: Tensor) -> Tensor:
+    """Each latent but the first beside the one before it, `(B (T - 1), 2C, H, W)`."""
+    return torch.cat([latents_BTCHW[:, 1:], latents_BTCHW[:, :-1]], 2).flatten(0, 1)
