@@ -73,7 +73,8 @@ def plan(
 ) -> list[tuple[Path, Path]]:
     """(curated shard, encoded shard) for every shard whose clips, or video prompts, this VAE has not encoded yet.
 
-    Raises FileNotFoundError if `curated` holds no shard.
+    Shards of earlier versions, without the clips' frames, count as not encoded. Raises FileNotFoundError if
+    `curated` holds no shard.
     """
     parts = shards.part_files(curated)
     if not parts:
@@ -86,6 +87,8 @@ def _is_encoded(part: Path, target: Path, sha256: str, video_prompts: Sequence[s
     if not target.exists():
         return False
     file = pq.ParquetFile(target)
+    if "video" not in file.schema_arrow.names:
+        return False
     if video_prompts:
         if "video_prompts" not in file.schema_arrow.names:
             return False

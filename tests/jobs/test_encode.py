@@ -1,6 +1,8 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from gamegen.controls import OPERATION_SIZE
@@ -69,6 +71,17 @@ def test_only_what_is_new_or_of_another_vae_is_encoded(folders, tmp_path) -> Non
     assert len(encode.plan(curated, encoded, "another")) == len(shards.part_files(curated))
     save_random(tmp_path / "other", ModelConfig.tiny(), seed=1)
     assert encode.Encoder(str(tmp_path / "other"), "cpu").vae_sha256 != sha256
+
+
+def test_shards_of_earlier_versions_without_the_clips_frames_are_encoded_anew(folders, tmp_path) -> None:
+    _, curated, encoded, vae = folders
+    sha256 = encode.Encoder(str(vae), "cpu").vae_sha256
+    copies = shutil.copytree(encoded, tmp_path / "encoded")
+    frames = {row["clip_id"]: row["video"] for row in shards.read_rows(curated, ["clip_id", "video"])}
+    assert {row["clip_id"]: row["video"] for row in shards.read_rows(copies, ["clip_id", "video"])} == frames
+    old, *_ = shards.part_files(copies)
+    shards.write_table(pq.read_table(old).drop_columns(["video"]), old)
+    assert [target for _, target in encode.plan(curated, copies, sha256)] == [old]
 
 
 def test_video_prompts_are_encoded_beside_the_video_and_added_later(folders, tmp_path) -> None:

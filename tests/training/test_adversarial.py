@@ -33,6 +33,7 @@ from gamegen.training.latent_discriminator import (
 from gamegen.training.latent_windows import WindowMotion
 from gamegen.training.loop import Run, Trainer
 from gamegen.training.objectives import rollout
+from gamegen.training.objectives.replay_buffer import ReplayBuffer
 from gamegen.training.objectives.rollout import roll_out
 from gamegen.training.rollout_windows import RolloutBatch
 from gamegen.training.run_stage import run_stage
@@ -194,6 +195,62 @@ def test_every_chunk_is_drawn_from_what_was_shown_before(model, data):
     assert torch.equal(one[:, :2], three[:, :2]) and not torch.equal(one[:, 2], three[:, 2])
 
 
+def test_replayed_windows_go_on_where_a_rollout_ended_under_its_words_and_the_new_keys(model, data):
+    batch, buffer = first_batch(model, data), ReplayBuffer(model, size=3, max_chunks=10)
+    nothing = buffer.go_on(batch, batch.prompt, 1.0, torch.Generator().manual_seed(0))
+    assert nothing[0] is batch and not nothing[2].any()
+    shown, latent = torch.rand(2, 2, 3, 32, 32) * 2 - 1, torch.randn(2, 4, 4, 4)
+    active = torch.ones(2, 5)
+    other = dataclasses.replace(
+        batch, controls=dataclasses.replace(batch.controls, instruction=text(3), instruction_active=active)
+    )
+    prompts = Text.stack([(words(seed).tokens, words(seed).pooled) for seed in (1, 2)], 384)
+    other = dataclasses.replace(
+        other, controls=dataclasses.replace(other.controls, instruction=_twice(other.controls.instruction))
+    )
+    buffer.add(other, prompts, torch.tensor([0, 3]), shown, latent)
+    on, prompt, ages = buffer.go_on(batch, batch.prompt, 1.0, torch.Generator().manual_seed(0))
+    for row in range(2):
+        found = int(ages[row] == 7)
+        assert ages[row] == (4, 7)[found]
+        torch.testing.assert_close(on.shown[row], shown[found], atol=1 / 127, rtol=0)
+        assert torch.equal(on.latents[row, 0], latent[found])
+        assert torch.equal(on.latents[row, 1:], batch.latents[row, 1:])
+        assert torch.equal(prompt.pooled[row], prompts.pooled[found]) and prompt.mask[row].sum() == 5
+        assert torch.equal(on.controls.instruction.pooled[row], words(3).pooled)
+        assert (on.controls.instruction_active[row] == 1).all() and on.starts[row]
+        operations = on.controls.operations[row]
+        assert torch.equal(operations[0], other.controls.operations[found, -1])
+        assert torch.equal(operations[1:], batch.controls.operations[row, 1:])
+        assert torch.equal(on.motion.past_operations[row], other.controls.operations[found, -4:-1])
+    # Too old for another rollout: forgotten, in the free place and in that of the oldest.
+    buffer.add(other, prompts, torch.tensor([7, 8]), shown, latent)
+    assert sorted(buffer.age.tolist()) == [-1, -1, 4]
+
+
+def _twice(one: Text) -> Text:
+    return one.rows(torch.tensor([0, 0]))
+
+
+def test_of_replayed_windows_the_critic_alone_is_learned_from(model, data):
+    batch = first_batch(model, data)
+    config = dataclasses.replace(CONFIG, replayed_windows=1.0)
+    objective = adversarial(adversarial=config).objective(model)
+    _, first = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
+    _, second = objective.loss(batch, torch.Generator().manual_seed(1), 0.0)
+    assert first["age"] == 0 and second["age"] == 4
+    assert first["near_error"] > 0 and second["near_error"] == 0 and second["fooling"] > 0
+    again = adversarial(adversarial=config).objective(model)
+    again.restore(objective.state())
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.state().values(), objective.state().values(), strict=True)
+    )
+    assert again.state()["age"].max() == 8
+    with torch.no_grad():
+        _, validation = again.loss(batch, torch.Generator().manual_seed(2), 0.0)
+    assert validation["age"] == 0 and again.state()["age"].max() == 8
+
+
 def test_a_critic_tells_latents_apart_and_moves_fakes_towards_real_ones():
     torch.manual_seed(0)
     critic = LatentDiscriminator(LatentDiscriminatorConfig.tiny(), latent_channels=4, condition_size=6)
@@ -229,7 +286,8 @@ def test_roughness_is_the_squared_slope():
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(model, data, tmp_path, monkeypatch):
     init = tmp_path / "init"
     save_checkpoint(init, model.config, model.state_dict(), {"licence": "CC0-1.0"})
-    whole = run_stage(adversarial(), data, Run(output=tmp_path / "whole", show_progress=False), init)
+    config = adversarial(adversarial=dataclasses.replace(CONFIG, replayed_windows=1.0))
+    whole = run_stage(config, data, Run(output=tmp_path / "whole", show_progress=False), init)
     parts = Run(output=tmp_path / "parts", show_progress=False)
 
     def four_steps(trainer: Trainer) -> Path:
@@ -239,12 +297,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(model, data, tmp_path, monk
 
     with monkeypatch.context() as stopping:
         stopping.setattr(Trainer, "train", four_steps)
-        run_stage(adversarial(), data, parts, init)
+        run_stage(config, data, parts, init)
     # The fourth step was not saved: it is done again.
-    run_stage(adversarial(), data, parts, init)
+    run_stage(config, data, parts, init)
     one, two, began = (load_checkpoint(folder).model.state_dict() for folder in (whole, parts.output, init))
-    # Up to rounding, which depends on where tensors lie in memory. Other rollouts would differ by far more.
-    torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    # Up to rounding in bfloat16, which depends on where tensors lie in memory. Other rollouts would differ by far more.
+    torch.testing.assert_close(one, two, rtol=1e-3, atol=2e-5)
     changed = {name.split(".")[0] for name in one if not torch.equal(one[name], began[name])}
     assert changed == {"foundation", "instructnet"}
     assert load_checkpoint(whole).config.sampling.num_steps == CONFIG.num_steps
