@@ -1,6 +1,10 @@
-"""How many threads PyTorch takes, and where."""
+"""How many threads PyTorch takes, and where; which memory."""
 
+import platform
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,3 +34,34 @@ def test_pytorch_computes_alone_only_as_long_as_it_is_asked_to():
         assert torch.get_num_threads() == 2
         with one_thread(enabled=False):
             assert torch.get_num_threads() == 2
+
+
+PAGES_OF_A_TENSOR = """
+import gc, torch
+from gamegen.device import keep_freed_memory
+keep_freed_memory()
+resident = lambda: int(open("/proc/self/statm").read().split()[1])
+before = resident()
+for _ in range(3):
+    tensor = torch.ones(48 * 2**20)
+    after = resident()
+    pointer = tensor.data_ptr()
+    lines = iter(open("/proc/self/smaps"))
+    for line in lines:
+        if "-" in (place := line.split()[0]) and ":" not in place:
+            start, stop = (int(side, 16) for side in place.split("-"))
+            is_here = start <= pointer < stop
+        elif is_here and line.startswith("VmFlags"):
+            flags = line.split()[1:]
+    del tensor
+print("hg" in flags, (after - before) * 4096 < 800 * 2**20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages here")
+def test_large_blocks_lie_in_huge_pages_and_are_kept_without_taking_memory_beforehand():
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES_OF_A_TENSOR], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]
