@@ -18,12 +18,12 @@ from gamegen.engine.frame_pass import (
     DirectFramePass,
     FrameInputs,
     build_frame_pass,
-    temporal_attentions,
 )
 from gamegen.engine.sampler import SolverStep, denoise_step
 from gamegen.engine.snapshot import PastChunk
 from gamegen.engine.state import Session
 from gamegen.flow import add_noise
+from gamegen.models.instructnet import temporal_attentions
 from gamegen.models.kv_cache import KVCaches
 from gamegen.models.model import Model
 from gamegen.models.motion_compensation import PAST_CHUNKS, Compensated

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.controls import OPERATION_SIZE
-from gamegen.models.attention import CrossAttention, TemporalAttention, TextKVCache
-from gamegen.models.instructnet import ControlInputs, InstructNet
+from gamegen.models.attention import CrossAttention, TextKVCache
+from gamegen.models.instructnet import ControlInputs, InstructNet, temporal_attentions
 from gamegen.models.kv_cache import CachedKV, CacheView, KVCache, KVCaches
 from gamegen.models.msdit import PATCH, MSDiT
 from gamegen.models.network_inputs import Previous, Text, VideoFormat
@@ -56,16 +56,6 @@ class TextKV(NamedTuple):
         }
         results |= dict.fromkeys(embedders, self.pooled) | {"is_empty": False}
         return Text(self.pooled, self.mask, self.pooled, TextKVCache.from_precomputed(results))
-
-
-def temporal_attentions(foundation: MSDiT, instructnet: InstructNet) -> list[TemporalAttention]:
-    """Temporal attentions of both networks in the order of the forward pass."""
-    found: list[Any] = []
-    for i, block in enumerate(foundation.blocks):
-        if block.temporal:
-            control = instructnet.blocks[i // 2]
-            found += [block.attention, *([control.attention] if control.temporal else [])]
-    return found
 
 
 class Frame(NamedTuple):

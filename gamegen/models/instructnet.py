@@ -12,7 +12,7 @@ Shape suffixes as in `msdit.py`; O is the size of one frame's operation vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.controls import OPERATION_SIZE
 from gamegen.models.attention import CrossAttention, TemporalAttention
-from gamegen.models.msdit import PATCH, ControlBranch, ConvMLP, MSDiTConfig, SpatialSelfAttention, modulate
+from gamegen.models.msdit import (
+    PATCH,
+    ControlBranch,
+    ConvMLP,
+    MSDiT,
+    MSDiTConfig,
+    SpatialSelfAttention,
+    modulate,
+)
 from gamegen.models.network_inputs import Text
 
 
@@ -186,6 +194,16 @@ class InstructNet(nn.Module):
         embedded = torch.where(controls.has_operations[..., None], embedded, self.no_operation)
         pooled = self.pooled_in(controls.instruction.pooled.to(self.dtype))[:, None]
         return F.silu(embedded + 3 * pooled * controls.instruction_active[..., None].to(self.dtype))
+
+
+def temporal_attentions(foundation: MSDiT, instructnet: InstructNet) -> list[TemporalAttention]:
+    """Temporal attentions of both networks in the order of the forward pass."""
+    found: list[Any] = []
+    for i, block in enumerate(foundation.blocks):
+        if block.temporal:
+            control = instructnet.blocks[i // 2]
+            found += [block.attention, *([control.attention] if control.temporal else [])]
+    return found
 
 
 class BoundControls(ControlBranch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class LatentBatch:
         """What the networks are given beside each noisy latent, like `latents`, and its confidence."""
         return (self.previous, None) if self.motion is None else self.motion[:2]
 
-    def to(self, device: torch.device) -> LatentBatch:
+    def to(self, device: torch.device) -> Self:
         """The batch on another device."""
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         moved: dict[str, Any] = {name: part.to(device) for name, part in parts.items() if part is not None}

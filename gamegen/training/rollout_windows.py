@@ -13,7 +13,7 @@ from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.folding import from_pixels
-from gamegen.training.feed import Row
+from gamegen.training.feed import Row, WindowDataset
 from gamegen.training.latent_windows import LatentBatch, LatentWindow, LatentWindows
 from gamegen.training.window_plan import Sample
 
@@ -32,8 +32,13 @@ class ShownClip(NamedTuple):
     last_frames: np.ndarray
 
 
-class RolloutWindows(LatentWindows):
-    """Windows of encoded clips, as `LatentWindows` cuts them, each with the frames from which it can be played on."""
+class RolloutWindows(WindowDataset):
+    """Windows as `latent_windows` cuts them, each with the frames from which it can be played on."""
+
+    length_column = LatentWindows.length_column
+
+    def __init__(self, latent_windows: LatentWindows) -> None:
+        self.latent_windows = latent_windows
 
     def prepare(self, row: Row) -> ShownClip:
         """An encoded row. Raises ValueError for one without its video."""
@@ -41,18 +46,17 @@ class RolloutWindows(LatentWindows):
             raise ValueError(
                 f"{row['clip_id']} was encoded without its frames: encode the clips again (gamegen encode)"
             )
-        clip = super().prepare(row)
+        clip = self.latent_windows.prepare(row)
         frames = read_mp4(row["video"])[: clip.num_chunks * FRAMES_PER_CHUNK]
-        return ShownClip(
-            clip, frames.reshape(clip.num_chunks, FRAMES_PER_CHUNK, *frames.shape[1:])[:, -2:].copy()
-        )
+        chunks = frames.reshape(clip.num_chunks, FRAMES_PER_CHUNK, *frames.shape[1:])
+        return ShownClip(clip, chunks[:, -2:].copy())
 
     def cut(self, clip: ShownClip, sample: Sample, num_latents: int) -> tuple[LatentWindow, np.ndarray]:
-        window, start = self.cut_at(clip.clip, sample, num_latents)
+        window, start = self.latent_windows.cut_at(clip.clip, sample, num_latents)
         return window, clip.last_frames[start]
 
     def collate(self, windows: list[tuple[LatentWindow, np.ndarray]]) -> RolloutBatch:
-        batch = super().collate([window for window, _ in windows])
+        batch = self.latent_windows.collate([window for window, _ in windows])
         shown = from_pixels(torch.from_numpy(np.stack([frames for _, frames in windows])))
         return RolloutBatch(
             **{name: getattr(batch, name) for name in LatentBatch.__dataclass_fields__}, shown=shown

@@ -18,7 +18,6 @@ from gamegen.training.discriminator import DiscriminatorConfig
 from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
 from gamegen.training.motion_windows import MotionWindows
-from gamegen.training.objectives.latent_guesses import LatentGuesses
 from gamegen.training.optimisers import OptimiserConfig
 from gamegen.training.played_windows import PlayedBatch, PlayedWindows
 from gamegen.training.run_stage import run_stage
@@ -202,32 +201,6 @@ def test_in_carried_steps_the_decoder_goes_on_from_a_frame_that_was_only_moved()
     objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
     hook.remove()
     assert passes == [True] * 2
-
-
-def test_in_drawn_steps_the_critic_alone_is_learned_from():
-    """The model draws every chunk in the sampling's steps, whatever the window shows after its first one."""
-    model, batch = model_and_window()
-    passes: list[bool] = []
-    model.foundation.patch_in.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    for weight in (0.0, 1.0):
-        loss = dataclasses.replace(STAGE.streaming_loss, drawn_steps=1.0, drawn_weight=weight)
-        objective = dataclasses.replace(STAGE, streaming_loss=loss).objective(model)
-        model.zero_grad()
-        passes.clear()
-        value, metrics = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
-        value.backward()
-        assert passes == [False] * 5 * model.config.sampling.num_steps
-        learned = [p.grad is not None and bool(p.grad.any()) for p in model.vae.streaming.parameters()]
-        assert any(learned) == (weight > 0) and metrics["drawn_discriminator"] > 0
-        assert all(p.grad is not None for p in objective.discriminator.parameters())
-        assert not any(p.grad is not None for p in model.foundation.parameters())
-    other = PlayedBatch(torch.cat([batch.frames[:, :4], -batch.frames[:, 4:]], 1), batch.operations)
-    videos = []
-    for each in (batch, other):
-        latent = model.vae.encode(each.frames)
-        guesses = LatentGuesses.drawn(model, latent, torch.Generator().manual_seed(0))
-        videos.append(objective._decode(latent, each, torch.ones(1, 6), guesses))
-    torch.testing.assert_close(*videos)
 
 
 @pytest.mark.parametrize("moves", [False, True])

@@ -1,4 +1,4 @@
-"""Latents as a model's diffusion transformer draws them in play, for the decoder to learn from.
+"""Latents that a model's diffusion transformer guesses, for the decoder to learn from.
 
 Shape suffixes as in `gamegen/flow.py`.
 """
@@ -6,13 +6,12 @@ Shape suffixes as in `gamegen/flow.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from gamegen.constants import FRAMES_PER_CHUNK
-from gamegen.flow import add_noise, expand_levels, schedule
+from gamegen.flow import add_noise, predict_x0
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.model import Model
 from gamegen.models.network_inputs import Previous, Text
@@ -23,19 +22,19 @@ from gamegen.models.streaming_decoder import Reference
 class LatentGuesses:
     """Which of B windows have guessed latents, and what they are guessed from.
 
-    `rows` are their numbers; `levels` the noise levels `(B, T)` of the flow's Euler steps, the last of which is zeros;
-    `noise` of the latents and `context_noise` of those given beside them, both `(B, T, C, h, w)`. No words are given,
-    and no chunks before the last.
+    `rows` are their numbers; the truth is given under noise of a `level` `(B, T)`, `noise` of the latents and
+    `context_noise` of those given beside them, both `(B, T, C, h, w)`. No words are given, and no chunks before the
+    last.
     """
 
     model: Model
     rows: Tensor
-    levels: list[Tensor]
+    level: Tensor
     noise: Tensor
     context_noise: Tensor
 
     @classmethod
-    def near(
+    def draw(
         cls,
         model: Model,
         latent_BTCHW: Tensor,
@@ -43,7 +42,7 @@ class LatentGuesses:
         levels: tuple[float, float],
         generator: torch.Generator,
     ) -> LatentGuesses | None:
-        """A share of the windows is guessed from the truth under noise of a level in a range, in one step.
+        """Guesses of a share of the windows, from noise of a level in a range.
 
         None if there are none, or no diffusion transformer.
         """
@@ -52,26 +51,10 @@ class LatentGuesses:
         lowest, highest = levels
         level = lowest + (highest - lowest) * torch.rand((B, T), generator=generator)
         noise, context_noise = torch.randn((2, *latent_BTCHW.shape), generator=generator)
-        rows = is_guessed.nonzero()[:, 0]
-        return cls._of(model, rows, [level, torch.zeros_like(level)], noise, context_noise)
-
-    @classmethod
-    def drawn(cls, model: Model, latent_BTCHW: Tensor, generator: torch.Generator) -> LatentGuesses | None:
-        """All windows are drawn from noise alone, in as many steps as in play. None without a transformer."""
-        sampling, shape = model.config.sampling, latent_BTCHW.shape
-        levels = [torch.full(shape[:2], level) for level in schedule(sampling.num_steps, sampling.shift)]
-        noise, context_noise = torch.randn((2, *shape), generator=generator)
-        return cls._of(model, torch.arange(len(latent_BTCHW)), levels, noise, context_noise)
-
-    @classmethod
-    def _of(
-        cls, model: Model, rows: Tensor, levels: list[Tensor], noise: Tensor, context_noise: Tensor
-    ) -> LatentGuesses | None:
-        if model.foundation is None or not len(rows):
+        if model.foundation is None or not is_guessed.any():
             return None
-        device = model.device
-        on_device = [level.to(device) for level in levels]
-        return cls(model, rows.to(device), on_device, noise.to(device), context_noise.to(device))
+        parts = is_guessed.nonzero()[:, 0], level, noise, context_noise
+        return cls(model, *(part.to(model.device) for part in parts))
 
     @torch.no_grad()
     def of_chunk(
@@ -87,8 +70,8 @@ class LatentGuesses:
         compensates = foundation.config.motion_compensation
         given = model.normalise((reference.latent.float() if compensates else before.float())[rows])[:, None]
         confidence = reference.confidence.float()[rows][:, None] if compensates else None
-        levels = [level[rows, number : number + 1] for level in self.levels]
-        previous_level = torch.full_like(levels[0], model.config.sampling.context_level)
+        level = self.level[rows, number : number + 1]
+        previous_level = torch.full_like(level, model.config.sampling.context_level)
         noise, context_noise = (each[rows, number][:, None] for each in (self.noise, self.context_noise))
         previous = Previous(
             given, add_noise(given, context_noise, previous_level), previous_level, confidence
@@ -96,13 +79,12 @@ class LatentGuesses:
         text = Text.none(len(rows), foundation.config.text_width, given.device)
         controls = ControlInputs(
             operations=operations[rows, -FRAMES_PER_CHUNK:][:, None],
-            has_operations=torch.ones_like(levels[0], dtype=torch.bool),
+            has_operations=torch.ones_like(level, dtype=torch.bool),
             instruction=text,
-            instruction_active=torch.zeros_like(levels[0]),
+            instruction_active=torch.zeros_like(level),
         )
         branch = None if model.instructnet is None else model.instructnet.bind(controls)
-        x = add_noise(model.normalise(latent.float()[rows])[:, None], noise, levels[0])
-        for level, following in pairwise(levels):
-            velocity = foundation(x, level, previous, text, model.video_format, branch).float()
-            x = x + expand_levels(following - level) * velocity
-        return latent.index_copy(0, rows, model.denormalise(x[:, 0]).to(latent.dtype))
+        x = add_noise(model.normalise(latent.float()[rows])[:, None], noise, level)
+        velocity = foundation(x, level, previous, text, model.video_format, branch).float()
+        drawn = model.denormalise(predict_x0(x, velocity, level)[:, 0])
+        return latent.index_copy(0, rows, drawn.to(latent.dtype))

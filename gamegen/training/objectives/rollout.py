@@ -16,10 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gamegen.engine.frame_pass import temporal_attentions
 from gamegen.flow import add_noise, predict_x0, schedule
 from gamegen.models.folding import from_pixels, to_pixels, unfold_frames
-from gamegen.models.instructnet import ControlInputs
+from gamegen.models.instructnet import ControlInputs, temporal_attentions
 from gamegen.models.kv_cache import CachedKV, CacheView, KVCaches, RingCache
 from gamegen.models.model import Model
 from gamegen.models.motion_compensation import recent_operations, refer

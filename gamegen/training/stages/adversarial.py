@@ -30,6 +30,7 @@ from gamegen.training.latent_discriminator import (
     roughness,
     with_weights_held,
 )
+from gamegen.training.latent_windows import LatentBatch, LatentWindows
 from gamegen.training.objectives.flow_inputs import choose_text
 from gamegen.training.objectives.flow_matching import FlowLossConfig, FlowObjective, is_still
 from gamegen.training.objectives.objective import Metrics
@@ -87,16 +88,17 @@ class AdversarialStage(LatentStage):
         return replace(config, sampling=sampling), weights
 
     def windows(self, model: ModelConfig) -> RolloutWindows:
-        return RolloutWindows(
+        latent_windows = LatentWindows(
             model,
             transition_windows=self.flow.transition_windows,
             still_windows=self.flow.still_windows,
         )
+        return RolloutWindows(latent_windows)
 
     def objective(self, model: Model) -> AdversarialObjective:
         return AdversarialObjective(model, self.flow, self.adversarial)
 
-    def batch_cost(self, model: ModelConfig, batch: RolloutBatch) -> BatchCost:
+    def batch_cost(self, model: ModelConfig, batch: LatentBatch) -> BatchCost:
         # Of every chunk's steps one has a gradient; one pass more writes its keys and values.
         passes = FORWARD_AND_BACKWARD + self.adversarial.num_steps * FORWARD
         return latent_batch_cost(batch, float(passes * window_flops(model, batch).total))
@@ -118,11 +120,10 @@ class AdversarialObjective(FlowObjective):
     def trained_modules(self) -> dict[str, nn.Module]:
         return super().trained_modules() | {"discriminator": self.discriminator}
 
-    def loss(
-        self, batch: RolloutBatch, generator: torch.Generator, progress: float
-    ) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: LatentBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         if batch.latents.shape[1] == 1:
             return super().loss(batch, generator, progress)
+        assert isinstance(batch, RolloutBatch)
         batch = batch.to(self.model.device)
         instructed = batch.controls.instruction_active.sum(1) > 0
         # A player's prompt names the scene before the change.
@@ -190,10 +191,11 @@ class AdversarialObjective(FlowObjective):
         return torch.cat([operations, 3 * words, 3 * said], 2).flatten(0, 1)
 
     @torch.inference_mode()
-    def sheet(self, batch: RolloutBatch) -> np.ndarray:
+    def sheet(self, batch: LatentBatch) -> np.ndarray:
         """Rows of the truth and of a rollout, the last frame of every chunk as latents alone decode to."""
         if batch.latents.shape[1] == 1:
             return super().sheet(batch)
+        assert isinstance(batch, RolloutBatch)
         batch = batch.to(self.model.device)
         played = roll_out(self.model, batch, batch.first_prompt, torch.Generator().manual_seed(0))
         rows = []

@@ -22,7 +22,7 @@ from gamegen.models.folding import from_pixels, to_pixels, unfold_frames
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion_compensation import refer
 from gamegen.models.streaming_decoder import consistent_weights
-from gamegen.training.discriminator import PatchDiscriminator, held_scores, hinge_loss
+from gamegen.training.discriminator import PatchDiscriminator, hinge_loss
 from gamegen.training.flops import (
     FORWARD,
     FORWARD_AND_BACKWARD,
@@ -69,9 +69,6 @@ class StreamingLossConfig(DecoderLossConfig):
     are large by then. In a share `carried_steps` of the steps they are not decoded at all, but the first one's last
     frame is moved from chunk to chunk: what is walked towards grows out of few pixels and leaves streaks, for which the
     decoder learns to show what is drawn.
-
-    In a share `drawn_steps` the model draws all latents as in play. Nobody knows what they should look like: the critic
-    alone is learned from, `drawn_weight` times.
     """
 
     latent_noise: float = 0.6
@@ -82,8 +79,6 @@ class StreamingLossConfig(DecoderLossConfig):
     guess_levels: tuple[float, float] = (0.05, 0.25)
     trained_chunks: int = 3
     carried_steps: float = 0.4
-    drawn_steps: float = 0.25
-    drawn_weight: float = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +157,6 @@ class StreamingObjective(Objective):
         return {"vae.streaming": self.vae.streaming, "discriminator": self.discriminator}
 
     def loss(self, batch: PlayedBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
-        is_drawn = bool(torch.rand((), generator=generator) < self.config.drawn_steps)
-        if is_drawn and self.model.foundation is not None and torch.is_grad_enabled():
-            return self._loss_on_drawn(batch.to(self.model.device), generator)
         latent, batch = self._inputs(batch.to(self.model.device), generator)
         is_there = torch.rand(latent.shape[:2], generator=generator) >= self.config.lost_references
         guesses = self._guesses(latent, generator)
@@ -187,22 +179,6 @@ class StreamingObjective(Objective):
             plain = self._decode(latent, batch, torch.zeros_like(latent[:, :, 0, 0, 0]), guesses)
             metrics |= _figures(plain[:, -num_frames:], batch, "plain_")
         return loss, metrics
-
-    def _loss_on_drawn(self, batch: PlayedBatch, generator: torch.Generator) -> tuple[Tensor, Metrics]:
-        """The critic's loss on chunks that the model draws as in play, whose truth nobody knows."""
-        with torch.no_grad():
-            latent = self.vae.encode(batch.frames)
-        guesses = LatentGuesses.drawn(self.model, latent, generator)
-        video = self._decode(latent, batch, torch.ones_like(latent[:, :, 0, 0, 0]), guesses)
-        drawn = torch.cat([batch.frames[:, :TEMPORAL_FACTOR], video], 1)[:, -TEMPORAL_FACTOR - 1 :]
-        real_scores, _ = self.discriminator(batch.frames[:, -TEMPORAL_FACTOR - 1 :])
-        judging = hinge_loss(real_scores, self.discriminator(drawn.detach())[0])
-        fooling = -held_scores(self.discriminator, drawn)[0].mean()
-        metrics = {
-            "drawn_discriminator": judging.item(),
-            "drawn_detail": detail(drawn) / max(detail(batch.frames), 1e-3),
-        }
-        return self.config.drawn_weight * fooling + judging, metrics
 
     def _inputs(self, batch: PlayedBatch, generator: torch.Generator) -> tuple[Tensor, PlayedBatch]:
         """Noisy latents `(B, T, C, h, w)`, and the batch, in which some windows stand still from a chunk on."""
@@ -231,7 +207,7 @@ class StreamingObjective(Objective):
 
     def _guesses(self, latent: Tensor, generator: torch.Generator) -> LatentGuesses | None:
         c = self.config
-        return LatentGuesses.near(self.model, latent, c.guessed_windows, c.guess_levels, generator)
+        return LatentGuesses.draw(self.model, latent, c.guessed_windows, c.guess_levels, generator)
 
     def _decode(
         self,
