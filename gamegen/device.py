@@ -77,8 +77,8 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks instead of returning them to the kernel, in huge pages where there are any.
 
     Training on a CPU frees and takes hundreds of megabytes each step; without this, page faults take more than
-    half of the time. With pages of 4 KB its tensors, scattered over gigabytes, have the processor walk page tables for
-    as long again, and in a virtual machine several times as long. Does nothing on other C libraries.
+    half of the time. Tensors scattered over gigabytes of 4 KB pages have the processor walk page tables, which in a
+    virtual machine can take longer than to compute. Does nothing on other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return
