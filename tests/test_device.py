@@ -1,4 +1,4 @@
-"""How many threads PyTorch takes, and where; which memory."""
+"""PyTorch's threads and dtype, and the memory of a process that trains."""
 
 import platform
 import subprocess
@@ -37,7 +37,7 @@ def test_pytorch_computes_alone_only_as_long_as_it_is_asked_to():
 
 
 PAGES_OF_A_TENSOR = """
-import gc, torch
+import torch
 from gamegen.device import keep_freed_memory
 keep_freed_memory()
 resident = lambda: int(open("/proc/self/statm").read().split()[1])

@@ -152,9 +152,11 @@ class TemporalAttention(SelfAttention):
         self.anchors = anchors
         self.sequence_group: dist.ProcessGroup | None = None
 
-    def new_cache(self, num_sessions: int, num_tokens: int, dtype: torch.dtype) -> RingCache:
-        """An empty KV cache on this layer's device, for frames of `num_tokens` tokens."""
-        return RingCache(
+    def new_cache(
+        self, num_sessions: int, num_tokens: int, dtype: torch.dtype, kind: type[RingCache] = RingCache
+    ) -> RingCache:
+        """An empty KV cache of a kind on this layer's device, for frames of `num_tokens` tokens."""
+        return kind(
             num_sessions=num_sessions,
             num_tokens=num_tokens,
             num_heads=self.num_heads,

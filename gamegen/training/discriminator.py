@@ -1,9 +1,10 @@
-"""Which frames are real? The critic that keeps decoders from averaging texture away."""
+"""Discriminator of frames, which keeps decoders from averaging texture away."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,10 +55,10 @@ class PatchDiscriminator(nn.Module):
         return self.score(x), features
 
 
-def held_scores(critic: PatchDiscriminator, video: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Scores and features with the critic's weights held: only who made the video is to be moved by them."""
+def held_scores(critic: nn.Module, *inputs: Tensor) -> Any:
+    """What a discriminator returns, without a gradient for its weights: for the loss of the generator."""
     held = {name: weight.detach() for name, weight in critic.named_parameters()}
-    return functional_call(critic, held, (video,))
+    return functional_call(critic, held, inputs)
 
 
 def hinge_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which latents are real? The critic of the model's own rollouts.
+"""Discriminator of latents, for a model's own rollouts.
 
 Shape suffixes: N chunks of a batch, C channels, E width of the condition.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 
 @dataclass(frozen=True)
@@ -71,12 +70,6 @@ class LatentDiscriminator(nn.Module):
             x = block(x if number == 0 else self.halves[number - 1](x), condition)
             scores.append(score(F.leaky_relu(x, 0.2)))
         return scores
-
-
-def with_weights_held(module: nn.Module, *inputs: Tensor) -> list[Tensor]:
-    """What a module gives with its weights held: only who made the input is to be moved by it."""
-    held = {name: weight.detach() for name, weight in module.named_parameters()}
-    return functional_call(module, held, inputs)
 
 
 def pairing_loss(better: list[Tensor], worse: list[Tensor]) -> Tensor:

@@ -19,6 +19,7 @@ from gamegen.models.folding import from_pixels, to_pixels
 from gamegen.models.model import Model
 from gamegen.models.motion_compensation import PAST_CHUNKS
 from gamegen.models.network_inputs import Text
+from gamegen.training.objectives.flow_inputs import choose_text
 from gamegen.training.rollout_windows import RolloutBatch
 
 _TEXT_LENGTH = 64
@@ -75,39 +76,39 @@ class ReplayBuffer:
 
         Returns the batch, its prompts, and the age `(B,)` of each window's world: 0 for those that begin as recorded.
         """
-        B = len(batch.latents)
-        ages = torch.zeros(B, dtype=self.age.dtype, device=self.age.device)
+        B, device = len(batch.latents), self.age.device
         known = (self.age > 0).nonzero()[:, 0]
-        is_replayed = torch.rand(B, generator=generator) < share
-        draws = torch.rand(B, generator=generator)
-        rows = is_replayed.nonzero()[:, 0].to(self.age.device)
-        if not len(known) or not len(rows) or batch.shown.shape[-2:] != self.frame_size:
-            return batch, prompt, ages
-        found = known[(draws[is_replayed].to(known.device) * len(known)).long()]
+        is_replayed = (torch.rand(B, generator=generator) < share).to(device)
+        draws = torch.rand(B, generator=generator).to(device)
+        if not len(known) or not is_replayed.any() or batch.shown.shape[-2:] != self.frame_size:
+            return batch, prompt, torch.zeros_like(self.age[:1]).expand(B)
         assert batch.motion is not None
-        put = lambda tensor, values: tensor.index_copy(0, rows, values.to(tensor.dtype))  # noqa: E731
+        found = known[(draws * len(known)).long()]
+
+        def replayed(tensor: Tensor, values: Tensor) -> Tensor:
+            row = is_replayed.view(-1, *[1] * (tensor.ndim - 1))
+            return torch.where(row, values.to(tensor.dtype), tensor)
+
+        c, motion = batch.controls, batch.motion
         # The first chunk stands for the last one of the earlier rollout, and nothing is known of what was before it.
-        first = put(batch.latents[:, 0], self.latent[found])
-        own, past = self.operations[found, -1], self.operations[found, :-1]
-        operations = batch.controls.operations.clone()
-        operations[rows, 0] = own
-        active = batch.controls.instruction_active.clone()
-        active[rows] = self.active[found, None]
-        motion = batch.motion
+        first = replayed(batch.latents[:, :1], self.latent[found, None])
+        operation = replayed(c.operations[:, :1], self.operations[found, -1:])
+        past = replayed(motion.past_operations, self.operations[found, :-1])
         batch = replace(
             batch,
-            latents=torch.cat([first[:, None], batch.latents[:, 1:]], 1),
-            shown=put(batch.shown, from_pixels(self.shown[found])),
-            starts=put(batch.starts, torch.ones_like(batch.starts[rows])),
+            latents=torch.cat([first, batch.latents[:, 1:]], 1),
+            shown=replayed(batch.shown, from_pixels(self.shown[found])),
+            starts=batch.starts | is_replayed,
             controls=replace(
-                batch.controls,
-                operations=operations,
-                instruction=_with_rows(batch.controls.instruction, rows, self.words[1].rows(found)),
-                instruction_active=active,
+                c,
+                operations=torch.cat([operation, c.operations[:, 1:]], 1),
+                instruction=choose_text(is_replayed, self.words[1].rows(found), c.instruction),
+                instruction_active=replayed(c.instruction_active, self.active[found, None]),
             ),
-            motion=motion._replace(past_operations=put(motion.past_operations, past)),
+            motion=motion._replace(past_operations=past),
         )
-        return batch, _with_rows(prompt, rows, self.words[0].rows(found)), put(ages, self.age[found])
+        prompt = choose_text(is_replayed, self.words[0].rows(found), prompt)
+        return batch, prompt, self.age[found] * is_replayed
 
     def add(self, batch: RolloutBatch, prompt: Text, ages: Tensor, shown: Tensor, latent: Tensor) -> None:
         """Keeps where the rollouts of a batch ended: the last two frames shown, and the last latents.
@@ -134,15 +135,3 @@ class ReplayBuffer:
             kept.mask[places, :length] = text.mask[rows, :length]
             kept.tokens[places, :length] = text.tokens[rows, :length].float()
             kept.pooled[places] = text.pooled[rows].float()
-
-
-def _with_rows(text: Text, rows: Tensor, others: Text) -> Text:
-    """A batch of texts with other texts in some rows."""
-    length = max(text.tokens.shape[1], others.tokens.shape[1])
-    tokens = text.tokens.new_zeros(len(text.tokens), length, text.tokens.shape[2])
-    mask = text.mask.new_zeros(len(text.mask), length)
-    tokens[:, : text.tokens.shape[1]], mask[:, : text.mask.shape[1]] = text.tokens, text.mask
-    tokens[rows], mask[rows] = 0.0, False
-    tokens[rows, : others.tokens.shape[1]] = others.tokens.to(tokens.dtype)
-    mask[rows, : others.mask.shape[1]] = others.mask
-    return Text(tokens, mask, text.pooled.index_copy(0, rows, others.pooled.to(text.pooled.dtype)))

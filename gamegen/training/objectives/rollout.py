@@ -73,16 +73,7 @@ class _Player:
         num_rows, _, _, height, width = batch.latents.shape
         num_tokens = height * width // PATCH**2
         rings = [
-            _UnsharedCache(
-                num_sessions=num_rows,
-                num_tokens=num_tokens,
-                num_heads=attention.num_heads,
-                head_dim=len(attention.query_norm.weight),
-                window=attention.window - 1,
-                anchors=attention.anchors,
-                dtype=torch.float32,
-                device=model.device,
-            )
+            attention.new_cache(num_rows, num_tokens, torch.float32, _UnsharedCache)
             for attention in temporal_attentions(self.foundation, self.instructnet)
         ]
         self.caches = KVCaches(rings)

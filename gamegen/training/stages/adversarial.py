@@ -22,15 +22,15 @@ from gamegen.controls import OPERATION_SIZE
 from gamegen.models.folding import to_pixels
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.network_inputs import Text
+from gamegen.training.discriminator import held_scores
 from gamegen.training.flops import FORWARD, FORWARD_AND_BACKWARD, BatchCost, latent_batch_cost, window_flops
 from gamegen.training.latent_discriminator import (
     LatentDiscriminator,
     LatentDiscriminatorConfig,
     pairing_loss,
     roughness,
-    with_weights_held,
 )
-from gamegen.training.latent_windows import LatentBatch, LatentWindows
+from gamegen.training.latent_windows import LatentBatch
 from gamegen.training.objectives.flow_inputs import choose_text
 from gamegen.training.objectives.flow_matching import FlowLossConfig, FlowObjective, is_still
 from gamegen.training.objectives.objective import Metrics
@@ -88,12 +88,7 @@ class AdversarialStage(LatentStage):
         return replace(config, sampling=sampling), weights
 
     def windows(self, model: ModelConfig) -> RolloutWindows:
-        latent_windows = LatentWindows(
-            model,
-            transition_windows=self.flow.transition_windows,
-            still_windows=self.flow.still_windows,
-        )
-        return RolloutWindows(latent_windows)
+        return RolloutWindows(self.latent_windows(model))
 
     def objective(self, model: Model) -> AdversarialObjective:
         return AdversarialObjective(model, self.flow, self.adversarial)
@@ -143,7 +138,7 @@ class AdversarialObjective(FlowObjective):
         return loss + c.adversarial_weight * scores + judging, metrics
 
     def state(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self.replay.tensors().items()}
+        return self.replay.tensors()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         self.replay.restore(state)
@@ -167,7 +162,7 @@ class AdversarialObjective(FlowObjective):
         """The critic's loss on the model, the critic's own, and figures; of pairs of latents and their conditions."""
         with torch.no_grad():
             held = self.discriminator(*recorded)
-        fooling = pairing_loss(with_weights_held(self.discriminator, *drawn), held)
+        fooling = pairing_loss(held_scores(self.discriminator, *drawn), held)
         if not torch.is_grad_enabled():
             return fooling, torch.zeros_like(fooling), {"fooling": fooling.item()}
         both, condition = (torch.cat([a, b.detach()]) for a, b in zip(recorded, drawn, strict=True))
@@ -183,7 +178,10 @@ class AdversarialObjective(FlowObjective):
 
     @staticmethod
     def _condition(batch: RolloutBatch, prompt: Text) -> Tensor:
-        """What was asked of every chunk but the first, `(B (T - 1), condition_size)`."""
+        """The discriminator's condition: operations, prompt and instruction of every chunk but the first.
+
+        `(B (T - 1), condition_size)`.
+        """
         c = batch.controls
         operations = c.operations[:, 1:].flatten(2)
         words = prompt.pooled[:, None].expand(-1, operations.shape[1], -1)

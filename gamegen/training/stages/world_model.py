@@ -99,6 +99,10 @@ class LatentStage(WorldModelStage):
         return config, weights | padded
 
     def windows(self, model: ModelConfig) -> WindowDataset:
+        return self.latent_windows(model)
+
+    def latent_windows(self, model: ModelConfig) -> LatentWindows:
+        """The windows of latents for a model of these sizes."""
         return LatentWindows(
             model,
             transition_windows=self.flow.transition_windows,
