@@ -10,6 +10,10 @@ null space: Schwab et al. 2019, "Deep null space learning"; as DDNM: Wang et al.
 filter at the end and where the mask is even, the encoder makes the latent that it was given. Otherwise a pattern that
 it shows a little too strongly would grow from chunk to chunk.
 
+What the encoder loses, nothing corrects. Warping moves a little of what it sees there, the diffusion model draws that
+anew, and the sum over many chunks would be stripes. Therefore a moved frame's detail is taken by orthogonal projection,
+which makes it no larger, at most `MAX_SHARE` of it lasts for another chunk, and its values are limited to `MAX_DETAIL`.
+
 Shape suffixes as in `vae.py`.
 """
 
@@ -29,6 +33,9 @@ from gamegen.models.vae_layers import ResidualBlock, scale_initial_weights
 
 HOLD_CHANGE = 0.15
 """Root-mean-square change of a latent (whose channels vary by about 1) below which a place stands still."""
+
+MAX_SHARE, MAX_DETAIL = 0.8, 0.25
+"""Limits of the reference's detail: of the share of it that is shown, and of its values, in a range from -1 to 1."""
 
 
 ENDS, BETWEEN, LAST_TWO = (0, 3), (1, 2), (2, 3)
@@ -133,6 +140,8 @@ class StreamingDecoder(nn.Module):
     """
 
     encoder_bases: Tensor
+    encoder_inverse: Tensor
+    encoder_origin: Tensor
 
     def __init__(
         self,
@@ -168,10 +177,12 @@ class StreamingDecoder(nn.Module):
         scale_initial_weights(self.frame[-2], 0.1)
         self.deblocking = DeblockingFilter(deblocking_channels) if deblocking_channels else None
         if sees_reference:
-            # What the encoder sees of each frame's patches: an orthonormal basis, set by `consistent_weights`.
-            self.register_buffer(
-                "encoder_bases", torch.zeros(TEMPORAL_FACTOR, z, 3 * SPATIAL_FACTOR**2), persistent=True
-            )
+            # Set by `consistent_weights`: of what the encoder sees of each frame's patches an orthonormal basis, and
+            # weight and bias of its pseudo-inverse.
+            size = 3 * SPATIAL_FACTOR**2
+            self.register_buffer("encoder_bases", torch.zeros(TEMPORAL_FACTOR, z, size))
+            self.register_buffer("encoder_inverse", torch.zeros(TEMPORAL_FACTOR * size, z, 1, 1))
+            self.register_buffer("encoder_origin", torch.zeros(TEMPORAL_FACTOR * size))
 
     def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor, reference: Reference | None = None) -> Tensor:
         """Folded frames `(N, 12, H, W)` of latents, given the latents before them (zeros before the first)."""
@@ -211,12 +222,22 @@ class StreamingDecoder(nn.Module):
             inputs += [maps, there.expand_as(reference.confidence)]
         x = self.stem(torch.cat(inputs, 1).contiguous(memory_format=torch.channels_last))
         x = F.silu(x)
+        patches = self.patch(latent_NCHW)
         if reference is not None and self.sees_reference:
-            detail = (reference.warped - unfold_patches(self.patch(reference.latent))) * there
-            frames = rearrange(detail, "n (k c) h w -> n k c h w", k=TEMPORAL_FACTOR)
+            # What the encoder sees of the latents' own patches stays, whatever the mask; the detail replaces the rest.
+            seen = self._seen_patches(latent_NCHW)
+            detail = reference.warped - unfold_patches(self._seen_patches(reference.latent))
+            detail = detail.clamp(-MAX_DETAIL, MAX_DETAIL) - unfold_patches(patches - seen)
+            frames = rearrange(detail * there, "n (k c) h w -> n k c h w", k=TEMPORAL_FACTOR)
             is_known = there[:, None].expand_as(frames[:, :, :1])
             detail = torch.cat([frames, is_known], 2).flatten(1, 2)
-        return _Features(self.to_frames(x), self.patch(latent_NCHW), detail)
+        return _Features(self.to_frames(x), patches, detail)
+
+    def _seen_patches(self, latent_NCHW: Tensor) -> Tensor:
+        """Patches `(N, 768, h, w)` of all that the encoder sees, and nothing else, of frames with these latents."""
+        return F.conv2d(
+            latent_NCHW, self.encoder_inverse.to(latent_NCHW.dtype), self.encoder_origin.to(latent_NCHW.dtype)
+        )
 
     def _decode(self, found: _Features, numbers: tuple[int, ...]) -> Tensor:
         """The frames of these numbers in the chunk, folded, `(N, 3k, H, W)`."""
@@ -228,7 +249,7 @@ class StreamingDecoder(nn.Module):
         if found.detail is not None:
             detail = rearrange(found.detail, "n (k c) h w -> (n k) c h w", k=k)
             # Instead of what is drawn, not besides: at a place that stands still a sum would grow from chunk to chunk.
-            mask = drawn[:, 3:].sigmoid() * detail[:, 3:]
+            mask = MAX_SHARE * drawn[:, 3:].sigmoid() * detail[:, 3:]
             colours = colours + mask * (detail[:, :3] - colours)
         patches = rearrange(unfold_patches(found.patches), "n (k c) h w -> (n k) c h w", k=k)
         frames = colours + patches
@@ -246,20 +267,25 @@ class StreamingDecoder(nn.Module):
         return rearrange(part, "n (k c) h w -> (n k) c h w", k=k)
 
 
-def consistent_weights(
-    encoder: tuple[Tensor, Tensor], patch: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight and bias of the linear path that the encoder inverts, and `encoder_bases`.
+def consistent_weights(encoder: tuple[Tensor, Tensor], patch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Weights of a streaming decoder, by name, that make it consistent: linear path, and what it knows of the encoder.
 
-    `encoder` and `patch` are weights and biases of the linear encoder and of a streaming decoder's linear path, which
-    is changed by as little as makes it a right inverse of the encoder.
+    `encoder` and `patch` are weights and biases of the linear encoder and of the linear path so far, which is changed
+    by as little as makes it a right inverse of the encoder.
     """
     (into, into_bias), (out, out_bias) = ((w.flatten(1).double(), b.double()) for w, b in (encoder, patch))
     inverse = out @ torch.linalg.inv(into @ out)
     bias = out_bias - inverse @ (into @ out_bias + into_bias)
     of_frames = into.unflatten(1, (TEMPORAL_FACTOR, -1)).permute(1, 2, 0)
-    bases = torch.linalg.qr(of_frames).Q.mT
-    return inverse[..., None, None].to(patch[0]), bias.to(patch[1]), bases.contiguous().to(patch[0])
+    pseudo_inverse = torch.linalg.pinv(into)
+    weights = {
+        "patch.weight": inverse[..., None, None],
+        "patch.bias": bias,
+        "encoder_bases": torch.linalg.qr(of_frames).Q.mT.contiguous(),
+        "encoder_inverse": pseudo_inverse[..., None, None].contiguous(),
+        "encoder_origin": -pseudo_inverse @ into_bias,
+    }
+    return {name: weight.to(patch[0]) for name, weight in weights.items()}
 
 
 def stillness(latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:

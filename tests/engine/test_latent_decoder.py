@@ -5,13 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from gamegen.controls import OPERATION_SIZE, Control
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
+from gamegen.models.folding import unfold_patches
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import PAST_OPERATIONS, MotionConfig
 from gamegen.models.motion_compensation import refer
-from gamegen.models.streaming_decoder import Reference
+from gamegen.models.streaming_decoder import MAX_DETAIL, MAX_SHARE, Reference
 from gamegen.training.stages.streaming import consistent
 
 
@@ -115,11 +117,11 @@ def consistent_model() -> Model:
 def test_what_is_shown_is_encoded_to_the_latent_that_was_given():
     """With a reference, without, and where it is lost: nothing that is shown grows from chunk to chunk."""
     vae = consistent_model().vae
-    # Of detail everywhere the same share is added.
+    # Of detail everywhere the same share is added, and none of it is limited.
     vae.streaming.frame[-2].weight[12:] = 0.0
     vae.streaming.frame[-2].bias[12:] = 0.0
     latent, memory = torch.randn(2, 2, 4, 4, 4)
-    is_there, warped = torch.tensor([1.0, 0.0])[:, None, None, None], torch.randn(2, 12, 32, 32)
+    is_there, warped = torch.tensor([1.0, 0.0])[:, None, None, None], torch.randn(2, 12, 32, 32) * 0.05
     reference = Reference(warped, vae.encoder(warped, 1)[0], torch.randn(2, 1, 4, 4), is_there)
     for given in (reference, None):
         shown = vae.streaming(latent, memory, given)
@@ -128,18 +130,37 @@ def test_what_is_shown_is_encoded_to_the_latent_that_was_given():
 
 
 @torch.inference_mode()
-def test_where_all_detail_is_kept_a_moved_frame_passes_unchanged():
-    """Its latent and the detail that this lacks add up to the moved frame, pixel for pixel."""
-    vae = consistent_model().vae
-    vae.streaming.frame[-2].weight.zero_()
-    vae.streaming.frame[-2].bias.zero_()
-    vae.streaming.frame[-2].bias[12:] = 50.0
-    warped = torch.rand(2, 12, 32, 32) * 2 - 1
-    latent, memory = vae.encoder(warped, 1)[0], torch.randn(2, 4, 4, 4)
+def test_where_all_detail_is_kept_a_moved_frame_loses_a_fixed_share_of_it():
+    """What its latent shows passes unchanged, pixel for pixel, and of the rest `MAX_SHARE` of up to `MAX_DETAIL`."""
+    streaming, encoder = (vae := consistent_model().vae).streaming, vae.encoder
+    streaming.frame[-2].weight.zero_()
+    streaming.frame[-2].bias.zero_()
+    streaming.frame[-2].bias[12:] = 50.0
+    warped, memory = torch.rand(2, 12, 32, 32) * 2 - 1, torch.randn(2, 4, 4, 4)
+    latent = encoder(warped, 1)[0]
     is_there = torch.tensor([1.0, 0.0])[:, None, None, None]
-    shown = vae.streaming(latent, memory, Reference(warped, latent, torch.zeros(2, 1, 4, 4), is_there))
-    torch.testing.assert_close(shown[0], warped[0], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(shown[1], vae.streaming(latent, memory)[1])
+    shown = streaming(latent, memory, Reference(warped, latent, torch.zeros(2, 1, 4, 4), is_there))
+    plain = streaming(latent, memory)
+    seen = unfold_patches(F.conv2d(latent, streaming.encoder_inverse, streaming.encoder_origin))
+    assert (warped - seen).abs().max() > 2 * MAX_DETAIL
+    detail = (warped - seen).clamp(-MAX_DETAIL, MAX_DETAIL)
+    expected = seen + (1 - MAX_SHARE) * (plain - seen) + MAX_SHARE * detail
+    torch.testing.assert_close(shown[0], expected[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shown[1], plain[1])
+
+
+@torch.inference_mode()
+def test_taking_a_frames_detail_makes_no_more_of_it():
+    """It is an orthogonal projection: what the encoder sees is taken away, and nothing is put in its place."""
+    streaming, encoder = (vae := consistent_model().vae).streaming, vae.encoder
+    frames = torch.randn(3, 12, 32, 32)
+    seen = unfold_patches(
+        F.conv2d(encoder(frames, 1)[0], streaming.encoder_inverse, streaming.encoder_origin)
+    )
+    none = torch.zeros(1, 4, 1, 1) + encoder.patch.bias[:, None, None]
+    torch.testing.assert_close(encoder(frames - seen, 1)[0], none.expand(3, 4, 4, 4), rtol=1e-3, atol=1e-3)
+    origin = unfold_patches(streaming.encoder_origin[None, :, None, None].expand(1, -1, 4, 4))
+    assert ((frames - origin - (seen - origin)) * (seen - origin)).sum().abs() < 1e-2 * seen.square().sum()
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,7 @@ from gamegen.training.stages.decoder import (
 from gamegen.training.stages.motion import MOVING
 from gamegen.training.stages.world_model import WorldModelStage
 
-ENCODER, LINEAR_PATH = "vae.encoder.patch", "vae.streaming.patch"
-ENCODER_BASES = "vae.streaming.encoder_bases"
+ENCODER, DECODER = "vae.encoder.patch", "vae.streaming"
 STEM_IN, FRAME_OUT = "vae.streaming.stem.0.weight", "vae.streaming.frame.8"
 """Names of the weights: of the layers that `consistent_weights` is about, of those that read the latents, and (without
 `.weight`, `.bias`) of those that write the pixels."""
@@ -124,9 +123,8 @@ class StreamingStage(WorldModelStage):
 
 def consistent(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a streaming decoder that make it consistent with the encoder, see `consistent_weights`."""
-    layers = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in (ENCODER, LINEAR_PATH)]
-    weight, bias, bases = consistent_weights(*layers)
-    return {f"{LINEAR_PATH}.weight": weight, f"{LINEAR_PATH}.bias": bias, ENCODER_BASES: bases}
+    layers = [(weights[f"{name}.weight"], weights[f"{name}.bias"]) for name in (ENCODER, f"{DECODER}.patch")]
+    return {f"{DECODER}.{name}": weight for name, weight in consistent_weights(*layers).items()}
 
 
 def seeing_reference(weights: dict[str, Tensor]) -> dict[str, Tensor]:
