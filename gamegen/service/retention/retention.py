@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import delete, func, insert, or_, select, text, tuple_, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gamegen.service.database.tables import checkpoints, events, generations
@@ -50,7 +52,11 @@ class Retention:
                 await connection.commit()
                 return await self._run(connection, is_sweeping)
             finally:
-                # Closing the connection frees the lock, even after a cancellation in the middle of a statement.
+                # Closing the connection frees the lock, even after a cancellation in the middle of a statement. The
+                # server takes a moment to notice, in which the next run would be refused: where it can be, it is told.
+                with suppress(SQLAlchemyError):
+                    await connection.rollback()
+                    await connection.scalar(select(func.pg_advisory_unlock_all()))
                 await connection.invalidate()
 
     async def _run(self, connection: AsyncConnection, is_sweeping: bool) -> RemovedCounts:
