@@ -56,7 +56,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def held_scores(critic: nn.Module, *inputs: Tensor) -> Any:
-    """What a discriminator returns, without a gradient for its weights: for the loss of the generator."""
+    """Scores of a discriminator whose weights get no gradient, for the generator's loss."""
     held = {name: weight.detach() for name, weight in critic.named_parameters()}
     return functional_call(critic, held, inputs)
 
