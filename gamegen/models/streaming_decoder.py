@@ -276,16 +276,21 @@ def consistent_weights(encoder: tuple[Tensor, Tensor], patch: tuple[Tensor, Tens
     (into, into_bias), (out, out_bias) = ((w.flatten(1).double(), b.double()) for w, b in (encoder, patch))
     inverse = out @ torch.linalg.inv(into @ out)
     bias = out_bias - inverse @ (into @ out_bias + into_bias)
+    weights = {"patch.weight": inverse[..., None, None], "patch.bias": bias}
+    return {name: weight.to(patch[0]) for name, weight in weights.items()} | encoder_buffers(*encoder)
+
+
+def encoder_buffers(weight: Tensor, bias: Tensor) -> dict[str, Tensor]:
+    """The buffers of a `StreamingDecoder`, by name, for a linear encoder of this weight and bias."""
+    into = weight.flatten(1).double()
     of_frames = into.unflatten(1, (TEMPORAL_FACTOR, -1)).permute(1, 2, 0)
-    pseudo_inverse = torch.linalg.pinv(into)
-    weights = {
-        "patch.weight": inverse[..., None, None],
-        "patch.bias": bias,
+    inverse = torch.linalg.pinv(into)
+    buffers = {
         "encoder_bases": torch.linalg.qr(of_frames).Q.mT.contiguous(),
-        "encoder_inverse": pseudo_inverse[..., None, None].contiguous(),
-        "encoder_origin": -pseudo_inverse @ into_bias,
+        "encoder_inverse": inverse[..., None, None].contiguous(),
+        "encoder_origin": -inverse @ bias.double(),
     }
-    return {name: weight.to(patch[0]) for name, weight in weights.items()}
+    return {name: buffer.to(weight) for name, buffer in buffers.items()}
 
 
 def stillness(latent_NCHW: Tensor, memory_NCHW: Tensor) -> Tensor:

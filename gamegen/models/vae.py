@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gamegen.constants import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from gamegen.device import autocast
 from gamegen.models.folding import fold_frames, fold_patches, from_pixels, unfold_frames, unfold_patches
-from gamegen.models.streaming_decoder import StreamingDecoder
+from gamegen.models.streaming_decoder import StreamingDecoder, encoder_buffers
 from gamegen.models.vae_layers import CausalMix, ResidualBlock, scale_initial_weights
 
 _USUAL_LOG_VARIANCE = -4.0
@@ -150,6 +150,8 @@ class CausalVideoVAE(nn.Module):
             config.streaming_reference,
             config.deblocking_channels,
         )
+        if config.streaming_reference:
+            self.register_load_state_dict_pre_hook(_add_encoder_buffers)
 
     def encode_moments(self, video_BFCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, each `(B, T, 16, h, w)` float32, of a video in [-1, 1] with F = 4T frames."""
@@ -221,3 +223,12 @@ def encode_frames(frames: np.ndarray, vae: CausalVideoVAE, frames_per_pass: int 
             latent = vae.encode(video[None].to(device))[0]
         pieces.append(latent[lead // TEMPORAL_FACTOR :].float().cpu().numpy())
     return np.concatenate(pieces).astype(np.float16)
+
+
+def _add_encoder_buffers(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: object) -> None:
+    """Computes the buffers of a consistent streaming decoder that weights of earlier versions lack."""
+    encoder, buffer = f"{prefix}encoder.patch", f"{prefix}streaming.encoder_inverse"
+    if buffer not in weights and f"{encoder}.weight" in weights:
+        found = encoder_buffers(weights[f"{encoder}.weight"], weights[f"{encoder}.bias"])
+        for name in ("encoder_inverse", "encoder_origin"):
+            weights[f"{prefix}streaming.{name}"] = found[name]

@@ -163,6 +163,21 @@ def test_taking_a_frames_detail_makes_no_more_of_it():
     assert ((frames - seen) * (seen - origin)).sum().abs() < 1e-2 * seen.square().sum()
 
 
+def test_weights_without_the_inverse_of_their_encoder_are_given_it():
+    """Those of earlier versions have none."""
+    model, other = consistent_model(), referring_model()
+    weights = model.state_dict()
+    earlier = {
+        name: weight
+        for name, weight in weights.items()
+        if not name.endswith(("encoder_inverse", "encoder_origin"))
+    }
+    assert len(earlier) == len(weights) - 2
+    other.load_state_dict(earlier)
+    for name, weight in other.state_dict().items():
+        torch.testing.assert_close(weight, weights[name])
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [({"linear_encoder": False}, "linear_encoder is false"), ({}, "there is no motion network")],
