@@ -153,8 +153,8 @@ def compile_model(
     import os
 
     from gamegen.engine.engine import WorldEngine
-    from gamegen.engine.flow_prediction import build_flow_prediction
     from gamegen.engine.latent_decoder import LatentDecoder
+    from gamegen.engine.motion_prediction import build_motion_prediction
     from gamegen.engine.variants import Variant
     from gamegen.models.onnx import cache_folder
 
@@ -165,7 +165,7 @@ def compile_model(
         LatentDecoder(loaded)
         WorldEngine(loaded)
         if loaded.motion is not None:
-            build_flow_prediction(loaded, loaded.config.latent_shape)
+            build_motion_prediction(loaded, loaded.config.latent_shape)
     print(f"graphs of {model} are in {cache_folder()}, or came with the package")
 
 

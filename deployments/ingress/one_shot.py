@@ -125,6 +125,7 @@ async def _draw(
         operations=recent_operations(journal.record.controls, DECODED_CONTROLS),
         size=(spec.width, spec.height),
         shown=chunk.shown,
+        recalled=chunk.recalled,
     )
     return context.replicas.decoder.start(request)
 

@@ -55,13 +55,16 @@ class DecoderDeployment:
     def _decode(self, requests: list[DecodeRequest]) -> Iterator[list[DecodedFrames]]:
         import torch
 
+        from gamegen.models.view_memory import Recall
+
         start = time.perf_counter()
         # Copied, because arrays that crossed a handle may be read-only views.
         latents = [torch.from_numpy(r.latent.copy()) for r in requests]
         pasts = [_past(request) for request in requests]
         operations = [request.operations[-FRAMES_PER_CHUNK:] for request in requests]
         encoders = [ChunkEncoder(request, self._settings) for request in requests]
-        for part in self._decoder.decode_in_parts(latents, pasts, operations):
+        recalled = [None if r.recalled is None else Recall.from_arrays(r.recalled) for r in requests]
+        for part in self._decoder.decode_in_parts(latents, pasts, operations, recalled=recalled):
             files = [encoder.take(frames) for encoder, frames in zip(encoders, part.numpy(), strict=True)]
             decode_ms = 1000 * (time.perf_counter() - start)
             yield [DecodedFrames(made, decode_ms) for made in files]

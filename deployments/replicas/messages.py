@@ -107,7 +107,8 @@ class Chunk:
     """One drawn chunk: the version after it, its latent float16 `(C, h, w)`, the time and batch size of the pass.
 
     `shown` are the last two frames before it, uint8 `(2, H, W, 3)`, for a decoder that takes detail from them; None for
-    others, and before the first chunk.
+    others, and before the first chunk. `recalled` are the
+    arrays of what was recalled for it (`gamegen.models.view_memory.Recall`).
     """
 
     version: int
@@ -115,6 +116,7 @@ class Chunk:
     step_ms: float
     num_sessions: int
     shown: np.ndarray | None = None
+    recalled: tuple[np.ndarray, ...] | None = None
     snapshot: bytes | None = None
 
 
@@ -136,11 +138,11 @@ DECODED_CONTROLS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeRequest:
-    """Decodes a chunk's latent, given the latent before it (None at the start), into frames of (width, height) `size`.
+    """Decodes a chunk's latent, given the one before (None at the start), into frames of (width, height) `size`.
 
-    `operations` float32 `(NUM_OPERATIONS, O)` lead to its end. `shown` are those of the `Chunk`; a decoder that lacks
-    them takes what the latent before shows. With `sequence`, the number of its first frame, the chunk becomes one MP4
-    fragment, without it four JPEG files.
+    `operations` float32 `(NUM_OPERATIONS, O)` lead to its end. `shown` and `recalled` are those of the `Chunk`; without
+    them a decoder takes what the latent before shows. With `sequence`, the number of its first frame, the chunk becomes
+    one MP4 fragment, without it four JPEG files.
     """
 
     latent: np.ndarray
@@ -148,6 +150,7 @@ class DecodeRequest:
     operations: np.ndarray
     size: tuple[int, int]
     shown: np.ndarray | None = None
+    recalled: tuple[np.ndarray, ...] | None = None
     sequence: int | None = None
 
     @property

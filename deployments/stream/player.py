@@ -189,6 +189,7 @@ class SessionPlayer:
             operations=recent_operations(self._journal.record.controls, DECODED_CONTROLS),
             size=self._size,
             shown=chunk.shown,
+            recalled=chunk.recalled,
             sequence=FRAMES_PER_CHUNK * number if self.format == "fmp4" else None,
         )
         on_decoded = self._timed(begun_s, is_typical)

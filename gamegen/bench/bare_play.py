@@ -16,6 +16,7 @@ from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.variants import Variant
 from gamegen.media.images import encode_jpegs
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import Recall
 
 _SETTLING_S = 2.0
 
@@ -63,9 +64,10 @@ class BarePlay:
             chunks = self._engine.step(self._operations)
             latents = [torch.from_numpy(chunks[session]) for session in self._operations]
             pasts = [self._engine.past(session) for session in self._operations]
+            recalled = [self._engine.recalled(session) for session in self._operations]
             if decoding:
                 first_frames_s.append(decoding.result())
-            decoding = self._decoder_thread.submit(self._decode, latents, pasts, chunk_s)
+            decoding = self._decoder_thread.submit(self._decode, latents, pasts, recalled, chunk_s)
             self._engine.commit()
         if decoding:
             first_frames_s.append(decoding.result())
@@ -73,11 +75,17 @@ class BarePlay:
         # The last chunk's whole period counts, though it may have needed a part of it only.
         return BareRun(frames / (max(due_s, time.perf_counter()) - began_s), np.array(first_frames_s))
 
-    def _decode(self, latents: list[torch.Tensor], pasts: list[StreamPast], chunk_s: float) -> float:
+    def _decode(
+        self,
+        latents: list[torch.Tensor],
+        pasts: list[StreamPast],
+        recalled: list[Recall | None],
+        chunk_s: float,
+    ) -> float:
         """Seconds from the chunk's start until every session has its first JPEG."""
         first_s: float | None = None
         operations = [*self._operations.values()]
-        for part in self._decoder.decode_in_parts(latents, pasts, operations):
+        for part in self._decoder.decode_in_parts(latents, pasts, operations, recalled=recalled):
             for video in part.numpy():
                 encode_jpegs(video)
             first_s = first_s or time.perf_counter() - chunk_s

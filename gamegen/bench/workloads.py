@@ -13,16 +13,16 @@ from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.controls import Control
 from gamegen.engine.conditioning import idle_operations
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
+from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.engine.variants import Variant
 from gamegen.generation.renderer import ClipConfig, ClipRenderer
 from gamegen.media.images import encode_jpegs
 from gamegen.models.counts import Latents, chunk_flops, chunk_pass_flops, motion_flops, vae_flops
 from gamegen.models.folding import from_pixels, to_pixels
-from gamegen.models.motion import NUM_OPERATIONS
+from gamegen.models.layered_warp import split_layers
+from gamegen.models.motion import NUM_OPERATIONS, PredictedMotion
 from gamegen.models.text import TextEncoder, TextStates
-from gamegen.models.warping import resize_flow, warp
 from gamegen.pipeline import VideoPipeline
 
 PROMPT = "first-person view of a forest at noon"
@@ -185,7 +185,7 @@ class MotionWorkload:
         if model.motion is None:
             raise ValueError(f"{variant.text}: has no motion network: train one with gamegen train motion")
         config, self.device = model.config, model.device
-        self.predict = build_flow_prediction(model, config.latent_shape)
+        self.predict = build_motion_prediction(model, config.latent_shape)
         self.flop_per_round = motion_flops(model.motion.config, config.height, config.width)
         generator = torch.Generator().manual_seed(0)
         frames = torch.rand(2, 3, config.height, config.width, generator=generator) * 2 - 1
@@ -198,10 +198,10 @@ class MotionWorkload:
         """One chunk's motion and frames."""
         before, last = self.frames[:1], self.frames[1:]
         began = time.perf_counter()
-        flow, _ = self.predict(last, before, self.operations)
+        motion = PredictedMotion(*self.predict(last, before, self.operations))
         synchronise(self.device)
         predicted = time.perf_counter()
-        warp(last, resize_flow(flow, *last.shape[-2:]))
+        split_layers(motion).move(last)
         synchronise(self.device)
         return predicted - began, time.perf_counter() - predicted
 

@@ -12,17 +12,20 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from gamegen.engine.conditioning import Conditioning
-from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.frame_pass import FrameInputs
 from gamegen.engine.latent_decoder import last_shown
-from gamegen.engine.state import DenoisingState, Session
+from gamegen.engine.motion_prediction import build_motion_prediction
+from gamegen.engine.state import ChunkReference, DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
+from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
+from gamegen.models.layered_warp import split_layers
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import Compensated, no_latent, refer
+from gamegen.models.motion_compensation import Compensated, as_reference, no_latent, predict_motion
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import Recall, with_recalled
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class InputStacker:
         self._text_width = model.foundation.config.text_width
         self._text_length = text_length
         self._compensates = model.foundation.config.motion_compensation
-        self._predict_flow = build_flow_prediction(model, latent_shape) if self._compensates else None
+        self._predict_motion = build_motion_prediction(model, latent_shape) if self._compensates else None
         self._no_latent = no_latent(model)
         self._texts: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
         self._batches: LRUCache[tuple[int, ...], Any] = LRUCache(cache_size)
@@ -139,16 +142,35 @@ class InputStacker:
         begun = [i for i, session in enumerate(sessions) if session.chunks]
         # One by one on a CPU, where rounding would depend on the other rows.
         for rows in [[i] for i in begun] if device.type == "cpu" else [begun] * bool(begun):
-            pasts, done = [sessions[i].upto_last for i in rows], [conditions[i].operations for i in rows]
-            steps = np.stack([np.concatenate([p.operations, o]) for p, o in zip(pasts, done, strict=True)])
-            operations = torch.from_numpy(steps).float().to(device)
-            found = refer(self._model, last_shown(self._model, pasts), operations, self._predict_flow)
+            found = self._references([sessions[i] for i in rows], [conditions[i].operations for i in rows])
             latent[rows] = self._model.normalise(found.latent.float()).half()
             confidence[rows] = found.confidence.half()
-            for place, i in enumerate(rows):
-                row = Reference(*(part[place : place + 1] for part in found))
-                sessions[i].reference = sessions[i].version, row
         return Compensated(latent, confidence)
+
+    def _references(self, sessions: Sequence[Session], done: Sequence[np.ndarray]) -> Reference:
+        """The references of sessions' next chunks, which each session keeps, with what it recalls for its chunk."""
+        model, pasts = self._model, [session.upto_last for session in sessions]
+        steps = np.stack([np.concatenate([past.operations, o]) for past, o in zip(pasts, done, strict=True)])
+        shown = last_shown(model, pasts)
+        operations = torch.from_numpy(steps).float().to(model.device)
+        predicted = predict_motion(model, shown, operations, self._predict_motion)
+        memories = [session.memory for session in sessions] if model.recalls_views else []
+        steady = [Recall(memory.moving_now(predicted.row(i))) for i, memory in enumerate(memories)]
+        motion = with_recalled(predicted, steady)
+        layers = split_layers(motion)
+        frames = layers.move(shown[:, 1].to(motion.flow.dtype))
+        views = [
+            memory.recall(frames[i], layers.unseen[i], motion.row(i)) for i, memory in enumerate(memories)
+        ]
+        found = as_reference(model, frames, motion, layers, views)
+        for i, session in enumerate(sessions):
+            row, recall, memory = Reference(*(part[i : i + 1] for part in found)), None, session.memory
+            if memories:
+                recall = steady[i]._replace(view=views[i])
+                last = to_pixels(shown[i, 1])
+                memory = memory.next(last, predicted.moving[i], motion.row(i), layers.row(i))
+            session.reference = ChunkReference(session.version, row, recall, memory)
+        return found
 
     def _last_latents(self, sessions: Sequence[Session]) -> Tensor:
         """The last latent of each session, float32 `(B, C, h, w)`."""

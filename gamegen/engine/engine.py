@@ -29,6 +29,7 @@ from gamegen.media.prompt_pictures import MAX_PROMPT_CHUNKS
 from gamegen.models.model import Model
 from gamegen.models.opening import Opening
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import Recall, ViewMemory
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class WorldEngine:
             self._append_chunk(session, chunk)
         if opening.shown is not None:
             session.frames = opening.shown
+        # It begins where the player does, with what is shown now.
+        session.memory = ViewMemory()
 
     def instruct(self, session_id: str, instruction: TextStates | None, blend_chunks: int = 0) -> None:
         """Puts an instruction in force from the next chunk on, fully `blend_chunks` later; None lifts it.
@@ -267,16 +270,20 @@ class WorldEngine:
         """State of the stream before the last chunk, with which a decoder decodes it; raises UnknownSessionError."""
         return self._slots.get(session_id).past
 
+    def recalled(self, session_id: str) -> Recall | None:
+        """What was recalled for the last chunk, which a decoder needs too; raises UnknownSessionError."""
+        return self._slots.get(session_id).recall
+
     def _decode(self, session: Session) -> None:
         """Decodes a session's last chunk, if it is not yet: alone, so that its frames depend on no other session."""
         if session.chunks and session.frames is None:
             chunk = session.chunks[-1]
-            number, reference = session.reference or (None, None)
+            kept = session.reference
             session.frames = self._decoder.decode(
                 [chunk.latent],
                 [session.past],
                 [chunk.conditioning.operations],
-                reference if number == session.version - 1 else None,
+                kept.reference if kept and kept.version == session.version - 1 else None,
             )[0].cpu()
             session.reference = None
 
@@ -316,6 +323,7 @@ class WorldEngine:
         if snapshot.shown is not None and chunks:
             # Of the last chunk's frames these are all that the next one depends on.
             session.frames = snapshot.shown
+        session.memory = snapshot.memory
         session.upcoming = [*snapshot.upcoming]
         session.videos = [*snapshot.videos]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gamegen.controls import OPERATION_SIZE
 from gamegen.device import compute_dtype, one_thread
-from gamegen.engine.flow_prediction import build_flow_prediction
+from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.models.folding import chunk_pixels, from_pixels
 from gamegen.models.model import Model
 from gamegen.models.motion import PAST_OPERATIONS
@@ -22,6 +22,7 @@ from gamegen.models.motion_compensation import no_latent, refer, shown_again
 from gamegen.models.onnx import CompiledModule, compiled
 from gamegen.models.streaming_decoder import Reference, RemainingFrames, StreamingDecoder
 from gamegen.models.vae import CausalVideoVAE
+from gamegen.models.view_memory import Recall
 
 Part = Callable[..., Sequence[Tensor]]
 
@@ -83,7 +84,7 @@ class LatentDecoder:
         decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._decoder = decoder
         sees = decoder.sees_reference
-        self._predict_flow = build_flow_prediction(model, self._latent_shape) if sees else None
+        self._predict_motion = build_motion_prediction(model, self._latent_shape) if sees else None
         halves: tuple[Part, Part] = self._compiled(decoder) if may_compile else _parts(decoder)
         self._ends, self._between = halves
 
@@ -115,13 +116,14 @@ class LatentDecoder:
         pasts: Sequence[StreamPast],
         operations: Sequence[np.ndarray],
         reference: Reference | None = None,
+        recalled: Sequence[Recall | None] = (),
     ) -> Tensor:
         """One chunk for each of B streams, uint8 `(B, 4, H, W, 3)`.
 
-        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated. A
-        `reference` that is known already need not be computed.
+        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated, and
+        `recalled` what was for each. A `reference` that is known already need not be computed.
         """
-        return torch.cat([*self.decode_in_parts(latents, pasts, operations, reference)], 1)
+        return torch.cat([*self.decode_in_parts(latents, pasts, operations, reference, recalled)], 1)
 
     def decode_in_parts(
         self,
@@ -129,12 +131,13 @@ class LatentDecoder:
         pasts: Sequence[StreamPast],
         operations: Sequence[np.ndarray],
         reference: Reference | None = None,
+        recalled: Sequence[Recall | None] = (),
     ) -> Iterator[Tensor]:
         """The chunks of `decode` as they are ready: the first frame, uint8 `(B, 1, H, W, 3)`, then the other three."""
         latent, memory = self._pair(latents, [past.latent for past in pasts])
         if not self._model.decoder_reference:
             reference = Reference.none(latent)
-        found = self._reference(latent, pasts, operations) if reference is None else reference
+        found = self._reference(latent, pasts, operations, recalled) if reference is None else reference
         sees = [part.to(self.dtype) for part in found] if self._decoder.sees_reference else ()
         first, *remaining = self._run(self._ends, latent, memory, *sees)
         yield chunk_pixels(first).cpu()
@@ -147,9 +150,10 @@ class LatentDecoder:
         latent: Tensor,
         pasts: Sequence[StreamPast],
         operations: Sequence[np.ndarray],
+        recalled: Sequence[Recall | None],
     ) -> Sequence[Tensor]:
         """The tensors of the `Reference`, none for a decoder that sees none."""
-        if self._predict_flow is None:
+        if self._predict_motion is None:
             return ()
         reference = Reference.none(latent)
         rows = [i for i, past in enumerate(pasts) if past.latent is not None]
@@ -162,7 +166,8 @@ class LatentDecoder:
                 self._model,
                 shown,
                 torch.from_numpy(np.stack(steps)).float().to(latent.device),
-                self._predict_flow,
+                self._predict_motion,
+                [recalled[i] for i in rows] if recalled else (),
             )
         for whole, part in zip(reference, found, strict=True):
             whole[rows] = part.to(whole.dtype)

@@ -22,8 +22,10 @@ from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.controls import OPERATION_SIZE
 from gamegen.device import one_thread
 from gamegen.engine.conditioning import Conditioning, InstructionState
+from gamegen.engine.memory_bytes import as_tensor, memory_from_bytes, memory_to_bytes
 from gamegen.models.motion_compensation import Compensated
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import ViewMemory
 
 _KEY = "gamegen world snapshot"
 FORMAT_VERSION = 1
@@ -45,8 +47,9 @@ _TENSORS = {
     "compensated_MCHW": torch.float16,
     "confidence_M1HW": torch.float16,
     "shown_FHWR": torch.uint8,
+    "memory_B": torch.uint8,
 }
-_ADDED = {"compensated_MCHW", "confidence_M1HW", "shown_FHWR"}
+_ADDED = {"compensated_MCHW", "confidence_M1HW", "shown_FHWR", "memory_B"}
 """Tensors that older snapshots lack, and that are empty for models that need none."""
 _NAMES = {
     torch.float16: "F16",
@@ -78,6 +81,7 @@ class WorldSnapshot:
     `upcoming` are the instruction states of the next chunks, one each and at least one; the last one stays in force.
     `videos` are the latents left of a video prompt, one for each of the next chunks. `shown` are the last two frames
     that were shown, uint8 `(2, H, W, 3)`, for models that follow them; where they are lost, they are shown again.
+    `memory` are the views that it keeps.
     """
 
     seed: int
@@ -88,6 +92,7 @@ class WorldSnapshot:
     upcoming: list[InstructionState]
     videos: list[Tensor] = field(default_factory=list)
     shown: Tensor | None = None
+    memory: ViewMemory = field(default_factory=ViewMemory)
 
     @one_thread()
     def to_bytes(self) -> bytes:
@@ -113,6 +118,7 @@ class WorldSnapshot:
             "tokens_LD": torch.cat([text.tokens for text in texts.values()]),
             "pooled_ND": torch.stack([text.pooled for text in texts.values()]),
             **_shown_tensors(kept, self.shown),
+            "memory_B": as_tensor(memory_to_bytes(self.memory)),
         }
         tensors = {name: tensors[name].to(dtype).contiguous() for name, dtype in _TENSORS.items()}
         facts = {
@@ -158,6 +164,7 @@ class WorldSnapshot:
             upcoming=states[len(kept) :],
             videos=videos,
             shown=tensors["shown_FHWR"] if len(tensors["shown_FHWR"]) else None,
+            memory=_memory(tensors["memory_B"]),
         )
 
     def check_fits(self, latent_shape: tuple[int, int, int], text_width: int) -> None:
@@ -172,6 +179,7 @@ class WorldSnapshot:
             raise ValueError(
                 f"the snapshot has frames of shape {tuple(self.shown.shape)}: this world's are {(2, *size, 3)}"
             )
+        self.memory.check_size(size)
         width = self.prompt.tokens.shape[1]
         if width != text_width:
             raise ValueError(f"the snapshot has texts of width {width}: this world's have width {text_width}")
@@ -214,6 +222,13 @@ def _tensor(name: str, view: dict) -> Tensor:
     tensor = torch.frombuffer(view["data"], dtype=dtype).reshape(shape)
     _require(bool(tensor.isfinite().all()), f"{name} contains NaN or infinity")
     return tensor
+
+
+def _memory(memory_B: Tensor) -> ViewMemory:
+    try:
+        return memory_from_bytes(memory_B.numpy().tobytes())
+    except ValueError as error:
+        raise ValueError(f"the snapshot is damaged: {error}") from error
 
 
 def _texts(tensors: dict[str, Tensor]) -> list[TextStates]:

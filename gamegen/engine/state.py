@@ -13,6 +13,7 @@ from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.models.sampling import SamplingConfig
 from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import Recall, ViewMemory
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,17 @@ class DenoisingState:
 
 
 @dataclass(frozen=True)
+class ChunkReference:
+    """What the chunk after `version` is drawn from: its `reference`, with what was recalled for it; and the session's
+    memory once it is drawn."""
+
+    version: int
+    reference: Reference
+    recall: Recall | None
+    memory: ViewMemory
+
+
+@dataclass(frozen=True)
 class SamplingParams:
     """Sampling of one session: its `sampling`, and the negative prompt of guidance, None for the empty text."""
 
@@ -49,7 +61,8 @@ class Session:
     Chunks hold their instructions themselves, so instructions that no kept chunk was generated under are freed.
     `past` is the stream before the last chunk, whose `frames`, uint8 `(4, H, W, 3)`, are None until it is decoded; of a
     restored session they are the last two.
-    `reference` is that of the chunk of a number, kept for its decoding.
+    `reference` is that of the chunk that is being drawn or was drawn last, kept for its decoding; `recall` is
+    what was recalled for the last one.
     """
 
     seed: int
@@ -63,7 +76,9 @@ class Session:
     videos: list[Tensor] = field(default_factory=list)
     past: StreamPast = field(default_factory=StreamPast)
     frames: Tensor | None = None
-    reference: tuple[int, Reference] | None = None
+    reference: ChunkReference | None = None
+    memory: ViewMemory = field(default_factory=ViewMemory)
+    recall: Recall | None = None
 
     def conditioning(self, operations: np.ndarray) -> Conditioning:
         """Conditions of the next chunk."""
@@ -80,6 +95,9 @@ class Session:
             self.anchors.append(chunk)
         if self.chunks:
             self.past = self.upto_last
+        reference = self.reference if self.reference and self.reference.version == self.version else None
+        self.memory = reference.memory if reference else self.memory
+        self.recall = reference.recall if reference else None
         self.chunks.append(chunk)
         self.frames = None
         self.version += 1
@@ -109,4 +127,5 @@ class Session:
             upcoming=[*self.upcoming],
             videos=[*self.videos],
             shown=self.upto_last.frames,
+            memory=self.memory,
         )

@@ -5,6 +5,7 @@ nano:num_steps=4
 nano:solver=euler,num_steps=50,first_steps=50,guidance_scale=2
 runs/world:precision=int8,size=256x144
 nano:decoder_reference=false                what the streaming decoder draws from latents alone
+nano:view_memory=false                      a world that forgets what one turns away from
 gamegen-x:size=848x480,num_steps=4          a size of configs/models with random weights
 """
 
@@ -28,7 +29,7 @@ from gamegen.models.model import Model, ModelConfig
 from gamegen.models.precision import PRECISIONS, Precision, convert, layers_to_quantise
 from gamegen.models.sampling import SamplingConfig
 
-_OWN_KEYS = ("size", "sessions", "precision", "compiled", "decoder_reference")
+_OWN_KEYS = ("size", "sessions", "precision", "compiled", "decoder_reference", "view_memory")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Variant:
     `sessions` is the number of worlds that a benchmark plays together. `compiled` True runs the networks in ONNX
     Runtime on a CPU, and with `torch.compile` on other devices; None uses ONNX Runtime if a graph is kept (`gamegen
     compile`) and the precision allows it. Without `decoder_reference`, the streaming decoder is not shown the frame
-    before.
+    before; without `view_memory`, no earlier views are kept.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Variant:
     precision: Precision = "native"
     compiled: bool | None = None
     decoder_reference: bool = True
+    view_memory: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -70,15 +72,17 @@ class Variant:
             raise ValueError(f"{text!r}: sessions = {sessions!r} must be a number of at least 1")
         if precision not in PRECISIONS:
             raise ValueError(f"{text!r}: precision = {precision!r} must be one of {', '.join(PRECISIONS)}")
-        compiled, decoder_reference = own.get("compiled"), own.get("decoder_reference", True)
+        compiled = own.get("compiled")
+        flags = {name: own.get(name, True) for name in ("decoder_reference", "view_memory")}
         if compiled not in (None, True, False):
             raise ValueError(f"{text!r}: compiled = {compiled!r} must be true or false")
-        if decoder_reference not in (True, False):
-            raise ValueError(f"{text!r}: decoder_reference = {decoder_reference!r} must be true or false")
+        for name, flag in flags.items():
+            if flag not in (True, False):
+                raise ValueError(f"{text!r}: {name} = {flag!r} must be true or false")
         size = Size.parse(str(own["size"])) if "size" in own else None
         if size:
             check_size(*size)
-        return cls(text, model, values, size, sessions, precision, compiled, decoder_reference)
+        return cls(text, model, values, size, sessions, precision, compiled, **flags)
 
     @property
     def resolved(self) -> str:
@@ -101,7 +105,7 @@ class Variant:
         return self._prepared(checkpoint.model)
 
     def _prepared(self, model: Model) -> Model:
-        model.decoder_reference = self.decoder_reference
+        model.decoder_reference, model.recalls_views = self.decoder_reference, self.view_memory
         obstacle = obstacle_to_compiling(model, self.precision)
         if self.compiled and obstacle:
             raise ValueError(f"{self.text!r}: compiled models need {obstacle}")

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from gamegen.config import build, to_dict
 from gamegen.device import one_thread
+from gamegen.engine.memory_bytes import as_tensor, memory_from_bytes, memory_to_bytes
 from gamegen.models.motion_compensation import Compensated
 from gamegen.models.sampling import SamplingConfig
+from gamegen.models.view_memory import ViewMemory
 
 _KEY = "gamegen clip checkpoint"
 FORMAT_VERSION = 1
@@ -31,8 +33,9 @@ _TENSORS = {
     "compensated_MCHW": torch.float16,
     "confidence_M1HW": torch.float16,
     "shown_FHWR": torch.uint8,
+    "memory_B": torch.uint8,
 }
-_ADDED = ("compensated_MCHW", "confidence_M1HW", "shown_FHWR")
+_ADDED = ("compensated_MCHW", "confidence_M1HW", "shown_FHWR", "memory_B")
 """Tensors that older checkpoints lack, and that are empty for models that follow no frames."""
 _FACTS = {
     "format_version": int,
@@ -51,7 +54,8 @@ class ClipCheckpoint:
 
     `content_hash` is its spec's, `sampling` its plan's. `latents` `(M, C, h, w)` float16 are the finished chunks, the
     first `num_before` of them from before the clip; `x` `(C, h, w)` float32 is the next one after `steps_done` steps.
-    Both are empty where there are none. `compensated` and `shown` are as in `Drawing`.
+    Both are empty where there are none. `compensated`, `shown` and `memory` are as in
+    `Drawing`.
     """
 
     content_hash: str
@@ -64,6 +68,7 @@ class ClipCheckpoint:
     x: Tensor
     compensated: list[Compensated] = field(default_factory=list)
     shown: Tensor | None = None
+    memory: ViewMemory = field(default_factory=ViewMemory)
 
     @one_thread()
     def to_bytes(self) -> bytes:
@@ -79,6 +84,7 @@ class ClipCheckpoint:
             if self.compensated
             else none,
             "shown_FHWR": none if self.shown is None else self.shown,
+            "memory_B": as_tensor(memory_to_bytes(self.memory)),
         }
         tensors = {name: tensors[name].cpu().to(dtype).contiguous() for name, dtype in _TENSORS.items()}
         facts: dict[str, Any] = {
@@ -118,6 +124,7 @@ class ClipCheckpoint:
             x=x,
             compensated=_compensated(tensors),
             shown=tensors["shown_FHWR"] if len(tensors["shown_FHWR"]) else None,
+            memory=_memory(tensors["memory_B"]),
         )
 
 
@@ -154,6 +161,13 @@ def _compensated(tensors: Mapping[str, Tensor]) -> list[Compensated]:
         f"motion-compensated latents of shape {tuple(latents.shape)}",
     )
     return [Compensated(*pair) for pair in zip(latents, confidences, strict=True)]
+
+
+def _memory(memory_B: Tensor) -> ViewMemory:
+    try:
+        return memory_from_bytes(memory_B.numpy().tobytes())
+    except ValueError as error:
+        raise ValueError(f"the checkpoint is damaged: {error}") from error
 
 
 def _facts(text: str) -> dict[str, Any]:

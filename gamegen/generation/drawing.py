@@ -16,6 +16,7 @@ from gamegen.generation.clip_checkpoint import ClipCheckpoint
 from gamegen.generation.render_plan import RenderPlan
 from gamegen.generation.spec import ClipSpec
 from gamegen.models.motion_compensation import Compensated
+from gamegen.models.view_memory import ViewMemory
 
 WALKING = Control({"w"})
 """Control of every chunk for which none is given."""
@@ -28,7 +29,8 @@ class Drawing:
     `finished` are latents `(C, h, w)` float16, normalised, the first `num_before` of them from before the clip (the
     end of a source video); `chunk` is the one being denoised, None when all are finished. `controls` are those of the
     clip's chunks; the player walks forward in chunks beyond them. For models that follow the shown frames,
-    `compensated` is what each finished chunk was generated from, and `shown` the last frames, uint8 `(2, H, W, 3)`.
+    `compensated` is what each finished chunk was generated from, `shown` the last frames, uint8 `(2, H, W, 3)`, and
+    `memory` the views that are kept.
     """
 
     session_id: str
@@ -40,6 +42,7 @@ class Drawing:
     chunk: DenoisingState | None = field(default=None, repr=False)
     compensated: list[Compensated] = field(default_factory=list, repr=False)
     shown: Tensor | None = field(default=None, repr=False)
+    memory: ViewMemory = field(default_factory=ViewMemory, repr=False)
 
     @property
     def num_steps(self) -> int:
@@ -75,6 +78,7 @@ class Drawing:
             x=self.chunk.x if self.chunk else torch.empty(0),
             compensated=self.compensated,
             shown=self.shown,
+            memory=self.memory,
         ).to_bytes()
 
     def conditioning(self, index: int) -> Conditioning:

@@ -187,6 +187,7 @@ class ClipRenderer:
             controls=controls,
             compensated=kept.compensated,
             shown=kept.shown,
+            memory=kept.memory,
         )
         drawing = self._opened(drawing, prompt, negative)
         if drawing.chunk:
@@ -211,6 +212,7 @@ class ClipRenderer:
             anchors=past[: engine.anchors],
             upcoming=[NO_INSTRUCTION],
             shown=drawing.shown,
+            memory=drawing.memory,
         )
         engine.restore(drawing.session_id, snapshot, SamplingParams(drawing.plan.sampling, negative))
         if not drawing.compensated:
@@ -264,7 +266,7 @@ class ClipRenderer:
         state = engine.snapshot(drawing.session_id)
         given = [chunk.compensated for chunk in state.chunks[len(state.chunks) - num_chunks :]]
         drawing.compensated += [compensated for compensated in given if compensated is not None]
-        drawing.shown = state.shown
+        drawing.shown, drawing.memory = state.shown, state.memory
 
     def _begin_chunk(self, engine: WorldEngine, drawing: Drawing) -> None:
         operations = drawing.conditioning(len(drawing.finished)).operations

@@ -73,9 +73,9 @@ def backward_flow(inverse_depth_Bqr: Tensor, camera: CameraMotion) -> Tensor:
     """
     K = camera.rotation.shape[1]
     q, r = inverse_depth_Bqr.shape[-2:]
-    rays = _rays(q, r, camera.focal)
-    places = rays[:, :, :2] * (camera.focal * q)[:, None, None, None, None]
-    back = einsum(camera.rotation, rays.expand(-1, K, -1, -1, -1), "b k j i, b k j q r -> b k i q r")
+    directions = rays(q, r, camera.focal)
+    places = directions[:, :, :2] * (camera.focal * q)[:, None, None, None, None]
+    back = einsum(camera.rotation, directions.expand(-1, K, -1, -1, -1), "b k j i, b k j q r -> b k i q r")
     shift = camera.translation[..., None, None]
     depth = inverse_depth_Bqr[:, None].expand(-1, K, -1, -1)
     for refinement in range(_REFINEMENTS + 1):
@@ -113,8 +113,8 @@ def _project(points_BK3qr: Tensor, focal_B: Tensor, q: int) -> Tensor:
     return points_BK3qr[:, :, :2] / forward * (focal_B * q)[:, None, None, None, None]
 
 
-def _rays(q: int, r: int, focal_B: Tensor) -> Tensor:
-    """Directions of the grid's places, forward 1, `(B, 1, 3, q, r)`."""
+def rays(q: int, r: int, focal_B: Tensor) -> Tensor:
+    """Directions of the grid's places by focal lengths `(B,)`, forward 1, `(B, 1, 3, q, r)`."""
     y = (torch.arange(q, device=focal_B.device) + 0.5) / q - 0.5
     x = ((torch.arange(r, device=focal_B.device) + 0.5) - r / 2) / q
     plane = torch.stack(torch.meshgrid(x, y, indexing="xy"))

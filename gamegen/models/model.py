@@ -90,6 +90,8 @@ class Model(nn.Module):
         """Names of the layers that are quantised in a compiled graph."""
         self.decoder_reference = True
         """False hides the frame shown last from the streaming decoder in play."""
+        self.recalls_views = True
+        """False keeps no earlier views in play (`gamegen.models.view_memory`)."""
         self.vae = CausalVideoVAE(config.vae)
         self.foundation = MSDiT(config.foundation) if config.foundation else None
         self.instructnet = (

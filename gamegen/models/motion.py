@@ -67,13 +67,16 @@ class Motion(NamedTuple):
     `flow` `(B, K, 2, q, r)`: pixels to the right and down from a place to where its content was in the last frame.
     `log_error` `(B, K, q, r)`: natural logarithm of the mean absolute error of the warped frame, of values in
     [-1, 1]. `newly_seen` `(B, K, q, r)`: logit that the last frame does not show what is at a place.
-    `inverse_depth` `(B, q, r)` of the last frame, that of the scenery behind a held tool, and `camera`: what most of
-    the flow comes from.
+    `scenery` `(B, K, 2, q, r)`: the part of the flow that comes from `camera` and from `inverse_depth` `(B, q, r)` of
+    the last frame, that of the scenery behind a held tool. `moving` `(B, q, r)`: 0 where something stands still in
+    front of the camera, 1 elsewhere.
     """
 
     flow: Tensor
     log_error: Tensor
     newly_seen: Tensor
+    scenery: Tensor
+    moving: Tensor
     inverse_depth: Tensor
     camera: CameraMotion
 
@@ -177,18 +180,38 @@ class MotionNetwork(nn.Module):
         return _as_motion(self.fine_out(F.silu(fine)).float(), camera)
 
 
-class FlowPrediction(nn.Module):
-    """A motion network as a function to two tensors, the flow and its logarithmic error as in `Motion`."""
+class PredictedMotion(NamedTuple):
+    """What play reads of a `Motion`: its fields, with those of its camera taken apart."""
+
+    flow: Tensor
+    log_error: Tensor
+    scenery: Tensor
+    moving: Tensor
+    inverse_depth: Tensor
+    rotation: Tensor
+    translation: Tensor
+    focal: Tensor
+
+    @property
+    def camera(self) -> CameraMotion:
+        """The camera's motion from the last frame to each of the chunk's."""
+        return CameraMotion(self.rotation, self.translation, self.focal)
+
+    def row(self, number: int) -> PredictedMotion:
+        """The motion of one row of the batch, `(1, ...)`."""
+        return PredictedMotion(*(part[number : number + 1] for part in self))
+
+
+class MotionPrediction(nn.Module):
+    """A motion network as a function of three tensors to the tensors of a `PredictedMotion`."""
 
     def __init__(self, network: MotionNetwork) -> None:
         super().__init__()
         self.network = network
 
-    def forward(
-        self, last_BCHW: Tensor, before_BCHW: Tensor, operations_BON: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        motion = self.network(last_BCHW, before_BCHW, operations_BON)
-        return motion.flow, motion.log_error
+    def forward(self, last_BCHW: Tensor, before_BCHW: Tensor, operations_BON: Tensor) -> tuple[Tensor, ...]:
+        found = self.network(last_BCHW, before_BCHW, operations_BON)
+        return found.flow, found.log_error, found.scenery, found.moving, found.inverse_depth, *found.camera
 
 
 def _as_motion(out_BCqr: Tensor, camera: CameraMotion) -> Motion:
@@ -196,14 +219,17 @@ def _as_motion(out_BCqr: Tensor, camera: CameraMotion) -> Motion:
     K = FRAMES_PER_CHUNK
     depth, still, residual, log_error, newly_seen = out_BCqr.split([1, 1, 2 * K, K, K], 1)
     inverse_depth = F.softplus(depth[:, 0] - 2.5)
-    moving = (3.0 - still).sigmoid()[:, :, None]
+    moving = (3.0 - still).sigmoid()
     residual = rearrange(residual, "b (k t) q r -> b k t q r", t=2) * (out_BCqr.shape[-2] / _UNITS)
-    flow = moving * backward_flow(inverse_depth, camera) + residual
+    scenery = backward_flow(inverse_depth, camera)
+    flow = moving[:, :, None] * scenery + residual
     beyond = 1 - inside(flow)
     return Motion(
         flow * FINE,
         (log_error - 2.5).clamp(_MIN_LOG_ERROR, _MAX_LOG_ERROR),
         newly_seen - 2.0 + 4.0 * beyond,
+        scenery * FINE,
+        moving[:, 0],
         inverse_depth,
         camera,
     )

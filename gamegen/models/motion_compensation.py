@@ -21,18 +21,21 @@ from torch import Tensor
 
 from gamegen.constants import FRAMES_PER_CHUNK, SPATIAL_FACTOR
 from gamegen.models.folding import fold_frames, from_pixels, unfold_frames
+from gamegen.models.layered_warp import Layers, split_layers
 from gamegen.models.model import Model
-from gamegen.models.motion import FINE, PAST_OPERATIONS, FlowPrediction
+from gamegen.models.motion import FINE, PAST_OPERATIONS, MotionPrediction, PredictedMotion
 from gamegen.models.streaming_decoder import Reference
-from gamegen.models.warping import resize_flow, warp
+from gamegen.models.view_memory import Recall, RecalledView, with_recalled
 
 PAST_CHUNKS = PAST_OPERATIONS // FRAMES_PER_CHUNK
 """Chunks whose operations a prediction reads, besides the predicted chunk's own."""
-PredictFlow = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
-"""Flow and logarithmic error as `FlowPrediction` computes them."""
+PredictMotion = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
+"""The tensors of a `PredictedMotion` as `MotionPrediction` computes them."""
 CARRIED_CHUNKS = 8
 """Chunks, over a second, after which `carry_stream` looks at a stream again."""
 _USUAL_LOG_ERROR = -2.5
+_UNCOVERED_LOG_ERROR = -1.0
+"""That of places that something in front has covered: what is filled in there is a guess."""
 _PER_PASS = 16
 """Latents of a stream that are computed together: few enough for the memory, enough for the cores."""
 
@@ -51,21 +54,51 @@ def refer(
     model: Model,
     shown_N2CHW: Tensor,
     operations_NO9: Tensor,
-    predict: PredictFlow | None = None,
+    predict: PredictMotion | None = None,
+    recalled: Sequence[Recall | None] = (),
 ) -> Reference:
     """The frame shown last, moved to each frame of the next chunk, and what the encoder makes of that.
 
     `shown` are the last two frames that were shown, in [-1, 1]. Operations are `(N, NUM_OPERATIONS, 9)`, those of the
-    next chunk last. `predict` computes what the model's motion network does, elsewhere. Raises ValueError if the model
-    has no motion network.
+    next chunk last. `predict` computes what the model's motion network does, elsewhere. `recalled` is what the
+    worlds of the rows remember, none if empty. Raises ValueError if the model has no motion network.
     """
+    motion = with_recalled(predict_motion(model, shown_N2CHW, operations_NO9, predict), recalled)
+    layers = split_layers(motion)
+    frames = layers.move(shown_N2CHW[:, 1].to(motion.flow.dtype))
+    return as_reference(model, frames, motion, layers, [recall and recall.view for recall in recalled])
+
+
+def predict_motion(
+    model: Model, shown_N2CHW: Tensor, operations_NO9: Tensor, predict: PredictMotion | None = None
+) -> PredictedMotion:
+    """The motion of the next chunk; arguments and errors as in `refer`."""
     if model.motion is None:
         raise ValueError("this model has no motion network: train one (gamegen train motion --init ...)")
     dtype = model.vae.encoder.patch.weight.dtype
     shown = shown_N2CHW.to(dtype)
-    predict = predict or FlowPrediction(model.motion)
-    flow, log_error = predict(shown[:, 1], shown[:, 0], operations_NO9.to(dtype))
-    warped = fold_frames(_moved(shown[:, 1], flow))
+    predict = predict or MotionPrediction(model.motion)
+    return PredictedMotion(*predict(shown[:, 1], shown[:, 0], operations_NO9.to(dtype)))
+
+
+def as_reference(
+    model: Model,
+    frames_N4CHW: Tensor,
+    motion: PredictedMotion,
+    layers: Layers,
+    views: Sequence[RecalledView | None] = (),
+) -> Reference:
+    """The reference of moved frames, completed by the views that are recalled for its rows."""
+    log_error = motion.log_error.masked_fill(layers.uncovered > 0, _UNCOVERED_LOG_ERROR)
+    for row, view in enumerate(views):
+        if view is None:
+            continue
+        # Copies: the tensors may be those of a compiled graph.
+        frames_N4CHW, log_error = frames_N4CHW.clone(), log_error.clone()
+        frames, filled = view.lay_into(frames_N4CHW[row], layers.unseen[row], motion.row(row).camera)
+        frames_N4CHW[row] = frames.to(frames_N4CHW.dtype)
+        log_error[row] += filled * (_USUAL_LOG_ERROR - log_error[row])
+    warped = fold_frames(frames_N4CHW.to(model.vae.encoder.patch.weight.dtype))
     latent, _ = model.vae.encoder(warped, 1)
     return Reference(warped, latent, _confidence(log_error), warped.new_ones(len(warped), 1, 1, 1))
 
@@ -74,7 +107,7 @@ def compensate(
     model: Model,
     shown_N2CHW: Tensor,
     operations_NO9: Tensor,
-    predict: PredictFlow | None = None,
+    predict: PredictMotion | None = None,
 ) -> Compensated:
     """Predicts the next chunk's latents as the autoencoder gives them; arguments and errors as in `refer`."""
     found = refer(model, shown_N2CHW, operations_NO9, predict)
@@ -89,11 +122,6 @@ def shown_again(model: Model, last_NCHW: Tensor, before_NCHW: Tensor) -> Tensor:
     decoder = model.vae.streaming
     last, before = (model.denormalise(x).to(decoder.patch.weight.dtype) for x in (last_NCHW, before_NCHW))
     return torch.stack(decoder.last_two(last, before), 1).clamp(-1, 1)
-
-
-def _moved(frame_NCHW: Tensor, flow_N4tqr: Tensor) -> Tensor:
-    """A chunk's frames `(N, 4, C, H, W)`: one frame, moved."""
-    return warp(frame_NCHW, resize_flow(flow_N4tqr, *frame_NCHW.shape[-2:])).to(frame_NCHW.dtype)
 
 
 def _confidence(log_error_N4qr: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from gamegen.controls import Control
 from gamegen.engine import latent_decoder
 from gamegen.engine.conditioning import idle_operations
 from gamegen.engine.engine import WorldEngine
-from gamegen.engine.flow_prediction import build_flow_prediction
 from gamegen.engine.frame_pass import CompiledFramePass, DirectFramePass
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
+from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.engine.variants import Variant
 from gamegen.models import onnx
 from gamegen.models.checkpoint import load_checkpoint
@@ -64,7 +64,7 @@ def test_compiled_worlds_are_the_same_worlds():
 def test_compiled_worlds_with_motion_are_the_same_worlds():
     model = random_model(moves=True)
     model.may_compile = None
-    assert isinstance(build_flow_prediction(model, model.config.latent_shape), CompiledModule)
+    assert isinstance(build_motion_prediction(model, model.config.latent_shape), CompiledModule)
     expected, found = play(random_model(moves=True), (3, 4)), play(model, (3, 4))
     for seed, latents in expected.items():
         np.testing.assert_allclose(found[seed], latents, atol=5e-3)

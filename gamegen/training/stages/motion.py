@@ -41,6 +41,9 @@ class MotionLossConfig:
     network's own estimate, `new_weight` times the cross-entropy of what is newly seen, and `smooth_weight` times the
     flow's own gradients. Where depth and pose are known, `depth_weight` times the error of the inverse depth and
     `camera_weight` times that of the camera's motion come to it.
+
+    In a share `soft_windows` of the windows the network is shown softened frames, as worlds in play are softer than
+    footage; what is moved stays sharp.
     """
 
     flow_weight: float = 0.15
@@ -51,6 +54,7 @@ class MotionLossConfig:
     smooth_weight: float = 0.01
     depth_weight: float = 0.1
     camera_weight: float = 0.1
+    soft_windows: float = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +101,8 @@ class MotionObjective(Objective):
 
     def loss(self, batch: MotionBatch, generator: torch.Generator, progress: float) -> tuple[Tensor, Metrics]:
         batch = batch.to(self.model.device)
-        motion = self._motion(batch)
+        seen = self._softened(batch, generator) if torch.is_grad_enabled() else batch
+        motion = self._motion(seen)
         flow = motion.flow_in_pixels()
         warped = warp(batch.last, flow, "bilinear")
         endpoint_px = (motion.flow - batch.flow).norm(dim=2) * batch.trusted
@@ -122,6 +127,20 @@ class MotionObjective(Objective):
 
     def _motion(self, batch: MotionBatch) -> Motion:
         return self.network(batch.last, batch.before, batch.operations)
+
+    def _softened(self, batch: MotionBatch, generator: torch.Generator) -> MotionBatch:
+        """The batch with some windows' first two frames without their detail of less than 2 or 4 pixels."""
+        B, _, height, width = batch.last.shape
+        draws_B = torch.rand(B, generator=generator).to(self.model.device)
+        frames = torch.stack([batch.before, batch.last], 1).flatten(0, 1)
+        for part, cells in ((0.5, 2), (1.0, 4)):
+            soft = F.interpolate(F.avg_pool2d(frames, cells), (height, width), mode="bilinear")
+            is_soft = (draws_B < part * self.config.soft_windows) & (
+                draws_B >= (part - 0.5) * self.config.soft_windows
+            )
+            frames = torch.where(is_soft.repeat_interleave(2)[:, None, None, None], soft, frames)
+        before, last = frames.unflatten(0, (B, 2)).unbind(1)
+        return replace(batch, before=before, last=last)
 
     def _picture_loss(self, warped: Tensor, frames: Tensor, flow: Tensor) -> Tensor:
         error = warped - frames

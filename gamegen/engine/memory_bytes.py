@@ -1,0 +1,110 @@
+"""A world's view memory as bytes: a safetensors file inside of snapshots and of clips' checkpoints.
+
+Shape suffixes: V views, P poses (the camera's, then the views'), q and r as in `gamegen/models/motion.py`, B bytes.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import simplejpeg
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from gamegen.models.motion import FINE
+from gamegen.models.view_memory import MAX_VIEWS, KeyView, ViewMemory
+
+_DTYPES = {
+    "poses_P34": torch.float64,
+    "moving_qr": torch.float16,
+    "depths_Vqr": torch.float16,
+    "still_Vqr": torch.uint8,
+    "lengths_V": torch.int32,
+    "pictures_B": torch.uint8,
+}
+
+
+def memory_to_bytes(memory: ViewMemory) -> bytes:
+    """Serialises a memory; none are needed for one that has just begun."""
+    if memory.is_new:
+        return b""
+    views = memory.views
+    pictures = [as_tensor(view.picture) for view in views]
+    poses = [_pose(memory.rotation, memory.position), *(_pose(v.rotation, v.position) for v in views)]
+    tensors = {
+        "poses_P34": torch.stack(poses),
+        "moving_qr": torch.empty(0, 0) if memory.moving is None else memory.moving,
+        "depths_Vqr": _stacked([view.inverse_depth for view in views]),
+        "still_Vqr": _stacked([view.still for view in views]),
+        "lengths_V": torch.tensor([len(picture) for picture in pictures]),
+        "pictures_B": torch.cat(pictures) if pictures else torch.empty(0),
+    }
+    return save({name: tensors[name].to(dtype).contiguous() for name, dtype in _DTYPES.items()})
+
+
+def memory_from_bytes(data: bytes) -> ViewMemory:
+    """The inverse of `memory_to_bytes`; raises ValueError, which names the fault, for bytes that are damaged."""
+    if not data:
+        return ViewMemory()
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise ValueError(f"its views are cut off or damaged ({error})") from error
+    found = {name: tensor.dtype for name, tensor in tensors.items()}
+    _require(found == _DTYPES, f"its views have the tensors {found}")
+    poses, moving, depths, still, lengths, pictures = (tensors[name] for name in _DTYPES)
+    num_views = len(lengths)
+    _require(num_views <= MAX_VIEWS, f"it has {num_views} views of at most {MAX_VIEWS}")
+    _require(poses.shape == (num_views + 1, 3, 4), f"its poses have the shape {tuple(poses.shape)}")
+    _require(
+        depths.ndim == 3 and len(depths) == num_views and still.shape == depths.shape,
+        f"the depth of its {num_views} views has the shape {tuple(depths.shape)}",
+    )
+    _require(
+        moving.ndim == 2 and (not num_views or moving.shape == depths.shape[1:]),
+        f"what stands still has the shape {tuple(moving.shape)}",
+    )
+    is_finite = all(bool(part.isfinite().all()) for part in (poses, moving, depths))
+    _require(is_finite, "its views have NaN or infinity")
+    _require(
+        bool((lengths >= 0).all()) and int(lengths.sum()) == len(pictures),
+        "its views' pictures are cut off",
+    )
+    ends = [0, *lengths.cumsum(0).tolist()]
+    raw = pictures.numpy().tobytes()
+    size = tuple(FINE * side for side in depths.shape[1:])
+    views = tuple(
+        KeyView(_checked(raw[a:b], size), depth, mask.bool(), pose[:, :3].clone(), pose[:, 3].clone())
+        for (a, b), depth, mask, pose in zip(pairwise(ends), depths, still, poses[1:], strict=True)
+    )
+    return ViewMemory(poses[0, :, :3].clone(), poses[0, :, 3].clone(), views, moving)
+
+
+def as_tensor(data: bytes) -> Tensor:
+    """Bytes as a uint8 tensor `(B,)`."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def _checked(picture: bytes, size: tuple[int, ...]) -> bytes:
+    """The picture; raises ValueError if it is no JPEG file of this height and width."""
+    try:
+        found = simplejpeg.decode_jpeg_header(picture)[:2]
+    except ValueError as error:
+        raise ValueError(f"the picture of a view is damaged ({error})") from error
+    _require(found == size, f"the picture of a view has {found} pixels, not {size}")
+    return picture
+
+
+def _pose(rotation: Tensor, position: Tensor) -> Tensor:
+    return torch.cat([rotation, position[:, None]], 1)
+
+
+def _stacked(grids: list[Tensor]) -> Tensor:
+    return torch.stack(grids) if grids else torch.empty(0, 0, 0)
+
+
+def _require(is_true: bool, otherwise: str) -> None:
+    if not is_true:
+        raise ValueError(otherwise)

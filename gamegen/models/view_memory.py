@@ -1,0 +1,279 @@
+"""View memory: frames that a world has shown, and from where, so that what one turns back to is there again.
+
+The motion network says how far away things are and how the camera moves; summed up, that is where the camera is. Every
+now and then a frame is kept with its depth and its pose. Where the last frame shows nothing of what comes into view,
+the kept frame that sees most of it is moved there (key frames of visual odometry, and the view retrieval of
+WorldMem: Xiao et al. 2025, section 3.2, without a network that learns to read them).
+
+Shape suffixes as in `motion.py`; V kept views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gamegen.models.camera import CameraMotion, backward_flow, rays
+from gamegen.models.folding import from_pixels
+from gamegen.models.layered_warp import Layers
+from gamegen.models.motion import FINE, PredictedMotion
+from gamegen.models.warping import inside, resize_flow, warp
+
+MAX_VIEWS = 24
+"""Views that are kept: a turn around, or a walk of some fifty nodes."""
+_APART_COS, _APART_NODES = 0.966, 1.5
+"""A frame is kept if no kept one is within this angle, 15 degrees as a cosine, and distance of it."""
+_FAR_NODES = 4.0
+"""Distance over which a view's worth falls to a third: depth is not known well enough to see it from elsewhere."""
+_FACING_COS = 0.3
+_LEAST_SHARE = 0.004
+"""Share of the frame that a view must add."""
+_LEAST_OVERLAP, _MOST_ERROR = 0.1, 0.15
+"""A view must show an overlap with the moved frame of this share, and its mean absolute error there, in [-1, 1]."""
+_GAINS = (0.5, 2.0)
+"""Light may have changed by this much since a view was kept."""
+_OTHER_LIGHT = 0.15
+"""Change of a view's mean brightness from which on it is kept anew."""
+_NEW_SHARE = 0.2
+"""Share of a new chunk in the average of what stands still."""
+_JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class KeyView:
+    """A kept view: its picture as a JPEG file, the scenery's inverse depth `(q, r)` float16, bool `still` `(q, r)`
+    where something is in front of it, and its pose as in `ViewMemory`."""
+
+    picture: bytes
+    inverse_depth: Tensor
+    still: Tensor
+    rotation: Tensor
+    position: Tensor
+
+    def pixels(self) -> Tensor:
+        """The picture, uint8 `(H, W, 3)`."""
+        return torch.from_numpy(simplejpeg.decode_jpeg(self.picture, colorspace="RGB"))
+
+
+class RecalledView(NamedTuple):
+    """A kept view as it is laid into a chunk.
+
+    `picture` uint8 `(H, W, 3)`, `inverse_depth` and `still` as in `KeyView`; `rotation` `(3, 3)` and `translation`
+    `(3,)` lead from its camera to that of the last frame, as in `CameraMotion`; the light of each colour has changed by
+    the factor `gain` `(3,)`.
+    """
+
+    picture: Tensor
+    inverse_depth: Tensor
+    still: Tensor
+    rotation: Tensor
+    translation: Tensor
+    gain: Tensor
+
+    def lay_into(
+        self, frames_K3HW: Tensor, unseen_Kqr: Tensor, camera: CameraMotion
+    ) -> tuple[Tensor, Tensor]:
+        """The chunk's moved frames with this view where it sees what they do not, and these places `(K, q, r)`.
+
+        `camera` is the motion, of one row, from the last frame on.
+        """
+        shown, seen = self._moved(frames_K3HW.shape[-2:], camera)
+        filled = seen * unseen_Kqr
+        share = F.interpolate(filled[:, None], frames_K3HW.shape[-2:], mode="bilinear")
+        lit = ((shown + 1) * self.gain.to(shown)[:, None, None] - 1).clamp(-1, 1)
+        return frames_K3HW + share * (lit - frames_K3HW), filled
+
+    def fitted(self, frames_K3HW: Tensor, unseen_Kqr: Tensor, camera: CameraMotion) -> RecalledView | None:
+        """The view in the light of the moved frames; None if it does not show what they show, where both see."""
+        size = frames_K3HW.shape[-2:]
+        shown, seen = self._moved(size, camera)
+        both = F.interpolate((seen * (1 - unseen_Kqr))[:, None], size, mode="bilinear")
+        if both.mean() < _LEAST_OVERLAP:
+            return None
+        light, now = ((both * (x + 1)).sum((0, 2, 3)) for x in (shown, frames_K3HW))
+        gain = now / light.clamp_min(1e-3)
+        if gain.min() < _GAINS[0] or gain.max() > _GAINS[1]:
+            return None
+        error = (gain[:, None, None] * (shown + 1) - (frames_K3HW + 1)).abs()
+        if (both * error).sum() / (3 * both.sum()) > _MOST_ERROR:
+            return None
+        return self._replace(gain=gain)
+
+    def _moved(self, size: Sequence[int], camera: CameraMotion) -> tuple[Tensor, Tensor]:
+        """The picture moved to each of the chunk's frames, `(K, 3, H, W)`, and where it is seen, `(K, q, r)`."""
+        rotation, translation = self.rotation.to(camera.rotation), self.translation.to(camera.translation)
+        since = CameraMotion(
+            camera.rotation @ rotation, translation + camera.translation @ rotation, camera.focal
+        )
+        flow = backward_flow(self.inverse_depth[None].to(since.rotation), since)
+        behind = warp((~self.still)[None, None].to(flow), flow, "bilinear")[0, :, 0] > 0.6
+        picture = from_pixels(self.picture[None].to(flow.device))
+        return warp(picture, resize_flow(flow * FINE, size[0], size[1]))[0], inside(flow)[0] * behind
+
+
+class Recall(NamedTuple):
+    """What a world remembers that its next chunk needs.
+
+    `moving` `(q, r)` float16 takes the place of `PredictedMotion.moving`; `view` is the one that is laid into the
+    chunk, if any.
+    """
+
+    moving: Tensor
+    view: RecalledView | None = None
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """As arrays, for another process."""
+        return tuple(part.cpu().numpy() for part in (self.moving, *(self.view or ())))
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[np.ndarray]) -> Recall:
+        """The inverse of `arrays`."""
+        # Copied, because arrays from another process may be read-only.
+        moving, *view = (torch.from_numpy(part.copy()) for part in arrays)
+        return cls(moving, RecalledView(*view) if view else None)
+
+
+def with_recalled(motion: PredictedMotion, recalled: Sequence[Recall | None]) -> PredictedMotion:
+    """The motion with what the worlds of its rows remember of what stands still in front of their cameras."""
+    if not any(recalled):
+        return motion
+    pairs = zip(motion.moving, recalled, strict=True)
+    return motion._replace(
+        moving=torch.stack([recall.moving.to(moving) if recall else moving for moving, recall in pairs])
+    )
+
+
+def _origin() -> Tensor:
+    return torch.zeros(3, dtype=torch.float64)
+
+
+def _level() -> Tensor:
+    return torch.eye(3, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ViewMemory:
+    """Where a world's camera is, the views that are kept, and what stands still in front of the camera.
+
+    A point at X of the world is at `rotation @ (X - position)` in the axes of the last frame's camera; both are
+    float64. The world's axes are those of its first frame. `moving` `(q, r)` float16 is the average of
+    `PredictedMotion.moving`, None before the first chunk: a held tool stays where it is, while a place of the scenery
+    that the motion network takes for one would go along with the camera from then on.
+    """
+
+    rotation: Tensor = field(default_factory=_level)
+    position: Tensor = field(default_factory=_origin)
+    views: tuple[KeyView, ...] = ()
+    moving: Tensor | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """True for a world without a chunk."""
+        return not self.views and self.moving is None
+
+    def check_size(self, size: tuple[int, ...]) -> None:
+        """Raises ValueError unless the views are of this height and width in pixels."""
+        for view in self.views:
+            found = tuple(FINE * side for side in view.inverse_depth.shape)
+            if found != size:
+                raise ValueError(f"the world's views have {found} pixels: this world's have {size}")
+
+    def moving_now(self, motion: PredictedMotion) -> Tensor:
+        """`PredictedMotion.moving` of one row, `(q, r)` float16, where the average agrees that a place stands still."""
+        now = motion.moving[0].half()
+        return now if self.moving is None else torch.maximum(now, self.moving.to(now))
+
+    def recall(self, frames_K3HW: Tensor, unseen_Kqr: Tensor, motion: PredictedMotion) -> RecalledView | None:
+        """The view that shows most of what the moved frames lack; None if none does, or shows something else.
+
+        `motion` is that of one row, `(1, ...)`.
+        """
+        if not self.views or unseen_Kqr[-1].mean() < _LEAST_SHARE:
+            return None
+        worth = self._worth(unseen_Kqr[-1], motion)
+        best = int(worth.argmax())
+        if worth[best] < _LEAST_SHARE:
+            return None
+        view = self.views[best]
+        rotation, translation = self._to_last(view)
+        recalled = RecalledView(
+            picture=view.pixels(),
+            inverse_depth=view.inverse_depth,
+            still=view.still,
+            rotation=rotation.float(),
+            translation=translation.float(),
+            gain=torch.ones(3),
+        )
+        return recalled.fitted(frames_K3HW, unseen_Kqr, motion.camera)
+
+    def _to_last(self, view: KeyView) -> tuple[Tensor, Tensor]:
+        """Rotation and translation from a view's camera to that of the last frame."""
+        return self.rotation @ view.rotation.T, view.rotation @ (self.position - view.position)
+
+    def _worth(self, unseen_qr: Tensor, motion: PredictedMotion) -> Tensor:
+        """The share of the chunk's last frame that each view would add, less for views from afar, `(V,)`."""
+        moved, way = motion.rotation[0, -1].double().cpu(), motion.translation[0, -1].double().cpu()
+        ways = [self._to_last(view) for view in self.views]
+        rotation_V = torch.stack([moved @ rotation for rotation, _ in ways])
+        translation_V = torch.stack([translation + rotation.T @ way for rotation, translation in ways])
+        depth_V = torch.stack([view.inverse_depth.double().mean() for view in self.views])
+        q, r = unseen_qr.shape
+        focal = motion.focal.double().cpu()
+        unseen_P = unseen_qr[::2, ::2].flatten().double().cpu()
+        rays_3P = rays(q, r, focal)[0, 0][:, ::2, ::2].flatten(1)
+        seen_V3P = rotation_V.mT @ rays_3P + (translation_V * depth_V[:, None])[:, :, None]
+        x, y, z = seen_V3P.unbind(1)
+        half = focal[0].reciprocal() / 2
+        sees = (z > 0.1) & (x.abs() < half * r / q * z) & (y.abs() < half * z)
+        share_V = (sees * unseen_P).mean(1)
+        share_V = torch.where(rotation_V[:, 2, 2] > _FACING_COS, share_V, 0.0)
+        return share_V * (-translation_V.norm(dim=1) / _FAR_NODES).exp()
+
+    def next(
+        self, last_HWC: Tensor, predicted_moving_qr: Tensor, motion: PredictedMotion, layers: Layers
+    ) -> ViewMemory:
+        """The memory after a chunk: the camera has moved, and the frame before it, uint8, is kept if it is new.
+
+        `motion` is that of one row with what is remembered in it, `predicted_moving` what the network says itself.
+        """
+        rotation = motion.rotation[0, -1].double().cpu() @ self.rotation
+        # Rounding would add up; one step towards the nearest rotation.
+        rotation = 1.5 * rotation - 0.5 * rotation @ rotation.T @ rotation
+        position = self.position + self.rotation.T @ motion.translation[0, -1].double().cpu()
+        views, now = self._with(last_HWC, motion, layers), predicted_moving_qr.float().cpu()
+        average = now if self.moving is None else torch.lerp(self.moving.float(), now, _NEW_SHARE)
+        return ViewMemory(rotation, position, views, average.half())
+
+    def _with(self, last_HWC: Tensor, motion: PredictedMotion, layers: Layers) -> tuple[KeyView, ...]:
+        last = last_HWC.cpu()
+        near = [view for view in self.views if self._is_near(view)]
+        if near and not any(_is_lit_otherwise(view, last) for view in near):
+            return self.views
+        new = KeyView(
+            simplejpeg.encode_jpeg(last.contiguous().numpy(), quality=_JPEG_QUALITY, colorsubsampling="444"),
+            motion.inverse_depth[0].half().cpu(),
+            layers.covered[0, 0].bool().cpu(),
+            self.rotation,
+            self.position,
+        )
+        kept = [view for view in self.views if view not in near]
+        if len(kept) == MAX_VIEWS:
+            kept.remove(max(kept, key=lambda view: float((view.position - self.position).norm())))
+        return (*kept, new)
+
+    def _is_near(self, view: KeyView) -> bool:
+        rotation, translation = self._to_last(view)
+        cosine = (rotation.trace() - 1) / 2
+        return bool(cosine > _APART_COS and translation.norm() < _APART_NODES)
+
+
+def _is_lit_otherwise(view: KeyView, last_HWC: Tensor) -> bool:
+    difference = view.pixels().float().mean() - last_HWC.float().mean()
+    return float(difference.abs()) > _OTHER_LIGHT * 127.5

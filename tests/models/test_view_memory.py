@@ -1,0 +1,169 @@
+"""The memory of views, in a world of distant scenery whose every view is known."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from gamegen.engine.memory_bytes import memory_from_bytes, memory_to_bytes
+from gamegen.models import view_memory
+from gamegen.models.camera import accumulate, rays, turn_vectors
+from gamegen.models.folding import to_pixels
+from gamegen.models.layered_warp import split_layers
+from gamegen.models.motion import FINE, PredictedMotion
+from gamegen.models.view_memory import Recall, ViewMemory
+
+HEIGHT, WIDTH = 48, 80
+ROWS, COLUMNS = HEIGHT // FINE, WIDTH // FINE
+FOCAL = torch.tensor([0.6882])
+TURN_DEG = 1.2
+
+
+def view(yaw_deg: float, place: float = 0.0) -> torch.Tensor:
+    """What a camera sees that has turned to the right, `(3, H, W)`."""
+    x, y, z = rays(HEIGHT, WIDTH, FOCAL)[0, 0]
+    heading = torch.atan2(x, z) + math.radians(yaw_deg)
+    height = y / torch.hypot(x, z)
+    waves = [torch.sin(5 * heading + k + place) * torch.cos(4 * height + k * place) for k in range(3)]
+    return 0.6 * torch.stack(waves)
+
+
+def turning(yaw_deg: float) -> PredictedMotion:
+    """A chunk's motion by a turn of so much a frame, with nothing in front of the camera."""
+    yaw = torch.full((1, 4), math.radians(yaw_deg))
+    camera = accumulate(turn_vectors(yaw, 0 * yaw, torch.zeros(1)), torch.zeros(1, 4, 3), FOCAL)
+    depth = torch.zeros(1, ROWS, COLUMNS)
+    flow = FINE * view_memory.backward_flow(depth, camera)
+    zero = torch.zeros(1, 4, ROWS, COLUMNS)
+    return PredictedMotion(flow, zero, flow, torch.ones(1, ROWS, COLUMNS), depth, *camera)
+
+
+def turned(memory: ViewMemory, yaw_deg: float, by_deg: float) -> tuple[ViewMemory, float]:
+    """The memory after a chunk of turning from `yaw_deg` on, by `by_deg` a frame; and the yaw then."""
+    motion = turning(by_deg)
+    pixels = to_pixels(view(yaw_deg))
+    return memory.next(pixels, motion.moving[0], motion, split_layers(motion)), yaw_deg + 4 * by_deg
+
+
+def looked_away(chunks: int = 20) -> tuple[ViewMemory, float]:
+    """A memory after a turn to the right."""
+    memory, yaw = ViewMemory(), 0.0
+    for _ in range(chunks):
+        memory, yaw = turned(memory, yaw, TURN_DEG)
+    return memory, yaw
+
+
+def recalled(memory: ViewMemory, yaw_deg: float, by_deg: float, last: torch.Tensor | None = None):
+    motion = turning(by_deg)
+    layers = split_layers(motion)
+    frames = layers.move((view(yaw_deg) if last is None else last)[None])
+    return frames[0], layers.unseen[0], memory.recall(frames[0], layers.unseen[0], motion), motion
+
+
+def test_what_one_turns_back_to_is_there_again():
+    memory, yaw = looked_away()
+    while yaw > 30:
+        frames, unseen, found, motion = recalled(memory, yaw, -TURN_DEG)
+        assert found is not None
+        completed, filled = found.lay_into(frames, unseen, motion.camera)
+        truth = torch.stack([view(yaw - TURN_DEG * (k + 1)) for k in range(4)])
+        new = torch.nn.functional.interpolate(unseen[:, None], (HEIGHT, WIDTH))
+        errors = [((x - truth).abs() * new).sum() / (3 * new.sum()) for x in (frames, completed)]
+        assert filled.sum() > 0.8 * unseen.sum()
+        assert errors[1] < 0.03 and errors[1] < errors[0] / 3
+        memory, yaw = turned(memory, yaw, -TURN_DEG)
+
+
+def test_nothing_is_recalled_of_what_was_never_seen():
+    memory, yaw = looked_away()
+    *_, found, _ = recalled(memory, yaw, TURN_DEG)
+    assert found is None
+    assert recalled(ViewMemory(), 0.0, TURN_DEG)[2] is None
+
+
+def test_other_light_is_taken_over_and_another_place_is_not():
+    memory, yaw = looked_away()
+    darker = (view(yaw) + 1) * 0.7 - 1
+    frames, unseen, found, motion = recalled(memory, yaw, -TURN_DEG, darker)
+    assert found is not None
+    torch.testing.assert_close(found.gain, torch.full((3,), 0.7), atol=0.02, rtol=0)
+    completed, _ = found.lay_into(frames, unseen, motion.camera)
+    truth = (view(yaw - 4 * TURN_DEG) + 1) * 0.7 - 1
+    new = torch.nn.functional.interpolate(unseen[:, None], (HEIGHT, WIDTH))[3]
+    assert ((completed[3] - truth).abs() * new).sum() < 0.03 * 3 * new.sum()
+    assert recalled(memory, yaw, -TURN_DEG, view(yaw, place=1.5))[2] is None
+    assert recalled(memory, yaw, -TURN_DEG, (view(yaw) + 1) * 0.4 - 1)[2] is None
+
+
+def test_a_view_is_kept_once_and_anew_in_another_light():
+    memory, _ = turned(ViewMemory(), 0.0, 0.0)
+    again, _ = turned(memory, 0.0, 0.0)
+    assert len(memory.views) == 1 and again.views == memory.views
+    motion = turning(0.0)
+    dark = to_pixels((view(0.0) + 1) * 0.5 - 1)
+    other = memory.next(dark, motion.moving[0], motion, split_layers(motion))
+    assert len(other.views) == 1 and other.views != memory.views
+
+
+def test_views_far_away_are_given_up_first(monkeypatch):
+    monkeypatch.setattr(view_memory, "MAX_VIEWS", 4)
+    memory, motion = ViewMemory(), turning(0.0)
+    ahead = motion._replace(translation=torch.tensor([0, 0, 2.0]).expand(1, 4, 3))
+    for _ in range(7):
+        memory = memory.next(to_pixels(view(0.0)), motion.moving[0], ahead, split_layers(ahead))
+    assert [round(float(each.position[2])) for each in memory.views] == [6, 8, 10, 12]
+
+
+def test_the_camera_stays_a_camera():
+    memory = looked_away(chunks=300)[0]
+    torch.testing.assert_close(
+        memory.rotation @ memory.rotation.T, torch.eye(3, dtype=torch.float64), atol=1e-6, rtol=0
+    )
+    turned_deg = math.degrees(math.atan2(memory.rotation[0, 2], memory.rotation[2, 2]))
+    assert abs((turned_deg + 300 * 4 * TURN_DEG + 180) % 360 - 180) < 0.5
+
+
+def test_only_what_stood_still_before_stands_still():
+    motion, still = turning(TURN_DEG), torch.ones(1, ROWS, COLUMNS)
+    still[:, 8:, 14:] = 0
+    tool = motion._replace(moving=still)
+    memory = ViewMemory().next(to_pixels(view(0.0)), still[0], tool, split_layers(tool))
+    mistaken = still.clone()
+    mistaken[:, 4:6, 4:6] = 0
+    now = memory.moving_now(motion._replace(moving=mistaken))
+    assert torch.equal(now, still[0].half())
+
+
+def test_bytes_hold_all_of_it():
+    memory = looked_away()[0]
+    found = memory_from_bytes(memory_to_bytes(memory))
+    assert memory_to_bytes(found) == memory_to_bytes(memory)
+    assert torch.equal(found.rotation, memory.rotation) and torch.equal(found.moving, memory.moving)
+    assert [each.picture for each in found.views] == [each.picture for each in memory.views]
+    assert memory_from_bytes(memory_to_bytes(ViewMemory())).is_new
+    assert len(memory_to_bytes(memory)) < 10_000 * len(memory.views)
+
+
+def test_damaged_bytes_are_refused():
+    memory = looked_away()[0]
+    data = memory_to_bytes(memory)
+    with pytest.raises(ValueError, match="cut off or damaged"):
+        memory_from_bytes(data[:100])
+    with pytest.raises(ValueError, match="the picture of a view is damaged"):
+        memory_from_bytes(data.replace(b"\xff\xd8\xff\xe0", b"\0\0\0\0"))
+    with pytest.raises(ValueError, match="25 views of at most 24"):
+        memory_from_bytes(memory_to_bytes(dataclasses.replace(memory, views=memory.views[:1] * 25)))
+    with pytest.raises(ValueError, match=r"views have \(48, 80\) pixels"):
+        memory.check_size((96, 160))
+
+
+def test_what_is_recalled_crosses_processes():
+    memory, yaw = looked_away()
+    found = recalled(memory, yaw, -TURN_DEG)[2]
+    assert found is not None and memory.moving is not None
+    for recall in (Recall(memory.moving), Recall(memory.moving, found)):
+        there = Recall.from_arrays(recall.arrays())
+        assert torch.equal(there.moving, recall.moving)
+        pairs = zip(there.view or (), recall.view or (), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
