@@ -159,9 +159,7 @@ class InputStacker:
         motion = with_recalled(predicted, steady)
         layers = split_layers(motion)
         frames = layers.move(shown[:, 1].to(motion.flow.dtype))
-        views = [
-            memory.recall(frames[i], layers.unseen[i], motion.row(i)) for i, memory in enumerate(memories)
-        ]
+        views = [memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)]
         found = as_reference(model, frames, motion, layers, views)
         for i, session in enumerate(sessions):
             row, recall, memory = Reference(*(part[i : i + 1] for part in found)), None, session.memory

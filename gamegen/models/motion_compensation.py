@@ -95,7 +95,7 @@ def as_reference(
             continue
         # Copies: the tensors may be those of a compiled graph.
         frames_N4CHW, log_error = frames_N4CHW.clone(), log_error.clone()
-        frames, filled = view.lay_into(frames_N4CHW[row], layers.unseen[row], motion.row(row).camera)
+        frames, filled = view.lay_into(frames_N4CHW[row], layers.row(row), motion.row(row).camera)
         frames_N4CHW[row] = frames.to(frames_N4CHW.dtype)
         log_error[row] += filled * (_USUAL_LOG_ERROR - log_error[row])
     warped = fold_frames(frames_N4CHW.to(model.vae.encoder.patch.weight.dtype))

@@ -2,8 +2,9 @@
 
 The motion network says how far away things are and how the camera moves; summed up, that is where the camera is. Every
 now and then a frame is kept with its depth and its pose. Where the last frame shows nothing of what comes into view,
-the kept frame that sees most of it is moved there (key frames of visual odometry, and the view retrieval of
-WorldMem: Xiao et al. 2025, section 3.2, without a network that learns to read them).
+the kept frame that sees most of it is moved there, and where both show the same, it has the detail that moving one
+frame over and over wears away (key frames of visual odometry, and the view retrieval of WorldMem: Xiao et al. 2025,
+section 3.2, without a network that learns to read them).
 
 Shape suffixes as in `motion.py`; V kept views.
 """
@@ -33,8 +34,13 @@ _APART_COS, _APART_NODES = 0.966, 1.5
 _FAR_NODES = 4.0
 """Distance over which a view's worth falls to a third: depth is not known well enough to see it from elsewhere."""
 _FACING_COS = 0.3
-_LEAST_SHARE = 0.004
-"""Share of the frame that a view must add."""
+_SEEN_WORTH, _LEAST_WORTH = 0.05, 0.004
+"""Worth of a place that the last frame shows too, where one that it lacks has 1; mean worth that is the least."""
+_NEAR_NODES = 3.0
+"""Distance up to which a view's detail is in its place."""
+_COARSE_PIXELS, _ALIKE, _SOFT = 8, 0.08, 4
+"""What is smaller than so many pixels is detail; without it, views that differ by less show the same, up to an edge of
+so many pixels."""
 _LEAST_OVERLAP, _MOST_ERROR = 0.1, 0.15
 """A view must show an overlap with the moved frame of this share, and its mean absolute error there, in [-1, 1]."""
 _GAINS = (0.5, 2.0)
@@ -77,24 +83,31 @@ class RecalledView(NamedTuple):
     translation: Tensor
     gain: Tensor
 
-    def lay_into(
-        self, frames_K3HW: Tensor, unseen_Kqr: Tensor, camera: CameraMotion
-    ) -> tuple[Tensor, Tensor]:
+    def lay_into(self, frames_K3HW: Tensor, layers: Layers, camera: CameraMotion) -> tuple[Tensor, Tensor]:
         """The chunk's moved frames with this view where it sees what they do not, and these places `(K, q, r)`.
 
-        `camera` is the motion, of one row, from the last frame on.
+        Where both see the same, up to detail, the view's detail takes the place of theirs: it has been moved once, and
+        theirs chunk after chunk. `layers` are those of one row, `camera` its motion from the last frame on.
         """
-        shown, seen = self._moved(frames_K3HW.shape[-2:], camera)
-        filled = seen * unseen_Kqr
-        share = F.interpolate(filled[:, None], frames_K3HW.shape[-2:], mode="bilinear")
+        height, width = frames_K3HW.shape[-2:]
+        shown, seen = self._moved((height, width), camera)
+        filled = seen * layers.unseen[0]
+        share = _over_pixels(filled, height, width)
         lit = ((shown + 1) * self.gain.to(shown)[:, None, None] - 1).clamp(-1, 1)
-        return frames_K3HW + share * (lit - frames_K3HW), filled
+        frames = frames_K3HW + share * (lit - frames_K3HW)
+        if self.translation.norm() > _NEAR_NODES:
+            return frames, filled
+        coarse, coarse_lit = _coarse(frames_K3HW), _coarse(lit)
+        alike = ((coarse_lit - coarse).abs().mean(1, keepdim=True) < _ALIKE).to(frames.dtype)
+        free = _over_pixels(F.avg_pool2d(seen * (1 - layers.covered[0]), 3, 1, 1), height, width)
+        fresh = F.avg_pool2d(alike, 2 * _SOFT + 1, 1, _SOFT) * free * (1 - share)
+        return frames + fresh * (lit - coarse_lit + coarse - frames), filled
 
-    def fitted(self, frames_K3HW: Tensor, unseen_Kqr: Tensor, camera: CameraMotion) -> RecalledView | None:
+    def fitted(self, frames_K3HW: Tensor, layers: Layers, camera: CameraMotion) -> RecalledView | None:
         """The view in the light of the moved frames; None if it does not show what they show, where both see."""
-        size = frames_K3HW.shape[-2:]
-        shown, seen = self._moved(size, camera)
-        both = F.interpolate((seen * (1 - unseen_Kqr))[:, None], size, mode="bilinear")
+        height, width = frames_K3HW.shape[-2:]
+        shown, seen = self._moved((height, width), camera)
+        both = _over_pixels(seen * (1 - layers.unseen[0]) * (1 - layers.covered[0]), height, width)
         if both.mean() < _LEAST_OVERLAP:
             return None
         light, now = ((both * (x + 1)).sum((0, 2, 3)) for x in (shown, frames_K3HW))
@@ -116,6 +129,17 @@ class RecalledView(NamedTuple):
         behind = warp((~self.still)[None, None].to(flow), flow, "bilinear")[0, :, 0] > 0.6
         picture = from_pixels(self.picture[None].to(flow.device))
         return warp(picture, resize_flow(flow * FINE, size[0], size[1]))[0], inside(flow)[0] * behind
+
+
+def _over_pixels(places_Kqr: Tensor, height: int, width: int) -> Tensor:
+    """Values of places as values of pixels, `(K, 1, H, W)`."""
+    return F.interpolate(places_Kqr[:, None], (height, width), mode="bilinear")
+
+
+def _coarse(frames_KCHW: Tensor) -> Tensor:
+    """Frames without their detail."""
+    height, width = frames_KCHW.shape[-2:]
+    return F.interpolate(F.avg_pool2d(frames_KCHW, _COARSE_PIXELS), (height, width), mode="bilinear")
 
 
 class Recall(NamedTuple):
@@ -190,16 +214,17 @@ class ViewMemory:
         now = motion.moving[0].half()
         return now if self.moving is None else torch.maximum(now, self.moving.to(now))
 
-    def recall(self, frames_K3HW: Tensor, unseen_Kqr: Tensor, motion: PredictedMotion) -> RecalledView | None:
+    def recall(self, frames_K3HW: Tensor, layers: Layers, motion: PredictedMotion) -> RecalledView | None:
         """The view that shows most of what the moved frames lack; None if none does, or shows something else.
 
-        `motion` is that of one row, `(1, ...)`.
+        Where they lack nothing, it is one that shows the same. `layers` and `motion` are those of one row, `(1, ...)`.
         """
-        if not self.views or unseen_Kqr[-1].mean() < _LEAST_SHARE:
+        if not self.views:
             return None
-        worth = self._worth(unseen_Kqr[-1], motion)
+        wanted_qr = layers.unseen[0, -1] + _SEEN_WORTH
+        worth = self._worth(wanted_qr, motion)
         best = int(worth.argmax())
-        if worth[best] < _LEAST_SHARE:
+        if worth[best] < _LEAST_WORTH:
             return None
         view = self.views[best]
         rotation, translation = self._to_last(view)
@@ -211,28 +236,28 @@ class ViewMemory:
             translation=translation.float(),
             gain=torch.ones(3),
         )
-        return recalled.fitted(frames_K3HW, unseen_Kqr, motion.camera)
+        return recalled.fitted(frames_K3HW, layers, motion.camera)
 
     def _to_last(self, view: KeyView) -> tuple[Tensor, Tensor]:
         """Rotation and translation from a view's camera to that of the last frame."""
         return self.rotation @ view.rotation.T, view.rotation @ (self.position - view.position)
 
-    def _worth(self, unseen_qr: Tensor, motion: PredictedMotion) -> Tensor:
-        """The share of the chunk's last frame that each view would add, less for views from afar, `(V,)`."""
+    def _worth(self, wanted_qr: Tensor, motion: PredictedMotion) -> Tensor:
+        """The mean worth of what each view shows of the chunk's last frame, less for views from afar, `(V,)`."""
         moved, way = motion.rotation[0, -1].double().cpu(), motion.translation[0, -1].double().cpu()
         ways = [self._to_last(view) for view in self.views]
         rotation_V = torch.stack([moved @ rotation for rotation, _ in ways])
         translation_V = torch.stack([translation + rotation.T @ way for rotation, translation in ways])
         depth_V = torch.stack([view.inverse_depth.double().mean() for view in self.views])
-        q, r = unseen_qr.shape
+        q, r = wanted_qr.shape
         focal = motion.focal.double().cpu()
-        unseen_P = unseen_qr[::2, ::2].flatten().double().cpu()
+        wanted_P = wanted_qr[::2, ::2].flatten().double().cpu()
         rays_3P = rays(q, r, focal)[0, 0][:, ::2, ::2].flatten(1)
         seen_V3P = rotation_V.mT @ rays_3P + (translation_V * depth_V[:, None])[:, :, None]
         x, y, z = seen_V3P.unbind(1)
         half = focal[0].reciprocal() / 2
         sees = (z > 0.1) & (x.abs() < half * r / q * z) & (y.abs() < half * z)
-        share_V = (sees * unseen_P).mean(1)
+        share_V = (sees * wanted_P).mean(1)
         share_V = torch.where(rotation_V[:, 2, 2] > _FACING_COS, share_V, 0.0)
         return share_V * (-translation_V.norm(dim=1) / _FAR_NODES).exp()
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+import simplejpeg
 import torch
 
 from gamegen.engine.memory_bytes import memory_from_bytes, memory_to_bytes
@@ -39,6 +40,10 @@ def turning(yaw_deg: float) -> PredictedMotion:
     return PredictedMotion(flow, zero, flow, torch.ones(1, ROWS, COLUMNS), depth, *camera)
 
 
+def jpeg(frame: torch.Tensor) -> bytes:
+    return simplejpeg.encode_jpeg(to_pixels(frame).contiguous().numpy(), quality=98, colorsubsampling="444")
+
+
 def turned(memory: ViewMemory, yaw_deg: float, by_deg: float) -> tuple[ViewMemory, float]:
     """The memory after a chunk of turning from `yaw_deg` on, by `by_deg` a frame; and the yaw then."""
     motion = turning(by_deg)
@@ -58,39 +63,58 @@ def recalled(memory: ViewMemory, yaw_deg: float, by_deg: float, last: torch.Tens
     motion = turning(by_deg)
     layers = split_layers(motion)
     frames = layers.move((view(yaw_deg) if last is None else last)[None])
-    return frames[0], layers.unseen[0], memory.recall(frames[0], layers.unseen[0], motion), motion
+    return frames[0], layers, memory.recall(frames[0], layers, motion), motion
 
 
 def test_what_one_turns_back_to_is_there_again():
     memory, yaw = looked_away()
     while yaw > 30:
-        frames, unseen, found, motion = recalled(memory, yaw, -TURN_DEG)
+        frames, layers, found, motion = recalled(memory, yaw, -TURN_DEG)
         assert found is not None
-        completed, filled = found.lay_into(frames, unseen, motion.camera)
+        completed, filled = found.lay_into(frames, layers, motion.camera)
         truth = torch.stack([view(yaw - TURN_DEG * (k + 1)) for k in range(4)])
-        new = torch.nn.functional.interpolate(unseen[:, None], (HEIGHT, WIDTH))
+        new = torch.nn.functional.interpolate(layers.unseen[0][:, None], (HEIGHT, WIDTH))
         errors = [((x - truth).abs() * new).sum() / (3 * new.sum()) for x in (frames, completed)]
-        assert filled.sum() > 0.8 * unseen.sum()
+        assert filled.sum() > 0.8 * layers.unseen.sum()
         assert errors[1] < 0.03 and errors[1] < errors[0] / 3
         memory, yaw = turned(memory, yaw, -TURN_DEG)
 
 
 def test_nothing_is_recalled_of_what_was_never_seen():
     memory, yaw = looked_away()
-    *_, found, _ = recalled(memory, yaw, TURN_DEG)
-    assert found is None
+    _, layers, found, motion = recalled(memory, yaw, TURN_DEG)
+    assert found is not None
+    completed, filled = found.lay_into(torch.zeros(4, 3, HEIGHT, WIDTH), layers, motion.camera)
+    new = torch.nn.functional.interpolate(layers.unseen[0][:, None], (HEIGHT, WIDTH)) == 1
+    assert not filled.any() and not (completed * new)[..., -2:].any()
     assert recalled(ViewMemory(), 0.0, TURN_DEG)[2] is None
+
+
+def test_what_is_worn_gets_its_detail_back():
+    memory, yaw = looked_away()
+    noise = 0.1 * torch.randn(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
+    sharp = view(yaw) + noise
+    motion = turning(0.0)
+    kept, _ = turned(ViewMemory(), yaw, 0.0)
+    kept = dataclasses.replace(kept, views=(dataclasses.replace(kept.views[0], picture=jpeg(sharp)),))
+    frames, layers, found, _ = recalled(kept, yaw, 0.0)
+    assert found is not None
+    completed, filled = found.lay_into(frames, layers, motion.camera)
+    assert not filled.any()
+    inner = (..., slice(6, -6), slice(6, -6))
+    errors = [(x - sharp)[inner].square().mean() for x in (frames, completed)]
+    assert errors[1] < 0.2 * errors[0]
 
 
 def test_other_light_is_taken_over_and_another_place_is_not():
     memory, yaw = looked_away()
     darker = (view(yaw) + 1) * 0.7 - 1
-    frames, unseen, found, motion = recalled(memory, yaw, -TURN_DEG, darker)
+    frames, layers, found, motion = recalled(memory, yaw, -TURN_DEG, darker)
     assert found is not None
     torch.testing.assert_close(found.gain, torch.full((3,), 0.7), atol=0.02, rtol=0)
-    completed, _ = found.lay_into(frames, unseen, motion.camera)
+    completed, _ = found.lay_into(frames, layers, motion.camera)
     truth = (view(yaw - 4 * TURN_DEG) + 1) * 0.7 - 1
-    new = torch.nn.functional.interpolate(unseen[:, None], (HEIGHT, WIDTH))[3]
+    new = torch.nn.functional.interpolate(layers.unseen[0][:, None], (HEIGHT, WIDTH))[3]
     assert ((completed[3] - truth).abs() * new).sum() < 0.03 * 3 * new.sum()
     assert recalled(memory, yaw, -TURN_DEG, view(yaw, place=1.5))[2] is None
     assert recalled(memory, yaw, -TURN_DEG, (view(yaw) + 1) * 0.4 - 1)[2] is None
