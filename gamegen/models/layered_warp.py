@@ -20,6 +20,10 @@ from gamegen.models.warping import inside, resize_flow, warp
 
 _STILL_BELOW = 0.7
 """Value of `PredictedMotion.moving` below which a place belongs to the layer in front."""
+_EDGE_PLACES = 2
+"""Places about the layer in front that may be covered too: its edge is not known well."""
+_LIKE, _UNLIKE = 0.08, 0.22
+"""Difference from the scenery, in [-1, 1], up to which a pixel is scenery, and from which on it is in front of it."""
 _COVERED_SHARE = 0.3
 """Share of a place's source from which on it counts as covered."""
 
@@ -42,9 +46,22 @@ class Layers(NamedTuple):
         """The frame moved to each of the chunk's, `(B, K, C, H, W)`."""
         height, width = last_BCHW.shape[-2:]
         scenery = fill(last_BCHW, 1 - F.interpolate(self.covered, (height, width)))
-        moved = warp(scenery, resize_flow(self.flow, height, width))
-        front = F.interpolate(self.front, (height, width), mode="bilinear")[:, None]
+        flow = resize_flow(self.flow, height, width)
+        moved = warp(scenery, flow)
+        # Where the scenery rests, nothing need be told apart.
+        resting = (1 - flow.norm(dim=2, keepdim=True)).clamp_min(0)
+        covered = F.interpolate(self.covered, (height, width), mode="bilinear")[:, None]
+        front = torch.maximum(self._opacity(last_BCHW, scenery)[:, None], covered * resting)
         return (moved * (1 - front) + last_BCHW[:, None] * front).to(last_BCHW.dtype)
+
+    def _opacity(self, last_BCHW: Tensor, scenery_BCHW: Tensor) -> Tensor:
+        """How much of each pixel is the layer in front, `(B, 1, H, W)`: as far as it differs from what is behind.
+
+        The motion network knows the layer by places alone, whose corners are scenery.
+        """
+        within = F.interpolate(F.max_pool2d(self.front, 3, 1, 1), last_BCHW.shape[-2:], mode="bilinear")
+        difference = F.avg_pool2d((last_BCHW - scenery_BCHW).abs().amax(1, keepdim=True), 3, 1, 1)
+        return within * ((difference - _LIKE) / (_UNLIKE - _LIKE)).clamp(0, 1)
 
     def row(self, number: int) -> Layers:
         """The layers of one row of the batch, `(1, ...)`."""
@@ -54,8 +71,7 @@ class Layers(NamedTuple):
 def split_layers(motion: PredictedMotion) -> Layers:
     """The layers that the motion network tells apart."""
     front = (motion.moving < _STILL_BELOW)[:, None].to(motion.flow.dtype)
-    # The edge of what stands still is seldom a place's edge.
-    covered = F.max_pool2d(front, 3, 1, 1)
+    covered = F.max_pool2d(front, 2 * _EDGE_PLACES + 1, 1, _EDGE_PLACES)
     flow = torch.where(covered[:, :, None] > 0, motion.scenery, motion.flow)
     behind = 1 - front
     source = warp(covered, flow / FINE, "bilinear")[:, :, 0]
@@ -67,12 +83,15 @@ def split_layers(motion: PredictedMotion) -> Layers:
 def fill(image_BCHW: Tensor, known_B1HW: Tensor) -> Tensor:
     """Fills the unknown places of images, where `known` is 0 and not 1, from the known ones about them.
 
-    Push-pull interpolation, coarse to fine (Gortler et al. 1996, "The lumigraph", section 3.4).
+    Push-pull interpolation, coarse to fine (Gortler et al. 1996, "The lumigraph", section 3.4): first along rows,
+    because ground is like the ground beside it, and not like the sky above.
     """
-    if min(image_BCHW.shape[-2:]) < 2:
+    height, width = image_BCHW.shape[-2:]
+    if height * width == 1:
         return image_BCHW
-    weight = F.avg_pool2d(known_B1HW, 2)
-    coarse = F.avg_pool2d(image_BCHW * known_B1HW, 2) / weight.clamp_min(1e-4)
-    coarse = fill(coarse, (4 * weight).clamp(max=1))
-    finer = F.interpolate(coarse, image_BCHW.shape[-2:], mode="bilinear")
+    pool = (1, 2) if width > 1 else (2, 1)
+    weight = F.avg_pool2d(known_B1HW, pool)
+    coarse = F.avg_pool2d(image_BCHW * known_B1HW, pool) / weight.clamp_min(1e-4)
+    coarse = fill(coarse, (2 * weight).clamp(max=1))
+    finer = F.interpolate(coarse, (height, width), mode="bilinear")
     return image_BCHW * known_B1HW + finer * (1 - known_B1HW)

@@ -34,8 +34,8 @@ PredictMotion = Callable[[Tensor, Tensor, Tensor], Sequence[Tensor]]
 CARRIED_CHUNKS = 8
 """Chunks, over a second, after which `carry_stream` looks at a stream again."""
 _USUAL_LOG_ERROR = -2.5
-_UNCOVERED_LOG_ERROR = -1.0
-"""That of places that something in front has covered: what is filled in there is a guess."""
+_UNSEEN_LOG_ERROR = -1.0
+"""That of places of which the last frame shows nothing: what is filled in there is a guess."""
 _PER_PASS = 16
 """Latents of a stream that are computed together: few enough for the memory, enough for the cores."""
 
@@ -89,7 +89,7 @@ def as_reference(
     views: Sequence[RecalledView | None] = (),
 ) -> Reference:
     """The reference of moved frames, completed by the views that are recalled for its rows."""
-    log_error = motion.log_error.masked_fill(layers.uncovered > 0, _UNCOVERED_LOG_ERROR)
+    log_error = motion.log_error.masked_fill(layers.unseen > 0, _UNSEEN_LOG_ERROR)
     for row, view in enumerate(views):
         if view is None:
             continue

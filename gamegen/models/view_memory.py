@@ -47,8 +47,9 @@ _GAINS = (0.5, 2.0)
 """Light may have changed by this much since a view was kept."""
 _OTHER_LIGHT = 0.15
 """Change of a view's mean brightness from which on it is kept anew."""
-_NEW_SHARE = 0.2
-"""Share of a new chunk in the average of what stands still."""
+_MOVES_PX = 1.0
+_MOVING_SHARE, _STILL_SHARE = 0.4, 0.15
+"""Share of a new chunk in the average of what stands still, in places that move now and in those that do not."""
 _JPEG_QUALITY = 92
 
 
@@ -188,8 +189,8 @@ class ViewMemory:
 
     A point at X of the world is at `rotation @ (X - position)` in the axes of the last frame's camera; both are
     float64. The world's axes are those of its first frame. `moving` `(q, r)` float16 is the average of
-    `PredictedMotion.moving`, None before the first chunk: a held tool stays where it is, while a place of the scenery
-    that the motion network takes for one would go along with the camera from then on.
+    `PredictedMotion.moving` while the camera moves, None before: a held tool stays where it is, while a place of the
+    scenery that the motion network takes for one would go along with the camera from then on.
     """
 
     rotation: Tensor = field(default_factory=_level)
@@ -200,7 +201,7 @@ class ViewMemory:
     @property
     def is_new(self) -> bool:
         """True for a world without a chunk."""
-        return not self.views and self.moving is None
+        return not self.views
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises ValueError unless the views are of this height and width in pixels."""
@@ -272,9 +273,14 @@ class ViewMemory:
         # Rounding would add up; one step towards the nearest rotation.
         rotation = 1.5 * rotation - 0.5 * rotation @ rotation.T @ rotation
         position = self.position + self.rotation.T @ motion.translation[0, -1].double().cpu()
-        views, now = self._with(last_HWC, motion, layers), predicted_moving_qr.float().cpu()
-        average = now if self.moving is None else torch.lerp(self.moving.float(), now, _NEW_SHARE)
-        return ViewMemory(rotation, position, views, average.half())
+        views, moving = self._with(last_HWC, motion, layers), self.moving
+        # Of a camera at rest nothing can be told.
+        if motion.scenery[0, -1].abs().mean() > _MOVES_PX:
+            now = predicted_moving_qr.float().cpu()
+            before = now if moving is None else moving.float()
+            share = torch.where(now > before, _MOVING_SHARE, _STILL_SHARE)
+            moving = torch.lerp(before, now, share).half()
+        return ViewMemory(rotation, position, views, moving)
 
     def _with(self, last_HWC: Tensor, motion: PredictedMotion, layers: Layers) -> tuple[KeyView, ...]:
         last = last_HWC.cpu()

@@ -66,3 +66,18 @@ def test_worlds_remember_each_for_itself():
         engine.step({"a": operations, "b": Control({"w"}).operations()})
         frames = lone.step(Control(held))
         assert np.array_equal(engine.frames("a"), frames)
+
+
+def test_the_camera_is_where_it_was_when_one_has_turned_back():
+    world = World.load("nano")
+    world.reset("a desert at noon", seed=20, start="gallery")
+    played(world, TURN[:11])
+    away = heading_deg(world)
+    played(world, TURN[11:])
+    assert 83 < away < 89 and abs(heading_deg(world)) < 0.5
+
+
+def heading_deg(world: World) -> float:
+    """Degrees to the right of where the world began."""
+    forward = world.snapshot().memory.rotation.T[:, 2]
+    return float(torch.rad2deg(torch.atan2(forward[0], forward[2])))
