@@ -72,13 +72,21 @@ class LatentDiscriminator(nn.Module):
         return scores
 
 
-def pairing_loss(better: list[Tensor], worse: list[Tensor]) -> Tensor:
+def pairing_loss(better: list[Tensor], worse: list[Tensor], weight: Tensor | None = None) -> Tensor:
     """Softplus of how far `better` scores fall short of `worse` ones, place by place and scale by scale.
+
+    Places of the finest scale count by their `weight` `(N, 1, h, w)`, equally without one.
 
     The relativistic loss of Jolicoeur-Martineau 2019, in which every fake is compared with the truth of the same
     moment ("The GAN is dead": Huang et al. 2024, section 2).
     """
-    return torch.stack([F.softplus(b - a).mean() for a, b in zip(better, worse, strict=True)]).mean()
+    losses = []
+    for a, b in zip(better, worse, strict=True):
+        shortfall = F.softplus(b - a)
+        if weight is not None:
+            shortfall = shortfall * F.adaptive_avg_pool2d(weight / weight.mean(), (a.shape[-2], a.shape[-1]))
+        losses.append(shortfall.mean())
+    return torch.stack(losses).mean()
 
 
 def roughness(scores: list[Tensor], disturbed: list[Tensor], noise_std: float) -> Tensor:

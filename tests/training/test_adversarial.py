@@ -274,6 +274,36 @@ def test_a_critic_tells_latents_apart_and_moves_fakes_towards_real_ones():
     assert all(p.grad is None or not p.grad.any() for p in critic.parameters())
 
 
+def test_places_count_by_their_weight():
+    generator = torch.Generator().manual_seed(0)
+    real, fake = ([torch.randn(2, 1, side, side, generator=generator) for side in (4, 2)] for _ in range(2))
+    assert pairing_loss(fake, real, torch.full((2, 1, 4, 4), 5.0)) == pytest.approx(
+        pairing_loss(fake, real).item()
+    )
+    weight = torch.zeros(2, 1, 4, 4)
+    weight[0, 0, 2:, 2:] = 1
+    corner = [torch.nn.functional.softplus(b - a)[0, 0] for a, b in zip(fake, real, strict=True)]
+    alone = (corner[0][2:, 2:].mean() + corner[1][1, 1]) / 2
+    assert pairing_loss(fake, real, weight) == pytest.approx(alone.item())
+
+
+def test_what_comes_into_view_counts_more(model, data):
+    batch, losses = first_batch(model, data), []
+    for new_weight in (0.0, 0.0, 9.0):
+        config = dataclasses.replace(CONFIG, new_weight=new_weight)
+        objective = adversarial(adversarial=config).objective(model)
+        objective.discriminator.load_state_dict(critic_state(objective))
+        losses.append(objective.loss(batch, torch.Generator().manual_seed(0), 0.0)[1]["fooling"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def critic_state(objective) -> dict[str, torch.Tensor]:
+    """Weights of a critic, the same for every call."""
+    generator = torch.Generator().manual_seed(1)
+    state = objective.discriminator.state_dict()
+    return {name: 0.2 * torch.randn(value.shape, generator=generator) for name, value in state.items()}
+
+
 def test_roughness_is_the_squared_slope():
     scores, noise = (
         [torch.zeros(2, 1, 4, 4)],

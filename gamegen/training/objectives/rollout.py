@@ -14,14 +14,18 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from gamegen.constants import SPATIAL_FACTOR
 from gamegen.flow import add_noise, predict_x0, schedule
 from gamegen.models.folding import from_pixels, to_pixels, unfold_frames
 from gamegen.models.instructnet import ControlInputs, temporal_attentions
 from gamegen.models.kv_cache import CachedKV, CacheView, KVCaches, RingCache
+from gamegen.models.layered_warp import split_layers
 from gamegen.models.model import Model
-from gamegen.models.motion_compensation import recent_operations, refer
+from gamegen.models.motion import FINE
+from gamegen.models.motion_compensation import as_reference, predict_motion, recent_operations
 from gamegen.models.msdit import PATCH
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.training.rollout_windows import RolloutBatch
@@ -29,11 +33,12 @@ from gamegen.training.rollout_windows import RolloutBatch
 
 class Rollout(NamedTuple):
     """The chunks of windows after their first, as a model drew them: latents `drawn` `(B, T - 1, C, h, w)` with
-    gradients, the motion-compensated latents `given` that it drew each of them from, and the last two frames that were
-    `shown`, `(B, 2, 3, H, W)`."""
+    gradients, the motion-compensated latents `given` that it drew each of them from, the share of each place that those
+    do not show, `unseen` `(B, T - 1, 1, h, w)`, and the last two frames that were `shown`, `(B, 2, 3, H, W)`."""
 
     drawn: Tensor
     given: Tensor
+    unseen: Tensor
     shown: Tensor
 
 
@@ -49,8 +54,8 @@ def roll_out(model: Model, batch: RolloutBatch, prompt: Text, generator: torch.G
     player = _Player(model, batch, prompt, generator)
     player.begin()
     chunks = [player.draw(number) for number in range(1, batch.latents.shape[1])]
-    drawn, given = (torch.stack(part, 1) for part in zip(*chunks, strict=True))
-    return Rollout(drawn, given, player.shown)
+    drawn, given, unseen = (torch.stack(part, 1) for part in zip(*chunks, strict=True))
+    return Rollout(drawn, given, unseen, player.shown)
 
 
 class _UnsharedCache(RingCache):
@@ -86,11 +91,14 @@ class _Player:
         level = torch.where(self.batch.starts, -1.0, self.sampling.context_level)[:, None]
         self._commit(0, self.last, self._previous(motion.compensated[:, 0], motion.confidence[:, 0], level))
 
-    def draw(self, number: int) -> tuple[Tensor, Tensor]:
-        """Draws and shows a chunk: its latents `(B, C, h, w)`, and those that they were drawn from."""
+    def draw(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws and shows a chunk: its latents, those that they were drawn from, and what these do not show."""
         model = self.model
         with torch.no_grad():
-            reference = refer(model, self.shown, self.operations[:, number])
+            motion = predict_motion(model, self.shown, self.operations[:, number])
+            layers = split_layers(motion)
+            reference = as_reference(model, layers.move(self.shown[:, 1]), motion, layers)
+            unseen = F.avg_pool2d(layers.unseen.mean(1, keepdim=True), SPATIAL_FACTOR // FINE)
             given = model.normalise(reference.latent.float())
             level = torch.full_like(given[:, :1, 0, 0], self.sampling.context_level)
             previous = self._previous(given, reference.confidence.float(), level)
@@ -113,7 +121,7 @@ class _Player:
             self.shown = from_pixels(to_pixels(frames[:, -2:]))
             self.last = drawn.detach()
             self._commit(number, self.last, previous)
-        return drawn, given
+        return drawn, given, unseen
 
     def _commit(self, number: int, latent: Tensor, previous: Previous) -> None:
         self.caches.select(range(len(latent)))

@@ -49,8 +49,9 @@ class AdversarialConfig:
 
     To the critic's loss come squared errors, each times its weight: of averages over `area` x `area` latents from the
     truth's (`area_weight`), of the first `near_chunks` chunks, which follow from what is recorded (`near_weight`), and
-    of what should stand still from what it was drawn from (`still_weight`). The critic's `roughness` under noise of
-    `noise_std` counts `roughness_weight` times.
+    of what should stand still from what it was drawn from (`still_weight`). In the critic's loss on the model, what
+    comes into view counts `1 + new_weight` times as much as what is merely moved. The critic's `roughness` under noise
+    of `noise_std` counts `roughness_weight` times.
     """
 
     num_steps: int = 2
@@ -64,6 +65,7 @@ class AdversarialConfig:
     near_chunks: int = 2
     near_weight: float = 0.3
     still_weight: float = 2.0
+    new_weight: float = 3.0
     noise_std: float = 0.1
     roughness_weight: float = 0.3
     discriminator: LatentDiscriminatorConfig = field(default_factory=LatentDiscriminatorConfig)
@@ -133,7 +135,8 @@ class AdversarialObjective(FlowObjective):
         real = _pairs(recorded[0].latents), self._condition(*recorded)
         # Both of a pair are drawn, and have gradients, but for the first one.
         drawn = _pairs(torch.cat([batch.latents[:, :1], played.drawn], 1)), self._condition(batch, prompt)
-        scores, judging, more = self._judge(real, drawn, generator)
+        weight = 1 + c.new_weight * played.unseen.flatten(0, 1)
+        scores, judging, more = self._judge(real, drawn, weight, generator)
         metrics |= more | {"age": ages.float().mean().item()}
         return loss + c.adversarial_weight * scores + judging, metrics
 
@@ -157,12 +160,19 @@ class AdversarialObjective(FlowObjective):
         return loss, {"area_error": areas.item(), "near_error": near.item(), "still_error": moved.item()}
 
     def _judge(
-        self, recorded: tuple[Tensor, Tensor], drawn: tuple[Tensor, Tensor], generator: torch.Generator
+        self,
+        recorded: tuple[Tensor, Tensor],
+        drawn: tuple[Tensor, Tensor],
+        weight: Tensor,
+        generator: torch.Generator,
     ) -> tuple[Tensor, Tensor, Metrics]:
-        """The critic's loss on the model, the critic's own, and figures; of pairs of latents and their conditions."""
+        """The critic's loss on the model, the critic's own, and figures; of pairs of latents and their conditions.
+
+        Places count by their `weight` `(N, 1, h, w)` to the first.
+        """
         with torch.no_grad():
             held = self.discriminator(*recorded)
-        fooling = pairing_loss(held_scores(self.discriminator, *drawn), held)
+        fooling = pairing_loss(held_scores(self.discriminator, *drawn), held, weight)
         if not torch.is_grad_enabled():
             return fooling, torch.zeros_like(fooling), {"fooling": fooling.item()}
         both, condition = (torch.cat([a, b.detach()]) for a, b in zip(recorded, drawn, strict=True))
