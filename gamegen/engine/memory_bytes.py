@@ -63,7 +63,7 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         f"the depth of its {num_views} views has the shape {tuple(depths.shape)}",
     )
     _require(
-        moving.ndim == 2 and (not num_views or moving.shape == depths.shape[1:]),
+        moving.shape in ((0, 0), depths.shape[1:]),
         f"what stands still has the shape {tuple(moving.shape)}",
     )
     is_finite = all(bool(part.isfinite().all()) for part in (poses, moving, depths))
@@ -79,7 +79,7 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         KeyView(_checked(raw[a:b], size), depth, mask.bool(), pose[:, :3].clone(), pose[:, 3].clone())
         for (a, b), depth, mask, pose in zip(pairwise(ends), depths, still, poses[1:], strict=True)
     )
-    return ViewMemory(poses[0, :, :3].clone(), poses[0, :, 3].clone(), views, moving)
+    return ViewMemory(poses[0, :, :3].clone(), poses[0, :, 3].clone(), views, moving if len(moving) else None)
 
 
 def as_tensor(data: bytes) -> Tensor:

@@ -166,6 +166,9 @@ def test_bytes_hold_all_of_it():
     assert torch.equal(found.rotation, memory.rotation) and torch.equal(found.moving, memory.moving)
     assert [each.picture for each in found.views] == [each.picture for each in memory.views]
     assert memory_from_bytes(memory_to_bytes(ViewMemory())).is_new
+    at_rest = turned(ViewMemory(), 0.0, 0.0)[0]
+    found = memory_from_bytes(memory_to_bytes(at_rest))
+    assert len(found.views) == 1 and found.moving is None
     assert len(memory_to_bytes(memory)) < 10_000 * len(memory.views)
 
 

@@ -150,6 +150,23 @@ def test_a_resumed_run_is_not_initialised_again(data, tiny_model, tmp_path, monk
     assert load_checkpoint(tmp_path, "cpu").card["steps"] == 6
 
 
+def test_some_windows_are_shown_without_their_detail(data, tiny_model, tmp_path):
+    clip = MotionWindows().prepare(keyed_row(panning_frames(24, 9), [["d"]] * 24, [1.2] * 24))
+    samples = [Sample(ClipRow("any", 0, 0, 6), i, (0, i)) for i in range(40)]
+    batch = MotionWindows().collate([MotionWindows().cut(clip, sample, 2) for sample in samples])
+    model = STAGE.build_model(tiny_model, data, tmp_path)
+    for share in (0.0, 0.5, 1.0):
+        loss = dataclasses.replace(STAGE.motion_loss, soft_windows=share)
+        objective = dataclasses.replace(STAGE, motion_loss=loss).objective(model)
+        seen = objective._softened(batch, torch.Generator().manual_seed(0))
+        assert torch.equal(seen.frames, batch.frames)
+        changed = (seen.last != batch.last).flatten(1).any(1)
+        assert torch.equal(changed, (seen.before != batch.before).flatten(1).any(1))
+        assert changed.float().mean() == pytest.approx(share, abs=0.2)
+        coarse = [torch.nn.functional.avg_pool2d(frames, 8) for frames in (seen.last, batch.last)]
+        torch.testing.assert_close(coarse[0], coarse[1], atol=0.2, rtol=0)
+
+
 def test_it_foresees_a_pan_and_leaves_the_rest_of_the_model_alone(data, tiny_model, tmp_path):
     optimiser = dataclasses.replace(STAGE.optimiser, learning_rate=4e-3)
     config = dataclasses.replace(STAGE, steps=30, save_every=30, optimiser=optimiser)

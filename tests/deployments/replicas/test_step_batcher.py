@@ -27,6 +27,7 @@ from gamegen.engine.engine import EngineConfig, WorldEngine
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.model import Model
+from gamegen.models.view_memory import Recall
 from gamegen.sessions.log import VideoPrompt
 from tests.engine.test_video_play import untrained_model
 from tests.engine.test_world import random_model
@@ -119,7 +120,8 @@ async def test_a_chunk_brings_the_frames_that_its_decoder_takes_detail_from():
     chunks = [first, await step(batcher, "a", 1, wants_snapshot=True), await step(batcher, "a", 2)]
     np.testing.assert_array_equal(chunks[1].shown, frames[-2:])
     past = StreamPast().next(torch.from_numpy(chunks[0].latent), torch.from_numpy(frames), FORWARD)
-    again = decoder.decode([torch.from_numpy(chunks[1].latent)], [past], [FORWARD])[0]
+    recall = Recall.from_arrays(chunks[1].recalled)
+    again = decoder.decode([torch.from_numpy(chunks[1].latent)], [past], [FORWARD], recalled=[recall])[0]
     assert np.abs(again[-2:].numpy().astype(int) - chunks[2].shown).max() <= 1
     await batcher.close("a")
     await batcher.restore("a", 1, chunks[1].snapshot)
