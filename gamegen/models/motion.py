@@ -38,6 +38,8 @@ _UNITS = 24
 _MAX_LOG_ERROR, _MIN_LOG_ERROR = 1.0, -5.0
 _FOCAL = 0.5 / math.tan(math.radians(72 / 2))
 """Focal length over the picture's height that training begins with: a usual field of view."""
+FRONT_PLACES = (12, 20)
+"""Rows and columns in which places are told apart where something may stand still in front of the camera."""
 _POOLED = (3, 4)
 """Rows and columns that the picture is averaged to for what belongs to the whole of it."""
 
@@ -136,7 +138,13 @@ class CameraHead(nn.Module):
 
 
 class MotionNetwork(nn.Module):
-    """Predicts the motion of a chunk from the last two frames and the operations."""
+    """Predicts the motion of a chunk from the last two frames and the operations.
+
+    `may_stand_still` `(rows, columns)` is 1 in places of the picture where something in front of the camera may stand
+    still, as the footage has it, 0 elsewhere: by its looks alone, a near bush is taken for a held tool.
+    """
+
+    may_stand_still: Tensor
 
     def __init__(self, config: MotionConfig) -> None:
         super().__init__()
@@ -159,6 +167,8 @@ class MotionNetwork(nn.Module):
         self.fine_block = MotionBlock(fine)
         self.fine_out = nn.Conv2d(fine, 2 + 4 * FRAMES_PER_CHUNK, 3, padding=1)
         scale_initial_weights(self.fine_out, 0.0)
+        self.register_buffer("may_stand_still", torch.ones(FRONT_PLACES))
+        self.register_load_state_dict_pre_hook(_add_places)
         # A quarter quicker on a CPU.
         for parameter in self.parameters():
             if parameter.dim() == 4:
@@ -197,6 +207,11 @@ class PredictedMotion(NamedTuple):
         """The camera's motion from the last frame to each of the chunk's."""
         return CameraMotion(self.rotation, self.translation, self.focal)
 
+    def with_moving(self, moving_Bqr: Tensor) -> PredictedMotion:
+        """The motion where other places stand still: the flow follows the scenery as far as `moving` says."""
+        more = (moving_Bqr - self.moving)[:, None, None]
+        return self._replace(moving=moving_Bqr, flow=self.flow + more * self.scenery)
+
     def row(self, number: int) -> PredictedMotion:
         """The motion of one row of the batch, `(1, ...)`."""
         return PredictedMotion(*(part[number : number + 1] for part in self))
@@ -211,7 +226,17 @@ class MotionPrediction(nn.Module):
 
     def forward(self, last_BCHW: Tensor, before_BCHW: Tensor, operations_BON: Tensor) -> tuple[Tensor, ...]:
         found = self.network(last_BCHW, before_BCHW, operations_BON)
-        return found.flow, found.log_error, found.scenery, found.moving, found.inverse_depth, *found.camera
+        motion = PredictedMotion(
+            found.flow, found.log_error, found.scenery, found.moving, found.inverse_depth, *found.camera
+        )
+        may_stand = F.interpolate(self.network.may_stand_still[None, None], found.moving.shape[-2:])[0]
+        return tuple(motion.with_moving(1 - may_stand * (1 - motion.moving)))
+
+
+def _add_places(network: MotionNetwork, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Adds the buffer that weights of earlier versions lack."""
+    if f"{prefix}stem.weight" in weights:
+        weights.setdefault(f"{prefix}may_stand_still", torch.ones_like(network.may_stand_still))
 
 
 def _as_motion(out_BCqr: Tensor, camera: CameraMotion) -> Motion:

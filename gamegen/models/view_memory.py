@@ -170,8 +170,8 @@ def with_recalled(motion: PredictedMotion, recalled: Sequence[Recall | None]) ->
     if not any(recalled):
         return motion
     pairs = zip(motion.moving, recalled, strict=True)
-    return motion._replace(
-        moving=torch.stack([recall.moving.to(moving) if recall else moving for moving, recall in pairs])
+    return motion.with_moving(
+        torch.stack([recall.moving.to(moving) if recall else moving for moving, recall in pairs])
     )
 
 

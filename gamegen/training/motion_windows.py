@@ -81,6 +81,7 @@ class MotionBatch:
     `flow` `(B, K, 2, q, r)` in pixels leads from each frame to the last one; `trusted` `(B, K, q, r)` is 1 where the
     last frame, so moved, shows what is there. Where `is_tracked` `(B,)` is 1, `inverse_depth` `(B, q, r)` is that of
     the last frame, and `rotation` `(B, K, 3, 3)` and `translation` `(B, K, 3)` are the camera's motion since.
+    `is_mirrored` `(B,)` is 1 where left and right have changed places.
     """
 
     before: Tensor
@@ -93,6 +94,7 @@ class MotionBatch:
     inverse_depth: Tensor
     rotation: Tensor
     translation: Tensor
+    is_mirrored: Tensor
 
     def to(self, device: torch.device) -> MotionBatch:
         """The batch on another device."""
@@ -106,6 +108,7 @@ class MotionWindow:
     clip: PlayedClip
     flow: np.ndarray
     trusted: np.ndarray
+    is_mirrored: bool
 
 
 class MotionWindows(WindowDataset):
@@ -122,9 +125,10 @@ class MotionWindows(WindowDataset):
         num_frames = num_latents * FRAMES_PER_CHUNK
         start = sample.slot * num_frames + int(rng.integers(num_frames))
         window = clip.window(min(start, len(clip.frames) - WINDOW_FRAMES))
-        if rng.random() < 0.5:
+        is_mirrored = rng.random() < 0.5
+        if is_mirrored:
             window = window.mirrored()
-        return MotionWindow(window, *known_flow(window))
+        return MotionWindow(window, *known_flow(window), is_mirrored)
 
     def collate(self, windows: list[MotionWindow]) -> MotionBatch:
         frames = from_pixels(_stacked(window.clip.frames for window in windows))
@@ -141,6 +145,7 @@ class MotionWindows(WindowDataset):
             inverse_depth=inverse_depth,
             rotation=rotation,
             translation=translation,
+            is_mirrored=torch.tensor([window.is_mirrored for window in windows]).float(),
         )
 
 

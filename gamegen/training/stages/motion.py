@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,7 +17,7 @@ from gamegen.models.configs import named_config
 from gamegen.models.counts import motion_flops
 from gamegen.models.folding import to_pixels
 from gamegen.models.model import Model, ModelConfig
-from gamegen.models.motion import FINE, Motion, MotionConfig
+from gamegen.models.motion import FINE, FRONT_PLACES, Motion, MotionConfig
 from gamegen.models.sampling import SamplingConfig
 from gamegen.models.warping import inside, resize_flow, warp
 from gamegen.training.flops import FORWARD_AND_BACKWARD, BatchCost
@@ -27,6 +28,12 @@ from gamegen.training.stages.world_model import WorldModelStage
 
 MOVING = 1e-3
 """Mean squared change over a chunk, of values in [0, 1], from which on a moment counts as moving."""
+_EXAMPLES = 24
+"""Micro-batches that tell where something stands still in front of the camera."""
+_TURNS_PX, _STILL_PX = 4.0, 0.5
+"""Median flow over four frames from which on the camera moves, and that of what stands still meanwhile."""
+_LEAST_MOVES, _LEAST_SHARE = 8, 0.05
+"""Windows in which the camera must move, and share of them in which a place must stand still to count."""
 _USUAL_WAY, _USUAL_INVERSE_DEPTH = 0.4, 0.2
 """Way of the camera in a chunk and inverse depth, in the recorded unit of length, at which errors are judged."""
 
@@ -75,6 +82,13 @@ class MotionStage(WorldModelStage):
 
     def windows(self, model: ModelConfig) -> MotionWindows:
         return MotionWindows()
+
+    def initialise(self, objective: Objective, example: Callable[[int], MotionBatch], is_new: bool) -> None:
+        """Sets the places where something may stand still in front of the camera."""
+        assert isinstance(objective, MotionObjective)
+        batch = example(_EXAMPLES)
+        found = still_places(batch.flow[:, -1], batch.trusted[:, -1], batch.is_mirrored > 0)
+        objective.network.may_stand_still.copy_(found)
 
     def objective(self, model: Model) -> MotionObjective:
         return MotionObjective(model, self.motion_loss)
@@ -163,6 +177,26 @@ class MotionObjective(Objective):
             2 * nearness.clamp(max=1).expand(-1, 3, -1, -1) - 1,
         ]
         return np.concatenate([np.concatenate(list(to_pixels(row[:6]).cpu().numpy()), 1) for row in rows])
+
+
+def still_places(flow_Btqr: Tensor, trusted_Bqr: Tensor, is_mirrored_B: Tensor) -> Tensor:
+    """Places where something stands still in front of a moving camera more often than elsewhere, 1 or 0.
+
+    Flow in pixels leads to an earlier frame, and is trusted or not, 1 or 0. Places of mirrored windows are put back.
+    Ones if the camera seldom moves.
+    """
+    length_Bqr = flow_Btqr.norm(dim=1)
+    moves_B = length_Bqr.flatten(1).median(1).values > _TURNS_PX
+    places = torch.ones(FRONT_PLACES, device=flow_Btqr.device)
+    if moves_B.sum() < _LEAST_MOVES:
+        return places
+    still_Bqr = ((length_Bqr < _STILL_PX) & (trusted_Bqr > 0)).float()
+    still_Bqr = torch.where(is_mirrored_B[:, None, None], still_Bqr.flip(-1), still_Bqr)
+    still_qr = still_Bqr[moves_B].mean(0)
+    share = F.adaptive_avg_pool2d(still_qr[None], FRONT_PLACES)
+    is_usual = share >= (2 * share.median()).clamp_min(_LEAST_SHARE)
+    # The edge of what is held moves a little.
+    return F.max_pool2d(is_usual.float(), 3, 1, 1)[0]
 
 
 def flow_distance(flow_BKtqr: Tensor, truth_BKtqr: Tensor, trusted_BKqr: Tensor) -> Tensor:
