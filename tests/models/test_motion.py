@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from gamegen.models.model import Model, ModelConfig
-from gamegen.models.motion import FINE, NUM_OPERATIONS, Motion, MotionConfig, MotionNetwork
+from gamegen.models.motion import (
+    FINE,
+    NUM_OPERATIONS,
+    Motion,
+    MotionConfig,
+    MotionNetwork,
+    MotionPrediction,
+    PredictedMotion,
+)
 from gamegen.models.warping import inside, resize_flow, warp
 
 H, W = 32, 48
@@ -98,3 +106,30 @@ def test_a_new_network_turns_as_the_operations_ask(axis, turn):
 def test_a_model_without_motion_has_no_such_part():
     assert Model(ModelConfig.tiny()).motion is None
     assert "motion" not in dict(Model(ModelConfig.tiny()).named_children())
+
+
+def test_only_places_that_may_stand_still_do():
+    torch.manual_seed(0)
+    network = MotionNetwork(MotionConfig.tiny())
+    with torch.no_grad():
+        network.fine_out.bias[1] = 9.0
+    given = inputs(2)
+    network.may_stand_still[:, :10] = 0
+    with torch.inference_mode():
+        motion = PredictedMotion(*MotionPrediction(network)(*given))
+        whole = network(*given)
+    left = slice(0, motion.moving.shape[-1] // 2)
+    right = slice(motion.moving.shape[-1] // 2, None)
+    assert (motion.moving[..., left] == 1).all() and (motion.moving[..., right] < 0.01).all()
+    torch.testing.assert_close(motion.moving[..., right], whole.moving[..., right])
+    torch.testing.assert_close(motion.flow[..., right], whole.flow[..., right])
+    moved = whole.flow + (1 - whole.moving)[:, None, None] * whole.scenery
+    torch.testing.assert_close(motion.flow[..., left], moved[..., left])
+
+
+def test_weights_from_before_places_were_told_apart_load():
+    weights = MotionNetwork(MotionConfig.tiny()).state_dict()
+    del weights["may_stand_still"]
+    network = MotionNetwork(MotionConfig.tiny())
+    network.load_state_dict(weights)
+    assert network.may_stand_still.all()

@@ -12,14 +12,14 @@ import torch
 from gamegen.controls import MOVEMENT_KEYS
 from gamegen.footage.geometry import CameraTrack
 from gamegen.models.checkpoint import load_checkpoint
-from gamegen.models.motion import FINE, NUM_OPERATIONS, PAST_OPERATIONS, MotionConfig
+from gamegen.models.motion import FINE, FRONT_PLACES, NUM_OPERATIONS, PAST_OPERATIONS, MotionConfig
 from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
 from gamegen.training.motion_windows import MotionWindows, PlayedClip, known_flow
 from gamegen.training.optimisers import OptimiserConfig
 from gamegen.training.run_stage import run_stage
 from gamegen.training.stage_config import TrainingBucket
-from gamegen.training.stages.motion import MotionStage, flow_distance
+from gamegen.training.stages.motion import MotionStage, flow_distance, still_places
 from gamegen.training.stages.stage import Stage
 from gamegen.training.window_plan import ClipRow, Sample, WindowPlan, index_clips
 from tests.footage_samples import panning_frames
@@ -148,6 +148,22 @@ def test_a_resumed_run_is_not_initialised_again(data, tiny_model, tmp_path, monk
     monkeypatch.delattr(Stage, "initialise")
     run_stage(STAGE, data, run, str(tiny_model))
     assert load_checkpoint(tmp_path, "cpu").card["steps"] == 6
+
+
+def test_it_is_learned_from_the_footage_where_something_is_held():
+    flow, trusted = torch.zeros(32, 2, 24, 40), torch.ones(32, 24, 40)
+    flow[:, 0] = 12.0
+    mirrored = torch.arange(32) % 2 == 0
+    flow[~mirrored, :, 18:, 32:] = 0
+    flow[mirrored, :, 18:, :8] = 0
+    # A place that stands still once is an accident, one that nothing explains says nothing.
+    flow[0, :, 2:6, 2:6] = 0
+    trusted[:, :4, 32:], flow[:, :, :4, 32:] = 0, 0
+    places = still_places(flow, trusted, mirrored)
+    expected = torch.zeros(FRONT_PLACES)
+    expected[8:, 15:] = 1
+    assert torch.equal(places, expected)
+    assert still_places(flow / 10, trusted, mirrored).all()
 
 
 def test_some_windows_are_shown_without_their_detail(data, tiny_model, tmp_path):
