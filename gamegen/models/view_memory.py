@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,7 +66,7 @@ class KeyView:
 
     def pixels(self) -> Tensor:
         """The picture, uint8 `(H, W, 3)`."""
-        return torch.from_numpy(simplejpeg.decode_jpeg(self.picture, colorspace="RGB"))
+        return torch.from_numpy(_jpeg().decode_jpeg(self.picture, colorspace="RGB"))
 
 
 class RecalledView(NamedTuple):
@@ -288,7 +288,7 @@ class ViewMemory:
         if near and not any(_is_lit_otherwise(view, last) for view in near):
             return self.views
         new = KeyView(
-            simplejpeg.encode_jpeg(last.contiguous().numpy(), quality=_JPEG_QUALITY, colorsubsampling="444"),
+            _jpeg().encode_jpeg(last.contiguous().numpy(), quality=_JPEG_QUALITY, colorsubsampling="444"),
             motion.inverse_depth[0].half().cpu(),
             layers.covered[0, 0].bool().cpu(),
             self.rotation,
@@ -303,6 +303,13 @@ class ViewMemory:
         rotation, translation = self._to_last(view)
         cosine = (rotation.trace() - 1) / 2
         return bool(cosine > _APART_COS and translation.norm() < _APART_NODES)
+
+
+def _jpeg() -> ModuleType:
+    """The codec of pictures; bare machines that train with moved frames lack it, and keep no views."""
+    import simplejpeg
+
+    return simplejpeg
 
 
 def _is_lit_otherwise(view: KeyView, last_HWC: Tensor) -> bool:

@@ -40,7 +40,7 @@ ABSENT = (
         "pydantic_core",
         "pygments",
     ),
-    *("ray", "scipy", "tensorboardX", "transformers", "typer"),
+    *("ray", "scipy", "simplejpeg", "tensorboardX", "transformers", "typer"),
 )
 """Packages that a bare machine lacks."""
 PROGRAM = f"""
