@@ -69,6 +69,8 @@ def test_cached_rollout_equals_full_attention(anchors, moves, monkeypatch):
     # One at a time, as the engine does: in batches of another size, a value in thousands rounds to the next float16.
     monkeypatch.setattr(motion_compensation, "_PER_PASS", 1)
     model = random_model(anchors, moves)
+    # The moved frames below know nothing of earlier views.
+    model.recalls_views = False
     engine = WorldEngine(model)
     engine.open("a", words(1), seed=3)
     frames: list[np.ndarray] = []

@@ -89,6 +89,8 @@ def test_a_rollout_is_what_the_engine_plays(solver, model, monkeypatch):
     monkeypatch.setattr(rollout._Player, "_noise", lambda _, like: torch.zeros_like(like))
     first = torch.randn(1, *model.config.latent_shape, generator=torch.Generator().manual_seed(1))
     frames = random_frames(0, 1)[-2:]
+    # Rollouts are of a few chunks, and keep no earlier views.
+    monkeypatch.setattr(model, "recalls_views", False)
     engine = WorldEngine(model)
     engine.open("a", words(1), 0, Opening(first, shown=frames))
     played = []
