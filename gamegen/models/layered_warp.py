@@ -48,8 +48,8 @@ class Layers(NamedTuple):
         scenery = fill(last_BCHW, 1 - F.interpolate(self.covered, (height, width)))
         flow = resize_flow(self.flow, height, width)
         moved = warp(scenery, flow)
-        # Where the scenery rests, nothing need be told apart.
-        resting = (1 - flow.norm(dim=2, keepdim=True)).clamp_min(0)
+        # Where the scenery rests, nothing need be told apart. (`norm` of a dimension in the middle takes 30 ms.)
+        resting = (1 - torch.hypot(flow[:, :, :1], flow[:, :, 1:])).clamp_min(0)
         covered = F.interpolate(self.covered, (height, width), mode="bilinear")[:, None]
         front = torch.maximum(self._opacity(last_BCHW, scenery)[:, None], covered * resting)
         return (moved * (1 - front) + last_BCHW[:, None] * front).to(last_BCHW.dtype)
