@@ -107,8 +107,8 @@ class Chunk:
     """One drawn chunk: the version after it, its latent float16 `(C, h, w)`, the time and batch size of the pass.
 
     `shown` are the last two frames before it, uint8 `(2, H, W, 3)`, for a decoder that takes detail from them; None for
-    others, and before the first chunk. `recalled` are the
-    arrays of what was recalled for it (`gamegen.models.view_memory.Recall`).
+    others, and before the first chunk. `recalled` are the arrays of the memory retrieved for it
+    (`gamegen.models.view_memory.Recall`).
     """
 
     version: int

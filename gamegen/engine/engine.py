@@ -271,7 +271,7 @@ class WorldEngine:
         return self._slots.get(session_id).past
 
     def recalled(self, session_id: str) -> Recall | None:
-        """What was recalled for the last chunk, which a decoder needs too; raises UnknownSessionError."""
+        """Memory retrieved for the last chunk, for a decoder elsewhere; raises UnknownSessionError."""
         return self._slots.get(session_id).recall
 
     def _decode(self, session: Session) -> None:

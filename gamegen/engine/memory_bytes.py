@@ -27,7 +27,7 @@ _DTYPES = {
 
 
 def memory_to_bytes(memory: ViewMemory) -> bytes:
-    """Serialises a memory; none are needed for one that has just begun."""
+    """Serialises a memory; empty for one without views."""
     if memory.is_new:
         return b""
     views = memory.views
@@ -36,10 +36,10 @@ def memory_to_bytes(memory: ViewMemory) -> bytes:
     tensors = {
         "poses_P34": torch.stack(poses),
         "moving_qr": torch.empty(0, 0) if memory.moving is None else memory.moving,
-        "depths_Vqr": _stacked([view.inverse_depth for view in views]),
-        "still_Vqr": _stacked([view.still for view in views]),
+        "depths_Vqr": torch.stack([view.inverse_depth for view in views]),
+        "still_Vqr": torch.stack([view.still for view in views]),
         "lengths_V": torch.tensor([len(picture) for picture in pictures]),
-        "pictures_B": torch.cat(pictures) if pictures else torch.empty(0),
+        "pictures_B": torch.cat(pictures),
     }
     return save({name: tensors[name].to(dtype).contiguous() for name, dtype in _DTYPES.items()})
 
@@ -99,10 +99,6 @@ def _checked(picture: bytes, size: tuple[int, ...]) -> bytes:
 
 def _pose(rotation: Tensor, position: Tensor) -> Tensor:
     return torch.cat([rotation, position[:, None]], 1)
-
-
-def _stacked(grids: list[Tensor]) -> Tensor:
-    return torch.stack(grids) if grids else torch.empty(0, 0, 0)
 
 
 def _require(is_true: bool, otherwise: str) -> None:

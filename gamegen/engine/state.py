@@ -37,8 +37,7 @@ class DenoisingState:
 
 @dataclass(frozen=True)
 class ChunkReference:
-    """What the chunk after `version` is drawn from: its `reference`, with what was recalled for it; and the session's
-    memory once it is drawn."""
+    """Decoder reference of the chunk after `version`, the memory retrieved for it, and the memory after it."""
 
     version: int
     reference: Reference

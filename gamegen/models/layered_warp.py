@@ -33,14 +33,13 @@ class Layers(NamedTuple):
 
     `flow` `(B, K, 2, q, r)` in pixels is the scenery's. `front` `(B, 1, q, r)` is 1 in places of what stands still in
     front of the camera, `covered` `(B, 1, q, r)` where scenery may be hidden by it. `unseen` `(B, K, q, r)` is 1 where
-    the scenery comes from beyond the frame's edges, or was covered; `uncovered` is 1 in those of the second kind alone.
+    the scenery comes from beyond the frame's edges, or was covered.
     """
 
     flow: Tensor
     front: Tensor
     covered: Tensor
     unseen: Tensor
-    uncovered: Tensor
 
     def move(self, last_BCHW: Tensor) -> Tensor:
         """The frame moved to each of the chunk's, `(B, K, C, H, W)`."""
@@ -55,7 +54,7 @@ class Layers(NamedTuple):
         return (moved * (1 - front) + last_BCHW[:, None] * front).to(last_BCHW.dtype)
 
     def _opacity(self, last_BCHW: Tensor, scenery_BCHW: Tensor) -> Tensor:
-        """How much of each pixel is the layer in front, `(B, 1, H, W)`: as far as it differs from what is behind.
+        """Opacity of the front layer in each pixel, `(B, 1, H, W)`, by its difference from the filled scenery.
 
         The motion network knows the layer by places alone, whose corners are scenery.
         """
@@ -77,7 +76,7 @@ def split_layers(motion: PredictedMotion) -> Layers:
     source = warp(covered, flow / FINE, "bilinear")[:, :, 0]
     uncovered = (source > _COVERED_SHARE).to(flow.dtype) * behind
     unseen = torch.maximum(uncovered, (1 - inside(flow / FINE)) * behind)
-    return Layers(flow, front, covered, unseen, uncovered)
+    return Layers(flow, front, covered, unseen)
 
 
 def fill(image_BCHW: Tensor, known_B1HW: Tensor) -> Tensor:

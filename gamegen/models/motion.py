@@ -191,7 +191,7 @@ class MotionNetwork(nn.Module):
 
 
 class PredictedMotion(NamedTuple):
-    """What play reads of a `Motion`: its fields, with those of its camera taken apart."""
+    """Flow, error, depth and camera motion of a chunk as plain tensors: the fields of `Motion` that play reads."""
 
     flow: Tensor
     log_error: Tensor

@@ -90,11 +90,12 @@ def as_reference(
 ) -> Reference:
     """The reference of moved frames, completed by the views that are recalled for its rows."""
     log_error = motion.log_error.masked_fill(layers.unseen > 0, _UNSEEN_LOG_ERROR)
+    if any(views):
+        # The caller's frames stay as they are.
+        frames_N4CHW = frames_N4CHW.clone()
     for row, view in enumerate(views):
         if view is None:
             continue
-        # Copies: the tensors may be those of a compiled graph.
-        frames_N4CHW, log_error = frames_N4CHW.clone(), log_error.clone()
         frames, filled = view.lay_into(frames_N4CHW[row], layers.row(row), motion.row(row).camera)
         frames_N4CHW[row] = frames.to(frames_N4CHW.dtype)
         log_error[row] += filled * (_USUAL_LOG_ERROR - log_error[row])

@@ -28,7 +28,7 @@ from gamegen.models.motion import FINE, PredictedMotion
 from gamegen.models.warping import inside, resize_flow, warp
 
 MAX_VIEWS = 24
-"""Views that are kept: a turn around, or a walk of some fifty nodes."""
+"""Views that are kept: a turn around, or a walk of 36 nodes."""
 _APART_COS, _APART_NODES = 0.966, 1.5
 """A frame is kept if no kept one is within this angle, 15 degrees as a cosine, and distance of it."""
 _FAR_NODES = 4.0
@@ -39,8 +39,8 @@ _SEEN_WORTH, _LEAST_WORTH = 0.05, 0.004
 _NEAR_NODES = 3.0
 """Distance up to which a view's detail is in its place."""
 _COARSE_PIXELS, _ALIKE, _SOFT = 8, 0.08, 4
-"""What is smaller than so many pixels is detail; without it, views that differ by less show the same, up to an edge of
-so many pixels."""
+"""Block size of the low-pass filter in pixels; largest difference, in [-1, 1], of low-passed views that show the same;
+radius in pixels by which the mask of such places is blurred."""
 _LEAST_OVERLAP, _MOST_ERROR = 0.1, 0.15
 """A view must show an overlap with the moved frame of this share, and its mean absolute error there, in [-1, 1]."""
 _GAINS = (0.5, 2.0)
@@ -53,7 +53,7 @@ _MOVING_SHARE, _STILL_SHARE = 0.4, 0.15
 _JPEG_QUALITY = 92
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeyView:
     """A kept view: its picture as a JPEG file, the scenery's inverse depth `(q, r)` float16, bool `still` `(q, r)`
     where something is in front of it, and its pose as in `ViewMemory`."""
@@ -144,7 +144,7 @@ def _coarse(frames_KCHW: Tensor) -> Tensor:
 
 
 class Recall(NamedTuple):
-    """What a world remembers that its next chunk needs.
+    """Retrieved memory for one chunk: the mask of what moves with the scenery, and a kept view.
 
     `moving` `(q, r)` float16 takes the place of `PredictedMotion.moving`; `view` is the one that is laid into the
     chunk, if any.
@@ -183,7 +183,7 @@ def _level() -> Tensor:
     return torch.eye(3, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ViewMemory:
     """Where a world's camera is, the views that are kept, and what stands still in front of the camera.
 

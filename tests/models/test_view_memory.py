@@ -139,6 +139,17 @@ def test_views_far_away_are_given_up_first(monkeypatch):
     assert [round(float(each.position[2])) for each in memory.views] == [6, 8, 10, 12]
 
 
+def test_views_of_the_dark_look_alike_and_are_kept(monkeypatch):
+    monkeypatch.setattr(view_memory, "MAX_VIEWS", 3)
+    memory, motion = ViewMemory(), turning(0.0)
+    dark = to_pixels(torch.full((3, HEIGHT, WIDTH), -1.0))
+    for way in (2.0, 2.0, -2.0, -2.0, -2.0, 0.0):
+        step = motion._replace(translation=torch.tensor([0, 0, way]).expand(1, 4, 3))
+        memory = memory.next(dark, motion.moving[0], step, split_layers(step))
+    assert len({each.picture for each in memory.views}) == 1
+    assert [round(float(each.position[2])) for each in memory.views] == [0, 2, -2]
+
+
 def test_the_camera_stays_a_camera():
     memory = looked_away(chunks=300)[0]
     torch.testing.assert_close(
