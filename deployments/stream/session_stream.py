@@ -185,7 +185,7 @@ class SessionStream:
         player.clock.target_fps = settings.fps or player.clock.target_fps
         player.every = settings.every or player.every
         player.format = settings.format or player.format
-        if settings.format:
+        if settings.format == "fmp4":
             # A client that asks again may have dropped the init segment that it had.
             self._connection.repeat_init()
         told = {"fps": player.clock.target_fps, "every": player.every, "format": player.format}

@@ -10,6 +10,7 @@ const WORDS = {
 };
 // Each that is watched holds a connection, of which a browser opens six to a server.
 const SHOWN = 4;
+const RETRY_MS = 2000;
 
 const element = (tag, className = "", text = "") => {
   const made = document.createElement(tag);
@@ -40,12 +41,17 @@ class Clip {
   watch(id) {
     this.stream = new EventSource(`/v1/videos/${id}/stream`);
     for (const name of ["phase_change", "progress", "completed", "error"]) {
-      // A connection that broke is an error without data: the browser comes back by itself.
-      this.stream.addEventListener(name, ({ data }) => { if (data) this.show(JSON.parse(data)); });
+      this.stream.addEventListener(name, ({ data }) => (data ? this.show(JSON.parse(data)) : this.reconnect(id)));
     }
   }
 
+  /** After an error without data. A browser reconnects by itself, but not to a server that answered with an error. */
+  reconnect(id) {
+    if (this.stream.readyState === EventSource.CLOSED) this.retry = setTimeout(() => this.watch(id), RETRY_MS);
+  }
+
   close() {
+    clearTimeout(this.retry);
     this.stream?.close();
   }
 

@@ -16,10 +16,15 @@ from tests.serving import Application
 
 @pytest.fixture(scope="module")
 def address(application: Application, stores: StoreUrls) -> str:
-    """The application as `make play` starts it, with all its places however late chunks come."""
+    """The application as `make play` starts it, but for what a busy machine would turn into a wait without end.
+
+    All places are offered however late chunks come, and clips get their share of the cores beside a world that is
+    always late.
+    """
     settings = load_settings()
     world = dataclasses.replace(settings.world, most_late_share=1)
-    return application.serve(dataclasses.replace(settings, world=world), stores)
+    generator = dataclasses.replace(settings.generator, niceness=0)
+    return application.serve(dataclasses.replace(settings, world=world, generator=generator), stores)
 
 
 @pytest.fixture(scope="package")

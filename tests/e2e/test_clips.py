@@ -28,6 +28,10 @@ def order(page, prompt: str, frames: int) -> None:
     page.get_by_test_id("clip-order").click()
 
 
+def cancelled(page, prompt: str):
+    return page.locator("[data-testid=clip][data-state=CANCELLED]", has_text=prompt).first
+
+
 def test_a_clip_is_recorded_beside_the_world(page):
     page.evaluate(COUNT_STREAMS)
     page.get_by_test_id("clips-open").click()
@@ -52,19 +56,39 @@ def test_a_clip_is_recorded_beside_the_world(page):
     wait_for_frames(page, 4)
 
 
+def test_a_clip_is_watched_again_after_the_server_has_refused(page):
+    refused = []
+
+    def refuse_once(route):
+        if refused:
+            return route.continue_()
+        refused.append(route.request.url)
+        return route.fulfill(
+            status=503, json={"error": {"code": "too_many_streams", "message": "polled instead"}}
+        )
+
+    page.route("**/v1/videos/*/stream", refuse_once)
+    page.get_by_test_id("clips-open").click()
+    order(page, "a road that is refused", 102)
+    clip = page.locator("[data-testid=clip]", has_text="a road that is refused").first
+    clip.get_by_test_id("clip-cancel").dispatch_event("click")
+    cancelled(page, "a road that is refused").wait_for()
+    assert len(refused) == 1
+
+
 def test_a_clip_is_cancelled_and_listed_when_the_page_comes_back(page):
     page.get_by_test_id("clips-open").click()
     order(page, "a road without end", 102)
     clip = page.locator("[data-testid=clip]", has_text="a road without end").first
     # Not by the mouse, which waits until the page has two frames to spare: the clip may have been drawn by then.
     clip.get_by_test_id("clip-cancel").dispatch_event("click")
-    page.wait_for_selector("[data-testid=clip][data-state=CANCELLED]")
+    cancelled(page, "a road without end").wait_for()
     assert "cancelled" in clip.inner_text()
     page.reload()
     wait_for_frames(page, 1)
     assert page.get_by_test_id("clip").count() == 0
     page.get_by_test_id("clips-open").click()
-    page.wait_for_selector("[data-testid=clip][data-state=CANCELLED]")
+    cancelled(page, "a road without end").wait_for()
 
 
 def test_what_is_refused_is_said(page):
