@@ -47,6 +47,17 @@ def test_files_repeat_however_their_frames_come(tmp_path, fps):
     assert data.index(b"moov") < data.index(b"mdat")
 
 
+def test_files_repeat_whatever_lies_in_memory(tmp_path):
+    clip, random = moving_square(12), np.random.default_rng(5)
+    files = set()
+    for _ in range(60):
+        used = [np.full(random.integers(1_000, 400_000), random.integers(255), np.uint8) for _ in range(6)]
+        del used
+        write(tmp_path / "clip.mp4", clip, 11)
+        files.add((tmp_path / "clip.mp4").read_bytes())
+    assert len(files) == 1
+
+
 def test_a_file_shows_its_frames(tmp_path):
     clip = moving_square(12)
     facts = write(tmp_path / "clip.mp4", clip, 12)
