@@ -16,13 +16,13 @@ from deployments.clients.world_client import WorldClient, WorldRefusedError
 from deployments.errors import ApiError, user_full
 from deployments.ingress.schemas import OneShot, OneShotFrames
 from deployments.rate_limit import InstructionLimiter
-from deployments.replicas.messages import DECODED_CONTROLS, DecodeRequest, EncodedText, InstructionUpdate
+from deployments.replicas.messages import DecodeRequest, EncodedText, InstructionUpdate
 from deployments.sessions.session_record import LoggedChunk, SessionRecord
 from deployments.sessions.store_errors import SessionGoneError, SessionMovedError, UserFullError
 from deployments.stream.context import PlayContext, resume_world
 from deployments.stream.journal import SessionJournal
 from gamegen.controls import Control
-from gamegen.sessions.log import LoggedInstruction, recent_operations, rounded
+from gamegen.sessions.log import LoggedInstruction, rounded
 
 
 async def play_once(record: SessionRecord, order: OneShot, context: PlayContext) -> OneShotFrames:
@@ -122,10 +122,8 @@ async def _draw(
     request = DecodeRequest(
         latent=chunk.latent,
         previous=previous,
-        operations=recent_operations(journal.record.controls, DECODED_CONTROLS),
         size=(spec.width, spec.height),
-        shown=chunk.shown,
-        recalled=chunk.recalled,
+        reference=chunk.reference,
     )
     return context.replicas.decoder.start(request)
 

@@ -14,11 +14,11 @@ from ray import serve
 from deployments.replicas.chunk_encoder import ChunkEncoder
 from deployments.replicas.messages import DecodedFrames, DecodeRequest
 from deployments.settings import DecoderSettings
-from gamegen.constants import FRAMES_PER_CHUNK
-from gamegen.controls import OPERATION_SIZE
 
 if TYPE_CHECKING:
-    from gamegen.engine.latent_decoder import StreamPast
+    from torch import Tensor
+
+    from gamegen.models.streaming_decoder import Reference
 
 
 @serve.deployment(name="Decoder")
@@ -30,7 +30,6 @@ class DecoderDeployment:
 
         from gamegen.engine.latent_decoder import LatentDecoder
         from gamegen.engine.variants import Variant
-        from gamegen.models.motion import NUM_OPERATIONS
 
         # Compilation below takes its number of threads from here; the thread that decodes sets its own.
         torch.set_num_threads(settings.threads)
@@ -42,8 +41,7 @@ class DecoderDeployment:
         )
         size = (loaded.config.width, loaded.config.height)
         blank = np.zeros(loaded.config.latent_shape, np.float16)
-        idle = np.zeros((NUM_OPERATIONS, OPERATION_SIZE), np.float32)
-        first = DecodeRequest(latent=blank, previous=blank, operations=idle, size=size)
+        first = DecodeRequest(latent=blank, previous=blank, size=size)
         self._thread.submit(lambda: [*self._decode([first])]).result()
 
     async def decode(self, requests: list[DecodeRequest]) -> AsyncIterator[list[DecodedFrames]]:
@@ -55,28 +53,20 @@ class DecoderDeployment:
     def _decode(self, requests: list[DecodeRequest]) -> Iterator[list[DecodedFrames]]:
         import torch
 
-        from gamegen.models.view_memory import Recall
-
         start = time.perf_counter()
         # Copied, because arrays that crossed a handle may be read-only views.
-        latents = [torch.from_numpy(r.latent.copy()) for r in requests]
-        pasts = [_past(request) for request in requests]
-        operations = [request.operations[-FRAMES_PER_CHUNK:] for request in requests]
+        latents = [torch.from_numpy(request.latent.copy()) for request in requests]
+        memories = [None if r.previous is None else torch.from_numpy(r.previous.copy()) for r in requests]
+        reference = _references(requests, torch.stack(latents))
         encoders = [ChunkEncoder(request, self._settings) for request in requests]
-        recalled = [None if r.recalled is None else Recall.from_arrays(r.recalled) for r in requests]
-        for part in self._decoder.decode_in_parts(latents, pasts, operations, recalled=recalled):
+        for part in self._decoder.decode_in_parts(latents, memories, reference):
             files = [encoder.take(frames) for encoder, frames in zip(encoders, part.numpy(), strict=True)]
             decode_ms = 1000 * (time.perf_counter() - start)
             yield [DecodedFrames(made, decode_ms) for made in files]
 
 
-def _past(request: DecodeRequest) -> StreamPast:
-    import torch
+def _references(requests: list[DecodeRequest], latents: Tensor) -> Reference:
+    from gamegen.models.streaming_decoder import Reference
 
-    from gamegen.engine.latent_decoder import StreamPast
-
-    latent, shown = (
-        None if array is None else torch.from_numpy(array.copy())
-        for array in (request.previous, request.shown)
-    )
-    return StreamPast(latent, shown, request.operations[:-FRAMES_PER_CHUNK])
+    rows = [None if r.reference is None else Reference.from_arrays(r.reference) for r in requests]
+    return Reference.batch(rows, latents)

@@ -106,17 +106,15 @@ class StepRequest:
 class Chunk:
     """One drawn chunk: the version after it, its latent float16 `(C, h, w)`, the time and batch size of the pass.
 
-    `shown` are the last two frames before it, uint8 `(2, H, W, 3)`, for a decoder that takes detail from them; None for
-    others, and before the first chunk. `recalled` are the arrays of the memory retrieved for it
-    (`gamegen.models.view_memory.Recall`).
+    `reference` are the arrays of `gamegen.models.streaming_decoder.Reference`, float16, with which its frames are
+    decoded; None before the first chunk, and for a decoder that sees none.
     """
 
     version: int
     latent: np.ndarray
     step_ms: float
     num_sessions: int
-    shown: np.ndarray | None = None
-    recalled: tuple[np.ndarray, ...] | None = None
+    reference: tuple[np.ndarray, ...] | None = None
     snapshot: bytes | None = None
 
 
@@ -132,25 +130,18 @@ class Moved:
     """Reply that an owner of a later fence has stepped the session: this owner must stop."""
 
 
-DECODED_CONTROLS = 4
-"""Chunks whose operations a decoder is given, its own the last: as many as the motion network reads."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DecodeRequest:
     """Decodes a chunk's latent, given the one before (None at the start), into frames of (width, height) `size`.
 
-    `operations` float32 `(NUM_OPERATIONS, O)` lead to its end. `shown` and `recalled` are those of the `Chunk`; without
-    them a decoder takes what the latent before shows. With `sequence`, the number of its first frame, the chunk becomes
-    one MP4 fragment, without it four JPEG files.
+    `reference` is that of the `Chunk`. With `sequence`, the number of its first frame, the chunk becomes one MP4
+    fragment, without it four JPEG files.
     """
 
     latent: np.ndarray
     previous: np.ndarray | None
-    operations: np.ndarray
     size: tuple[int, int]
-    shown: np.ndarray | None = None
-    recalled: tuple[np.ndarray, ...] | None = None
+    reference: tuple[np.ndarray, ...] | None = None
     sequence: int | None = None
 
     @property

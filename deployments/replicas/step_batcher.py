@@ -218,7 +218,7 @@ class StepBatcher:
             if sid not in ready:
                 replies.append(Missing(self._engine.version(sid)))
                 continue
-            shown, recall = self._engine.past(sid).frames, self._engine.recalled(sid)
+            reference = self._engine.reference(sid)
             snapshot = self._engine.snapshot(sid).to_bytes() if request.wants_snapshot else None
             replies.append(
                 Chunk(
@@ -226,8 +226,7 @@ class StepBatcher:
                     latent=latents[sid],
                     step_ms=step_ms,
                     num_sessions=len(ready),
-                    shown=None if shown is None else shown.numpy(),
-                    recalled=recall and recall.arrays(),
+                    reference=reference and reference.arrays(),
                     snapshot=snapshot,
                 )
             )

@@ -12,7 +12,6 @@ from deployments.clients.decoder_client import DecoderClient, DecodeStream, OnDe
 from deployments.clients.world_client import WorldClient
 from deployments.errors import ApiError
 from deployments.replicas.messages import (
-    DECODED_CONTROLS,
     Chunk,
     DecodeRequest,
     Follow,
@@ -30,7 +29,6 @@ from gamegen.sessions.log import (
     LoggedInstruction,
     LoggedVideoPrompt,
     VideoPrompt,
-    recent_operations,
     rounded,
 )
 
@@ -186,10 +184,8 @@ class SessionPlayer:
         request = DecodeRequest(
             latent=chunk.latent,
             previous=previous,
-            operations=recent_operations(self._journal.record.controls, DECODED_CONTROLS),
             size=self._size,
-            shown=chunk.shown,
-            recalled=chunk.recalled,
+            reference=chunk.reference,
             sequence=FRAMES_PER_CHUNK * number if self.format == "fmp4" else None,
         )
         on_decoded = self._timed(begun_s, is_typical)

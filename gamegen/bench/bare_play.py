@@ -12,11 +12,11 @@ import torch
 from gamegen.constants import FPS, FRAMES_PER_CHUNK
 from gamegen.controls import Control
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
+from gamegen.engine.latent_decoder import LatentDecoder
 from gamegen.engine.variants import Variant
 from gamegen.media.images import encode_jpegs
+from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
-from gamegen.models.view_memory import Recall
 
 _SETTLING_S = 2.0
 
@@ -45,6 +45,7 @@ class BarePlay:
         self._engine = WorldEngine(model, EngineConfig(sessions))
         self._decoder = LatentDecoder(model)
         self._operations = {str(i): Control({"w"}).operations() for i in range(sessions)}
+        self._previous: list[torch.Tensor | None] = [None] * sessions
         for seed, session in enumerate(self._operations):
             self._engine.open(session, prompt, seed=seed)
         self.run(_SETTLING_S)
@@ -63,11 +64,12 @@ class BarePlay:
             chunk_s = time.perf_counter()
             chunks = self._engine.step(self._operations)
             latents = [torch.from_numpy(chunks[session]) for session in self._operations]
-            pasts = [self._engine.past(session) for session in self._operations]
-            recalled = [self._engine.recalled(session) for session in self._operations]
+            references = [self._engine.reference(session) for session in self._operations]
+            reference = Reference.batch(references, torch.stack(latents))
             if decoding:
                 first_frames_s.append(decoding.result())
-            decoding = self._decoder_thread.submit(self._decode, latents, pasts, recalled, chunk_s)
+            decoding = self._decoder_thread.submit(self._decode, latents, self._previous, reference, chunk_s)
+            self._previous = [*latents]
             self._engine.commit()
         if decoding:
             first_frames_s.append(decoding.result())
@@ -78,14 +80,13 @@ class BarePlay:
     def _decode(
         self,
         latents: list[torch.Tensor],
-        pasts: list[StreamPast],
-        recalled: list[Recall | None],
+        previous: list[torch.Tensor | None],
+        reference: Reference,
         chunk_s: float,
     ) -> float:
         """Seconds from the chunk's start until every session has its first JPEG."""
         first_s: float | None = None
-        operations = [*self._operations.values()]
-        for part in self._decoder.decode_in_parts(latents, pasts, operations, recalled=recalled):
+        for part in self._decoder.decode_in_parts(latents, previous, reference):
             for video in part.numpy():
                 encode_jpegs(video)
             first_s = first_s or time.perf_counter() - chunk_s

@@ -25,7 +25,6 @@ from gamegen.models.motion_compensation import Compensated, as_reference, no_lat
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
-from gamegen.models.view_memory import Recall, with_recalled
 
 
 @dataclass(frozen=True)
@@ -155,19 +154,18 @@ class InputStacker:
         operations = torch.from_numpy(steps).float().to(model.device)
         predicted = predict_motion(model, shown, operations, self._predict_motion)
         memories = [session.memory for session in sessions] if model.recalls_views else []
-        steady = [Recall(memory.moving_now(predicted.row(i))) for i, memory in enumerate(memories)]
-        motion = with_recalled(predicted, steady)
+        steady = [memory.moving_now(predicted.row(i)) for i, memory in enumerate(memories)]
+        motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
         layers = split_layers(motion)
         frames = layers.move(shown[:, 1].to(motion.flow.dtype))
         views = [memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)]
         found = as_reference(model, frames, motion, layers, views)
         for i, session in enumerate(sessions):
-            row, recall, memory = Reference(*(part[i : i + 1] for part in found)), None, session.memory
+            memory = session.memory
             if memories:
-                recall = steady[i]._replace(view=views[i])
                 last = to_pixels(shown[i, 1])
                 memory = memory.next(last, predicted.moving[i], motion.row(i), layers.row(i))
-            session.reference = ChunkReference(session.version, row, recall, memory)
+            session.reference = ChunkReference(session.version, found.row(i), memory)
         return found
 
     def _last_latents(self, sessions: Sequence[Session]) -> Tensor:

@@ -23,13 +23,14 @@ from gamegen.engine.conditioning import Conditioning, idle_operations
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
 from gamegen.engine.slots import SlotTable
 from gamegen.engine.snapshot import PastChunk, WorldSnapshot
-from gamegen.engine.state import DenoisingState, SamplingParams, Session
+from gamegen.engine.state import ChunkReference, DenoisingState, SamplingParams, Session
 from gamegen.engine.variants import Variant
 from gamegen.media.prompt_pictures import MAX_PROMPT_CHUNKS
 from gamegen.models.model import Model
 from gamegen.models.opening import Opening
+from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
-from gamegen.models.view_memory import Recall, ViewMemory
+from gamegen.models.view_memory import ViewMemory
 
 
 @dataclass(frozen=True)
@@ -266,25 +267,28 @@ class WorldEngine:
             raise ValueError(f"session {session_id!r} has generated no chunk yet: step it first")
         return session.frames.numpy()
 
-    def past(self, session_id: str) -> StreamPast:
-        """State of the stream before the last chunk, with which a decoder decodes it; raises UnknownSessionError."""
-        return self._slots.get(session_id).past
+    def reference(self, session_id: str) -> Reference | None:
+        """Reference of the last chunk, float16, with which a decoder elsewhere shows what `frames` returns.
 
-    def recalled(self, session_id: str) -> Recall | None:
-        """Memory retrieved for the last chunk, for a decoder elsewhere; raises UnknownSessionError."""
-        return self._slots.get(session_id).recall
+        Known until `commit`. None for a stream's first chunk, and for models whose decoder sees none. Raises
+        UnknownSessionError.
+        """
+        return self._reference(self._slots.get(session_id))
+
+    def _reference(self, session: Session) -> Reference | None:
+        """That of a session's last chunk, computed if generation has not needed it."""
+        if session.reference is None or session.reference.version != session.version - 1:
+            done = session.chunks[-1].conditioning.operations
+            found = self._decoder.reference([session.past], [done])
+            session.reference = ChunkReference(session.version - 1, found, session.memory)
+        return session.reference.reference
 
     def _decode(self, session: Session) -> None:
         """Decodes a session's last chunk, if it is not yet: alone, so that its frames depend on no other session."""
         if session.chunks and session.frames is None:
-            chunk = session.chunks[-1]
-            kept = session.reference
-            session.frames = self._decoder.decode(
-                [chunk.latent],
-                [session.past],
-                [chunk.conditioning.operations],
-                kept.reference if kept and kept.version == session.version - 1 else None,
-            )[0].cpu()
+            latents, memories = [session.chunks[-1].latent], [session.past.latent]
+            parts = self._decoder.decode_in_parts(latents, memories, self._reference(session))
+            session.frames = torch.cat([part[0] for part in parts])
             session.reference = None
 
     def _close_slots(self, slots: list[int]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,11 +19,10 @@ from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.models.folding import chunk_pixels, from_pixels
 from gamegen.models.model import Model
 from gamegen.models.motion import PAST_OPERATIONS
-from gamegen.models.motion_compensation import no_latent, refer, shown_again
+from gamegen.models.motion_compensation import PredictMotion, no_latent, refer, shown_again
 from gamegen.models.onnx import CompiledModule, compiled
 from gamegen.models.streaming_decoder import Reference, RemainingFrames, StreamingDecoder
 from gamegen.models.vae import CausalVideoVAE
-from gamegen.models.view_memory import Recall
 
 Part = Callable[..., Sequence[Tensor]]
 
@@ -83,10 +83,13 @@ class LatentDecoder:
         decoder.load_state_dict(model.vae.streaming.state_dict())
         decoder.to(model.device, self.dtype, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._decoder = decoder
-        sees = decoder.sees_reference
-        self._predict_motion = build_motion_prediction(model, self._latent_shape) if sees else None
         halves: tuple[Part, Part] = self._compiled(decoder) if may_compile else _parts(decoder)
         self._ends, self._between = halves
+
+    @cached_property
+    def _predict_motion(self) -> PredictMotion:
+        # Where all references are given it is not needed.
+        return build_motion_prediction(self._model, self._latent_shape)
 
     @property
     def is_compiled(self) -> bool:
@@ -116,69 +119,59 @@ class LatentDecoder:
         pasts: Sequence[StreamPast],
         operations: Sequence[np.ndarray],
         reference: Reference | None = None,
-        recalled: Sequence[Recall | None] = (),
     ) -> Tensor:
         """One chunk for each of B streams, uint8 `(B, 4, H, W, 3)`.
 
-        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated, and
-        `recalled` what was for each. A `reference` that is known already need not be computed.
+        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated. A
+        `reference` that is known already need not be computed.
         """
-        return torch.cat([*self.decode_in_parts(latents, pasts, operations, reference, recalled)], 1)
+        reference = reference or self.reference(pasts, operations)
+        return torch.cat([*self.decode_in_parts(latents, [past.latent for past in pasts], reference)], 1)
 
     def decode_in_parts(
-        self,
-        latents: list[Tensor],
-        pasts: Sequence[StreamPast],
-        operations: Sequence[np.ndarray],
-        reference: Reference | None = None,
-        recalled: Sequence[Recall | None] = (),
+        self, latents: list[Tensor], memories: Sequence[Tensor | None], reference: Reference | None
     ) -> Iterator[Tensor]:
-        """The chunks of `decode` as they are ready: the first frame, uint8 `(B, 1, H, W, 3)`, then the other three."""
-        latent, memory = self._pair(latents, [past.latent for past in pasts])
-        if not self._model.decoder_reference:
-            reference = Reference.none(latent)
-        found = self._reference(latent, pasts, operations, recalled) if reference is None else reference
-        sees = [part.to(self.dtype) for part in found] if self._decoder.sees_reference else ()
+        """The chunks of B streams as they are ready: the first frame, uint8 `(B, 1, H, W, 3)`, then the other three.
+
+        `memories` are the latents before, None where a stream begins, `reference` what `reference` returns.
+        """
+        latent, memory = self._pair(latents, memories)
+        sees: Sequence[Tensor] = ()
+        if self._decoder.sees_reference:
+            is_shown = reference is not None and self._model.decoder_reference
+            sees = [p.to(latent) for p in reference] if reference and is_shown else Reference.none(latent)
         first, *remaining = self._run(self._ends, latent, memory, *sees)
         yield chunk_pixels(first).cpu()
         (between,) = self._run(self._between, *remaining)
         yield chunk_pixels(torch.cat([between, remaining[0]], 1)).cpu()
 
     @torch.inference_mode()
-    def _reference(
-        self,
-        latent: Tensor,
-        pasts: Sequence[StreamPast],
-        operations: Sequence[np.ndarray],
-        recalled: Sequence[Recall | None],
-    ) -> Sequence[Tensor]:
-        """The tensors of the `Reference`, none for a decoder that sees none."""
-        if self._predict_motion is None:
-            return ()
-        reference = Reference.none(latent)
+    def reference(self, pasts: Sequence[StreamPast], operations: Sequence[np.ndarray]) -> Reference | None:
+        """The reference for each stream's next chunk, float16; None for a decoder that sees none.
+
+        Where a stream begins there is none. `operations` as in `decode`; no earlier views are recalled.
+        """
         rows = [i for i, past in enumerate(pasts) if past.latent is not None]
-        if not rows:
-            return reference
-        shown = last_shown(self._model, [pasts[i] for i in rows])
-        steps = [np.concatenate([pasts[i].operations, operations[i]]) for i in rows]
+        if not self._decoder.sees_reference or not rows:
+            return None
+        steps = np.stack([np.concatenate([pasts[i].operations, operations[i]]) for i in rows])
         with one_thread(self.is_compiled):
             found = refer(
                 self._model,
-                shown,
-                torch.from_numpy(np.stack(steps)).float().to(latent.device),
+                last_shown(self._model, [pasts[i] for i in rows]),
+                torch.from_numpy(steps).float().to(self._model.device),
                 self._predict_motion,
-                [recalled[i] for i in rows] if recalled else (),
             )
-        for whole, part in zip(reference, found, strict=True):
-            whole[rows] = part.to(whole.dtype)
-        return reference
+        known = {i: found.row(number) for number, i in enumerate(rows)}
+        latent = found.latent.new_zeros(len(pasts), *found.latent.shape[1:], dtype=torch.float16)
+        return Reference.batch([known.get(i) for i in range(len(pasts))], latent)
 
     @torch.inference_mode()
     def _run(self, half: Part, *tensors: Tensor) -> Sequence[Tensor]:
         with one_thread(self.is_compiled):
             return half(*tensors)
 
-    def _pair(self, latents: list[Tensor], memories: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    def _pair(self, latents: list[Tensor], memories: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         """Denormalised latents and the latents before them, each `(B, C, h, w)`."""
         device = self._model.device
         now = self._model.denormalise(torch.stack(latents).float().to(device))

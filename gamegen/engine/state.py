@@ -13,7 +13,7 @@ from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.models.sampling import SamplingConfig
 from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
-from gamegen.models.view_memory import Recall, ViewMemory
+from gamegen.models.view_memory import ViewMemory
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,10 @@ class DenoisingState:
 
 @dataclass(frozen=True)
 class ChunkReference:
-    """Decoder reference of the chunk after `version`, the memory retrieved for it, and the memory after it."""
+    """Decoder reference of the chunk after `version`, float16, None if it has none, and the memory after it."""
 
     version: int
-    reference: Reference
-    recall: Recall | None
+    reference: Reference | None
     memory: ViewMemory
 
 
@@ -60,8 +59,7 @@ class Session:
     Chunks hold their instructions themselves, so instructions that no kept chunk was generated under are freed.
     `past` is the stream before the last chunk, whose `frames`, uint8 `(4, H, W, 3)`, are None until it is decoded; of a
     restored session they are the last two.
-    `reference` is that of the chunk that is being drawn or was drawn last, kept for its decoding; `recall` is
-    what was recalled for the last one.
+    `reference` is that of the chunk that is being drawn or was drawn last, kept for its decoding.
     """
 
     seed: int
@@ -77,7 +75,6 @@ class Session:
     frames: Tensor | None = None
     reference: ChunkReference | None = None
     memory: ViewMemory = field(default_factory=ViewMemory)
-    recall: Recall | None = None
 
     def conditioning(self, operations: np.ndarray) -> Conditioning:
         """Conditions of the next chunk."""
@@ -96,7 +93,6 @@ class Session:
             self.past = self.upto_last
         reference = self.reference if self.reference and self.reference.version == self.version else None
         self.memory = reference.memory if reference else self.memory
-        self.recall = reference.recall if reference else None
         self.chunks.append(chunk)
         self.frames = None
         self.version += 1

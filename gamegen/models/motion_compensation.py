@@ -25,7 +25,7 @@ from gamegen.models.layered_warp import Layers, split_layers
 from gamegen.models.model import Model
 from gamegen.models.motion import FINE, PAST_OPERATIONS, MotionPrediction, PredictedMotion
 from gamegen.models.streaming_decoder import Reference
-from gamegen.models.view_memory import Recall, RecalledView, with_recalled
+from gamegen.models.view_memory import RecalledView
 
 PAST_CHUNKS = PAST_OPERATIONS // FRAMES_PER_CHUNK
 """Chunks whose operations a prediction reads, besides the predicted chunk's own."""
@@ -55,18 +55,17 @@ def refer(
     shown_N2CHW: Tensor,
     operations_NO9: Tensor,
     predict: PredictMotion | None = None,
-    recalled: Sequence[Recall | None] = (),
 ) -> Reference:
     """The frame shown last, moved to each frame of the next chunk, and what the encoder makes of that.
 
     `shown` are the last two frames that were shown, in [-1, 1]. Operations are `(N, NUM_OPERATIONS, 9)`, those of the
-    next chunk last. `predict` computes what the model's motion network does, elsewhere. `recalled` is what the
-    worlds of the rows remember, none if empty. Raises ValueError if the model has no motion network.
+    next chunk last. `predict` computes what the model's motion network does, elsewhere. Raises ValueError if the model
+    has no motion network.
     """
-    motion = with_recalled(predict_motion(model, shown_N2CHW, operations_NO9, predict), recalled)
+    motion = predict_motion(model, shown_N2CHW, operations_NO9, predict)
     layers = split_layers(motion)
     frames = layers.move(shown_N2CHW[:, 1].to(motion.flow.dtype))
-    return as_reference(model, frames, motion, layers, [recall and recall.view for recall in recalled])
+    return as_reference(model, frames, motion, layers)
 
 
 def predict_motion(

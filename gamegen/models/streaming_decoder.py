@@ -20,8 +20,10 @@ Shape suffixes as in `vae.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -66,6 +68,29 @@ class Reference(NamedTuple):
             torch.zeros_like(latent_NCHW[:, :1]),
             latent_NCHW.new_zeros(N, 1, 1, 1),
         )
+
+    @classmethod
+    def batch(cls, rows: Sequence[Reference | None], latent_NCHW: Tensor) -> Reference:
+        """References of one row each, or None, as one for a batch of latents."""
+        whole = cls.none(latent_NCHW)
+        for number, row in enumerate(rows):
+            for part, values in zip(whole, row or (), strict=False):
+                part[number] = values[0].to(part)
+        return whole
+
+    def row(self, number: int) -> Reference:
+        """The reference of one row, in float16, as it is kept and sent to a decoder elsewhere."""
+        return Reference(*(part[number : number + 1].half().cpu() for part in self))
+
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """As arrays, for another process."""
+        return tuple(part.numpy() for part in self)
+
+    @classmethod
+    def from_arrays(cls, arrays: Sequence[np.ndarray]) -> Reference:
+        """The inverse of `arrays`."""
+        # Copied, because arrays from another process may be read-only.
+        return cls(*(torch.from_numpy(part.copy()) for part in arrays))
 
 
 class RemainingFrames(NamedTuple):

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -141,38 +140,6 @@ def _coarse(frames_KCHW: Tensor) -> Tensor:
     """Frames without their detail."""
     height, width = frames_KCHW.shape[-2:]
     return F.interpolate(F.avg_pool2d(frames_KCHW, _COARSE_PIXELS), (height, width), mode="bilinear")
-
-
-class Recall(NamedTuple):
-    """Retrieved memory for one chunk: the mask of what moves with the scenery, and a kept view.
-
-    `moving` `(q, r)` float16 takes the place of `PredictedMotion.moving`; `view` is the one that is laid into the
-    chunk, if any.
-    """
-
-    moving: Tensor
-    view: RecalledView | None = None
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """As arrays, for another process."""
-        return tuple(part.cpu().numpy() for part in (self.moving, *(self.view or ())))
-
-    @classmethod
-    def from_arrays(cls, arrays: Sequence[np.ndarray]) -> Recall:
-        """The inverse of `arrays`."""
-        # Copied, because arrays from another process may be read-only.
-        moving, *view = (torch.from_numpy(part.copy()) for part in arrays)
-        return cls(moving, RecalledView(*view) if view else None)
-
-
-def with_recalled(motion: PredictedMotion, recalled: Sequence[Recall | None]) -> PredictedMotion:
-    """The motion with what the worlds of its rows remember of what stands still in front of their cameras."""
-    if not any(recalled):
-        return motion
-    pairs = zip(motion.moving, recalled, strict=True)
-    return motion.with_moving(
-        torch.stack([recall.moving.to(moving) if recall else moving for moving, recall in pairs])
-    )
 
 
 def _origin() -> Tensor:

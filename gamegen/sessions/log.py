@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
-
 from gamegen.controls import KEYS, Control
 
 PromptKind = Literal["canny", "motion", "pose"]
@@ -124,13 +122,6 @@ def unpack_controls(packed: bytes) -> list[Control]:
             f"{len(packed)} bytes of controls: a multiple of {CONTROL_BYTES} was expected, some are missing"
         )
     return [_control(*fields) for fields in _CONTROL.iter_unpack(packed)]
-
-
-def recent_operations(packed: bytes, num_chunks: int) -> np.ndarray:
-    """Operations of the last chunks of packed controls, float32 `(4 * num_chunks, O)`; idle before the first."""
-    controls = unpack_controls(packed[-num_chunks * CONTROL_BYTES :])
-    idle = [Control()] * (num_chunks - len(controls))
-    return np.concatenate([control.operations() for control in (*idle, *controls)])
 
 
 def _control(mask: int, yaw_deg: float, pitch_deg: float) -> Control:

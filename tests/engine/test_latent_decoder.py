@@ -86,7 +86,8 @@ def test_a_lost_reference_is_what_the_latent_before_shows(in_float32):
 def test_the_first_frame_comes_early_and_is_the_same():
     decoder, latents = LatentDecoder(referring_model()), torch.randn(3, 4, 4, 4)
     _, past = played(decoder, latents[:2])
-    parts = [*decoder.decode_in_parts([latents[2]], [past], OPERATIONS[:1])]
+    reference = decoder.reference([past], OPERATIONS[:1])
+    parts = [*decoder.decode_in_parts([latents[2]], [past.latent], reference)]
     assert [part.shape[1] for part in parts] == [1, 3]
     assert torch.equal(torch.cat(parts, 1), decoder.decode([latents[2]], [past], OPERATIONS[:1]))
 

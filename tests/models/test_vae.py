@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gamegen.engine.conditioning import idle_operations
-from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
+from gamegen.engine.latent_decoder import LatentDecoder
 from gamegen.models.folding import (
     fold_frames,
     fold_patches,
@@ -47,12 +46,12 @@ def test_streaming_decoder_chunk_by_chunk_equals_at_once(in_float32):
     model = Model(ModelConfig.tiny()).eval()
     latent = torch.randn(1, 4, 4, 4, 4)
     decoder = LatentDecoder(model)
-    past, pieces = StreamPast(), []
+    before, pieces = None, []
     for i in range(4):
-        parts = [*decoder.decode_in_parts([latent[0, i]], [past], [idle_operations()])]
+        parts = [*decoder.decode_in_parts([latent[0, i]], [before], None)]
         assert [part.shape[1] for part in parts] == [1, 3]
         pieces.append(torch.cat(parts, 1)[0])
-        past = past.next(latent[0, i], pieces[-1], idle_operations())
+        before = latent[0, i]
     whole = to_pixels(model.vae.decode_streaming(latent)[0])
     assert (torch.cat(pieces).int() - whole.int()).abs().max() <= 1
 

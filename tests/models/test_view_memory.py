@@ -13,7 +13,7 @@ from gamegen.models.camera import accumulate, rays, turn_vectors
 from gamegen.models.folding import to_pixels
 from gamegen.models.layered_warp import split_layers
 from gamegen.models.motion import FINE, PredictedMotion
-from gamegen.models.view_memory import Recall, ViewMemory
+from gamegen.models.view_memory import ViewMemory
 
 HEIGHT, WIDTH = 48, 80
 ROWS, COLUMNS = HEIGHT // FINE, WIDTH // FINE
@@ -194,14 +194,3 @@ def test_damaged_bytes_are_refused():
         memory_from_bytes(memory_to_bytes(dataclasses.replace(memory, views=memory.views[:1] * 25)))
     with pytest.raises(ValueError, match=r"views have \(48, 80\) pixels"):
         memory.check_size((96, 160))
-
-
-def test_what_is_recalled_crosses_processes():
-    memory, yaw = looked_away()
-    found = recalled(memory, yaw, -TURN_DEG)[2]
-    assert found is not None and memory.moving is not None
-    for recall in (Recall(memory.moving), Recall(memory.moving, found)):
-        there = Recall.from_arrays(recall.arrays())
-        assert torch.equal(there.moving, recall.moving)
-        pairs = zip(there.view or (), recall.view or (), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)

@@ -39,7 +39,7 @@ class Decoders:
 
 
 def request(value: int = 7) -> DecodeRequest:
-    return DecodeRequest(latent=np.full(1, value), previous=None, operations=np.zeros((16, 9)), size=(64, 64))
+    return DecodeRequest(latent=np.full(1, value), previous=None, size=(64, 64))
 
 
 def client_of(handle: Any) -> DecoderClient:

@@ -24,10 +24,10 @@ from deployments.replicas.messages import (
 from deployments.replicas.step_batcher import StepBatcher
 from gamegen.controls import Control
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
+from gamegen.engine.latent_decoder import LatentDecoder
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.model import Model
-from gamegen.models.view_memory import Recall
+from gamegen.models.streaming_decoder import Reference
 from gamegen.sessions.log import VideoPrompt
 from tests.engine.test_video_play import untrained_model
 from tests.engine.test_world import random_model
@@ -109,25 +109,25 @@ async def test_full_slots_evict_the_least_recently_used_session_and_its_snapshot
     np.testing.assert_array_equal(again.latent, expected.latent)
 
 
-async def test_a_chunk_brings_the_frames_that_its_decoder_takes_detail_from():
-    """Those shown before it, with which another decoder draws the frames that the engine goes on from."""
+async def test_a_chunk_brings_the_reference_of_its_decoder():
+    """With it another decoder draws the frames that the engine goes on from."""
     engine = WorldEngine(random_model(moves=True), EngineConfig(max_sessions=2))
     batcher, decoder = StepBatcher(engine, gather_s=0.2, threads=1), LatentDecoder(engine.model)
     await begin(batcher, "a")
     first = await step(batcher, "a", 0)
-    assert first.shown is None
+    assert first.reference is None
+    second = await step(batcher, "a", 1, wants_snapshot=True)
     frames = await batcher._in_thread(lambda: engine.frames("a"))
-    chunks = [first, await step(batcher, "a", 1, wants_snapshot=True), await step(batcher, "a", 2)]
-    np.testing.assert_array_equal(chunks[1].shown, frames[-2:])
-    past = StreamPast().next(torch.from_numpy(chunks[0].latent), torch.from_numpy(frames), FORWARD)
-    recall = Recall.from_arrays(chunks[1].recalled)
-    again = decoder.decode([torch.from_numpy(chunks[1].latent)], [past], [FORWARD], recalled=[recall])[0]
-    assert np.abs(again[-2:].numpy().astype(int) - chunks[2].shown).max() <= 1
+    latents = [torch.from_numpy(chunk.latent) for chunk in (first, second)]
+    parts = decoder.decode_in_parts(latents[1:], latents[:1], Reference.from_arrays(second.reference))
+    np.testing.assert_array_equal(torch.cat([part[0] for part in parts]), frames)
+    third = await step(batcher, "a", 2)
     await batcher.close("a")
-    await batcher.restore("a", 1, chunks[1].snapshot)
+    await batcher.restore("a", 1, second.snapshot)
     restored = await step(batcher, "a", 2)
-    np.testing.assert_array_equal(restored.latent, chunks[2].latent)
-    np.testing.assert_array_equal(restored.shown, chunks[2].shown)
+    np.testing.assert_array_equal(restored.latent, third.latent)
+    for one, other in zip(restored.reference, third.reference, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 async def test_instruction_takes_effect_with_its_chunk(batcher):
