@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -142,17 +143,16 @@ class WorldClient:
             version=self.version,
             operations=operations,
             instruction=instruction,
-            wants_snapshot=(self.version + 1) % self._snapshot_every_chunks == 0,
+            wants_snapshot=len(self.past.steps) >= self._snapshot_every_chunks,
             was_late=was_late,
             follow=follow,
         )
         chunk = await self._retried(lambda: self._step(request))
         self.version = chunk.version
         self.latent = chunk.latent
-        if chunk.snapshot is None:
-            self.past.steps.append(request)
-        else:
+        if chunk.snapshot is not None:
             self.past = WorldPast(chunk.snapshot)
+        self.past.steps.append(dataclasses.replace(request, wants_snapshot=False))
         return chunk
 
     async def close(self) -> None:

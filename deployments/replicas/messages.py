@@ -89,7 +89,8 @@ class LatestRequest:
 class StepRequest:
     """Draws the chunk after `version` under `operations`, float32 `(4, OPERATION_SIZE)`.
 
-    `was_late` reports that the previous chunk was shown later than it was due, or more slowly.
+    `wants_snapshot` asks for a snapshot of the world before it. `was_late` reports that the previous chunk was shown
+    later than it was due, or more slowly.
     """
 
     session_id: str
@@ -107,7 +108,7 @@ class Chunk:
     """One drawn chunk: the version after it, its latent float16 `(C, h, w)`, the time and batch size of the pass.
 
     `reference` are the arrays of `gamegen.models.streaming_decoder.Reference`, float16, with which its frames are
-    decoded; None before the first chunk, and for a decoder that sees none.
+    decoded; None before the first chunk, and for a decoder that sees none. `snapshot` is of the world before it.
     """
 
     version: int

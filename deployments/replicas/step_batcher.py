@@ -192,6 +192,10 @@ class StepBatcher:
             for r in requests
             if r.session_id not in moved and self._engine.version(r.session_id) == r.version
         }
+        # Of the worlds as they are: their last chunk is decoded by now, the next one will not be when it is sent.
+        snapshots = {
+            sid: self._engine.snapshot(sid).to_bytes() for sid, r in ready.items() if r.wants_snapshot
+        }
         rejected: dict[str, Rejected] = {}
         for request in [*ready.values()]:
             try:
@@ -219,7 +223,6 @@ class StepBatcher:
                 replies.append(Missing(self._engine.version(sid)))
                 continue
             reference = self._engine.reference(sid)
-            snapshot = self._engine.snapshot(sid).to_bytes() if request.wants_snapshot else None
             replies.append(
                 Chunk(
                     version=request.version + 1,
@@ -227,7 +230,7 @@ class StepBatcher:
                     step_ms=step_ms,
                     num_sessions=len(ready),
                     reference=reference and reference.arrays(),
-                    snapshot=snapshot,
+                    snapshot=snapshots.get(sid),
                 )
             )
         return replies

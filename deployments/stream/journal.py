@@ -59,20 +59,21 @@ class SessionJournal:
         return self._record.version - len(self._pending)
 
     def add(self, chunk: LoggedChunk, snapshot: bytes | None = None) -> None:
-        """Enters a chunk; `snapshot` is of the world after it."""
+        """Enters a chunk; `snapshot` is of the world before it."""
         record = self._record
-        version = record.version + 1
         self._pending.append(chunk)
         self._record = dataclasses.replace(
             record,
-            version=version,
+            version=record.version + 1,
             controls=record.controls + pack_controls([chunk.control]),
             spoken=[*record.spoken, *chunk.spoken] if chunk.spoken else record.spoken,
             followed=[*record.followed, *chunk.followed] if chunk.followed else record.followed,
         )
         if snapshot is not None:
-            self._snapshot = version, snapshot
-            self._record = dataclasses.replace(self._record, snapshot=snapshot, snapshot_version=version)
+            self._snapshot = record.version, snapshot
+            self._record = dataclasses.replace(
+                self._record, snapshot=snapshot, snapshot_version=record.version
+            )
 
     def keep(self, prompt: VideoPrompt) -> None:
         """Adds a video prompt that the store has already; it is restored with the record if the store loses both."""

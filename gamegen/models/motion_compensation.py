@@ -95,7 +95,7 @@ def as_reference(
     for row, view in enumerate(views):
         if view is None:
             continue
-        frames, filled = view.lay_into(frames_N4CHW[row], layers.row(row), motion.row(row).camera)
+        frames, filled = view.lay_into(frames_N4CHW[row], layers.row(row))
         frames_N4CHW[row] = frames.to(frames_N4CHW.dtype)
         log_error[row] += filled * (_USUAL_LOG_ERROR - log_error[row])
     warped = fold_frames(frames_N4CHW.to(model.vae.encoder.patch.weight.dtype))

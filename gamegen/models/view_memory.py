@@ -11,7 +11,6 @@ Shape suffixes as in `motion.py`; V kept views.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import NamedTuple
@@ -37,9 +36,9 @@ _SEEN_WORTH, _LEAST_WORTH = 0.05, 0.004
 """Worth of a place that the last frame shows too, where one that it lacks has 1; mean worth that is the least."""
 _NEAR_NODES = 3.0
 """Distance up to which a view's detail is in its place."""
-_COARSE_PIXELS, _ALIKE, _SOFT = 8, 0.08, 4
-"""Block size of the low-pass filter in pixels; largest difference, in [-1, 1], of low-passed views that show the same;
-radius in pixels by which the mask of such places is blurred."""
+_COARSE_PIXELS, _ALIKE = 8, 0.08
+"""Block size of the low-pass filter in pixels; largest difference, in [-1, 1], of low-passed views that show the
+same."""
 _LEAST_OVERLAP, _MOST_ERROR = 0.1, 0.15
 """A view must show an overlap with the moved frame of this share, and its mean absolute error there, in [-1, 1]."""
 _GAINS = (0.5, 2.0)
@@ -67,79 +66,77 @@ class KeyView:
         """The picture, uint8 `(H, W, 3)`."""
         return torch.from_numpy(_jpeg().decode_jpeg(self.picture, colorspace="RGB"))
 
+    def moved(self, rotation: Tensor, translation: Tensor, camera: CameraMotion) -> tuple[Tensor, Tensor]:
+        """The picture moved to each of a chunk's frames, `(K, 3, H, W)`, and where it is seen, `(K, q, r)`.
 
-class RecalledView(NamedTuple):
-    """A kept view as it is laid into a chunk.
-
-    `picture` uint8 `(H, W, 3)`, `inverse_depth` and `still` as in `KeyView`; `rotation` `(3, 3)` and `translation`
-    `(3,)` lead from its camera to that of the last frame, as in `CameraMotion`; the light of each colour has changed by
-    the factor `gain` `(3,)`.
-    """
-
-    picture: Tensor
-    inverse_depth: Tensor
-    still: Tensor
-    rotation: Tensor
-    translation: Tensor
-    gain: Tensor
-
-    def lay_into(self, frames_K3HW: Tensor, layers: Layers, camera: CameraMotion) -> tuple[Tensor, Tensor]:
-        """The chunk's moved frames with this view where it sees what they do not, and these places `(K, q, r)`.
-
-        Where both see the same, up to detail, the view's detail takes the place of theirs: it has been moved once, and
-        theirs chunk after chunk. `layers` are those of one row, `camera` its motion from the last frame on.
+        `rotation` and `translation` lead from its camera to that of the last frame, as in `CameraMotion`, and `camera`
+        from there on.
         """
-        height, width = frames_K3HW.shape[-2:]
-        shown, seen = self._moved((height, width), camera)
-        filled = seen * layers.unseen[0]
-        share = _over_pixels(filled, height, width)
-        lit = ((shown + 1) * self.gain.to(shown)[:, None, None] - 1).clamp(-1, 1)
-        frames = frames_K3HW + share * (lit - frames_K3HW)
-        if self.translation.norm() > _NEAR_NODES:
-            return frames, filled
-        coarse, coarse_lit = _coarse(frames_K3HW), _coarse(lit)
-        alike = ((coarse_lit - coarse).abs().mean(1, keepdim=True) < _ALIKE).to(frames.dtype)
-        free = _over_pixels(F.avg_pool2d(seen * (1 - layers.covered[0]), 3, 1, 1), height, width)
-        fresh = F.avg_pool2d(alike, 2 * _SOFT + 1, 1, _SOFT) * free * (1 - share)
-        return frames + fresh * (lit - coarse_lit + coarse - frames), filled
-
-    def fitted(self, frames_K3HW: Tensor, layers: Layers, camera: CameraMotion) -> RecalledView | None:
-        """The view in the light of the moved frames; None if it does not show what they show, where both see."""
-        height, width = frames_K3HW.shape[-2:]
-        shown, seen = self._moved((height, width), camera)
-        both = _over_pixels(seen * (1 - layers.unseen[0]) * (1 - layers.covered[0]), height, width)
-        if both.mean() < _LEAST_OVERLAP:
-            return None
-        light, now = ((both * (x + 1)).sum((0, 2, 3)) for x in (shown, frames_K3HW))
-        gain = now / light.clamp_min(1e-3)
-        if gain.min() < _GAINS[0] or gain.max() > _GAINS[1]:
-            return None
-        error = (gain[:, None, None] * (shown + 1) - (frames_K3HW + 1)).abs()
-        if (both * error).sum() / (3 * both.sum()) > _MOST_ERROR:
-            return None
-        return self._replace(gain=gain)
-
-    def _moved(self, size: Sequence[int], camera: CameraMotion) -> tuple[Tensor, Tensor]:
-        """The picture moved to each of the chunk's frames, `(K, 3, H, W)`, and where it is seen, `(K, q, r)`."""
-        rotation, translation = self.rotation.to(camera.rotation), self.translation.to(camera.translation)
+        picture = from_pixels(self.pixels()[None].to(camera.rotation.device))
+        rotation, translation = rotation.to(camera.rotation), translation.to(camera.translation)
         since = CameraMotion(
             camera.rotation @ rotation, translation + camera.translation @ rotation, camera.focal
         )
         flow = backward_flow(self.inverse_depth[None].to(since.rotation), since)
         behind = warp((~self.still)[None, None].to(flow), flow, "bilinear")[0, :, 0] > 0.6
-        picture = from_pixels(self.picture[None].to(flow.device))
-        return warp(picture, resize_flow(flow * FINE, size[0], size[1]))[0], inside(flow)[0] * behind
+        flow_in_pixels = resize_flow(flow * FINE, *picture.shape[-2:])
+        return warp(picture, flow_in_pixels)[0], inside(flow)[0] * behind
 
 
-def _over_pixels(places_Kqr: Tensor, height: int, width: int) -> Tensor:
-    """Values of places as values of pixels, `(K, 1, H, W)`."""
-    return F.interpolate(places_Kqr[:, None], (height, width), mode="bilinear")
+class RecalledView(NamedTuple):
+    """A kept view as it is laid into a chunk.
+
+    `shown` `(K, 3, H, W)` is its picture as each of the chunk's frames shows it, in the light of the last frame, which
+    has changed by the factor `gain` `(3,)` of each colour; `seen` `(K, q, r)` is 1 where it sees something, and
+    `has_detail` is True if it was seen from near enough for its detail to be in place.
+    """
+
+    shown: Tensor
+    seen: Tensor
+    gain: Tensor
+    has_detail: bool
+
+    def lay_into(self, frames_K3HW: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
+        """The chunk's moved frames with this view where it sees what they do not, and these places `(K, q, r)`.
+
+        Where both see the same, up to detail, the view's detail takes the place of theirs: it has been moved once, and
+        theirs chunk after chunk. `layers` are those of one row.
+        """
+        height, width = frames_K3HW.shape[-2:]
+        filled = self.seen * layers.unseen[0]
+        share = _over_pixels(filled[:, None], height, width)
+        new = share * (self.shown - frames_K3HW)
+        if not self.has_detail:
+            return frames_K3HW + new, filled
+        coarse_change = F.avg_pool2d(self.shown, _COARSE_PIXELS) - F.avg_pool2d(frames_K3HW, _COARSE_PIXELS)
+        alike = (coarse_change.abs().mean(1, keepdim=True) < _ALIKE).to(frames_K3HW.dtype)
+        free = F.avg_pool2d(self.seen * (1 - layers.covered[0]), 3, 1, 1)[:, None]
+        fresh = _over_pixels(alike, height, width) * _over_pixels(free, height, width) * (1 - share)
+        detail = self.shown - frames_K3HW - _over_pixels(coarse_change, height, width)
+        return frames_K3HW + new + fresh * detail, filled
 
 
-def _coarse(frames_KCHW: Tensor) -> Tensor:
-    """Frames without their detail."""
-    height, width = frames_KCHW.shape[-2:]
-    return F.interpolate(F.avg_pool2d(frames_KCHW, _COARSE_PIXELS), (height, width), mode="bilinear")
+def _fitted(
+    shown_K3HW: Tensor, seen_Kqr: Tensor, frames_K3HW: Tensor, layers: Layers
+) -> tuple[Tensor, Tensor] | None:
+    """A moved view in the light of the moved frames, and the gain; None if it does not show what the last one shows."""
+    height, width = frames_K3HW.shape[-2:]
+    both = (seen_Kqr * (1 - layers.unseen[0]) * (1 - layers.covered[0]))[-1:]
+    both_1HW = _over_pixels(both[None], height, width)[0]
+    if both_1HW.mean() < _LEAST_OVERLAP:
+        return None
+    light, now = ((both_1HW * (x[-1] + 1)).sum((1, 2)) for x in (shown_K3HW, frames_K3HW))
+    gain = now / light.clamp_min(1e-3)
+    if gain.min() < _GAINS[0] or gain.max() > _GAINS[1]:
+        return None
+    lit = gain[:, None, None] * (shown_K3HW + 1) - 1
+    error = (both_1HW * (lit[-1] - frames_K3HW[-1]).abs()).sum() / (3 * both_1HW.sum())
+    return None if error > _MOST_ERROR else (lit.clamp(-1, 1), gain)
+
+
+def _over_pixels(places_KCqr: Tensor, height: int, width: int) -> Tensor:
+    """Values of places as values of pixels, `(K, C, H, W)`."""
+    return F.interpolate(places_KCqr, (height, width), mode="bilinear")
 
 
 def _origin() -> Tensor:
@@ -196,15 +193,11 @@ class ViewMemory:
             return None
         view = self.views[best]
         rotation, translation = self._to_last(view)
-        recalled = RecalledView(
-            picture=view.pixels(),
-            inverse_depth=view.inverse_depth,
-            still=view.still,
-            rotation=rotation.float(),
-            translation=translation.float(),
-            gain=torch.ones(3),
-        )
-        return recalled.fitted(frames_K3HW, layers, motion.camera)
+        shown, seen = view.moved(rotation, translation, motion.camera)
+        fitted = _fitted(shown, seen, frames_K3HW, layers)
+        if fitted is None:
+            return None
+        return RecalledView(fitted[0], seen, fitted[1], has_detail=bool(translation.norm() <= _NEAR_NODES))
 
     def _to_last(self, view: KeyView) -> tuple[Tensor, Tensor]:
         """Rotation and translation from a view's camera to that of the last frame."""

@@ -69,9 +69,9 @@ def recalled(memory: ViewMemory, yaw_deg: float, by_deg: float, last: torch.Tens
 def test_what_one_turns_back_to_is_there_again():
     memory, yaw = looked_away()
     while yaw > 30:
-        frames, layers, found, motion = recalled(memory, yaw, -TURN_DEG)
+        frames, layers, found, _ = recalled(memory, yaw, -TURN_DEG)
         assert found is not None
-        completed, filled = found.lay_into(frames, layers, motion.camera)
+        completed, filled = found.lay_into(frames, layers)
         truth = torch.stack([view(yaw - TURN_DEG * (k + 1)) for k in range(4)])
         new = torch.nn.functional.interpolate(layers.unseen[0][:, None], (HEIGHT, WIDTH))
         errors = [((x - truth).abs() * new).sum() / (3 * new.sum()) for x in (frames, completed)]
@@ -82,9 +82,9 @@ def test_what_one_turns_back_to_is_there_again():
 
 def test_nothing_is_recalled_of_what_was_never_seen():
     memory, yaw = looked_away()
-    _, layers, found, motion = recalled(memory, yaw, TURN_DEG)
+    _, layers, found, _ = recalled(memory, yaw, TURN_DEG)
     assert found is not None
-    completed, filled = found.lay_into(torch.zeros(4, 3, HEIGHT, WIDTH), layers, motion.camera)
+    completed, filled = found.lay_into(torch.zeros(4, 3, HEIGHT, WIDTH), layers)
     new = torch.nn.functional.interpolate(layers.unseen[0][:, None], (HEIGHT, WIDTH)) == 1
     assert not filled.any() and not (completed * new)[..., -2:].any()
     assert recalled(ViewMemory(), 0.0, TURN_DEG)[2] is None
@@ -94,12 +94,12 @@ def test_what_is_worn_gets_its_detail_back():
     yaw = looked_away()[1]
     noise = 0.1 * torch.randn(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     sharp = view(yaw) + noise
-    motion = turning(0.0)
+    turning(0.0)
     kept, _ = turned(ViewMemory(), yaw, 0.0)
     kept = dataclasses.replace(kept, views=(dataclasses.replace(kept.views[0], picture=jpeg(sharp)),))
     frames, layers, found, _ = recalled(kept, yaw, 0.0)
     assert found is not None
-    completed, filled = found.lay_into(frames, layers, motion.camera)
+    completed, filled = found.lay_into(frames, layers)
     assert not filled.any()
     inner = (..., slice(6, -6), slice(6, -6))
     errors = [(x - sharp)[inner].square().mean() for x in (frames, completed)]
@@ -109,10 +109,10 @@ def test_what_is_worn_gets_its_detail_back():
 def test_other_light_is_taken_over_and_another_place_is_not():
     memory, yaw = looked_away()
     darker = (view(yaw) + 1) * 0.7 - 1
-    frames, layers, found, motion = recalled(memory, yaw, -TURN_DEG, darker)
+    frames, layers, found, _ = recalled(memory, yaw, -TURN_DEG, darker)
     assert found is not None
     torch.testing.assert_close(found.gain, torch.full((3,), 0.7), atol=0.02, rtol=0)
-    completed, _ = found.lay_into(frames, layers, motion.camera)
+    completed, _ = found.lay_into(frames, layers)
     truth = (view(yaw - 4 * TURN_DEG) + 1) * 0.7 - 1
     new = torch.nn.functional.interpolate(layers.unseen[0][:, None], (HEIGHT, WIDTH))[3]
     assert ((completed[3] - truth).abs() * new).sum() < 0.03 * 3 * new.sum()

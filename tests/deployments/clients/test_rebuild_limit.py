@@ -78,7 +78,8 @@ async def played(replica: Replica, names: str) -> dict[str, WorldPast]:
     pasts = {}
     for name in names:
         client = await begun(replica, name, RebuildLimiter(1))
-        for _ in range(2):
+        # The third brings the snapshot of the world before it.
+        for _ in range(3):
             await client.step(FORWARD, None)
         steps = [
             StepRequest(session_id=name, fence=1, version=2 + i, operations=FORWARD)

@@ -99,12 +99,12 @@ async def test_requests_of_an_earlier_owner_are_refused(batcher):
 
 async def test_full_slots_evict_the_least_recently_used_session_and_its_snapshot_restores_it(batcher):
     await begin(batcher, "a", seed=5)
-    kept = await step(batcher, "a", 0, wants_snapshot=True)
-    expected = await step(batcher, "a", 1)
+    await step(batcher, "a", 0)
+    expected = await step(batcher, "a", 1, wants_snapshot=True)
     for other in ("b", "c"):
         await begin(batcher, other)
     assert await step(batcher, "a", 2) == Missing(None)
-    await batcher.restore("a", 1, kept.snapshot)
+    await batcher.restore("a", 1, expected.snapshot)
     again = await step(batcher, "a", 1)
     np.testing.assert_array_equal(again.latent, expected.latent)
 
@@ -116,14 +116,14 @@ async def test_a_chunk_brings_the_reference_of_its_decoder():
     await begin(batcher, "a")
     first = await step(batcher, "a", 0)
     assert first.reference is None
-    second = await step(batcher, "a", 1, wants_snapshot=True)
+    second = await step(batcher, "a", 1)
     frames = await batcher._in_thread(lambda: engine.frames("a"))
     latents = [torch.from_numpy(chunk.latent) for chunk in (first, second)]
     parts = decoder.decode_in_parts(latents[1:], latents[:1], Reference.from_arrays(second.reference))
     np.testing.assert_array_equal(torch.cat([part[0] for part in parts]), frames)
-    third = await step(batcher, "a", 2)
+    third = await step(batcher, "a", 2, wants_snapshot=True)
     await batcher.close("a")
-    await batcher.restore("a", 1, second.snapshot)
+    await batcher.restore("a", 1, third.snapshot)
     restored = await step(batcher, "a", 2)
     np.testing.assert_array_equal(restored.latent, third.latent)
     for one, other in zip(restored.reference, third.reference, strict=True):
@@ -161,10 +161,11 @@ async def test_a_video_prompt_takes_effect_with_its_chunk_and_is_in_the_snapshot
     chunks = []
     for follow in (None, Follow(latents)):
         await begin(batcher, "a", seed=5)
-        chunks.append((await step(batcher, "a", 0, follow=follow, wants_snapshot=True)).latent)
+        chunks.append((await step(batcher, "a", 0, follow=follow)).latent)
     assert np.abs(chunks[0].astype(float) - chunks[1]).max() > 1e-3
     last = await step(batcher, "a", 1, wants_snapshot=True)
     await other.restore("a", 1, last.snapshot)
+    np.testing.assert_array_equal((await step(other, "a", 1)).latent, last.latent)
     for version in range(2, 6):
         one, same = await step(batcher, "a", version), await step(other, "a", version)
         np.testing.assert_array_equal(one.latent, same.latent)
