@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.models": BASE | {"gamegen.flow", "gamegen.media"},
     "gamegen.sessions": BASE | {"gamegen.media"},
     "gamegen.media": {"gamegen.constants", "gamegen.files"},
-    "gamegen.engine": MODELS,
+    "gamegen.engine": MODELS | {"gamegen.gallery"},
     "gamegen.gallery": MODELS | {"gamegen.curation"},
     "gamegen.world": MODELS | {"gamegen.engine", "gamegen.gallery"},
     "gamegen.generation": ENGINE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,8 @@ class DecoderDeployment:
 
         # Compilation below takes its number of threads from here; the thread that decodes sets its own.
         torch.set_num_threads(settings.threads)
-        loaded = Variant.parse(model).load()
+        # The engine has put the detail of exemplars into the reference.
+        loaded = dataclasses.replace(Variant.parse(model), exemplars=False).load()
         self._decoder = LatentDecoder(loaded)
         self._settings = settings
         self._thread = ThreadPoolExecutor(

@@ -19,7 +19,7 @@ from gamegen.engine.state import ChunkReference, DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
 from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
-from gamegen.models.layered_warp import split_layers
+from gamegen.models.layered_warp import Layers, split_layers
 from gamegen.models.model import Model
 from gamegen.models.motion_compensation import Compensated, as_reference, no_latent, predict_motion
 from gamegen.models.network_inputs import Previous, Text
@@ -157,16 +157,34 @@ class InputStacker:
         steady = [memory.moving_now(predicted.row(i)) for i, memory in enumerate(memories)]
         motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
         layers = split_layers(motion)
-        frames = layers.move(shown[:, 1].to(motion.flow.dtype))
+        last = self._completed(shown[:, 1].to(motion.flow.dtype), layers, sessions)
+        frames = layers.move(last)
         views = [memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)]
         found = as_reference(model, frames, motion, layers, views)
         for i, session in enumerate(sessions):
             memory = session.memory
             if memories:
-                last = to_pixels(shown[i, 1])
-                memory = memory.next(last, predicted.moving[i], motion.row(i), layers.row(i))
+                memory = memory.next(to_pixels(last[i]), predicted.moving[i], motion.row(i), layers.row(i))
             session.reference = ChunkReference(session.version, found.row(i), memory)
         return found
+
+    def _completed(self, last_BCHW: Tensor, layers: Layers, sessions: Sequence[Session]) -> Tensor:
+        """The last frames with the detail of exemplars, if the model has any."""
+        exemplars = self._model.exemplars
+        if exemplars is None:
+            return last_BCHW
+        rows = [
+            exemplars.complete(
+                last_BCHW[i : i + 1],
+                layers.row(i),
+                prompt=session.prompt,
+                is_instructed=session.upcoming[0].gate > 0,
+                seed=session.seed,
+                number=session.version,
+            )
+            for i, session in enumerate(sessions)
+        ]
+        return torch.cat(rows)
 
     def _last_latents(self, sessions: Sequence[Session]) -> Tensor:
         """The last latent of each session, float32 `(B, C, h, w)`."""

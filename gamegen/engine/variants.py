@@ -6,6 +6,7 @@ nano:solver=euler,num_steps=50,first_steps=50,guidance_scale=2
 runs/world:precision=int8,size=256x144
 nano:decoder_reference=false                what the streaming decoder draws from latents alone
 nano:view_memory=false                      a world that forgets what one turns away from
+nano:exemplars=false                        a world that takes no detail from recorded pictures
 gamegen-x:size=848x480,num_steps=4          a size of configs/models with random weights
 """
 
@@ -22,6 +23,8 @@ import yaml
 from gamegen.config import build, to_dict
 from gamegen.device import default_device
 from gamegen.engine.frame_pass import has_graph, run_on_noise
+from gamegen.gallery.exemplars import exemplars_of
+from gamegen.gallery.opening import find_gallery
 from gamegen.media.size import Size, check_size
 from gamegen.models.checkpoint import CheckpointError, load_checkpoint, read_config, resolve
 from gamegen.models.configs import named_config
@@ -29,7 +32,8 @@ from gamegen.models.model import Model, ModelConfig
 from gamegen.models.precision import PRECISIONS, Precision, convert, layers_to_quantise
 from gamegen.models.sampling import SamplingConfig
 
-_OWN_KEYS = ("size", "sessions", "precision", "compiled", "decoder_reference", "view_memory")
+_FLAGS = ("decoder_reference", "view_memory", "exemplars")
+_OWN_KEYS = ("size", "sessions", "precision", "compiled", *_FLAGS)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Variant:
     `sessions` is the number of worlds that a benchmark plays together. `compiled` True runs the networks in ONNX
     Runtime on a CPU, and with `torch.compile` on other devices; None uses ONNX Runtime if a graph is kept (`gamegen
     compile`) and the precision allows it. Without `decoder_reference`, the streaming decoder is not shown the frame
-    before; without `view_memory`, no earlier views are kept.
+    before; without `view_memory`, no earlier views are kept; without `exemplars`, the pictures of the gallery lend no
+    detail.
     """
 
     text: str
@@ -51,6 +56,7 @@ class Variant:
     compiled: bool | None = None
     decoder_reference: bool = True
     view_memory: bool = True
+    exemplars: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Variant:
@@ -73,7 +79,7 @@ class Variant:
         if precision not in PRECISIONS:
             raise ValueError(f"{text!r}: precision = {precision!r} must be one of {', '.join(PRECISIONS)}")
         compiled = own.get("compiled")
-        flags = {name: own.get(name, True) for name in ("decoder_reference", "view_memory")}
+        flags = {name: own.get(name, True) for name in _FLAGS}
         if compiled not in (None, True, False):
             raise ValueError(f"{text!r}: compiled = {compiled!r} must be true or false")
         for name, flag in flags.items():
@@ -102,6 +108,9 @@ class Variant:
         """The model in its precision: a checkpoint's weights. Raises CheckpointError or ValueError."""
         checkpoint = load_checkpoint(self.model, device)
         checkpoint.model.config = self._changed(checkpoint.config)
+        if self.exemplars and checkpoint.model.motion is not None:
+            gallery = find_gallery(checkpoint.model, self.model)
+            checkpoint.model.exemplars = exemplars_of(gallery) if gallery else None
         return self._prepared(checkpoint.model)
 
     def _prepared(self, model: Model) -> Model:

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from gamegen.files import file_sha256, write_atomically
 from gamegen.gallery.scene_probes import ATTRIBUTES, SceneProbes, unit_vectors
+from gamegen.media.images import decode_image
 from gamegen.media.recorded_start import RecordedStart
 
 GALLERY_FOLDER = "gallery"
@@ -121,18 +122,30 @@ class Gallery:
         """
         allowed = [i for i, entry in enumerate(self.entries) if entry.perspective in (None, perspective)]
         numbers = np.array(allowed or range(len(self.entries)))
-        score, margin = self._similarities(vector, numbers), config.margin
-        if self.probes is not None:
-            scenes = [self.entries[number].scene for number in numbers]
-            score = self.probes.log_likelihoods(vector, scenes) + config.similarity_weight * score
-            margin = config.scene_margin
+        score = self.scores(vector, numbers, config)
+        margin = config.margin if self.probes is None else config.scene_margin
         order = np.argsort(-score, kind="stable")[: config.most]
         near = numbers[order[score[order] >= score.max() - margin]]
         return self._start(int(near[_draw(seed, "start") % len(near)]), seed)
 
-    def _similarities(self, vector: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        """Similarities, from -1 to 1, of a prompt's encoding to the captions of starts of these numbers."""
-        known = unit_vectors(self.vectors[numbers])
+    def scores(
+        self, vector: np.ndarray, numbers: np.ndarray | None = None, config: ChoiceConfig = ChoiceConfig()
+    ) -> np.ndarray:
+        """Scores of starts of these numbers, all if None, for a prompt's encoding, as `ChoiceConfig` says."""
+        numbers = np.arange(len(self.entries)) if numbers is None else numbers
+        similarity = self.similarities(vector, numbers)
+        if self.probes is None:
+            return similarity
+        scenes = [self.entries[number].scene for number in numbers]
+        return self.probes.log_likelihoods(vector, scenes) + config.similarity_weight * similarity
+
+    def picture(self, number: int) -> np.ndarray:
+        """The picture of a start, uint8 `(H, W, 3)`."""
+        return decode_image(self.pictures[number])
+
+    def similarities(self, vector: np.ndarray, numbers: np.ndarray | None = None) -> np.ndarray:
+        """Similarities, from -1 to 1, of a prompt's encoding to the captions of starts, all if `numbers` is None."""
+        known = unit_vectors(self.vectors if numbers is None else self.vectors[numbers])
         # What all captions share, which is most of it, tells none of them from another.
         shared = known.mean(0)
         return unit_vectors(known - shared) @ unit_vectors(unit_vectors(vector) - shared)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gamegen.constants import SPATIAL_FACTOR
+from gamegen.models.exemplars import Exemplars
 from gamegen.models.instructnet import InstructNet, InstructNetConfig
 from gamegen.models.motion import MotionConfig, MotionNetwork
 from gamegen.models.msdit import MSDiT, MSDiTConfig
@@ -92,6 +93,8 @@ class Model(nn.Module):
         """False hides the frame shown last from the streaming decoder in play."""
         self.recalls_views = True
         """False keeps no earlier views in play (`gamegen.models.view_memory`)."""
+        self.exemplars: Exemplars | None = None
+        """Recorded pictures that give a world in play the detail it loses; None for models without a gallery."""
         self.vae = CausalVideoVAE(config.vae)
         self.foundation = MSDiT(config.foundation) if config.foundation else None
         self.instructnet = (

@@ -1,0 +1,33 @@
+"""The pictures of a gallery as exemplars of a world's detail."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from gamegen.gallery.gallery import Gallery
+from gamegen.models.exemplars import Exemplars
+
+_LEAST_LIKELY = -4.0
+"""Log likelihood, compared with the likeliest, below which a prompt asks for none of a picture."""
+_TOLD_BY = 32
+"""Starts, those that are most similar to a prompt, by which its perspective is told."""
+
+
+def exemplars_of(gallery: Gallery) -> Exemplars | None:
+    """The exemplars that a gallery has; None for one whose pictures are only to be looked at."""
+    if "picture_size" not in gallery.card:
+        return None
+    pictures = [gallery.picture(number) for number in range(len(gallery.entries))]
+    return Exemplars(pictures, lambda vector: preference(gallery, vector))
+
+
+def preference(gallery: Gallery, vector: np.ndarray) -> np.ndarray:
+    """Log likelihoods `(N,)` of a gallery's starts under a prompt's encoding `(D,)`: 0 for the likeliest, at least
+    `_LEAST_LIKELY`, and -inf for those of another perspective than the prompt's."""
+    score = gallery.scores(vector)
+    perspectives = np.array([entry.perspective or "" for entry in gallery.entries])
+    told = Counter(perspectives[np.argsort(-gallery.similarities(vector), kind="stable")[:_TOLD_BY]])
+    same = perspectives == told.most_common(1)[0][0]
+    return np.where(same, np.maximum(score - score[same].max(), _LEAST_LIKELY), -np.inf)

@@ -1,0 +1,153 @@
+"""Exemplars: recorded pictures that give back the detail that a world loses where it moves.
+
+A frame that is moved chunk after chunk is magnified and worn, and where something should be new a small network draws
+the mean of what could be. The recorded picture that looks most like the frame, and shows what the prompt asks for, has
+detail for such places, and says how they might go on (texture synthesis by example: Efros and Leung 1999; walking
+through a collection of photographs: Kaneva et al. 2010, "Infinite images").
+
+Nothing is kept of it: the choice is a function of the frame, the prompt, the seed and the chunk's number.
+
+Shape suffixes as in `motion.py`; N exemplars, c and d rows and columns of the coarse pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gamegen.models.folding import from_pixels
+from gamegen.models.text import TextStates
+
+_COARSE_PIXELS = 8
+"""Block size of the low-pass filter."""
+_GAIN_LIMIT, _GAIN_POWER = 1.3, 0.8
+"""Light of an exemplar may be changed by this factor, and how much of the way it is."""
+_PREFERENCE = 0.06
+"""Mean absolute difference, in [-1, 1], that a nat of likelihood under the prompt makes up for."""
+_CHUNKS_EACH, _VARIETY = 16, 0.05
+"""Chunks after which another exemplar may be chosen, and differences between exemplars that do not matter then."""
+_ALIKE = 0.1
+"""Difference of low-passed pictures up to which detail is taken over."""
+_PULL = 0.3
+"""Share of the difference of low-passed pictures that is taken over with the detail, where they differ by 0; by 1 and
+more it is none."""
+_FINE_PIXELS = 4
+"""Block size of what detail is told apart from."""
+_COMPARED_BLOCKS = 2
+"""Blocks a side that are averaged for the choice."""
+_FULL_FLOW_PX = 1.5
+"""Mean motion from which on all is taken over; in a world at rest nothing changes."""
+
+
+class _Motion(Protocol):
+    @property
+    def flow(self) -> Tensor: ...
+    @property
+    def covered(self) -> Tensor: ...
+
+
+class Exemplars:
+    """Recorded pictures of the frames' size, uint8 `(H, W, 3)`, and which of them a prompt asks for.
+
+    `preference` gives their log likelihoods under a text's pooled encoding `(D,)`, at most 0, -inf for those that may
+    not be chosen.
+    """
+
+    def __init__(
+        self, pictures: Sequence[np.ndarray], preference: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self._pictures = pictures
+        self._preference = preference
+        coarse = [_coarse(_values(picture)) for picture in pictures]
+        self._coarse_N3cd = F.avg_pool2d(torch.cat(coarse), _COMPARED_BLOCKS)
+        self._preferences: dict[int, tuple[TextStates, Tensor]] = {}
+
+    def complete(
+        self,
+        last_13HW: Tensor,
+        layers: _Motion,
+        *,
+        prompt: TextStates,
+        is_instructed: bool,
+        seed: int,
+        number: int,
+    ) -> Tensor:
+        """The last frame, in [-1, 1], with detail in its worn places, before it is moved to the chunk `number`.
+
+        `layers` are those of one row. Where an instruction is in force, the prompt says less of what should be seen
+        than the frame does, and only the frame chooses.
+        """
+        flow = layers.flow[0, -1]
+        amount = float(torch.hypot(flow[0], flow[1]).mean() / _FULL_FLOW_PX)
+        if amount < 0.01:
+            return last_13HW
+        last = last_13HW.float().cpu()
+        coarse = F.interpolate(last, self._coarse_N3cd.shape[-2:], mode="area")
+        scenery = 1 - F.interpolate(layers.covered.float().cpu(), coarse.shape[-2:], mode="area")
+        preference_N = self._preferred(prompt)
+        if is_instructed:
+            preference_N = preference_N.where(preference_N.isinf(), 0.0)
+        exemplar = self._choice(coarse, scenery, preference_N, seed, number)
+        exemplar = F.interpolate(exemplar, last.shape[-2:], mode="bilinear").clamp(-1, 1)
+        completed = last + min(amount, 1.0) * _change(last, exemplar, scenery)
+        return completed.clamp(-1, 1).to(last_13HW)
+
+    def _preferred(self, prompt: TextStates) -> Tensor:
+        kept = self._preferences.get(id(prompt))
+        if kept is None:
+            found = torch.from_numpy(self._preference(prompt.pooled.float().cpu().numpy())).float()
+            # With the prompt, so that no other gets its id while this is kept.
+            self._preferences[id(prompt)] = kept = prompt, found
+            if len(self._preferences) > 64:
+                del self._preferences[next(iter(self._preferences))]
+        return kept[1]
+
+    def _choice(
+        self, coarse_13cd: Tensor, scenery_11cd: Tensor, preference_N: Tensor, seed: int, number: int
+    ) -> Tensor:
+        """The exemplar that is most like the frame, `(1, 3, H, W)`, in its light."""
+        share = scenery_11cd / scenery_11cd.sum().clamp_min(1e-6)
+        light_N3 = ((self._coarse_N3cd + 1) * share).sum((2, 3))
+        gain_N3 = ((coarse_13cd + 1) * share).sum((2, 3)) / light_N3.clamp_min(1e-3)
+        gain_N3 = gain_N3.clamp(1 / _GAIN_LIMIT, _GAIN_LIMIT) ** _GAIN_POWER
+        lit = (self._coarse_N3cd + 1) * gain_N3[:, :, None, None] - 1
+        difference_N = ((lit - coarse_13cd).abs().mean(1) * share[:, 0]).sum((1, 2))
+        variety_N = np.random.default_rng([seed, number // _CHUNKS_EACH]).random(len(self._pictures))
+        cost_N = difference_N + _VARIETY * torch.from_numpy(variety_N).float() - _PREFERENCE * preference_N
+        best = int(cost_N.argmin())
+        return (_values(self._pictures[best]) + 1) * gain_N3[best, :, None, None] - 1
+
+
+def _change(last_13HW: Tensor, exemplar_13HW: Tensor, scenery_11cd: Tensor) -> Tensor:
+    """What an exemplar gives to a frame: detail where they are alike, and some of its shades; both in worn places."""
+    coarse_change = _coarse(last_13HW) - _coarse(exemplar_13HW)
+    difference = coarse_change.abs().mean(1, keepdim=True)
+    wanted = _detail(exemplar_13HW)
+    worn = ((0.9 * wanted - _detail(last_13HW)) / (0.5 * wanted + 1e-3)).clamp(0, 1)
+    worn = worn * F.interpolate(scenery_11cd, worn.shape[-2:], mode="bilinear")
+    alike = worn * (difference < _ALIKE)
+    pull = worn * (1 - difference).clamp_min(0) * _PULL
+    over_pixels = torch.cat([alike, pull, coarse_change], 1)
+    over_pixels = F.interpolate(over_pixels, last_13HW.shape[-2:], mode="bilinear")
+    alike, pull, change = over_pixels.split([1, 1, 3], 1)
+    return alike * (exemplar_13HW + change - last_13HW) - pull * change
+
+
+def _detail(frame_1CHW: Tensor) -> Tensor:
+    """Strength of the detail in each block, `(1, 1, c, d)`."""
+    low = F.interpolate(F.avg_pool2d(frame_1CHW, _FINE_PIXELS), frame_1CHW.shape[-2:], mode="bilinear")
+    return _coarse((frame_1CHW - low).abs().mean(1, keepdim=True))
+
+
+def _coarse(frame_1CHW: Tensor) -> Tensor:
+    return F.avg_pool2d(frame_1CHW, _COARSE_PIXELS)
+
+
+def _values(picture_HWC: np.ndarray) -> Tensor:
+    """A picture as `(1, 3, H, W)` in [-1, 1]."""
+    return from_pixels(torch.from_numpy(picture_HWC)[None])
