@@ -157,24 +157,28 @@ class InputStacker:
         steady = [memory.moving_now(predicted.row(i)) for i, memory in enumerate(memories)]
         motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
         layers = split_layers(motion)
-        last = self._completed(shown[:, 1].to(motion.flow.dtype), layers, sessions)
-        frames = layers.move(last)
+        last = shown[:, 1].to(motion.flow.dtype)
+        detail = self._detail(last, layers, sessions)
+        frames = layers.move(last, detail)
+        completed = last if detail is None else last + detail
         views = [memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)]
         found = as_reference(model, frames, motion, layers, views)
         for i, session in enumerate(sessions):
             memory = session.memory
             if memories:
-                memory = memory.next(to_pixels(last[i]), predicted.moving[i], motion.row(i), layers.row(i))
+                memory = memory.next(
+                    to_pixels(completed[i]), predicted.moving[i], motion.row(i), layers.row(i)
+                )
             session.reference = ChunkReference(session.version, found.row(i), memory)
         return found
 
-    def _completed(self, last_BCHW: Tensor, layers: Layers, sessions: Sequence[Session]) -> Tensor:
-        """The last frames with the detail of exemplars, if the model has any."""
+    def _detail(self, last_BCHW: Tensor, layers: Layers, sessions: Sequence[Session]) -> Tensor | None:
+        """What exemplars add to the last frames; None if the model has none."""
         exemplars = self._model.exemplars
         if exemplars is None:
-            return last_BCHW
+            return None
         rows = [
-            exemplars.complete(
+            exemplars.detail(
                 last_BCHW[i : i + 1],
                 layers.row(i),
                 prompt=session.prompt,

@@ -67,7 +67,7 @@ class Exemplars:
         self._coarse_N3cd = F.avg_pool2d(torch.cat(coarse), _COMPARED_BLOCKS)
         self._preferences: dict[int, tuple[TextStates, Tensor]] = {}
 
-    def complete(
+    def detail(
         self,
         last_13HW: Tensor,
         layers: _Motion,
@@ -77,15 +77,15 @@ class Exemplars:
         seed: int,
         number: int,
     ) -> Tensor:
-        """The last frame, in [-1, 1], with detail in its worn places, before it is moved to the chunk `number`.
+        """What the last frame, in [-1, 1], lacks in its worn places, before it is moved to the chunk `number`.
 
-        `layers` are those of one row. Where an instruction is in force, the prompt says less of what should be seen
-        than the frame does, and only the frame chooses.
+        It is to be added. `layers` are those of one row. Where an instruction is in force, the prompt says less of what
+        should be seen than the frame does, and only the frame chooses.
         """
         flow = layers.flow[0, -1]
         amount = float(torch.hypot(flow[0], flow[1]).mean() / _FULL_FLOW_PX)
         if amount < 0.01:
-            return last_13HW
+            return torch.zeros_like(last_13HW)
         last = last_13HW.float().cpu()
         coarse = F.interpolate(last, self._coarse_N3cd.shape[-2:], mode="area")
         scenery = 1 - F.interpolate(layers.covered.float().cpu(), coarse.shape[-2:], mode="area")
@@ -95,7 +95,7 @@ class Exemplars:
         exemplar = self._choice(coarse, scenery, preference_N, seed, number)
         exemplar = F.interpolate(exemplar, last.shape[-2:], mode="bilinear").clamp(-1, 1)
         completed = last + min(amount, 1.0) * _change(last, exemplar, scenery)
-        return completed.clamp(-1, 1).to(last_13HW)
+        return (completed.clamp(-1, 1) - last).to(last_13HW)
 
     def _preferred(self, prompt: TextStates) -> Tensor:
         kept = self._preferences.get(id(prompt))

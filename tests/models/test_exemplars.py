@@ -50,7 +50,7 @@ def completed(
     last: torch.Tensor, motion: Moving, preference=lambda vector: np.zeros(len(PICTURES)), **changes
 ) -> torch.Tensor:
     asked = {"prompt": PROMPT, "is_instructed": False, "seed": 1, "number": 3, **changes}
-    return Exemplars(PICTURES, preference).complete(last, motion, **asked)
+    return last + Exemplars(PICTURES, preference).detail(last, motion, **asked)
 
 
 def detail_of(change: torch.Tensor) -> int:
