@@ -40,8 +40,8 @@ _FINE_PIXELS = 4
 """Block size of what detail is told apart from."""
 _COMPARED_BLOCKS = 2
 """Blocks a side that are averaged for the choice."""
-_FULL_FLOW_PX = 1.5
-"""Mean motion from which on all is taken over; in a world at rest nothing changes."""
+_NO_FLOW_PX, _FULL_FLOW_PX = 0.25, 1.5
+"""Mean motion up to which nothing is taken over, because a world at rest does not change, and from which on all is."""
 
 
 class _Motion(Protocol):
@@ -83,8 +83,9 @@ class Exemplars:
         should be seen than the frame does, and only the frame chooses.
         """
         flow = layers.flow[0, -1]
-        amount = float(torch.hypot(flow[0], flow[1]).mean() / _FULL_FLOW_PX)
-        if amount < 0.01:
+        motion_px = float(torch.hypot(flow[0], flow[1]).mean())
+        amount = (motion_px - _NO_FLOW_PX) / (_FULL_FLOW_PX - _NO_FLOW_PX)
+        if amount <= 0:
             return torch.zeros_like(last_13HW)
         last = last_13HW.float().cpu()
         coarse = F.interpolate(last, self._coarse_N3cd.shape[-2:], mode="area")

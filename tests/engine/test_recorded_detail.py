@@ -1,0 +1,50 @@
+"""Worlds that take detail from recorded pictures, played by the shipped weights."""
+
+import cv2
+import numpy as np
+
+from gamegen.controls import Control
+from gamegen.engine.snapshot import WorldSnapshot
+from gamegen.world import World
+
+SECONDS = 4
+
+
+def walked(world: World, chunks: int) -> np.ndarray:
+    """The last frame."""
+    for _ in range(chunks):
+        frames = world.step(Control({"w"}))
+    return frames[-1]
+
+
+def detail(frame: np.ndarray) -> float:
+    """Mean difference of the ground left of the held tool from itself, blurred."""
+    ground = frame[52:88, :100].astype(np.float32)
+    return float(np.abs(ground - cv2.blur(ground, (5, 5))).mean())
+
+
+def test_where_one_walks_there_is_detail():
+    found = []
+    for model in ("nano", "nano:exemplars=false"):
+        world = World.load(model)
+        world.reset("jungle by day", seed=2, start="gallery")
+        found.append(detail(walked(world, 6 * SECONDS)))
+    assert found[0] > 2 * found[1]
+
+
+def test_restored_is_uninterrupted_while_one_walks():
+    world, other = World.load("nano"), World.load("nano")
+    world.reset("jungle by day", seed=2, start="gallery")
+    walked(world, 14)
+    other.restore(WorldSnapshot.from_bytes(world.snapshot().to_bytes()))
+    for _ in range(6):
+        assert np.array_equal(world.step(Control({"w"})), other.step(Control({"w"})))
+
+
+def test_a_world_at_rest_stays_as_it_is():
+    shown = []
+    for model in ("nano", "nano:exemplars=false"):
+        world = World.load(model)
+        world.reset("jungle by day", seed=2, start="gallery")
+        shown.append(np.stack([world.step(Control()) for _ in range(6)]))
+    assert np.array_equal(shown[0], shown[1])
