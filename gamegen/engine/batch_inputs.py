@@ -21,6 +21,7 @@ from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.layered_warp import Layers, split_layers
 from gamegen.models.model import Model
+from gamegen.models.motion import PredictedMotion
 from gamegen.models.motion_compensation import Compensated, as_reference, no_latent, predict_motion
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.streaming_decoder import Reference
@@ -158,7 +159,7 @@ class InputStacker:
         motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
         layers = split_layers(motion)
         last = shown[:, 1].to(motion.flow.dtype)
-        detail = self._detail(last, layers, sessions)
+        detail = self._detail(last, motion, layers, sessions)
         frames = layers.move(last, detail)
         completed = last if detail is None else last + detail
         views = [memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)]
@@ -172,7 +173,9 @@ class InputStacker:
             session.reference = ChunkReference(session.version, found.row(i), memory)
         return found
 
-    def _detail(self, last_BCHW: Tensor, layers: Layers, sessions: Sequence[Session]) -> Tensor | None:
+    def _detail(
+        self, last_BCHW: Tensor, motion: PredictedMotion, layers: Layers, sessions: Sequence[Session]
+    ) -> Tensor | None:
         """What exemplars add to the last frames; None if the model has none."""
         exemplars = self._model.exemplars
         if exemplars is None:
@@ -180,7 +183,8 @@ class InputStacker:
         rows = [
             exemplars.detail(
                 last_BCHW[i : i + 1],
-                layers.row(i),
+                layers.covered[i : i + 1],
+                moved_nodes=float(motion.translation[i, -1].norm()),
                 prompt=session.prompt,
                 is_instructed=session.upcoming[0].gate > 0,
                 seed=session.seed,

@@ -13,7 +13,6 @@ Shape suffixes as in `motion.py`; N exemplars, c and d rows and columns of the c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,15 +39,9 @@ _FINE_PIXELS = 4
 """Block size of what detail is told apart from."""
 _COMPARED_BLOCKS = 2
 """Blocks a side that are averaged for the choice."""
-_NO_FLOW_PX, _FULL_FLOW_PX = 0.25, 1.5
-"""Mean motion up to which nothing is taken over, because a world at rest does not change, and from which on all is."""
-
-
-class _Motion(Protocol):
-    @property
-    def flow(self) -> Tensor: ...
-    @property
-    def covered(self) -> Tensor: ...
+_AT_REST_NODES, _WALKING_NODES = 0.05, 0.4
+"""Way of a chunk up to which nothing is taken over, and from which on all is: where one only looks around, little is
+worn, and what one turns back to should be as it was."""
 
 
 class Exemplars:
@@ -70,8 +63,9 @@ class Exemplars:
     def detail(
         self,
         last_13HW: Tensor,
-        layers: _Motion,
+        covered_11qr: Tensor,
         *,
+        moved_nodes: float,
         prompt: TextStates,
         is_instructed: bool,
         seed: int,
@@ -79,17 +73,16 @@ class Exemplars:
     ) -> Tensor:
         """What the last frame, in [-1, 1], lacks in its worn places, before it is moved to the chunk `number`.
 
-        It is to be added. `layers` are those of one row. Where an instruction is in force, the prompt says less of what
-        should be seen than the frame does, and only the frame chooses.
+        It is to be added. `covered` is 1 where something stands in front of the scenery, `moved` how far the chunk
+        moves the camera. Where an instruction is in force, the prompt says less of what should be seen than the frame
+        does, and only the frame chooses.
         """
-        flow = layers.flow[0, -1]
-        motion_px = float(torch.hypot(flow[0], flow[1]).mean())
-        amount = (motion_px - _NO_FLOW_PX) / (_FULL_FLOW_PX - _NO_FLOW_PX)
+        amount = (moved_nodes - _AT_REST_NODES) / (_WALKING_NODES - _AT_REST_NODES)
         if amount <= 0:
             return torch.zeros_like(last_13HW)
         last = last_13HW.float().cpu()
         coarse = F.interpolate(last, self._coarse_N3cd.shape[-2:], mode="area")
-        scenery = 1 - F.interpolate(layers.covered.float().cpu(), coarse.shape[-2:], mode="area")
+        scenery = 1 - F.interpolate(covered_11qr.float().cpu(), coarse.shape[-2:], mode="area")
         preference_N = self._preferred(prompt)
         if is_instructed:
             preference_N = preference_N.where(preference_N.isinf(), 0.0)

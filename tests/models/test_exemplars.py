@@ -1,7 +1,5 @@
 """Exemplars: worn frames get their detail back from the recorded picture that looks like them."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 import torch
@@ -14,18 +12,6 @@ from gamegen.models.text import TextStates
 HEIGHT, WIDTH = 48, 80
 PROMPT = TextStates(torch.zeros(1, 4), torch.zeros(4))
 INNER = (..., slice(8, -8), slice(8, -8))
-
-
-class Moving(NamedTuple):
-    flow: torch.Tensor
-    covered: torch.Tensor
-
-
-def moving(pixels: float = 4.0, covered: float = 0.0) -> Moving:
-    return Moving(
-        torch.full((1, 4, 2, 12, 20), pixels),
-        torch.full((1, 1, 12, 20), covered),
-    )
 
 
 def picture(number: int) -> np.ndarray:
@@ -46,11 +32,16 @@ def worn(number: int) -> torch.Tensor:
     return F.avg_pool2d(frame(number), 9, 1, 4, count_include_pad=False)
 
 
+def indifferent(vector: np.ndarray) -> np.ndarray:
+    return np.zeros(len(PICTURES))
+
+
 def completed(
-    last: torch.Tensor, motion: Moving, preference=lambda vector: np.zeros(len(PICTURES)), **changes
+    last: torch.Tensor, preference=indifferent, *, nodes: float = 0.6, covered: float = 0.0, **changes
 ) -> torch.Tensor:
     asked = {"prompt": PROMPT, "is_instructed": False, "seed": 1, "number": 3, **changes}
-    return last + Exemplars(PICTURES, preference).detail(last, motion, **asked)
+    mask = torch.full((1, 1, 12, 20), covered)
+    return last + Exemplars(PICTURES, preference).detail(last, mask, moved_nodes=nodes, **asked)
 
 
 def detail_of(change: torch.Tensor) -> int:
@@ -61,7 +52,7 @@ def detail_of(change: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("number", range(len(PICTURES)))
 def test_a_worn_frame_gets_detail_of_a_picture_that_looks_like_it(number):
-    found = completed(worn(number), moving())
+    found = completed(worn(number))
     source = detail_of(found - worn(number))
     assert source // 2 == number // 2
     lacking = [
@@ -71,19 +62,19 @@ def test_a_worn_frame_gets_detail_of_a_picture_that_looks_like_it(number):
 
 
 def test_a_world_at_rest_and_a_sharp_frame_and_what_is_held_stay_as_they_are():
-    assert torch.equal(completed(worn(2), moving(0.0)), worn(2))
-    torch.testing.assert_close(completed(frame(2), moving()), frame(2))
-    torch.testing.assert_close(completed(worn(2), moving(covered=1.0)), worn(2))
+    assert torch.equal(completed(worn(2), nodes=0.0), worn(2))
+    torch.testing.assert_close(completed(frame(2)), frame(2))
+    torch.testing.assert_close(completed(worn(2), covered=1.0), worn(2))
 
 
 def test_the_prompt_may_rule_pictures_out_and_decides_between_others():
     def chosen(preference, **changes) -> int:
-        return detail_of(completed(worn(0), moving(), preference, **changes) - worn(0))
+        return detail_of(completed(worn(0), preference, **changes) - worn(0))
 
     def only(number: int, others: float):
         return lambda vector: np.where(np.arange(len(PICTURES)) == number, 0.0, others)
 
-    one = chosen(lambda vector: np.zeros(len(PICTURES)))
+    one = chosen(indifferent)
     other = 1 - one
     assert chosen(only(other, -4.0)) == chosen(only(other, -np.inf)) == other
     # The words of an instruction are not the prompt's: what is seen decides, but never what is ruled out.
@@ -92,12 +83,9 @@ def test_the_prompt_may_rule_pictures_out_and_decides_between_others():
 
 
 def test_the_choice_is_a_function_of_the_seed_and_the_time():
-    def flat(vector):
-        return np.zeros(len(PICTURES))
-
     grey = torch.zeros(1, 3, HEIGHT, WIDTH)
     found = [
-        completed(grey, moving(), flat, seed=seed, number=number)
+        completed(grey, seed=seed, number=number)
         for seed, number in ((1, 0), (1, 15), (1, 0), (2, 0), (1, 16), (1, 32), (1, 48))
     ]
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
@@ -106,5 +94,5 @@ def test_the_choice_is_a_function_of_the_seed_and_the_time():
 
 def test_frames_of_another_size_are_completed():
     last = F.interpolate(worn(3), (HEIGHT // 2, WIDTH // 2), mode="area")
-    found = completed(last, moving())
+    found = completed(last)
     assert found.shape == last.shape and not torch.equal(found, last)
