@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 
 import numpy as np
 
 from gamegen.gallery.gallery import Gallery
+from gamegen.media.images import decode_image
 from gamegen.models.exemplars import Exemplars
 
 _LEAST_LIKELY = -4.0
@@ -19,8 +21,13 @@ def exemplars_of(gallery: Gallery) -> Exemplars | None:
     """The exemplars that a gallery has; None for one whose pictures are only to be looked at."""
     if "picture_size" not in gallery.card:
         return None
-    pictures = [gallery.picture(number) for number in range(len(gallery.entries))]
-    return Exemplars(pictures, lambda vector: preference(gallery, vector))
+    return Exemplars(_decoded(gallery.pictures), lambda vector: preference(gallery, vector))
+
+
+@lru_cache(maxsize=2)
+def _decoded(files: tuple[bytes, ...]) -> tuple[np.ndarray, ...]:
+    """Pictures, uint8 `(H, W, 3)`: 46 MB for a thousand, which the models of a process share."""
+    return tuple(decode_image(file) for file in files)
 
 
 def preference(gallery: Gallery, vector: np.ndarray) -> np.ndarray:

@@ -21,7 +21,6 @@ from safetensors.numpy import save_file
 
 from gamegen.files import file_sha256, write_atomically
 from gamegen.gallery.scene_probes import ATTRIBUTES, SceneProbes, unit_vectors
-from gamegen.media.images import decode_image
 from gamegen.media.recorded_start import RecordedStart
 
 GALLERY_FOLDER = "gallery"
@@ -138,10 +137,6 @@ class Gallery:
             return similarity
         scenes = [self.entries[number].scene for number in numbers]
         return self.probes.log_likelihoods(vector, scenes) + config.similarity_weight * similarity
-
-    def picture(self, number: int) -> np.ndarray:
-        """The picture of a start, uint8 `(H, W, 3)`."""
-        return decode_image(self.pictures[number])
 
     def similarities(self, vector: np.ndarray, numbers: np.ndarray | None = None) -> np.ndarray:
         """Similarities, from -1 to 1, of a prompt's encoding to the captions of starts, all if `numbers` is None."""
