@@ -176,7 +176,7 @@ class InputStacker:
     def _detail(
         self, last_BCHW: Tensor, motion: PredictedMotion, layers: Layers, sessions: Sequence[Session]
     ) -> Tensor | None:
-        """What exemplars add to the last frames; None if the model has none."""
+        """Residuals from exemplars to add to the last frames, `(B, C, H, W)`; None for a model without exemplars."""
         exemplars = self._model.exemplars
         if exemplars is None:
             return None

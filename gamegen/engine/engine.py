@@ -72,7 +72,7 @@ class WorldEngine:
         self._numbers = itertools.count()
         if model.follows_shown_frames:
             # Compiled now, so that the first chunk does not wait for it.
-            _ = self._decoder
+            _ = self._decoder.predict_motion
 
     @cached_property
     def _decoder(self) -> LatentDecoder:
@@ -276,7 +276,7 @@ class WorldEngine:
         return self._reference(self._slots.get(session_id))
 
     def _reference(self, session: Session) -> Reference | None:
-        """That of a session's last chunk, computed if generation has not needed it."""
+        """Reference of a session's last chunk, computed if generation has not needed it."""
         if session.reference is None or session.reference.version != session.version - 1:
             done = session.chunks[-1].conditioning.operations
             found = self._decoder.reference([session.past], [done])

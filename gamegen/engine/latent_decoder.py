@@ -87,9 +87,10 @@ class LatentDecoder:
         self._ends, self._between = halves
 
     @cached_property
-    def _predict_motion(self) -> PredictMotion:
-        # Where all references are given it is not needed.
-        return build_motion_prediction(self._model, self._latent_shape)
+    def predict_motion(self) -> PredictMotion | None:
+        """The motion network that `reference` runs, built when it is first needed; None if the decoder sees none."""
+        sees = self._decoder.sees_reference
+        return build_motion_prediction(self._model, self._latent_shape) if sees else None
 
     @property
     def is_compiled(self) -> bool:
@@ -118,15 +119,13 @@ class LatentDecoder:
         latents: list[Tensor],
         pasts: Sequence[StreamPast],
         operations: Sequence[np.ndarray],
-        reference: Reference | None = None,
     ) -> Tensor:
         """One chunk for each of B streams, uint8 `(B, 4, H, W, 3)`.
 
-        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated. A
-        `reference` that is known already need not be computed.
+        `latents` are `(C, h, w)`, `operations` float32 `(4, O)`: those under which each chunk was generated.
         """
-        reference = reference or self.reference(pasts, operations)
-        return torch.cat([*self.decode_in_parts(latents, [past.latent for past in pasts], reference)], 1)
+        memories, reference = [past.latent for past in pasts], self.reference(pasts, operations)
+        return torch.cat([*self.decode_in_parts(latents, memories, reference)], 1)
 
     def decode_in_parts(
         self, latents: list[Tensor], memories: Sequence[Tensor | None], reference: Reference | None
@@ -138,8 +137,8 @@ class LatentDecoder:
         latent, memory = self._pair(latents, memories)
         sees: Sequence[Tensor] = ()
         if self._decoder.sees_reference:
-            is_shown = reference is not None and self._model.decoder_reference
-            sees = [p.to(latent) for p in reference] if reference and is_shown else Reference.none(latent)
+            shown = reference if self._model.decoder_reference else None
+            sees = [part.to(latent) for part in shown or Reference.none(latent)]
         first, *remaining = self._run(self._ends, latent, memory, *sees)
         yield chunk_pixels(first).cpu()
         (between,) = self._run(self._between, *remaining)
@@ -152,7 +151,7 @@ class LatentDecoder:
         Where a stream begins there is none. `operations` as in `decode`; no earlier views are recalled.
         """
         rows = [i for i, past in enumerate(pasts) if past.latent is not None]
-        if not self._decoder.sees_reference or not rows:
+        if self.predict_motion is None or not rows:
             return None
         steps = np.stack([np.concatenate([pasts[i].operations, operations[i]]) for i in rows])
         with one_thread(self.is_compiled):
@@ -160,7 +159,7 @@ class LatentDecoder:
                 self._model,
                 last_shown(self._model, [pasts[i] for i in rows]),
                 torch.from_numpy(steps).float().to(self._model.device),
-                self._predict_motion,
+                self.predict_motion,
             )
         known = {i: found.row(number) for number, i in enumerate(rows)}
         latent = found.latent.new_zeros(len(pasts), *found.latent.shape[1:], dtype=torch.float16)

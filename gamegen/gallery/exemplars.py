@@ -12,7 +12,7 @@ from gamegen.media.images import decode_image
 from gamegen.models.exemplars import Exemplars
 
 _LEAST_LIKELY = -4.0
-"""Log likelihood, compared with the likeliest, below which a prompt asks for none of a picture."""
+"""Lower bound of the log likelihoods, those of the likeliest being 0."""
 _TOLD_BY = 32
 """Starts, those that are most similar to a prompt, by which its perspective is told."""
 
@@ -31,8 +31,10 @@ def _decoded(files: tuple[bytes, ...]) -> tuple[np.ndarray, ...]:
 
 
 def preference(gallery: Gallery, vector: np.ndarray) -> np.ndarray:
-    """Log likelihoods `(N,)` of a gallery's starts under a prompt's encoding `(D,)`: 0 for the likeliest, at least
-    `_LEAST_LIKELY`, and -inf for those of another perspective than the prompt's."""
+    """Log likelihoods `(N,)` of a gallery's starts under a prompt's encoding `(D,)`.
+
+    They are 0 for the likeliest, at least `_LEAST_LIKELY`, and -inf for those of another perspective than the prompt's.
+    """
     score = gallery.scores(vector)
     perspectives = np.array([entry.perspective or "" for entry in gallery.entries])
     told = Counter(perspectives[np.argsort(-gallery.similarities(vector), kind="stable")[:_TOLD_BY]])

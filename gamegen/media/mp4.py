@@ -78,7 +78,7 @@ class Mp4Writer:
                 file = str(closing.enter_context(write_atomically(target)))
                 muxer["movflags"] = "+faststart"
             container = closing.enter_context(av.open(file, "w", format="mp4", options=muxer))
-            # x264's macroblock tree reads beyond its rows: what a file's bytes are would depend on the memory around.
+            # With x264's macroblock tree the same frames give other bytes, depending on what was in memory before.
             options = {"preset": "veryfast", "crf": str(crf), "x264-params": "mbtree=0", **(x264 or {})}
             stream: Any = container.add_stream("libx264", rate=fps, options=options)
             stream.width, stream.height = size

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cachetools import LRUCache
 from torch import Tensor
 
 from gamegen.models.folding import from_pixels
@@ -36,12 +37,13 @@ _PULL = 0.3
 """Share of the difference of low-passed pictures that is taken over with the detail, where they differ by 0; by 1 and
 more it is none."""
 _FINE_PIXELS = 4
-"""Block size of what detail is told apart from."""
+"""Block size of the low-pass filter whose residual is the detail."""
 _COMPARED_BLOCKS = 2
 """Blocks a side that are averaged for the choice."""
 _AT_REST_NODES, _WALKING_NODES = 0.05, 0.4
-"""Way of a chunk up to which nothing is taken over, and from which on all is: where one only looks around, little is
-worn, and what one turns back to should be as it was."""
+"""Camera translation of a chunk up to which the residual is zero, and from which on it is whole: where one only looks
+around, little is worn, and what one turns back to should be as it was."""
+_KEPT_PROMPTS = 64
 
 
 class Exemplars:
@@ -58,7 +60,7 @@ class Exemplars:
         self._preference = preference
         coarse = [_coarse(_values(picture)) for picture in pictures]
         self._coarse_N3cd = F.avg_pool2d(torch.cat(coarse), _COMPARED_BLOCKS)
-        self._preferences: dict[int, tuple[TextStates, Tensor]] = {}
+        self._preferences: LRUCache[int, tuple[TextStates, Tensor]] = LRUCache(_KEPT_PROMPTS)
 
     def detail(
         self,
@@ -71,11 +73,11 @@ class Exemplars:
         seed: int,
         number: int,
     ) -> Tensor:
-        """What the last frame, in [-1, 1], lacks in its worn places, before it is moved to the chunk `number`.
+        """Residual to add to the last frame, `(1, 3, H, W)` in [-1, 1], before it is warped into the chunk `number`.
 
-        It is to be added. `covered` is 1 where something stands in front of the scenery, `moved` how far the chunk
-        moves the camera. Where an instruction is in force, the prompt says less of what should be seen than the frame
-        does, and only the frame chooses.
+        `covered` is 1 where something stands in front of the scenery, `moved_nodes` is the camera's translation in the
+        chunk; of a camera at rest the residual is zero. Where an instruction is in force, the prompt says less of what
+        should be seen than the frame does, and only the frame chooses.
         """
         amount = (moved_nodes - _AT_REST_NODES) / (_WALKING_NODES - _AT_REST_NODES)
         if amount <= 0:
@@ -92,13 +94,12 @@ class Exemplars:
         return (completed.clamp(-1, 1) - last).to(last_13HW)
 
     def _preferred(self, prompt: TextStates) -> Tensor:
+        """Log likelihoods of the exemplars under a prompt, float32 `(N,)`, cached."""
         kept = self._preferences.get(id(prompt))
         if kept is None:
             found = torch.from_numpy(self._preference(prompt.pooled.float().cpu().numpy())).float()
             # With the prompt, so that no other gets its id while this is kept.
             self._preferences[id(prompt)] = kept = prompt, found
-            if len(self._preferences) > 64:
-                del self._preferences[next(iter(self._preferences))]
         return kept[1]
 
     def _choice(
@@ -118,7 +119,10 @@ class Exemplars:
 
 
 def _change(last_13HW: Tensor, exemplar_13HW: Tensor, scenery_11cd: Tensor) -> Tensor:
-    """What an exemplar gives to a frame: detail where they are alike, and some of its shades; both in worn places."""
+    """Residual from an exemplar: its high frequencies where both are alike, and a share of its low frequencies.
+
+    Both count where the frame has less high-frequency energy than the exemplar.
+    """
     coarse_change = _coarse(last_13HW) - _coarse(exemplar_13HW)
     difference = coarse_change.abs().mean(1, keepdim=True)
     wanted = _detail(exemplar_13HW)
@@ -133,7 +137,7 @@ def _change(last_13HW: Tensor, exemplar_13HW: Tensor, scenery_11cd: Tensor) -> T
 
 
 def _detail(frame_1CHW: Tensor) -> Tensor:
-    """Strength of the detail in each block, `(1, 1, c, d)`."""
+    """High-frequency energy of each block, a mean absolute value, `(1, 1, c, d)`."""
     low = F.interpolate(F.avg_pool2d(frame_1CHW, _FINE_PIXELS), frame_1CHW.shape[-2:], mode="bilinear")
     return _coarse((frame_1CHW - low).abs().mean(1, keepdim=True))
 

@@ -44,17 +44,15 @@ class Layers(NamedTuple):
     def move(self, last_BCHW: Tensor, detail_BCHW: Tensor | None = None) -> Tensor:
         """The frame moved to each of the chunk's, `(B, K, C, H, W)`.
 
-        `detail`, if there is any, is moved along and added, from frame to frame more of it, all in the last one.
+        A residual `detail` is warped along and added, with weights that rise linearly to 1 in the last frame.
         """
         height, width = last_BCHW.shape[-2:]
         scenery = fill(last_BCHW, 1 - F.interpolate(self.covered, (height, width)))
         flow = resize_flow(self.flow, height, width)
         moved = warp(scenery, flow)
         if detail_BCHW is not None:
-            K = flow.shape[1]
-            moved = (
-                moved + warp(detail_BCHW, flow) * torch.linspace(1 / K, 1, K).to(flow)[:, None, None, None]
-            )
+            weights = torch.linspace(1 / flow.shape[1], 1, flow.shape[1]).to(flow)
+            moved = moved + warp(detail_BCHW, flow) * weights[:, None, None, None]
         # Where the scenery rests, nothing need be told apart. (`norm` of a dimension in the middle takes 30 ms.)
         resting = (1 - torch.hypot(flow[:, :, :1], flow[:, :, 1:])).clamp_min(0)
         covered = F.interpolate(self.covered, (height, width), mode="bilinear")[:, None]

@@ -86,14 +86,13 @@ class KeyView:
 class RecalledView(NamedTuple):
     """A kept view as it is laid into a chunk.
 
-    `shown` `(K, 3, H, W)` is its picture as each of the chunk's frames shows it, in the light of the last frame, which
-    has changed by the factor `gain` `(3,)` of each colour; `seen` `(K, q, r)` is 1 where it sees something, and
-    `has_detail` is True if it was seen from near enough for its detail to be in place.
+    `shown` `(K, 3, H, W)` is its picture as each of the chunk's frames shows it, in the light of the last frame; `seen`
+    `(K, q, r)` is 1 where it sees something, and `has_detail` is True if it was seen from near enough for its detail to
+    be in place.
     """
 
     shown: Tensor
     seen: Tensor
-    gain: Tensor
     has_detail: bool
 
     def lay_into(self, frames_K3HW: Tensor, layers: Layers) -> tuple[Tensor, Tensor]:
@@ -116,10 +115,8 @@ class RecalledView(NamedTuple):
         return frames_K3HW + new + fresh * detail, filled
 
 
-def _fitted(
-    shown_K3HW: Tensor, seen_Kqr: Tensor, frames_K3HW: Tensor, layers: Layers
-) -> tuple[Tensor, Tensor] | None:
-    """A moved view in the light of the moved frames, and the gain; None if it does not show what the last one shows."""
+def _fitted(shown_K3HW: Tensor, seen_Kqr: Tensor, frames_K3HW: Tensor, layers: Layers) -> Tensor | None:
+    """A moved view in the light of the moved frames; None if it does not show what the last of them shows."""
     height, width = frames_K3HW.shape[-2:]
     both = (seen_Kqr * (1 - layers.unseen[0]) * (1 - layers.covered[0]))[-1:]
     both_1HW = _over_pixels(both[None], height, width)[0]
@@ -131,7 +128,7 @@ def _fitted(
         return None
     lit = gain[:, None, None] * (shown_K3HW + 1) - 1
     error = (both_1HW * (lit[-1] - frames_K3HW[-1]).abs()).sum() / (3 * both_1HW.sum())
-    return None if error > _MOST_ERROR else (lit.clamp(-1, 1), gain)
+    return None if error > _MOST_ERROR else lit.clamp(-1, 1)
 
 
 def _over_pixels(places_KCqr: Tensor, height: int, width: int) -> Tensor:
@@ -194,10 +191,10 @@ class ViewMemory:
         view = self.views[best]
         rotation, translation = self._to_last(view)
         shown, seen = view.moved(rotation, translation, motion.camera)
-        fitted = _fitted(shown, seen, frames_K3HW, layers)
-        if fitted is None:
+        lit = _fitted(shown, seen, frames_K3HW, layers)
+        if lit is None:
             return None
-        return RecalledView(fitted[0], seen, fitted[1], has_detail=bool(translation.norm() <= _NEAR_NODES))
+        return RecalledView(lit, seen, has_detail=bool(translation.norm() <= _NEAR_NODES))
 
     def _to_last(self, view: KeyView) -> tuple[Tensor, Tensor]:
         """Rotation and translation from a view's camera to that of the last frame."""

@@ -201,5 +201,5 @@ def test_a_decoder_whose_reference_is_hidden_draws_from_latents_alone(in_float32
         expected = (model.vae.streaming(now, before).clamp(-1, 1) + 1) * 127.5
         known = Reference.none(now)._replace(is_there=torch.ones(1, 1, 1, 1))
     for reference in (None, known):
-        found = decoder.decode([latents[1]], [past], [OPERATIONS[1]], reference)[0]
+        found = torch.cat([*decoder.decode_in_parts([latents[1]], [past.latent], reference)], 1)[0]
         assert (found.permute(0, 3, 1, 2).reshape(12, 32, 32) - expected[0]).abs().max() <= 1
