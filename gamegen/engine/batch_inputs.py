@@ -11,17 +11,19 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
+from gamegen.controls import OPERATION_SIZE
 from gamegen.engine.conditioning import Conditioning
 from gamegen.engine.frame_pass import FrameInputs
 from gamegen.engine.latent_decoder import last_shown
 from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.engine.state import ChunkReference, DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
+from gamegen.models.exemplars import Completion, Wish
 from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.layered_warp import Layers, split_layers
 from gamegen.models.model import Model
-from gamegen.models.motion import PredictedMotion
+from gamegen.models.motion import NUM_OPERATIONS, PredictedMotion
 from gamegen.models.motion_compensation import Compensated, as_reference, no_latent, predict_motion
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.streaming_decoder import Reference
@@ -159,7 +161,8 @@ class InputStacker:
         motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
         layers = split_layers(motion)
         last = shown[:, 1].to(motion.flow.dtype)
-        detail = self._detail(last, motion, layers, sessions)
+        completions = self._completions(last, motion, layers, sessions) if memories else []
+        detail = torch.cat([each.residual for each in completions]) if completions else None
         frames = layers.move(last, detail)
         completed = last if detail is None else last + detail
         views = [memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)]
@@ -168,31 +171,43 @@ class InputStacker:
             memory = session.memory
             if memories:
                 memory = memory.next(
-                    to_pixels(completed[i]), predicted.moving[i], motion.row(i), layers.row(i)
+                    to_pixels(completed[i]),
+                    predicted.moving[i],
+                    motion.row(i),
+                    layers.row(i),
+                    completions[i].ahead if completions else None,
                 )
             session.reference = ChunkReference(session.version, found.row(i), memory)
         return found
 
-    def _detail(
+    def _completions(
         self, last_BCHW: Tensor, motion: PredictedMotion, layers: Layers, sessions: Sequence[Session]
-    ) -> Tensor | None:
-        """Residuals from exemplars to add to the last frames, `(B, C, H, W)`; None for a model without exemplars."""
+    ) -> list[Completion]:
+        """What exemplars add to the last frames; empty for a model without exemplars."""
         exemplars = self._model.exemplars
         if exemplars is None:
-            return None
-        rows = [
-            exemplars.detail(
-                last_BCHW[i : i + 1],
-                layers.covered[i : i + 1],
-                moved_nodes=float(motion.translation[i, -1].norm()),
+            return []
+        wishes = [
+            Wish(
                 prompt=session.prompt,
                 is_instructed=session.upcoming[0].gate > 0,
                 seed=session.seed,
                 number=session.version,
             )
-            for i, session in enumerate(sessions)
+            for session in sessions
         ]
-        return torch.cat(rows)
+        return [
+            exemplars.complete(
+                last_BCHW[i : i + 1], layers.row(i), motion.row(i), session.memory, wish, self._depth_of
+            )
+            for i, (session, wish) in enumerate(zip(sessions, wishes, strict=True))
+        ]
+
+    def _depth_of(self, picture_1CHW: Tensor) -> Tensor:
+        """Inverse depth of a picture that nothing is known about but itself, `(1, q, r)`."""
+        shown = picture_1CHW[:, None].repeat(1, 2, 1, 1, 1).to(self._model.device)
+        at_rest = torch.zeros(1, NUM_OPERATIONS, OPERATION_SIZE, device=self._model.device)
+        return predict_motion(self._model, shown, at_rest, self._predict_motion).inverse_depth
 
     def _last_latents(self, sessions: Sequence[Session]) -> Tensor:
         """The last latent of each session, float32 `(B, C, h, w)`."""

@@ -1,6 +1,6 @@
 """A world's view memory as bytes: a safetensors file inside of snapshots and of clips' checkpoints.
 
-Shape suffixes: V views, P poses (the camera's, then the views'), q and r as in `gamegen/models/motion.py`, B bytes.
+Shape suffixes: V views, the one ahead last, P poses (the camera's, then the views'), q and r as in `gamegen/models/motion.py`, B bytes.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ _DTYPES = {
     "depths_Vqr": torch.float16,
     "still_Vqr": torch.uint8,
     "lengths_V": torch.int32,
+    "ahead_V": torch.uint8,
     "pictures_B": torch.uint8,
 }
+_ADDED = "ahead_V"
+"""Tensor that older memories lack."""
 
 
 def memory_to_bytes(memory: ViewMemory) -> bytes:
     """Serialises a memory; empty for one without views."""
     if memory.is_new:
         return b""
-    views = memory.views
+    ahead = [] if memory.ahead is None else [memory.ahead]
+    views = [*memory.views, *ahead]
     pictures = [as_tensor(view.picture) for view in views]
     poses = [_pose(memory.rotation, memory.position), *(_pose(v.rotation, v.position) for v in views)]
     tensors = {
@@ -39,6 +43,7 @@ def memory_to_bytes(memory: ViewMemory) -> bytes:
         "depths_Vqr": torch.stack([view.inverse_depth for view in views]),
         "still_Vqr": torch.stack([view.still for view in views]),
         "lengths_V": torch.tensor([len(picture) for picture in pictures]),
+        "ahead_V": torch.tensor([0] * len(memory.views) + [1] * len(ahead)),
         "pictures_B": torch.cat(pictures),
     }
     return save({name: tensors[name].to(dtype).contiguous() for name, dtype in _DTYPES.items()})
@@ -52,11 +57,18 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         tensors = load(data)
     except SafetensorError as error:
         raise ValueError(f"its views are cut off or damaged ({error})") from error
+    if "lengths_V" in tensors:
+        tensors.setdefault(_ADDED, torch.zeros(len(tensors["lengths_V"]), dtype=_DTYPES[_ADDED]))
     found = {name: tensor.dtype for name, tensor in tensors.items()}
     _require(found == _DTYPES, f"its views have the tensors {found}")
-    poses, moving, depths, still, lengths, pictures = (tensors[name] for name in _DTYPES)
+    poses, moving, depths, still, lengths, ahead, pictures = (tensors[name] for name in _DTYPES)
     num_views = len(lengths)
-    _require(num_views <= MAX_VIEWS, f"it has {num_views} views of at most {MAX_VIEWS}")
+    _require(
+        ahead.shape == lengths.shape and ahead[:-1].sum() == 0 and set(ahead.tolist()) <= {0, 1},
+        f"of its {num_views} views those ahead are {ahead.tolist()[:MAX_VIEWS]}",
+    )
+    num_ahead = int(ahead.sum())
+    _require(num_views <= MAX_VIEWS + num_ahead, f"it has {num_views} views of at most {MAX_VIEWS}")
     _require(poses.shape == (num_views + 1, 3, 4), f"its poses have the shape {tuple(poses.shape)}")
     _require(
         depths.ndim == 3 and len(depths) == num_views and still.shape == depths.shape,
@@ -79,7 +91,13 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         KeyView(_checked(raw[a:b], size), depth, mask.bool(), pose[:, :3].clone(), pose[:, 3].clone())
         for (a, b), depth, mask, pose in zip(pairwise(ends), depths, still, poses[1:], strict=True)
     )
-    return ViewMemory(poses[0, :, :3].clone(), poses[0, :, 3].clone(), views, moving if len(moving) else None)
+    return ViewMemory(
+        poses[0, :, :3].clone(),
+        poses[0, :, 3].clone(),
+        views[: num_views - num_ahead],
+        moving if len(moving) else None,
+        views[-1] if num_ahead else None,
+    )
 
 
 def as_tensor(data: bytes) -> Tensor:

@@ -1,18 +1,21 @@
-"""Exemplars: recorded pictures that give back the detail that a world loses where it moves.
+"""Exemplars: recorded pictures that a world walks towards, so that there is something to see where it goes.
 
 A frame that is moved chunk after chunk is magnified and worn, and where something should be new a small network draws
-the mean of what could be. The recorded picture that looks most like the frame, and shows what the prompt asks for, has
-detail for such places, and says how they might go on (texture synthesis by example: Efros and Leung 1999; walking
-through a collection of photographs: Kaneva et al. 2010, "Infinite images").
+the mean of what could be. Before a chunk of walking, the recorded picture that looks most like the frame, and shows what
+the prompt asks for, is laid into the world a few nodes ahead, with its depth and its pose: as a kept view. What is worn
+is replaced by what that view shows from where the camera is. When the camera has passed it, the next picture follows
+(walking through a collection of photographs: Kaneva et al. 2010, "Infinite images", section 3).
 
-Nothing is kept of it: the choice is a function of the frame, the prompt, the seed and the chunk's number.
+The choice is a function of the frame, the prompt, the picture before, the seed and the chunk's number.
 
-Shape suffixes as in `motion.py`; N exemplars, c and d rows and columns of the coarse pictures.
+Shape suffixes as in `motion.py`; N exemplars, A attributes, c and d rows and columns of the coarse pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,78 +23,158 @@ import torch.nn.functional as F
 from cachetools import LRUCache
 from torch import Tensor
 
-from gamegen.models.folding import from_pixels
+from gamegen.models.camera import CameraMotion
+from gamegen.models.folding import from_pixels, to_pixels
+from gamegen.models.layered_warp import Layers
+from gamegen.models.motion import PredictedMotion
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import KeyView, ViewMemory
 
-_COARSE_PIXELS = 8
-"""Block size of the low-pass filter."""
-_GAIN_LIMIT, _GAIN_POWER = 1.3, 0.8
-"""Light of an exemplar may be changed by this factor, and how much of the way it is."""
-_PREFERENCE = 0.06
-"""Mean absolute difference, in [-1, 1], that a nat of likelihood under the prompt makes up for."""
-_CHUNKS_EACH, _VARIETY = 16, 0.05
-"""Chunks after which another exemplar may be chosen, and differences between exemplars that do not matter then."""
-_ALIKE = 0.1
-"""Difference of low-passed pictures up to which detail is taken over."""
-_PULL = 0.3
-"""Share of the difference of low-passed pictures that is taken over with the detail, where they differ by 0; by 1 and
-more it is none."""
-_FINE_PIXELS = 4
-"""Block size of the low-pass filter whose residual is the detail."""
-_COMPARED_BLOCKS = 2
-"""Blocks a side that are averaged for the choice."""
+_COMPARED_PIXELS = 16
+"""Block size of the low-pass filter by which pictures are compared."""
+_GAIN_LIMIT, _GAIN_POWER = 1.3, 0.5
+"""Light of an exemplar may be changed by this factor, and how much of the way it is: a world that has grown dark gets
+light again."""
+_INSTRUCTED_GAIN_LIMIT = 3.0
+"""The same where an instruction is in force, which may be about the light: all of the way."""
+_PREFERENCE, _FIRST_PREFERENCE = 0.12, 0.36
+"""Mean absolute difference, in [-1, 1], that a nat of likelihood under the prompt makes up for; for the first exemplar,
+which the later ones are like."""
+_LIKE_BEFORE = 0.67
+"""Weight of the difference from the exemplar before, beside that from the frame, which is magnified and worn."""
+_OTHER_SCENE = 0.08
+"""The same for each attribute of the scene that is another one than before."""
+_ELIGIBLE_SHARE = 0.5
+"""Share of the exemplars, by the seed and the chunk's number, that a choice is made of: worlds should differ."""
+_SAME = 0.02
+"""Difference up to which a picture is the one that is shown already."""
+_AHEAD_NODES, _ASIDE_NODES = 3.0, 1.0
+"""Distance at which an exemplar is laid, walking forwards or backwards, and to a side."""
+_FAR_NODES, _LEAST_SEEN = 4.0, 0.5
+"""Distance from which on, and share of its scenery in view below which, the next one follows."""
+_WORN_PIXELS, _FINE_PIXELS = 8, 4
+"""Sizes of the blocks that are worn or not, and of the low-pass filter whose residual is the detail."""
+_SHARE, _INSTRUCTED_SHARE = 0.9, 0.3
+"""Share of a worn place that is replaced; where an instruction is in force, the rest should change as it says."""
 _AT_REST_NODES, _WALKING_NODES = 0.05, 0.4
 """Camera translation of a chunk up to which the residual is zero, and from which on it is whole: where one only looks
 around, little is worn, and what one turns back to should be as it was."""
 _KEPT_PROMPTS = 64
 
 
-class Exemplars:
-    """Recorded pictures of the frames' size, uint8 `(H, W, 3)`, and which of them a prompt asks for.
+class Completion(NamedTuple):
+    """A residual to add to a frame, `(1, 3, H, W)` in [-1, 1], and the exemplar that it is of; None if of none."""
 
-    `preference` gives their log likelihoods under a text's pooled encoding `(D,)`, at most 0, -inf for those that may
-    not be chosen.
+    residual: Tensor
+    ahead: KeyView | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a chunk should show: its world's prompt, whether an instruction is in force, its seed and its number.
+
+    Where an instruction is in force, the prompt says less of what should be seen than the frame does.
+    """
+
+    prompt: TextStates
+    is_instructed: bool
+    seed: int
+    number: int
+
+
+class Exemplars:
+    """Recorded pictures of the frames' size, uint8 `(H, W, 3)`, what is seen in them, and which a prompt asks for.
+
+    `covered`, one bool `(q, r)` for each, are places in which something stands in front of the scenery. `scenes` `(N,
+    A)` are numbers of attributes' values, -1 where they are not known. `preference` gives log likelihoods
+    under a text's pooled encoding `(D,)`, at most 0, -inf for pictures that may not be chosen.
     """
 
     def __init__(
-        self, pictures: Sequence[np.ndarray], preference: Callable[[np.ndarray], np.ndarray]
+        self,
+        pictures: Sequence[np.ndarray],
+        covered: Sequence[np.ndarray],
+        scenes: np.ndarray,
+        preference: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         self._pictures = pictures
+        self._covered = covered
         self._preference = preference
-        coarse = [_coarse(_values(picture)) for picture in pictures]
-        self._coarse_N3cd = F.avg_pool2d(torch.cat(coarse), _COMPARED_BLOCKS)
+        self._scenes_NA = torch.from_numpy(scenes)
+        self._coarse_N3cd = torch.cat([_coarse(_values(picture)) for picture in pictures])
         self._preferences: LRUCache[int, tuple[TextStates, Tensor]] = LRUCache(_KEPT_PROMPTS)
 
-    def detail(
+    def complete(
         self,
         last_13HW: Tensor,
-        covered_11qr: Tensor,
-        *,
-        moved_nodes: float,
-        prompt: TextStates,
-        is_instructed: bool,
-        seed: int,
-        number: int,
-    ) -> Tensor:
-        """Residual to add to the last frame, `(1, 3, H, W)` in [-1, 1], before it is warped into the chunk `number`.
+        layers: Layers,
+        motion: PredictedMotion,
+        memory: ViewMemory,
+        wish: Wish,
+        depth_of: Callable[[Tensor], Tensor],
+    ) -> Completion:
+        """Completes the last frame, before it is warped into the next chunk, from the exemplar that is walked towards.
 
-        `covered` is 1 where something stands in front of the scenery, `moved_nodes` is the camera's translation in the
-        chunk; of a camera at rest the residual is zero. Where an instruction is in force, the prompt says less of what
-        should be seen than the frame does, and only the frame chooses.
+        `layers` and `motion` are those of one row. `depth_of` gives a picture's inverse depth, `(1, 3, H, W)` to `(1,
+        q, r)`. Of a camera at rest the residual is zero, and the exemplar stays.
         """
-        amount = (moved_nodes - _AT_REST_NODES) / (_WALKING_NODES - _AT_REST_NODES)
+        way = motion.translation[0, -1].double().cpu()
+        amount = (float(way.norm()) - _AT_REST_NODES) / (_WALKING_NODES - _AT_REST_NODES)
         if amount <= 0:
-            return torch.zeros_like(last_13HW)
-        last = last_13HW.float().cpu()
-        coarse = F.interpolate(last, self._coarse_N3cd.shape[-2:], mode="area")
-        scenery = 1 - F.interpolate(covered_11qr.float().cpu(), coarse.shape[-2:], mode="area")
-        preference_N = self._preferred(prompt)
-        if is_instructed:
+            return Completion(torch.zeros_like(last_13HW), memory.ahead)
+        last, focal = last_13HW.float().cpu(), motion.focal.float().cpu()
+        covered = layers.covered.float().cpu()
+        ahead, seen = memory.ahead, None
+        if ahead is not None and memory.distance(ahead) <= _FAR_NODES:
+            seen = _seen_from(memory, ahead, focal)
+        if ahead is None or seen is None or seen.share < _LEAST_SEEN:
+            picture, front = self._choice(last, 1 - covered, ahead, wish)
+            ahead = memory.view_at(to_pixels(picture[0]), depth_of(picture)[0], front, _place(way))
+            seen = _seen_from(memory, ahead, focal)
+        share = min(amount, 1.0) * (_INSTRUCTED_SHARE if wish.is_instructed else _SHARE)
+        places = seen.places * (1 - covered)
+        completed = last + share * _replacement(last, seen.picture, places, wish.is_instructed)
+        return Completion((completed.clamp(-1, 1) - last).to(last_13HW), ahead)
+
+    def _choice(
+        self, last_13HW: Tensor, scenery_11qr: Tensor, before: KeyView | None, wish: Wish
+    ) -> tuple[Tensor, Tensor]:
+        """The exemplar that is most like the frame and the one before, `(1, 3, H, W)`, in the frame's light.
+
+        With it the places in which something stands in front of its scenery, `(q, r)`.
+        """
+        coarse = F.interpolate(last_13HW, self._coarse_N3cd.shape[-2:], mode="area")
+        share = F.interpolate(scenery_11qr, coarse.shape[-2:], mode="area")
+        share = share / share.sum().clamp_min(1e-6)
+        gain_N3, cost_N = self._compared(coarse, share, wish.is_instructed)
+        is_same_N = cost_N < _SAME
+        preference_N = self._preferred(wish.prompt)
+        if wish.is_instructed:
             preference_N = preference_N.where(preference_N.isinf(), 0.0)
-        exemplar = self._choice(coarse, scenery, preference_N, seed, number)
-        exemplar = F.interpolate(exemplar, last.shape[-2:], mode="bilinear").clamp(-1, 1)
-        completed = last + min(amount, 1.0) * _change(last, exemplar, scenery)
-        return (completed.clamp(-1, 1) - last).to(last_13HW)
+        elif before is not None:
+            shown = F.interpolate(_values(before.pixels().numpy()), coarse.shape[-2:], mode="area")
+            _, difference_N = self._compared(shown, share)
+            is_same_N |= difference_N < _SAME
+            cost_N = cost_N + _LIKE_BEFORE * (difference_N - cost_N)
+        cost_N = cost_N - (_FIRST_PREFERENCE if before is None else _PREFERENCE) * preference_N
+        here_A = self._scenes_NA[int(cost_N.argmin())]
+        cost_N = cost_N + _OTHER_SCENE * (self._scenes_NA != here_A).sum(1)
+        drawn = np.random.default_rng([wish.seed, wish.number]).random(len(self._pictures))
+        is_left_out_N = is_same_N | torch.from_numpy(drawn >= _ELIGIBLE_SHARE)
+        # Of a few pictures all may be left out; those of another perspective cost infinitely much.
+        best = int((cost_N + 10 * is_left_out_N).argmin())
+        picture = F.interpolate(_values(self._pictures[best]), last_13HW.shape[-2:], mode="bilinear")
+        front = torch.from_numpy(self._covered[best])[None, None].float()
+        front = F.interpolate(front, scenery_11qr.shape[-2:], mode="nearest")[0, 0]
+        return ((picture + 1) * gain_N3[best, :, None, None] - 1).clamp(-1, 1), front
+
+    def _compared(
+        self, coarse_13cd: Tensor, share_11cd: Tensor, is_instructed: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Gains `(N, 3)` that give exemplars the light of a coarse picture, and how they differ from it then, `(N,)`."""
+        gain_N3 = _gain(coarse_13cd, self._coarse_N3cd, share_11cd, is_instructed)
+        lit = (self._coarse_N3cd + 1) * gain_N3[:, :, None, None] - 1
+        return gain_N3, ((lit - coarse_13cd).abs().mean(1) * share_11cd[:, 0]).sum((1, 2))
 
     def _preferred(self, prompt: TextStates) -> Tensor:
         """Log likelihoods of the exemplars under a prompt, float32 `(N,)`, cached."""
@@ -102,48 +185,61 @@ class Exemplars:
             self._preferences[id(prompt)] = kept = prompt, found
         return kept[1]
 
-    def _choice(
-        self, coarse_13cd: Tensor, scenery_11cd: Tensor, preference_N: Tensor, seed: int, number: int
-    ) -> Tensor:
-        """The exemplar that is most like the frame, `(1, 3, H, W)`, in its light."""
-        share = scenery_11cd / scenery_11cd.sum().clamp_min(1e-6)
-        light_N3 = ((self._coarse_N3cd + 1) * share).sum((2, 3))
-        gain_N3 = ((coarse_13cd + 1) * share).sum((2, 3)) / light_N3.clamp_min(1e-3)
-        gain_N3 = gain_N3.clamp(1 / _GAIN_LIMIT, _GAIN_LIMIT) ** _GAIN_POWER
-        lit = (self._coarse_N3cd + 1) * gain_N3[:, :, None, None] - 1
-        difference_N = ((lit - coarse_13cd).abs().mean(1) * share[:, 0]).sum((1, 2))
-        variety_N = np.random.default_rng([seed, number // _CHUNKS_EACH]).random(len(self._pictures))
-        cost_N = difference_N + _VARIETY * torch.from_numpy(variety_N).float() - _PREFERENCE * preference_N
-        best = int(cost_N.argmin())
-        return (_values(self._pictures[best]) + 1) * gain_N3[best, :, None, None] - 1
+
+class _Seen(NamedTuple):
+    """An exemplar from where the camera is, `(1, 3, H, W)`, its `places` `(1, 1, q, r)`, and the share of them."""
+
+    picture: Tensor
+    places: Tensor
+    share: float
 
 
-def _change(last_13HW: Tensor, exemplar_13HW: Tensor, scenery_11cd: Tensor) -> Tensor:
-    """Residual from an exemplar: its high frequencies where both are alike, and a share of its low frequencies.
+def _seen_from(memory: ViewMemory, ahead: KeyView, focal: Tensor) -> _Seen:
+    at_rest = CameraMotion(torch.eye(3)[None, None], torch.zeros(1, 1, 3), focal)
+    picture, places = ahead.moved(*memory.to_last(ahead), at_rest)
+    scenery = 1 - ahead.still.float().mean()
+    return _Seen(picture.clamp(-1, 1), places[None], float(places.mean() / scenery.clamp_min(1e-6)))
 
-    Both count where the frame has less high-frequency energy than the exemplar.
+
+def _place(way: Tensor) -> Tensor:
+    """Where an exemplar is laid for a camera that moves this way, both in the last camera's axes."""
+    direction = way / way.norm()
+    forward = abs(float(direction[2]))
+    return direction * (_ASIDE_NODES + (_AHEAD_NODES - _ASIDE_NODES) * forward)
+
+
+def _replacement(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_instructed: bool) -> Tensor:
+    """Residual that makes the frame an exemplar in worn places, those with less detail than it, and a little in others.
+
+    As far as the frame is worn on average, it is replaced everywhere: sky has no detail to lack.
     """
-    coarse_change = _coarse(last_13HW) - _coarse(exemplar_13HW)
-    difference = coarse_change.abs().mean(1, keepdim=True)
     wanted = _detail(exemplar_13HW)
-    worn = ((0.9 * wanted - _detail(last_13HW)) / (0.5 * wanted + 1e-3)).clamp(0, 1)
-    worn = worn * F.interpolate(scenery_11cd, worn.shape[-2:], mode="bilinear")
-    alike = worn * (difference < _ALIKE)
-    pull = worn * (1 - difference).clamp_min(0) * _PULL
-    over_pixels = torch.cat([alike, pull, coarse_change], 1)
-    over_pixels = F.interpolate(over_pixels, last_13HW.shape[-2:], mode="bilinear")
-    alike, pull, change = over_pixels.split([1, 1, 3], 1)
-    return alike * (exemplar_13HW + change - last_13HW) - pull * change
+    weight = F.interpolate(places_11qr, wanted.shape[-2:], mode="area")
+    worn = weight * ((0.9 * wanted - _detail(last_13HW)) / (0.5 * wanted + 1e-3)).clamp(0, 1)
+    average = worn.sum() / weight.sum().clamp_min(1e-3)
+    share = F.avg_pool2d(torch.maximum(worn, average * weight), 3, 1, 1, count_include_pad=False)
+    gain = _gain(_coarse(last_13HW), _coarse(exemplar_13HW), F.avg_pool2d(weight, 2), is_instructed)
+    lit = ((exemplar_13HW + 1) * gain[:, :, None, None] - 1).clamp(-1, 1)
+    # Blocks are larger than places, and a block in part covered would show some of what covers it.
+    over_pixels = [F.interpolate(x, last_13HW.shape[-2:], mode="bilinear") for x in (share, places_11qr)]
+    return over_pixels[0] * over_pixels[1].square() * (lit - last_13HW)
+
+
+def _gain(wanted_13cd: Tensor, coarse_N3cd: Tensor, share_11cd: Tensor, is_instructed: bool) -> Tensor:
+    """Factors of each colour's light, `(N, 3)`, towards that of another picture."""
+    limit, power = (_INSTRUCTED_GAIN_LIMIT, 1.0) if is_instructed else (_GAIN_LIMIT, _GAIN_POWER)
+    wanted_13, light_N3 = (((x + 1) * share_11cd).sum((2, 3)) for x in (wanted_13cd, coarse_N3cd))
+    return (wanted_13 / light_N3.clamp_min(1e-3)).clamp(1 / limit, limit) ** power
 
 
 def _detail(frame_1CHW: Tensor) -> Tensor:
     """High-frequency energy of each block, a mean absolute value, `(1, 1, c, d)`."""
     low = F.interpolate(F.avg_pool2d(frame_1CHW, _FINE_PIXELS), frame_1CHW.shape[-2:], mode="bilinear")
-    return _coarse((frame_1CHW - low).abs().mean(1, keepdim=True))
+    return F.avg_pool2d((frame_1CHW - low).abs().mean(1, keepdim=True), _WORN_PIXELS)
 
 
 def _coarse(frame_1CHW: Tensor) -> Tensor:
-    return F.avg_pool2d(frame_1CHW, _COARSE_PIXELS)
+    return F.avg_pool2d(frame_1CHW, _COMPARED_PIXELS)
 
 
 def _values(picture_HWC: np.ndarray) -> Tensor:

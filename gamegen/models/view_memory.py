@@ -151,13 +151,15 @@ class ViewMemory:
     A point at X of the world is at `rotation @ (X - position)` in the axes of the last frame's camera; both are
     float64. The world's axes are those of its first frame. `moving` `(q, r)` float16 is the average of
     `PredictedMotion.moving` while the camera moves, None before: a held tool stays where it is, while a place of the
-    scenery that the motion network takes for one would go along with the camera from then on.
+    scenery that the motion network takes for one would go along with the camera from then on. `ahead` is a recorded
+    picture that is laid into the world where the camera goes to, see `gamegen.models.exemplars`.
     """
 
     rotation: Tensor = field(default_factory=_level)
     position: Tensor = field(default_factory=_origin)
     views: tuple[KeyView, ...] = ()
     moving: Tensor | None = None
+    ahead: KeyView | None = None
 
     @property
     def is_new(self) -> bool:
@@ -166,7 +168,7 @@ class ViewMemory:
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises ValueError unless the views are of this height and width in pixels."""
-        for view in self.views:
+        for view in (*self.views, *filter(None, [self.ahead])):
             found = tuple(FINE * side for side in view.inverse_depth.shape)
             if found != size:
                 raise ValueError(f"the world's views have {found} pixels: this world's have {size}")
@@ -189,21 +191,21 @@ class ViewMemory:
         if worth[best] < _LEAST_WORTH:
             return None
         view = self.views[best]
-        rotation, translation = self._to_last(view)
+        rotation, translation = self.to_last(view)
         shown, seen = view.moved(rotation, translation, motion.camera)
         lit = _fitted(shown, seen, frames_K3HW, layers)
         if lit is None:
             return None
         return RecalledView(lit, seen, has_detail=bool(translation.norm() <= _NEAR_NODES))
 
-    def _to_last(self, view: KeyView) -> tuple[Tensor, Tensor]:
+    def to_last(self, view: KeyView) -> tuple[Tensor, Tensor]:
         """Rotation and translation from a view's camera to that of the last frame."""
         return self.rotation @ view.rotation.T, view.rotation @ (self.position - view.position)
 
     def _worth(self, wanted_qr: Tensor, motion: PredictedMotion) -> Tensor:
         """The mean worth of what each view shows of the chunk's last frame, less for views from afar, `(V,)`."""
         moved, way = motion.rotation[0, -1].double().cpu(), motion.translation[0, -1].double().cpu()
-        ways = [self._to_last(view) for view in self.views]
+        ways = [self.to_last(view) for view in self.views]
         rotation_V = torch.stack([moved @ rotation for rotation, _ in ways])
         translation_V = torch.stack([translation + rotation.T @ way for rotation, translation in ways])
         depth_V = torch.stack([view.inverse_depth.double().mean() for view in self.views])
@@ -219,8 +221,34 @@ class ViewMemory:
         share_V = torch.where(rotation_V[:, 2, 2] > _FACING_COS, share_V, 0.0)
         return share_V * (-translation_V.norm(dim=1) / _FAR_NODES).exp()
 
+    def distance(self, view: KeyView) -> float:
+        """Distance of a view's camera from that of the last frame, in nodes."""
+        return float((view.position - self.position).norm())
+
+    def view_at(
+        self, picture_HWC: Tensor, inverse_depth_qr: Tensor, covered_qr: Tensor, place_3: Tensor | None = None
+    ) -> KeyView:
+        """A view of this uint8 picture, in the direction of the last frame, at a place in its camera's axes.
+
+        `covered` is 1 where something stands in front of the scenery. `place` None is the camera's own.
+        """
+        return KeyView(
+            _jpeg().encode_jpeg(
+                picture_HWC.contiguous().numpy(), quality=_JPEG_QUALITY, colorsubsampling="444"
+            ),
+            inverse_depth_qr.half().cpu(),
+            covered_qr.bool().cpu(),
+            self.rotation,
+            self.position if place_3 is None else self.position + self.rotation.T @ place_3,
+        )
+
     def next(
-        self, last_HWC: Tensor, predicted_moving_qr: Tensor, motion: PredictedMotion, layers: Layers
+        self,
+        last_HWC: Tensor,
+        predicted_moving_qr: Tensor,
+        motion: PredictedMotion,
+        layers: Layers,
+        ahead: KeyView | None = None,
     ) -> ViewMemory:
         """The memory after a chunk: the camera has moved, and the frame before it, uint8, is kept if it is new.
 
@@ -237,27 +265,21 @@ class ViewMemory:
             before = now if moving is None else moving.float()
             share = torch.where(now > before, _MOVING_SHARE, _STILL_SHARE)
             moving = torch.lerp(before, now, share).half()
-        return ViewMemory(rotation, position, views, moving)
+        return ViewMemory(rotation, position, views, moving, ahead)
 
     def _with(self, last_HWC: Tensor, motion: PredictedMotion, layers: Layers) -> tuple[KeyView, ...]:
         last = last_HWC.cpu()
         near = [view for view in self.views if self._is_near(view)]
         if near and not any(_is_lit_otherwise(view, last) for view in near):
             return self.views
-        new = KeyView(
-            _jpeg().encode_jpeg(last.contiguous().numpy(), quality=_JPEG_QUALITY, colorsubsampling="444"),
-            motion.inverse_depth[0].half().cpu(),
-            layers.covered[0, 0].bool().cpu(),
-            self.rotation,
-            self.position,
-        )
+        new = self.view_at(last, motion.inverse_depth[0], layers.covered[0, 0])
         kept = [view for view in self.views if view not in near]
         if len(kept) == MAX_VIEWS:
-            kept.remove(max(kept, key=lambda view: float((view.position - self.position).norm())))
+            kept.remove(max(kept, key=self.distance))
         return (*kept, new)
 
     def _is_near(self, view: KeyView) -> bool:
-        rotation, translation = self._to_last(view)
+        rotation, translation = self.to_last(view)
         cosine = (rotation.trace() - 1) / 2
         return bool(cosine > _APART_COS and translation.norm() < _APART_NODES)
 

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gamegen.gallery.exemplars import exemplars_of, preference
+from gamegen.gallery.exemplars import covered_places, exemplars_of, preference, scene_numbers
 from gamegen.gallery.gallery import GALLERY_FOLDER, Gallery
+from gamegen.media.images import decode_image
 from gamegen.models.checkpoint import WEIGHTS_FOLDER
 from gamegen.models.text import compose_prompt, load_text_encoder
 
@@ -39,3 +40,23 @@ def test_a_prompt_prefers_pictures_of_its_scene_and_admits_its_perspective_alone
 def test_pictures_that_are_only_to_be_looked_at_are_no_exemplars(gallery):
     card = {name: value for name, value in gallery.card.items() if name != "picture_size"}
     assert exemplars_of(dataclasses.replace(gallery, card=card)) is None
+
+
+def test_the_held_tool_and_the_avatar_are_told_from_the_scenery(gallery):
+    pictures = [decode_image(file) for file in gallery.pictures]
+    perspectives = [entry.perspective for entry in gallery.entries]
+    covered = covered_places(pictures, perspectives)
+    rows, columns = covered["first"].shape
+    assert covered["first"][-2:, -6].all() and not covered["first"][: rows // 2].any()
+    assert covered["third"][rows // 2 : -4, columns // 2].all() and covered["third"].mean() < 0.25
+    assert not covered["first"][:, : columns // 2].any()
+    assert not covered_places(pictures[:20], perspectives[:20])["first"].any()
+
+
+def test_scenes_are_numbered_by_their_values(gallery):
+    scenes = scene_numbers(gallery)
+    biomes = [entry.biome for entry in gallery.entries]
+    assert scenes.shape == (len(gallery.entries), 3) and scenes.min() >= 0
+    assert len(set(zip(biomes, scenes[:, 0], strict=True))) == len(set(biomes)) == scenes[:, 0].max() + 1
+    unknown = tuple(dataclasses.replace(entry, biome=None) for entry in gallery.entries)
+    assert set(scene_numbers(dataclasses.replace(gallery, entries=unknown))[:, 0]) == {-1}

@@ -1,98 +1,199 @@
-"""Exemplars: worn frames get their detail back from the recorded picture that looks like them."""
+"""Exemplars: a world walks towards the recorded picture that looks like it, and shows it where it is worn."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from gamegen.models.exemplars import Exemplars
-from gamegen.models.folding import from_pixels
+from gamegen.models.camera import accumulate, backward_flow
+from gamegen.models.exemplars import Completion, Exemplars, Wish
+from gamegen.models.folding import from_pixels, to_pixels
+from gamegen.models.layered_warp import Layers, split_layers
+from gamegen.models.motion import FINE, PredictedMotion
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import ViewMemory
 
 HEIGHT, WIDTH = 48, 80
+ROWS, COLUMNS = HEIGHT // FINE, WIDTH // FINE
+FOCAL = torch.tensor([0.6882])
 PROMPT = TextStates(torch.zeros(1, 4), torch.zeros(4))
-INNER = (..., slice(8, -8), slice(8, -8))
+WISH = Wish(prompt=PROMPT, is_instructed=False, seed=1, number=3)
+INNER = (..., slice(16, -8), slice(16, -16))
 
 
 def picture(number: int) -> np.ndarray:
-    """Textured ground and sky; two pictures each have the same shades."""
-    shades = np.array([[90, 150], [160, 80], [120, 40]])[number // 2].repeat([20, 28])[:, None, None]
+    """Textured ground and sky; eight pictures each have the same shades, but for a tint."""
+    shades = np.array([[90, 150], [160, 60], [200, 190]])[number // 8].repeat([20, 28])[:, None, None]
+    shades = shades + np.array([0, 4, -4])[None, None] * (number % 8)
     texture = np.random.default_rng(number).integers(-40, 40, (HEIGHT, WIDTH, 3))
-    return (shades + texture).astype(np.uint8)
+    return (shades + texture).clip(0, 255).astype(np.uint8)
 
 
-PICTURES = [picture(number) for number in range(6)]
+PICTURES = [picture(number) for number in range(24)]
+NUMBERS = np.arange(len(PICTURES))
 
 
 def frame(number: int) -> torch.Tensor:
     return from_pixels(torch.from_numpy(PICTURES[number])[None])
 
 
-def worn(number: int) -> torch.Tensor:
-    return F.avg_pool2d(frame(number), 9, 1, 4, count_include_pad=False)
+def worn(frame_13HW: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(frame_13HW, 9, 1, 4, count_include_pad=False)
 
 
 def indifferent(vector: np.ndarray) -> np.ndarray:
     return np.zeros(len(PICTURES))
 
 
-def completed(
-    last: torch.Tensor, preference=indifferent, *, nodes: float = 0.6, covered: float = 0.0, **changes
-) -> torch.Tensor:
-    asked = {"prompt": PROMPT, "is_instructed": False, "seed": 1, "number": 3, **changes}
-    mask = torch.full((1, 1, 12, 20), covered)
-    return last + Exemplars(PICTURES, preference).detail(last, mask, moved_nodes=nodes, **asked)
+def walking(nodes: float, to_the_right: float = 0.0) -> PredictedMotion:
+    """A chunk's motion by a walk of so many nodes, through scenery that is far away."""
+    steps = torch.tensor([to_the_right, 0.0, nodes]).expand(1, 4, 3) / 4
+    camera = accumulate(torch.zeros(1, 4, 3), steps, FOCAL)
+    depth = torch.full((1, ROWS, COLUMNS), 0.05)
+    flow = FINE * backward_flow(depth, camera)
+    return PredictedMotion(flow, torch.zeros_like(flow[:, :, 0]), flow, torch.ones_like(depth), depth, *camera)
 
 
-def detail_of(change: torch.Tensor) -> int:
-    """Number of the picture that the detail is of."""
-    details = [frame(number) - worn(number) for number in range(len(PICTURES))]
-    return int(torch.stack([(change * detail)[INNER].sum() for detail in details]).argmax())
+def far(picture_13HW: torch.Tensor) -> torch.Tensor:
+    return torch.full((1, *(side // FINE for side in picture_13HW.shape[-2:])), 0.01)
 
 
-@pytest.mark.parametrize("number", range(len(PICTURES)))
-def test_a_worn_frame_gets_detail_of_a_picture_that_looks_like_it(number):
-    found = completed(worn(number))
-    source = detail_of(found - worn(number))
-    assert source // 2 == number // 2
-    lacking = [
-        (x - worn(number) - (frame(source) - worn(source)))[INNER].abs().mean() for x in (worn(number), found)
-    ]
-    assert lacking[1] < 0.4 * lacking[0]
+class Walk:
+    """A world of one frame that is walked through, which wears."""
+
+    def __init__(
+        self,
+        last: torch.Tensor,
+        preference=indifferent,
+        *,
+        covered: np.ndarray | None = None,
+        scenes: np.ndarray | None = None,
+    ) -> None:
+        mask = np.zeros((ROWS, COLUMNS), bool) if covered is None else covered
+        scenes = np.full((len(PICTURES), 1), -1) if scenes is None else scenes
+        self.exemplars = Exemplars(PICTURES, [mask] * len(PICTURES), scenes, preference)
+        self.memory, self.last = ViewMemory(), last
+
+    def step(self, nodes: float = 0.6, *, front: float = 0.0, **changes) -> Completion:
+        motion = walking(nodes)
+        layers = split_layers(motion)
+        layers = Layers(layers.flow, layers.front, torch.full_like(layers.covered, front), layers.unseen)
+        wish = dataclasses.replace(WISH, **changes)
+        found = self.exemplars.complete(self.last, layers, motion, self.memory, wish, far)
+        self.memory = self.memory.next(to_pixels(self.last[0]), motion.moving[0], motion, layers, found.ahead)
+        return found
+
+
+def source(found: Completion) -> int:
+    """Number of the picture that was laid ahead."""
+    assert found.ahead is not None
+    shown = from_pixels(found.ahead.pixels()[None])
+    fits = [F.cosine_similarity((shown - worn(shown)).flatten(), (x - worn(x)).flatten(), 0) for x in map(frame, NUMBERS)]
+    return int(torch.stack(fits).argmax())
+
+
+@pytest.mark.parametrize("number", [1, 9, 17])
+def test_a_worn_world_becomes_like_a_picture_that_looks_like_it(number):
+    walk = Walk(worn(frame(number)))
+    found = walk.step()
+    assert source(found) // 8 == number // 8 and source(found) != number
+    completed = walk.last + found.residual
+    lacking = [(x - worn(x))[INNER].abs().mean() for x in (walk.last, completed)]
+    assert lacking[1] > 2.5 * lacking[0]
 
 
 def test_a_world_at_rest_and_a_sharp_frame_and_what_is_held_stay_as_they_are():
-    assert torch.equal(completed(worn(2), nodes=0.0), worn(2))
-    torch.testing.assert_close(completed(frame(2)), frame(2))
-    torch.testing.assert_close(completed(worn(2), covered=1.0), worn(2))
+    still = Walk(worn(frame(2))).step(0.0)
+    assert not still.residual.any() and still.ahead is None
+    sharp = Walk(frame(2)).step().residual
+    assert sharp[INNER].abs().mean() < 0.1 * Walk(worn(frame(2))).step().residual[INNER].abs().mean()
+    assert not Walk(worn(frame(2))).step(front=1.0).residual.any()
+
+
+def test_what_stands_in_front_of_a_pictures_scenery_is_not_shown():
+    covered = np.zeros((ROWS, COLUMNS), bool)
+    covered[:, COLUMNS // 2 :] = True
+    residual = Walk(worn(frame(2)), covered=covered).step().residual
+    assert residual[..., 8 : WIDTH // 2 - 8].any() and not residual[..., WIDTH // 2 + 8 :].any()
+
+
+def test_a_picture_is_walked_towards_until_it_is_passed_and_then_the_next_follows():
+    walk = Walk(worn(frame(2)))
+    found = [walk.step(number=number) for number in range(24)]
+    views = [each.ahead for each in found]
+    lengths = np.unique([views.index(view) for view in views], return_counts=True)[1]
+    # Of .6 nodes each: from three nodes before it to four behind it.
+    assert list(lengths[:2]) == [12, 12]
+    assert source(found[0]) != source(found[12])
+    # It moves along with the world.
+    first, later = found[0].residual, found[5].residual
+    assert (first - later)[INNER].abs().mean() > 0.3 * first[INNER].abs().mean()
+
+
+def test_walking_to_a_side_the_next_picture_comes_sooner():
+    motion = walking(0.0, 0.6)
+    walk = Walk(worn(frame(2)))
+    found = walk.exemplars.complete(walk.last, split_layers(motion), motion, walk.memory, WISH, far)
+    assert found.ahead is not None
+    torch.testing.assert_close(found.ahead.position, torch.tensor([1.0, 0, 0], dtype=torch.float64))
 
 
 def test_the_prompt_may_rule_pictures_out_and_decides_between_others():
     def chosen(preference, **changes) -> int:
-        return detail_of(completed(worn(0), preference, **changes) - worn(0))
+        return source(Walk(worn(frame(0)), preference).step(**changes))
 
-    def only(number: int, others: float):
-        return lambda vector: np.where(np.arange(len(PICTURES)) == number, 0.0, others)
+    def only(allowed: list[int], others: float):
+        return lambda vector: np.where(np.isin(NUMBERS, allowed), 0.0, others)
 
-    one = chosen(indifferent)
-    other = 1 - one
-    assert chosen(only(other, -4.0)) == chosen(only(other, -np.inf)) == other
+    unlike = list(range(8, 16))
+    assert chosen(indifferent) < 8
+    assert chosen(only(unlike, -4.0)) in unlike
     # The words of an instruction are not the prompt's: what is seen decides, but never what is ruled out.
-    assert chosen(only(other, -4.0), is_instructed=True) == one
-    assert chosen(only(other, -np.inf), is_instructed=True) == other
+    assert chosen(only(unlike, -4.0), is_instructed=True) < 8
+    assert chosen(only(unlike, -np.inf), is_instructed=True) in unlike
+
+
+def test_the_scene_stays_what_it_is():
+    for odd in range(2):
+        scenes = (NUMBERS % 2 == odd)[:, None].astype(int)
+        walk = Walk(worn(frame(8)), scenes=scenes)
+        chosen = [source(walk.step(8.0, number=number)) for number in range(8)]
+        assert len({scenes[number, 0] for number in chosen}) == 1 and len(set(chosen)) > 1
 
 
 def test_the_choice_is_a_function_of_the_seed_and_the_time():
-    grey = torch.zeros(1, 3, HEIGHT, WIDTH)
-    found = [
-        completed(grey, seed=seed, number=number)
-        for seed, number in ((1, 0), (1, 15), (1, 0), (2, 0), (1, 16), (1, 32), (1, 48))
+    def chosen(seed: int, number: int) -> int:
+        return source(Walk(torch.zeros(1, 3, HEIGHT, WIDTH)).step(seed=seed, number=number))
+
+    assert [chosen(1, number) for number in range(8)] == [chosen(1, number) for number in range(8)]
+    assert len({chosen(seed, 0) for seed in range(16)}) > 1 < len({chosen(1, number) for number in range(16)})
+
+
+def test_an_instruction_may_darken_what_is_shown():
+    dark = 0.3 * (worn(frame(1)) + 1) - 1
+    walks = Walk(dark), Walk(dark)
+    light = [
+        (walk.last + walk.step(is_instructed=instructed).residual + 1).mean() / (dark + 1).mean()
+        for walk, instructed in zip(walks, (True, False), strict=True)
     ]
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-    assert any(not torch.equal(found[0], other) for other in found[3:])
+    assert light[0] < 1.1 < 1.5 < light[1]
 
 
 def test_frames_of_another_size_are_completed():
-    last = F.interpolate(worn(3), (HEIGHT // 2, WIDTH // 2), mode="area")
-    found = completed(last)
-    assert found.shape == last.shape and not torch.equal(found, last)
+    last = F.interpolate(worn(frame(3)), (HEIGHT // 2, WIDTH // 2), mode="area")
+    motion = walking(0.6)
+    small = PredictedMotion(
+        *(F.interpolate(x, (ROWS // 2, COLUMNS // 2)) for x in (motion.flow[0], motion.log_error)),
+        *motion[2:],
+    )
+    small = small._replace(
+        flow=small.flow[None],
+        scenery=small.flow[None],
+        moving=torch.ones(1, ROWS // 2, COLUMNS // 2),
+        inverse_depth=torch.full((1, ROWS // 2, COLUMNS // 2), 0.05),
+    )
+    walk = Walk(last)
+    found = walk.exemplars.complete(last, split_layers(small), small, walk.memory, WISH, far)
+    assert found.residual.shape == last.shape and found.residual.any()

@@ -6,6 +6,7 @@ import math
 import pytest
 import simplejpeg
 import torch
+from safetensors.torch import load, save
 
 from gamegen.engine.memory_bytes import memory_from_bytes, memory_to_bytes
 from gamegen.models import view_memory
@@ -186,9 +187,30 @@ def test_bytes_hold_all_of_it():
     assert len(memory_to_bytes(memory)) < 10_000 * len(memory.views)
 
 
+def test_bytes_hold_the_picture_ahead_which_older_ones_lack():
+    memory = looked_away()[0]
+    motion = turning(TURN_DEG)
+    pixels = to_pixels(view(50.0))
+    ahead = memory.view_at(pixels, motion.inverse_depth[0], 1 - motion.moving[0], torch.tensor([0, 0, 3.0]).double())
+    memory = memory.next(pixels, motion.moving[0], motion, split_layers(motion), ahead)
+    found = memory_from_bytes(memory_to_bytes(memory))
+    assert found.ahead is not None and memory_to_bytes(found) == memory_to_bytes(memory)
+    assert len(found.views) == len(memory.views) and found.ahead.picture == ahead.picture
+    assert found.distance(found.ahead) == pytest.approx(3)
+
+    without = load(memory_to_bytes(dataclasses.replace(memory, ahead=None)))
+    del without["ahead_V"]
+    found = memory_from_bytes(save(without))
+    assert found.ahead is None and len(found.views) == len(memory.views)
+
+
 def test_damaged_bytes_are_refused():
     memory = looked_away()[0]
     data = memory_to_bytes(memory)
+    tensors = load(data)
+    tensors["ahead_V"][0] = 1
+    with pytest.raises(ValueError, match="those ahead are"):
+        memory_from_bytes(save(tensors))
     with pytest.raises(ValueError, match="cut off or damaged"):
         memory_from_bytes(data[:100])
     with pytest.raises(ValueError, match="the picture of a view is damaged"):
