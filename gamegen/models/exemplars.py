@@ -54,8 +54,13 @@ _FAR_NODES, _LEAST_SEEN = 4.0, 0.5
 """Distance from which on, and share of its scenery in view below which, the next one follows."""
 _WORN_PIXELS, _FINE_PIXELS = 8, 4
 """Sizes of the blocks that are worn or not, and of the low-pass filter whose residual is the detail."""
-_SHARE, _INSTRUCTED_SHARE = 0.9, 0.3
-"""Share of a worn place that is replaced; where an instruction is in force, the rest should change as it says."""
+_WORN_SHARE, _SHARE, _INSTRUCTED_SHARE = 0.9, 0.3, 0.3
+"""Share of the difference that a chunk takes over in worn places, and in others; and the part of it where an instruction
+is in force: the world should change as that says."""
+_WORN_AT_FIRST = 0.2
+"""How worn a frame is on average, from 0 to 1, before the first exemplar is laid."""
+_ALIKE = 0.1
+"""Difference of low-passed pictures up to which detail is taken over."""
 _AT_REST_NODES, _WALKING_NODES = 0.05, 0.4
 """Camera translation of a chunk up to which the residual is zero, and from which on it is whole: where one only looks
 around, little is worn, and what one turns back to should be as it was."""
@@ -129,11 +134,15 @@ class Exemplars:
             seen = _seen_from(memory, ahead, focal)
         if ahead is None or seen is None or seen.share < _LEAST_SEEN:
             picture, front = self._choice(last, 1 - covered, ahead, wish)
+            if ahead is None and _worn(last, picture, 1 - covered).mean() < _WORN_AT_FIRST:
+                return Completion(torch.zeros_like(last_13HW), None)
             ahead = memory.view_at(to_pixels(picture[0]), depth_of(picture)[0], front, _place(way))
             seen = _seen_from(memory, ahead, focal)
-        share = min(amount, 1.0) * (_INSTRUCTED_SHARE if wish.is_instructed else _SHARE)
-        places = seen.places * (1 - covered)
-        completed = last + share * _replacement(last, seen.picture, places, wish.is_instructed)
+        change = _towards(last, seen.picture, seen.places * (1 - covered), wish.is_instructed)
+        change = change * (_INSTRUCTED_SHARE if wish.is_instructed else 1.0)
+        here, scenery = from_pixels(ahead.pixels()[None]), 1 - ahead.still.float()[None, None]
+        change = change + _finer(last + change, here, scenery * (1 - covered), wish.is_instructed)
+        completed = last + min(amount, 1.0) * change
         return Completion((completed.clamp(-1, 1) - last).to(last_13HW), ahead)
 
     def _choice(
@@ -208,21 +217,45 @@ def _place(way: Tensor) -> Tensor:
     return direction * (_ASIDE_NODES + (_AHEAD_NODES - _ASIDE_NODES) * forward)
 
 
-def _replacement(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_instructed: bool) -> Tensor:
-    """Residual that makes the frame an exemplar in worn places, those with less detail than it, and a little in others.
-
-    As far as the frame is worn on average, it is replaced everywhere: sky has no detail to lack.
-    """
-    wanted = _detail(exemplar_13HW)
-    weight = F.interpolate(places_11qr, wanted.shape[-2:], mode="area")
-    worn = weight * ((0.9 * wanted - _detail(last_13HW)) / (0.5 * wanted + 1e-3)).clamp(0, 1)
-    average = worn.sum() / weight.sum().clamp_min(1e-3)
-    share = F.avg_pool2d(torch.maximum(worn, average * weight), 3, 1, 1, count_include_pad=False)
-    gain = _gain(_coarse(last_13HW), _coarse(exemplar_13HW), F.avg_pool2d(weight, 2), is_instructed)
-    lit = ((exemplar_13HW + 1) * gain[:, :, None, None] - 1).clamp(-1, 1)
+def _towards(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_instructed: bool) -> Tensor:
+    """Residual that makes the frame an exemplar: at once where it is worn, in a few chunks elsewhere."""
+    weight = F.interpolate(places_11qr, _coarse(last_13HW, _WORN_PIXELS).shape[-2:], mode="area")
+    share = weight * (_WORN_SHARE * _worn(last_13HW, exemplar_13HW, weight)).clamp_min(_SHARE)
+    lit = _lit(exemplar_13HW, last_13HW, weight, is_instructed)
     # Blocks are larger than places, and a block in part covered would show some of what covers it.
-    over_pixels = [F.interpolate(x, last_13HW.shape[-2:], mode="bilinear") for x in (share, places_11qr)]
+    over_pixels = [_over_pixels(x, last_13HW) for x in (share, places_11qr)]
     return over_pixels[0] * over_pixels[1].square() * (lit - last_13HW)
+
+
+def _finer(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_instructed: bool) -> Tensor:
+    """Residual that adds an exemplar's high frequencies to worn places that are like it up to these.
+
+    It is the exemplar as it was recorded: what is near the camera, mostly ground, is like what was near it then.
+    """
+    weight = F.interpolate(places_11qr, _coarse(last_13HW, _WORN_PIXELS).shape[-2:], mode="area")
+    lit = _lit(exemplar_13HW, last_13HW, weight, is_instructed)
+    difference = _coarse(last_13HW, _WORN_PIXELS) - _coarse(lit, _WORN_PIXELS)
+    is_alike = (difference.abs().mean(1, keepdim=True) < _ALIKE).float()
+    share = _over_pixels(is_alike * _worn(last_13HW, lit, weight), last_13HW)
+    return share * (lit + _over_pixels(difference, last_13HW) - last_13HW)
+
+
+def _worn(last_13HW: Tensor, exemplar_13HW: Tensor, weight: Tensor) -> Tensor:
+    """How far a frame's blocks lack the high frequencies of an exemplar, from 0 to 1, times a weight, `(1, 1, c, d)`."""
+    wanted = _detail(exemplar_13HW)
+    worn = ((0.9 * wanted - _detail(last_13HW)) / (0.5 * wanted + 1e-3)).clamp(0, 1)
+    return worn * F.interpolate(weight, worn.shape[-2:], mode="area")
+
+
+def _lit(exemplar_13HW: Tensor, last_13HW: Tensor, weight_11cd: Tensor, is_instructed: bool) -> Tensor:
+    """An exemplar in the light of a frame, compared in blocks of this weight."""
+    coarse = [_coarse(x, _WORN_PIXELS) for x in (last_13HW, exemplar_13HW)]
+    gain = _gain(*coarse, weight_11cd, is_instructed)
+    return ((exemplar_13HW + 1) * gain[:, :, None, None] - 1).clamp(-1, 1)
+
+
+def _over_pixels(values_1Ccd: Tensor, frame_13HW: Tensor) -> Tensor:
+    return F.interpolate(values_1Ccd, frame_13HW.shape[-2:], mode="bilinear")
 
 
 def _gain(wanted_13cd: Tensor, coarse_N3cd: Tensor, share_11cd: Tensor, is_instructed: bool) -> Tensor:
@@ -235,11 +268,12 @@ def _gain(wanted_13cd: Tensor, coarse_N3cd: Tensor, share_11cd: Tensor, is_instr
 def _detail(frame_1CHW: Tensor) -> Tensor:
     """High-frequency energy of each block, a mean absolute value, `(1, 1, c, d)`."""
     low = F.interpolate(F.avg_pool2d(frame_1CHW, _FINE_PIXELS), frame_1CHW.shape[-2:], mode="bilinear")
-    return F.avg_pool2d((frame_1CHW - low).abs().mean(1, keepdim=True), _WORN_PIXELS)
+    return _coarse((frame_1CHW - low).abs().mean(1, keepdim=True), _WORN_PIXELS)
 
 
-def _coarse(frame_1CHW: Tensor) -> Tensor:
-    return F.avg_pool2d(frame_1CHW, _COMPARED_PIXELS)
+def _coarse(frame_1CHW: Tensor, pixels: int = _COMPARED_PIXELS) -> Tensor:
+    """Low-passed by blocks of so many pixels a side."""
+    return F.avg_pool2d(frame_1CHW, pixels)
 
 
 def _values(picture_HWC: np.ndarray) -> Tensor:
