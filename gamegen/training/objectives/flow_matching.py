@@ -44,6 +44,10 @@ class FlowLossConfig:
 
     In a share `worn_windows` the motion-compensated latents are blurred (`wear`) or those of frames that were moved for
     longer (`carry_stream`), half of each: the model learns to draw anew what has been moved for long.
+
+    The velocity's squared error counts times the noise level to the power `level_power`: with 2 it is the error of the
+    x_0 that the velocity points to, and low levels, where fine detail is decided, hardly count; with 0 they count most,
+    although the picture is plain to see there and says nothing about motion.
     """
 
     level_shift: float = 0.4
@@ -59,15 +63,11 @@ class FlowLossConfig:
     still_weight: float = 4.0
     train_foundation: bool = False
     worn_windows: float = 0.5
+    level_power: float = 1.0
 
 
 class FlowObjective(Objective):
-    """Rectified flow with a noise level per latent frame; with InstructNet if the model has one.
-
-    The velocity's squared error counts times the noise level. Times its square it would be the error of the x_0 that it
-    points to, and low levels, where fine detail is decided, would hardly count; unweighted, they would count most,
-    although the picture is plain to see there and says nothing about motion.
-    """
+    """Rectified flow with a noise level per latent frame; with InstructNet if the model has one."""
 
     model: Model
 
@@ -98,12 +98,13 @@ class FlowObjective(Objective):
         error = (velocity.float() - (noise - x0)).square()
         level = expand_levels(levels)
         x0_error = error * level.square()
-        loss = (error * level * weight).mean()
+        weight = weight * level.pow(self.config.level_power)
+        loss = (error * weight).mean()
         metrics = {"velocity_error": error.mean().item(), "x0_error": x0_error.mean().item()}
         if self.instructnet is not None and not torch.is_grad_enabled():
             # In a validation: how much worse the keys of another window explain what is seen.
             shuffled = self.velocity(self.foundation, self.instructnet, xt, levels, inputs.with_others_keys())
-            other = (shuffled.float() - (noise - x0)).square() * level
+            other = (shuffled.float() - (noise - x0)).square()
             metrics["shuffle_ratio"] = ((other * weight).mean() / loss).item()
         return loss, metrics
 
