@@ -191,6 +191,7 @@ class InputStacker:
             Wish(
                 prompt=session.prompt,
                 is_instructed=session.upcoming[0].gate > 0,
+                is_changing=session.is_changing,
                 seed=session.seed,
                 number=session.version,
             )

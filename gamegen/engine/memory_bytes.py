@@ -1,6 +1,7 @@
 """A world's view memory as bytes: a safetensors file inside of snapshots and of clips' checkpoints.
 
-Shape suffixes: V views, the one ahead last, P poses (the camera's, then the views'), q and r as in `gamegen/models/motion.py`, B bytes.
+Shape suffixes: V views, the one ahead last, P poses (the camera's, then the views'), q and r as in
+`gamegen/models/motion.py`, B bytes.
 """
 
 from __future__ import annotations

@@ -15,6 +15,9 @@ from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
 from gamegen.models.view_memory import ViewMemory
 
+_SETTLED_CHUNKS = 18
+"""Chunks, three seconds, in which what an instruction asks for has come."""
+
 
 @dataclass(frozen=True)
 class DenoisingState:
@@ -91,12 +94,26 @@ class Session:
             self.anchors.append(chunk)
         if self.chunks:
             self.past = self.upto_last
-        reference = self.reference if self.reference and self.reference.version == self.version else None
-        self.memory = reference.memory if reference else self.memory
+        self.memory = self.next_memory
         self.chunks.append(chunk)
         self.frames = None
         self.version += 1
         del self.chunks[:-keep]
+
+    @property
+    def next_memory(self) -> ViewMemory:
+        """The memory after the chunk that is being drawn, if that is known already."""
+        if self.reference is not None and self.reference.version == self.version:
+            return self.reference.memory
+        return self.memory
+
+    @property
+    def is_changing(self) -> bool:
+        """True if the next chunk's instruction has not been in force for long enough to show in full."""
+        now = self.upcoming[0]
+        before = [chunk.conditioning.instruction for chunk in self.chunks[-_SETTLED_CHUNKS:]]
+        is_settled = len(before) == _SETTLED_CHUNKS and all(each.text is now.text for each in before)
+        return now.gate > 0 and not is_settled
 
     @property
     def upto_last(self) -> StreamPast:

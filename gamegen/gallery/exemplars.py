@@ -42,13 +42,15 @@ def exemplars_of(gallery: Gallery) -> Exemplars | None:
 def covered_places(pictures: Sequence[np.ndarray], perspectives: Sequence[str]) -> dict[str, np.ndarray]:
     """Places, bool `(q, r)`, of each perspective's pictures in which something stands in front of the scenery.
 
-    A held tool or an avatar is in the same place in most of them: a pixel there differs less from the median of all than
-    others in its row. Of few pictures nothing is told.
+    A held tool or an avatar is in the same place in most of them: a pixel there differs less from the median of all
+    than others in its row. Of few pictures nothing is told.
     """
     found = {}
     for perspective in set(perspectives):
         chosen = [p for p, of in zip(pictures, perspectives, strict=True) if of == perspective]
-        small = np.stack([cv2.resize(p, None, fx=1 / FINE, fy=1 / FINE, interpolation=cv2.INTER_AREA) for p in chosen])
+        small = np.stack(
+            [cv2.resize(p, None, fx=1 / FINE, fy=1 / FINE, interpolation=cv2.INTER_AREA) for p in chosen]
+        )
         values = small / np.maximum(small.mean((1, 2, 3), keepdims=True), 5)
         spread = np.median(np.abs(values - np.median(values, 0)), 0).mean(2)
         is_steady = spread < _STEADY * np.median(spread, 1, keepdims=True)

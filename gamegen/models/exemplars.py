@@ -1,10 +1,10 @@
 """Exemplars: recorded pictures that a world walks towards, so that there is something to see where it goes.
 
 A frame that is moved chunk after chunk is magnified and worn, and where something should be new a small network draws
-the mean of what could be. Before a chunk of walking, the recorded picture that looks most like the frame, and shows what
-the prompt asks for, is laid into the world a few nodes ahead, with its depth and its pose: as a kept view. What is worn
-is replaced by what that view shows from where the camera is. When the camera has passed it, the next picture follows
-(walking through a collection of photographs: Kaneva et al. 2010, "Infinite images", section 3).
+the mean of what could be. Before a chunk of walking, the recorded picture that looks most like the frame, and shows
+what the prompt asks for, is laid into the world a few nodes ahead, with its depth and its pose: as a kept view. What is
+worn is replaced by what that view shows from where the camera is. When the camera has passed it, the next picture
+follows (walking through a collection of photographs: Kaneva et al. 2010, "Infinite images", section 3).
 
 The choice is a function of the frame, the prompt, the picture before, the seed and the chunk's number.
 
@@ -35,7 +35,7 @@ _COMPARED_PIXELS = 16
 _GAIN_LIMIT, _GAIN_POWER = 1.3, 0.5
 """Light of an exemplar may be changed by this factor, and how much of the way it is: a world that has grown dark gets
 light again."""
-_INSTRUCTED_GAIN_LIMIT = 3.0
+_INSTRUCTED_LIMIT = 3.0
 """The same where an instruction is in force, which may be about the light: all of the way."""
 _PREFERENCE, _FIRST_PREFERENCE = 0.12, 0.36
 """Mean absolute difference, in [-1, 1], that a nat of likelihood under the prompt makes up for; for the first exemplar,
@@ -54,11 +54,13 @@ _FAR_NODES, _LEAST_SEEN = 4.0, 0.5
 """Distance from which on, and share of its scenery in view below which, the next one follows."""
 _WORN_PIXELS, _FINE_PIXELS = 8, 4
 """Sizes of the blocks that are worn or not, and of the low-pass filter whose residual is the detail."""
-_WORN_SHARE, _SHARE, _INSTRUCTED_SHARE = 0.9, 0.3, 0.3
-"""Share of the difference that a chunk takes over in worn places, and in others; and the part of it where an instruction
-is in force: the world should change as that says."""
-_WORN_AT_FIRST = 0.2
-"""How worn a frame is on average, from 0 to 1, before the first exemplar is laid."""
+_WORN_SHARE, _SHARE, _CHANGING_SHARE = 0.9, 0.3, 0.3
+"""Share of the difference that a chunk takes over in worn places, and in others; and the part of it while an
+instruction is new: the world should change as that says."""
+_MOST_COVERED = 0.4
+"""Share of a frame that may stand still in front of the camera."""
+_BEFORE_NODES = 1.0
+"""Distance from where a world began up to which it is as it began."""
 _ALIKE = 0.1
 """Difference of low-passed pictures up to which detail is taken over."""
 _AT_REST_NODES, _WALKING_NODES = 0.05, 0.4
@@ -76,13 +78,15 @@ class Completion(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a chunk should show: its world's prompt, whether an instruction is in force, its seed and its number.
+    """What a chunk should show: its world's prompt, its seed and its number.
 
-    Where an instruction is in force, the prompt says less of what should be seen than the frame does.
+    Where an instruction is in force (`is_instructed`), the prompt says less of what should be seen than the frame does,
+    and its light is kept. While it is new (`is_changing`), little is taken over.
     """
 
     prompt: TextStates
     is_instructed: bool
+    is_changing: bool
     seed: int
     number: int
 
@@ -125,21 +129,23 @@ class Exemplars:
         """
         way = motion.translation[0, -1].double().cpu()
         amount = (float(way.norm()) - _AT_REST_NODES) / (_WALKING_NODES - _AT_REST_NODES)
-        if amount <= 0:
+        walked_nodes = memory.position.norm()
+        if amount <= 0 or (memory.ahead is None and walked_nodes < _BEFORE_NODES):
             return Completion(torch.zeros_like(last_13HW), memory.ahead)
         last, focal = last_13HW.float().cpu(), motion.focal.float().cpu()
         covered = layers.covered.float().cpu()
+        if covered.mean() > _MOST_COVERED:
+            # Where nothing can be seen, nothing seems to move.
+            covered = torch.zeros_like(covered)
         ahead, seen = memory.ahead, None
         if ahead is not None and memory.distance(ahead) <= _FAR_NODES:
             seen = _seen_from(memory, ahead, focal)
         if ahead is None or seen is None or seen.share < _LEAST_SEEN:
             picture, front = self._choice(last, 1 - covered, ahead, wish)
-            if ahead is None and _worn(last, picture, 1 - covered).mean() < _WORN_AT_FIRST:
-                return Completion(torch.zeros_like(last_13HW), None)
             ahead = memory.view_at(to_pixels(picture[0]), depth_of(picture)[0], front, _place(way))
             seen = _seen_from(memory, ahead, focal)
         change = _towards(last, seen.picture, seen.places * (1 - covered), wish.is_instructed)
-        change = change * (_INSTRUCTED_SHARE if wish.is_instructed else 1.0)
+        change = change * (_CHANGING_SHARE if wish.is_changing else 1.0)
         here, scenery = from_pixels(ahead.pixels()[None]), 1 - ahead.still.float()[None, None]
         change = change + _finer(last + change, here, scenery * (1 - covered), wish.is_instructed)
         completed = last + min(amount, 1.0) * change
@@ -180,7 +186,7 @@ class Exemplars:
     def _compared(
         self, coarse_13cd: Tensor, share_11cd: Tensor, is_instructed: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Gains `(N, 3)` that give exemplars the light of a coarse picture, and how they differ from it then, `(N,)`."""
+        """Gains `(N, 3)` that give exemplars the light of a coarse picture, and their differences then, `(N,)`."""
         gain_N3 = _gain(coarse_13cd, self._coarse_N3cd, share_11cd, is_instructed)
         lit = (self._coarse_N3cd + 1) * gain_N3[:, :, None, None] - 1
         return gain_N3, ((lit - coarse_13cd).abs().mean(1) * share_11cd[:, 0]).sum((1, 2))
@@ -241,7 +247,7 @@ def _finer(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_ins
 
 
 def _worn(last_13HW: Tensor, exemplar_13HW: Tensor, weight: Tensor) -> Tensor:
-    """How far a frame's blocks lack the high frequencies of an exemplar, from 0 to 1, times a weight, `(1, 1, c, d)`."""
+    """How far a frame's blocks lack an exemplar's high frequencies, from 0 to 1, times a weight, `(1, 1, c, d)`."""
     wanted = _detail(exemplar_13HW)
     worn = ((0.9 * wanted - _detail(last_13HW)) / (0.5 * wanted + 1e-3)).clamp(0, 1)
     return worn * F.interpolate(weight, worn.shape[-2:], mode="area")
@@ -260,7 +266,7 @@ def _over_pixels(values_1Ccd: Tensor, frame_13HW: Tensor) -> Tensor:
 
 def _gain(wanted_13cd: Tensor, coarse_N3cd: Tensor, share_11cd: Tensor, is_instructed: bool) -> Tensor:
     """Factors of each colour's light, `(N, 3)`, towards that of another picture."""
-    limit, power = (_INSTRUCTED_GAIN_LIMIT, 1.0) if is_instructed else (_GAIN_LIMIT, _GAIN_POWER)
+    limit, power = (_INSTRUCTED_LIMIT, 1.0) if is_instructed else (_GAIN_LIMIT, _GAIN_POWER)
     wanted_13, light_N3 = (((x + 1) * share_11cd).sum((2, 3)) for x in (wanted_13cd, coarse_N3cd))
     return (wanted_13 / light_N3.clamp_min(1e-3)).clamp(1 / limit, limit) ** power
 

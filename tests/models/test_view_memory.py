@@ -191,7 +191,9 @@ def test_bytes_hold_the_picture_ahead_which_older_ones_lack():
     memory = looked_away()[0]
     motion = turning(TURN_DEG)
     pixels = to_pixels(view(50.0))
-    ahead = memory.view_at(pixels, motion.inverse_depth[0], 1 - motion.moving[0], torch.tensor([0, 0, 3.0]).double())
+    ahead = memory.view_at(
+        pixels, motion.inverse_depth[0], 1 - motion.moving[0], torch.tensor([0, 0, 3.0]).double()
+    )
     memory = memory.next(pixels, motion.moving[0], motion, split_layers(motion), ahead)
     found = memory_from_bytes(memory_to_bytes(memory))
     assert found.ahead is not None and memory_to_bytes(found) == memory_to_bytes(memory)
