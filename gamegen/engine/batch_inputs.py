@@ -18,7 +18,8 @@ from gamegen.engine.latent_decoder import last_shown
 from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.engine.state import ChunkReference, DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
-from gamegen.models.exemplars import Completion, Wish
+from gamegen.models.exemplar_views import Beside, Completion, complete, fill_beside
+from gamegen.models.exemplars import Wish
 from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.layered_warp import Layers, split_layers
@@ -28,6 +29,7 @@ from gamegen.models.motion_compensation import Compensated, as_reference, no_lat
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
+from gamegen.models.view_memory import RecalledView, ViewMemory
 
 
 @dataclass(frozen=True)
@@ -161,11 +163,19 @@ class InputStacker:
         motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
         layers = split_layers(motion)
         last = shown[:, 1].to(motion.flow.dtype)
-        completions = self._completions(last, motion, layers, sessions) if memories else []
+        wishes = [_wish(session) for session in sessions]
+        completions = self._completions(last, motion, layers, memories, wishes)
         detail = torch.cat([each.residual for each in completions]) if completions else None
         frames = layers.move(last, detail)
         completed = last if detail is None else last + detail
-        views = [memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)]
+        recalled = [
+            memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)
+        ]
+        filled = self._beside(frames, motion, layers, memories, recalled, wishes)
+        views = [
+            [view for view in (first, second.view) if view is not None]
+            for first, second in zip(recalled, filled, strict=True)
+        ]
         found = as_reference(model, frames, motion, layers, views)
         for i, session in enumerate(sessions):
             memory = session.memory
@@ -175,33 +185,62 @@ class InputStacker:
                     predicted.moving[i],
                     motion.row(i),
                     layers.row(i),
-                    completions[i].ahead if completions else None,
+                    ahead=completions[i].ahead if completions else None,
+                    beside=filled[i].beside,
                 )
             session.reference = ChunkReference(session.version, found.row(i), memory)
         return found
 
     def _completions(
-        self, last_BCHW: Tensor, motion: PredictedMotion, layers: Layers, sessions: Sequence[Session]
+        self,
+        last_BCHW: Tensor,
+        motion: PredictedMotion,
+        layers: Layers,
+        memories: Sequence[ViewMemory],
+        wishes: Sequence[Wish],
     ) -> list[Completion]:
         """What exemplars add to the last frames; empty for a model without exemplars."""
         exemplars = self._model.exemplars
         if exemplars is None:
             return []
-        wishes = [
-            Wish(
-                prompt=session.prompt,
-                is_instructed=session.upcoming[0].gate > 0,
-                is_changing=session.is_changing,
-                seed=session.seed,
-                number=session.version,
-            )
-            for session in sessions
-        ]
         return [
-            exemplars.complete(
-                last_BCHW[i : i + 1], layers.row(i), motion.row(i), session.memory, wish, self._depth_of
+            complete(
+                exemplars,
+                last_BCHW[i : i + 1],
+                layers.row(i),
+                motion.row(i),
+                memory,
+                wishes[i],
+                self._depth_of,
             )
-            for i, (session, wish) in enumerate(zip(sessions, wishes, strict=True))
+            for i, memory in enumerate(memories)
+        ]
+
+    def _beside(
+        self,
+        frames_BKCHW: Tensor,
+        motion: PredictedMotion,
+        layers: Layers,
+        memories: Sequence[ViewMemory],
+        recalled: Sequence[RecalledView | None],
+        wishes: Sequence[Wish],
+    ) -> list[Beside]:
+        """What exemplars show of places that nothing else does; nothing for a model without exemplars."""
+        exemplars = self._model.exemplars
+        if exemplars is None:
+            return [Beside(None, None)] * len(memories)
+        return [
+            fill_beside(
+                exemplars,
+                frames_BKCHW[i],
+                layers.row(i),
+                motion.row(i),
+                memory,
+                recalled[i],
+                wishes[i],
+                self._depth_of,
+            )
+            for i, memory in enumerate(memories)
         ]
 
     def _depth_of(self, picture_1CHW: Tensor) -> Tensor:
@@ -234,6 +273,16 @@ class InputStacker:
             lambda: (Text.stack(pairs, self._text_width, length).to(self._model.device), states),
         )
         return text
+
+
+def _wish(session: Session) -> Wish:
+    return Wish(
+        prompt=session.prompt,
+        is_instructed=session.upcoming[0].gate > 0,
+        is_changing=session.is_changing,
+        seed=session.seed,
+        number=session.version,
+    )
 
 
 def _cached(cache: LRUCache[tuple[int, ...], Any], key: tuple[int, ...], compute: Callable[[], Any]) -> Any:

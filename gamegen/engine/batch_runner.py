@@ -227,7 +227,7 @@ def _sure(confidence_1hw: Tensor, session: Session, chunk: DenoisingState) -> Te
     """Where a session's latent may be the motion-compensated one, from 0 to 1, `(1, h, w)`."""
     memory = session.next_memory
     is_changing = session.is_changing or chunk.conditioning.video is not None
-    if memory.ahead is None or is_changing:
+    if (memory.ahead is None and memory.beside is None) or is_changing:
         return torch.zeros_like(confidence_1hw)
     sure = torch.sigmoid((confidence_1hw - _SURE) * _SURE_SLOPE)
     if memory.moving is None:

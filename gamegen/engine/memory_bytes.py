@@ -1,6 +1,6 @@
 """A world's view memory as bytes: a safetensors file inside of snapshots and of clips' checkpoints.
 
-Shape suffixes: V views, the one ahead last, P poses (the camera's, then the views'), q and r as in
+Shape suffixes: V views, those ahead and beside last, P poses (the camera's, then the views'), q and r as in
 `gamegen/models/motion.py`, B bytes.
 """
 
@@ -23,19 +23,24 @@ _DTYPES = {
     "depths_Vqr": torch.float16,
     "still_Vqr": torch.uint8,
     "lengths_V": torch.int32,
-    "ahead_V": torch.uint8,
+    "kinds_V": torch.uint8,
     "pictures_B": torch.uint8,
 }
-_ADDED = "ahead_V"
+_ADDED = "kinds_V"
 """Tensor that older memories lack."""
+_AHEAD, _BESIDE = 1, 2
+_LAID = ([], [_AHEAD], [_BESIDE], [_AHEAD, _BESIDE])
+"""Kinds of the views that are no frames of the world, 0 being those that are."""
 
 
 def memory_to_bytes(memory: ViewMemory) -> bytes:
     """Serialises a memory; empty for one without views."""
     if memory.is_new:
         return b""
-    ahead = [] if memory.ahead is None else [memory.ahead]
-    views = [*memory.views, *ahead]
+    laid = {
+        kind: view for kind, view in ((_AHEAD, memory.ahead), (_BESIDE, memory.beside)) if view is not None
+    }
+    views = [*memory.views, *laid.values()]
     pictures = [as_tensor(view.picture) for view in views]
     poses = [_pose(memory.rotation, memory.position), *(_pose(v.rotation, v.position) for v in views)]
     tensors = {
@@ -44,7 +49,7 @@ def memory_to_bytes(memory: ViewMemory) -> bytes:
         "depths_Vqr": torch.stack([view.inverse_depth for view in views]),
         "still_Vqr": torch.stack([view.still for view in views]),
         "lengths_V": torch.tensor([len(picture) for picture in pictures]),
-        "ahead_V": torch.tensor([0] * len(memory.views) + [1] * len(ahead)),
+        "kinds_V": torch.tensor([0] * len(memory.views) + list(laid)),
         "pictures_B": torch.cat(pictures),
     }
     return save({name: tensors[name].to(dtype).contiguous() for name, dtype in _DTYPES.items()})
@@ -62,14 +67,15 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         tensors.setdefault(_ADDED, torch.zeros(len(tensors["lengths_V"]), dtype=_DTYPES[_ADDED]))
     found = {name: tensor.dtype for name, tensor in tensors.items()}
     _require(found == _DTYPES, f"its views have the tensors {found}")
-    poses, moving, depths, still, lengths, ahead, pictures = (tensors[name] for name in _DTYPES)
-    num_views = len(lengths)
+    poses, moving, depths, still, lengths, kinds_V, pictures = (tensors[name] for name in _DTYPES)
+    num_views, kinds = len(lengths), kinds_V.tolist()
+    laid = [kind for kind in kinds if kind]
     _require(
-        ahead.shape == lengths.shape and ahead[:-1].sum() == 0 and set(ahead.tolist()) <= {0, 1},
-        f"of its {num_views} views those ahead are {ahead.tolist()[:MAX_VIEWS]}",
+        len(kinds) == num_views and kinds[num_views - len(laid) :] == laid and laid in _LAID,
+        f"its {num_views} views have the kinds {kinds[: MAX_VIEWS + 2]}",
     )
-    num_ahead = int(ahead.sum())
-    _require(num_views <= MAX_VIEWS + num_ahead, f"it has {num_views} views of at most {MAX_VIEWS}")
+    num_kept = num_views - len(laid)
+    _require(num_kept <= MAX_VIEWS, f"it has {num_kept} views of at most {MAX_VIEWS}")
     _require(poses.shape == (num_views + 1, 3, 4), f"its poses have the shape {tuple(poses.shape)}")
     _require(
         depths.ndim == 3 and len(depths) == num_views and still.shape == depths.shape,
@@ -92,12 +98,14 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         KeyView(_checked(raw[a:b], size), depth, mask.bool(), pose[:, :3].clone(), pose[:, 3].clone())
         for (a, b), depth, mask, pose in zip(pairwise(ends), depths, still, poses[1:], strict=True)
     )
+    by_kind = dict(zip(laid, views[num_kept:], strict=True))
     return ViewMemory(
-        poses[0, :, :3].clone(),
-        poses[0, :, 3].clone(),
-        views[: num_views - num_ahead],
-        moving if len(moving) else None,
-        views[-1] if num_ahead else None,
+        rotation=poses[0, :, :3].clone(),
+        position=poses[0, :, 3].clone(),
+        views=views[:num_kept],
+        moving=moving if len(moving) else None,
+        ahead=by_kind.get(_AHEAD),
+        beside=by_kind.get(_BESIDE),
     )
 
 

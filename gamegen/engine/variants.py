@@ -6,7 +6,7 @@ nano:solver=euler,num_steps=50,first_steps=50,guidance_scale=2
 runs/world:precision=int8,size=256x144
 nano:decoder_reference=false                what the streaming decoder draws from latents alone
 nano:view_memory=false                      a world that forgets what one turns away from
-nano:exemplars=false                        a world that takes no detail from recorded pictures
+nano:exemplars=false                        a world that does not walk towards recorded pictures
 gamegen-x:size=848x480,num_steps=4          a size of configs/models with random weights
 """
 
@@ -43,8 +43,8 @@ class Variant:
     `sessions` is the number of worlds that a benchmark plays together. `compiled` True runs the networks in ONNX
     Runtime on a CPU, and with `torch.compile` on other devices; None uses ONNX Runtime if a graph is kept (`gamegen
     compile`) and the precision allows it. Without `decoder_reference`, the streaming decoder is not shown the frame
-    before; without `view_memory`, no earlier views are kept; without `exemplars`, the pictures of the gallery lend no
-    detail.
+    before; without `view_memory`, no earlier views are kept; without either that or `exemplars`, worlds do not walk
+    towards the pictures of the gallery.
     """
 
     text: str
@@ -108,7 +108,7 @@ class Variant:
         """The model in its precision: a checkpoint's weights. Raises CheckpointError or ValueError."""
         checkpoint = load_checkpoint(self.model, device)
         checkpoint.model.config = self._changed(checkpoint.config)
-        if self.exemplars and checkpoint.model.motion is not None:
+        if self.exemplars and self.view_memory and checkpoint.model.motion is not None:
             gallery = find_gallery(checkpoint.model, self.model)
             checkpoint.model.exemplars = exemplars_of(gallery) if gallery else None
         return self._prepared(checkpoint.model)

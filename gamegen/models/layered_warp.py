@@ -68,6 +68,10 @@ class Layers(NamedTuple):
         difference = F.avg_pool2d((last_BCHW - scenery_BCHW).abs().amax(1, keepdim=True), 3, 1, 1)
         return within * ((difference - _LIKE) / (_UNLIKE - _LIKE)).clamp(0, 1)
 
+    def filled(self, filled_Kqr: Tensor) -> Layers:
+        """These layers of one row, with what is unseen filled in places."""
+        return self._replace(unseen=self.unseen * (1 - filled_Kqr))
+
     def row(self, number: int) -> Layers:
         """The layers of one row of the batch, `(1, ...)`."""
         return Layers(*(part[number : number + 1] for part in self))

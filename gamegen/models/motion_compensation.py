@@ -85,19 +85,20 @@ def as_reference(
     frames_N4CHW: Tensor,
     motion: PredictedMotion,
     layers: Layers,
-    views: Sequence[RecalledView | None] = (),
+    views: Sequence[Sequence[RecalledView]] = (),
 ) -> Reference:
-    """The reference of moved frames, completed by the views that are recalled for its rows."""
+    """The reference of moved frames, completed by the views that are recalled for each of its rows, one by one."""
     log_error = motion.log_error.masked_fill(layers.unseen > 0, _UNSEEN_LOG_ERROR)
     if any(views):
         # The caller's frames stay as they are.
         frames_N4CHW = frames_N4CHW.clone()
-    for row, view in enumerate(views):
-        if view is None:
-            continue
-        frames, filled = view.lay_into(frames_N4CHW[row], layers.row(row))
-        frames_N4CHW[row] = frames.to(frames_N4CHW.dtype)
-        log_error[row] += filled * (_USUAL_LOG_ERROR - log_error[row])
+    for row, laid in enumerate(views):
+        row_layers = layers.row(row)
+        for view in laid:
+            frames, filled = view.lay_into(frames_N4CHW[row], row_layers)
+            frames_N4CHW[row] = frames.to(frames_N4CHW.dtype)
+            log_error[row] += filled * (_USUAL_LOG_ERROR - log_error[row])
+            row_layers = row_layers.filled(filled)
     warped = fold_frames(frames_N4CHW.to(model.vae.encoder.patch.weight.dtype))
     latent, _ = model.vae.encoder(warped, 1)
     return Reference(warped, latent, _confidence(log_error), warped.new_ones(len(warped), 1, 1, 1))

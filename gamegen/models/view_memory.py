@@ -151,8 +151,8 @@ class ViewMemory:
     A point at X of the world is at `rotation @ (X - position)` in the axes of the last frame's camera; both are
     float64. The world's axes are those of its first frame. `moving` `(q, r)` float16 is the average of
     `PredictedMotion.moving` while the camera moves, None before: a held tool stays where it is, while a place of the
-    scenery that the motion network takes for one would go along with the camera from then on. `ahead` is a recorded
-    picture that is laid into the world where the camera goes to, see `gamegen.models.exemplars`.
+    scenery that the motion network takes for one would go along with the camera from then on. `ahead` and
+    `beside` are recorded pictures that are laid into the world, see `gamegen.models.exemplar_views`.
     """
 
     rotation: Tensor = field(default_factory=_level)
@@ -160,6 +160,7 @@ class ViewMemory:
     views: tuple[KeyView, ...] = ()
     moving: Tensor | None = None
     ahead: KeyView | None = None
+    beside: KeyView | None = None
 
     @property
     def is_new(self) -> bool:
@@ -168,7 +169,7 @@ class ViewMemory:
 
     def check_size(self, size: tuple[int, ...]) -> None:
         """Raises ValueError unless the views are of this height and width in pixels."""
-        for view in (*self.views, *filter(None, [self.ahead])):
+        for view in (*self.views, *filter(None, [self.ahead, self.beside])):
             found = tuple(FINE * side for side in view.inverse_depth.shape)
             if found != size:
                 raise ValueError(f"the world's views have {found} pixels: this world's have {size}")
@@ -226,11 +227,18 @@ class ViewMemory:
         return float((view.position - self.position).norm())
 
     def view_at(
-        self, picture_HWC: Tensor, inverse_depth_qr: Tensor, covered_qr: Tensor, place_3: Tensor | None = None
+        self,
+        picture_HWC: Tensor,
+        inverse_depth_qr: Tensor,
+        covered_qr: Tensor,
+        *,
+        place_3: Tensor | None = None,
+        rotation: Tensor | None = None,
     ) -> KeyView:
-        """A view of this uint8 picture, in the direction of the last frame, at a place in its camera's axes.
+        """A view of this uint8 picture; `covered` is 1 where something stands in front of its scenery.
 
-        `covered` is 1 where something stands in front of the scenery. `place` None is the camera's own.
+        `place` is in the axes of the last frame's camera, `rotation` leads from the world's to the view's; None are
+        those of the last frame's camera.
         """
         return KeyView(
             _jpeg().encode_jpeg(
@@ -238,7 +246,7 @@ class ViewMemory:
             ),
             inverse_depth_qr.half().cpu(),
             covered_qr.bool().cpu(),
-            self.rotation,
+            self.rotation if rotation is None else rotation,
             self.position if place_3 is None else self.position + self.rotation.T @ place_3,
         )
 
@@ -248,7 +256,9 @@ class ViewMemory:
         predicted_moving_qr: Tensor,
         motion: PredictedMotion,
         layers: Layers,
+        *,
         ahead: KeyView | None = None,
+        beside: KeyView | None = None,
     ) -> ViewMemory:
         """The memory after a chunk: the camera has moved, and the frame before it, uint8, is kept if it is new.
 
@@ -265,7 +275,7 @@ class ViewMemory:
             before = now if moving is None else moving.float()
             share = torch.where(now > before, _MOVING_SHARE, _STILL_SHARE)
             moving = torch.lerp(before, now, share).half()
-        return ViewMemory(rotation, position, views, moving, ahead)
+        return ViewMemory(rotation, position, views, moving, ahead, beside)
 
     def _with(self, last_HWC: Tensor, motion: PredictedMotion, layers: Layers) -> tuple[KeyView, ...]:
         last = last_HWC.cpu()

@@ -187,31 +187,32 @@ def test_bytes_hold_all_of_it():
     assert len(memory_to_bytes(memory)) < 10_000 * len(memory.views)
 
 
-def test_bytes_hold_the_picture_ahead_which_older_ones_lack():
+def test_bytes_hold_the_pictures_that_are_laid_into_the_world_which_older_ones_lack():
     memory = looked_away()[0]
     motion = turning(TURN_DEG)
     pixels = to_pixels(view(50.0))
-    ahead = memory.view_at(
-        pixels, motion.inverse_depth[0], 1 - motion.moving[0], torch.tensor([0, 0, 3.0]).double()
-    )
-    memory = memory.next(pixels, motion.moving[0], motion, split_layers(motion), ahead)
-    found = memory_from_bytes(memory_to_bytes(memory))
-    assert found.ahead is not None and memory_to_bytes(found) == memory_to_bytes(memory)
-    assert len(found.views) == len(memory.views) and found.ahead.picture == ahead.picture
-    assert found.distance(found.ahead) == pytest.approx(3)
+    parts = pixels, motion.inverse_depth[0], 1 - motion.moving[0]
+    ahead = memory.view_at(*parts, place_3=torch.tensor([0, 0, 3.0]).double())
+    beside = memory.view_at(*parts, rotation=torch.eye(3).double())
+    for laid in ({"ahead": ahead}, {"beside": beside}, {"ahead": ahead, "beside": beside}):
+        after = memory.next(pixels, motion.moving[0], motion, split_layers(motion), **laid)
+        found = memory_from_bytes(memory_to_bytes(after))
+        assert memory_to_bytes(found) == memory_to_bytes(after) and len(found.views) == len(after.views)
+        assert (found.ahead is not None, found.beside is not None) == ("ahead" in laid, "beside" in laid)
+    assert found.ahead is not None and found.distance(found.ahead) == pytest.approx(3)
+    assert found.beside is not None and torch.equal(found.beside.rotation, beside.rotation)
 
-    without = load(memory_to_bytes(dataclasses.replace(memory, ahead=None)))
-    del without["ahead_V"]
-    found = memory_from_bytes(save(without))
-    assert found.ahead is None and len(found.views) == len(memory.views)
+    older = load(memory_to_bytes(memory))
+    del older["kinds_V"]
+    assert memory_to_bytes(memory_from_bytes(save(older))) == memory_to_bytes(memory)
 
 
 def test_damaged_bytes_are_refused():
     memory = looked_away()[0]
     data = memory_to_bytes(memory)
     tensors = load(data)
-    tensors["ahead_V"][0] = 1
-    with pytest.raises(ValueError, match="those ahead are"):
+    tensors["kinds_V"][0] = 1
+    with pytest.raises(ValueError, match="have the kinds"):
         memory_from_bytes(save(tensors))
     with pytest.raises(ValueError, match="cut off or damaged"):
         memory_from_bytes(data[:100])
