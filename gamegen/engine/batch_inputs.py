@@ -18,7 +18,7 @@ from gamegen.engine.latent_decoder import last_shown
 from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.engine.state import ChunkReference, DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
-from gamegen.models.exemplar_views import Beside, Completion, complete, fill_beside
+from gamegen.models.exemplar_views import Ahead, Beside, complete, fill_beside
 from gamegen.models.exemplars import Wish
 from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
@@ -198,7 +198,7 @@ class InputStacker:
         layers: Layers,
         memories: Sequence[ViewMemory],
         wishes: Sequence[Wish],
-    ) -> list[Completion]:
+    ) -> list[Ahead]:
         """What exemplars add to the last frames; empty for a model without exemplars."""
         exemplars = self._model.exemplars
         if exemplars is None:

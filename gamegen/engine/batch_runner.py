@@ -138,12 +138,8 @@ class BatchRunner:
         if inputs.previous.confidence is None:
             return drawn
         # Row by row, so that rounding depends on no other.
-        share = [
-            _sure(confidence, *row)
-            for confidence, *row in zip(
-                inputs.previous.confidence[:, 0], batch.sessions, batch.chunks, strict=True
-            )
-        ]
+        rows = zip(inputs.previous.confidence[:, 0], batch.sessions, batch.chunks, strict=True)
+        share = [_sure(confidence, session, chunk) for confidence, session, chunk in rows]
         given = inputs.previous.latent[:, 0]
         return drawn + batch.sampling.keep * torch.stack(share).to(drawn) * (given - drawn)
 

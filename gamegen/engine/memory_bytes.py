@@ -29,7 +29,7 @@ _DTYPES = {
 _ADDED = "kinds_V"
 """Tensor that older memories lack."""
 _AHEAD, _BESIDE = 1, 2
-_LAID = ([], [_AHEAD], [_BESIDE], [_AHEAD, _BESIDE])
+_LAID: tuple[list[int], ...] = ([], [_AHEAD], [_BESIDE], [_AHEAD, _BESIDE])
 """Kinds of the views that are no frames of the world, 0 being those that are."""
 
 

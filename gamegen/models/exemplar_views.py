@@ -53,7 +53,7 @@ _AT_REST_NODES, _WALKING_NODES = 0.05, 0.4
 around, little is worn, and what one turns back to should be as it was."""
 
 
-class Completion(NamedTuple):
+class Ahead(NamedTuple):
     """A residual to add to a frame, `(1, 3, H, W)` in [-1, 1], and the exemplar that it is of; None if of none."""
 
     residual: Tensor
@@ -68,7 +68,7 @@ def complete(
     memory: ViewMemory,
     wish: Wish,
     depth_of: DepthOf,
-) -> Completion:
+) -> Ahead:
     """Completes the last frame, before it is warped into the next chunk, from the exemplar that is walked towards.
 
     `layers` and `motion` are those of one row. Of a camera at rest the residual is zero, and the exemplar stays.
@@ -77,7 +77,7 @@ def complete(
     amount = (float(way.norm()) - _AT_REST_NODES) / (_WALKING_NODES - _AT_REST_NODES)
     is_begun = memory.ahead is not None or memory.position.norm() >= _BEFORE_NODES
     if amount <= 0 or not is_begun:
-        return Completion(torch.zeros_like(last_13HW), memory.ahead)
+        return Ahead(torch.zeros_like(last_13HW), memory.ahead)
     last, focal = last_13HW.float().cpu(), motion.focal.float().cpu()
     scenery = _scenery(layers)
     ahead, seen = _still_in_view(memory, focal)
@@ -91,7 +91,7 @@ def complete(
     here, free = from_pixels(ahead.pixels()[None]), 1 - ahead.still.float()[None, None]
     change = change + _finer(last + change, here, free * scenery, wish.is_instructed)
     completed = last + min(amount, 1.0) * change
-    return Completion((completed.clamp(-1, 1) - last).to(last_13HW), ahead)
+    return Ahead((completed.clamp(-1, 1) - last).to(last_13HW), ahead)
 
 
 class Beside(NamedTuple):
@@ -219,8 +219,8 @@ def _worn(last_13HW: Tensor, exemplar_13HW: Tensor, weight: Tensor) -> Tensor:
 
 def _lit(exemplar_13HW: Tensor, last_13HW: Tensor, weight_11cd: Tensor, is_instructed: bool) -> Tensor:
     """An exemplar in the light of a frame, compared in blocks of this weight."""
-    coarse = [_coarse(x) for x in (last_13HW, exemplar_13HW)]
-    return lit(exemplar_13HW, light_gain(*coarse, weight_11cd, is_instructed)[0])
+    gain = light_gain(_coarse(last_13HW), _coarse(exemplar_13HW), weight_11cd, is_instructed)
+    return lit(exemplar_13HW, gain[0])
 
 
 def _over_pixels(values_1Ccd: Tensor, frame_13HW: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from gamegen.models.camera import accumulate, backward_flow, turn_vectors
-from gamegen.models.exemplar_views import Beside, Completion, complete, fill_beside
+from gamegen.models.exemplar_views import Ahead, Beside, complete, fill_beside
 from gamegen.models.exemplars import Exemplars, Wish
 from gamegen.models.folding import from_pixels, to_pixels
 from gamegen.models.layered_warp import Layers, split_layers
@@ -93,7 +93,7 @@ class Walk:
         self.exemplars = Exemplars(PICTURES, [mask] * len(PICTURES), scenes, preference)
         self.memory, self.last = ViewMemory(position=BEYOND), last
 
-    def step(self, nodes: float = 0.6, *, held: bool = False, dark: bool = False, **changes) -> Completion:
+    def step(self, nodes: float = 0.6, *, held: bool = False, dark: bool = False, **changes) -> Ahead:
         motion = walking(nodes)
         layers = split_layers(motion)
         covered = torch.full_like(layers.covered, float(dark))
@@ -107,7 +107,7 @@ class Walk:
         return found
 
 
-def source(found: Completion) -> int:
+def source(found: Ahead) -> int:
     """Number of the picture that was laid ahead."""
     return number_of(found.ahead)
 
