@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -41,10 +41,12 @@ def play(
     settings_file: Path | None = None,
     open_browser: bool = False,
     metrics_port: int | None = None,
+    allowed_origins: Sequence[str] = (),
 ) -> None:
     """Serves a model, by default that of the settings, on `http://host:port/` until Ctrl-C.
 
-    Metrics are at `http://127.0.0.1:metrics_port/metrics`, or at a port that Ray chooses.
+    Metrics are at `http://127.0.0.1:metrics_port/metrics`, or at a port that Ray chooses. Pages of `allowed_origins`
+    may use the server, beside its own and those of the settings.
 
     Raises ValueError when a port is taken or the settings are wrong, or CheckpointError when the model is missing or
     damaged.
@@ -55,7 +57,13 @@ def play(
         if metrics_port == port:
             raise ValueError(f"--port and --metrics-port are both {port}: choose another for one of them")
     settings = load_settings(settings_file or DEFAULT_SETTINGS)
-    settings = dataclasses.replace(settings, model=model or settings.model)
+    settings = dataclasses.replace(
+        settings,
+        model=model or settings.model,
+        ingress=dataclasses.replace(
+            settings.ingress, allowed_origins=(*settings.ingress.allowed_origins, *allowed_origins)
+        ),
+    )
     _check_model(settings.model)
     console = Console()
     stop, running = threading.Event(), contextlib.ExitStack()
