@@ -29,7 +29,7 @@ from deployments.settings import (
     load_settings,
 )
 from deployments.stores import StoreUrls
-from gamegen.service.database.schema import upgrade
+from gamegen.service.database.preparation import prepare_database
 
 NAME = "gamegen"
 
@@ -99,7 +99,7 @@ def local(args: dict[str, Any]) -> serve.Application:
             "OBJECT_STORE_URL", "s3://bucket/prefix, or a folder that all machines share, for files"
         ),
     )
-    upgrade(stores.database)
+    prepare_database(stores.database)
     return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), stores)
 
 

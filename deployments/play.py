@@ -25,8 +25,8 @@ from deployments.embedded_store import embedded_store
 from deployments.environment import set_environment
 from deployments.settings import DEFAULT_SETTINGS, ServeSettings, load_settings
 from deployments.stores import StoreUrls
-from gamegen.service.database import schema
 from gamegen.service.database.embedded import reachable_database
+from gamegen.service.database.preparation import prepare_database
 from gamegen.storage.objects import default_url
 
 _READY_TIMEOUT_S = 120.0
@@ -110,7 +110,7 @@ def _open_stores(running: contextlib.ExitStack) -> StoreUrls:
     """URLs of the stores that the environment names, else of embedded ones; upgrades the database's schema."""
     store_url = os.environ.get("REDIS_URL") or running.enter_context(_temporary_store())
     database_url = running.enter_context(reachable_database())
-    schema.upgrade(database_url)
+    prepare_database(database_url)
     return StoreUrls(
         sessions=store_url,
         database=database_url,

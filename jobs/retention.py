@@ -52,7 +52,7 @@ def _run(database_url: str, store_url: str | None, settings: RetentionSettings) 
 async def _remove(
     database_url: str, store_url: str | None, settings: RetentionSettings
 ) -> RemovedCounts | None:
-    engine = connect_database(database_url, pool_size=2)
+    engine = connect_database(database_url, pool_size=2, prepares=False)
     try:
         return await Retention(engine, open_sealed_store(store_url), settings).run()
     finally:

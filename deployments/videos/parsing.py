@@ -155,6 +155,7 @@ def _invalid(place: str, problem: str) -> ApiError:
 
 def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
+    reference: dict[str, str] = {}
     for part in parts:
         # A field left empty is as good as none: pages and low-code tools send all of a form's.
         if not part.data:
@@ -167,10 +168,10 @@ def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
         elif part.is_file:
             raise ValueError(f"{shortened(name)}: not a file field, send it as text")
         elif nested := _NESTED.fullmatch(name):
-            fields.setdefault(_INPUT_REFERENCE, {})[nested[1]] = part.text
+            reference[nested[1]] = part.text
         else:
             fields[name] = part.text
-    return fields
+    return {**fields, _INPUT_REFERENCE: reference} if reference else fields
 
 
 def _boundary(content_type: str) -> bytes:
