@@ -23,6 +23,7 @@ from rich.console import Console
 
 from deployments.embedded_store import embedded_store
 from deployments.environment import set_environment
+from deployments.sessions.valkey_client import check_store
 from deployments.settings import DEFAULT_SETTINGS, ServeSettings, load_settings
 from deployments.stores import StoreUrls
 from gamegen.service.database.embedded import reachable_database
@@ -109,6 +110,7 @@ def play(
 def _open_stores(running: contextlib.ExitStack) -> StoreUrls:
     """URLs of the stores that the environment names, else of embedded ones; upgrades the database's schema."""
     store_url = os.environ.get("REDIS_URL") or running.enter_context(_temporary_store())
+    check_store(store_url)
     database_url = running.enter_context(reachable_database())
     prepare_database(database_url)
     return StoreUrls(
