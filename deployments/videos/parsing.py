@@ -140,8 +140,9 @@ def _with_reference(data: Any) -> Any:
                 place, f"no files are kept here under an id: send {{{_IMAGE_URL!r}: 'data:...'}} alone"
             )
         place, reference = f"{place}.{_IMAGE_URL}", given[_IMAGE_URL]
-    if given := [name for name in ("image", "video") if others.get(name) is not None]:
-        raise _invalid(place, f"it says the same as {given[0]}, leave one out")
+    for name in ("image", "video"):
+        if others.get(name) is not None:
+            raise _invalid(place, f"it says the same as {name}, leave one out")
     try:
         file = decode_file(reference)
     except ValueError as error:
