@@ -21,6 +21,7 @@ from deployments.replicas.generator import GeneratorDeployment
 from deployments.replicas.maintenance import MaintenanceDeployment
 from deployments.replicas.text_encoder import TextEncoderDeployment
 from deployments.replicas.world import WorldDeployment
+from deployments.sessions.valkey_client import check_store
 from deployments.settings import (
     DEFAULT_SETTINGS,
     GeneratorSettings,
@@ -29,7 +30,7 @@ from deployments.settings import (
     load_settings,
 )
 from deployments.stores import StoreUrls
-from gamegen.service.database.schema import upgrade
+from gamegen.service.database.preparation import prepare_database
 
 NAME = "gamegen"
 
@@ -88,7 +89,7 @@ def build_app(settings: ServeSettings, stores: StoreUrls) -> serve.Application:
 def local(args: dict[str, Any]) -> serve.Application:
     """Application builder for `serve run`; its one argument is `settings`, a file instead of local.yaml.
 
-    The database is brought to the newest schema.
+    The stores are tried, and the database is brought to the newest schema.
     """
     if unknown := args.keys() - {"settings"}:
         raise ValueError(f"unknown argument {min(unknown)!r}: use settings=FILE, or none")
@@ -99,7 +100,8 @@ def local(args: dict[str, Any]) -> serve.Application:
             "OBJECT_STORE_URL", "s3://bucket/prefix, or a folder that all machines share, for files"
         ),
     )
-    upgrade(stores.database)
+    check_store(stores.sessions)
+    prepare_database(stores.database)
     return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), stores)
 
 

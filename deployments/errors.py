@@ -1,22 +1,41 @@
-"""HTTP errors: a status, a stable code and a message that says what to do."""
+"""HTTP errors: `application/problem+json` (RFC 9457) with a stable code and a message that says what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from deployments.observability.play_metrics import REQUESTS_REFUSED
 
+PROBLEM_TYPE = "application/problem+json"
 _LONGEST_MESSAGE = 400
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+class Problem(BaseModel):
+    """RFC 9457: the body of every 4xx and 5xx answer, as `application/problem+json`.
+
+    `error` is the code and the sentence again, where OpenAI's clients look for them.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    error: dict[str, str]
 
 
 class ApiError(Exception):
-    """An error that is answered as `{"error": {"code", "message"}}`; `retry_after_s` becomes a Retry-After header."""
+    """An error that is answered as a `Problem`; `retry_after_s` becomes a Retry-After header."""
 
     def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -31,12 +50,23 @@ def user_full(error: Exception) -> ApiError:
     return ApiError(429, "too_many_sessions_of_user", str(error), retry_after_s=10)
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    """The JSON response to an error, which is counted."""
+def problem_response(error: ApiError) -> JSONResponse:
+    """The response to an error, which is counted."""
     REQUESTS_REFUSED.add(tag=error.code)
-    headers = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s is not None else None
-    body = {"error": {"code": error.code, "message": error.message}}
-    return JSONResponse(body, status_code=error.status, headers=headers)
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = Problem(
+        type=f"/docs#{error.code}",
+        title=HTTPStatus(error.status).phrase,
+        status=error.status,
+        detail=error.message,
+        code=error.code,
+        error={"code": error.code, "message": error.message},
+    )
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
 def shortened(message: str) -> str:
@@ -63,26 +93,43 @@ def describe_problems(problems: Sequence[Any]) -> str:
 
 
 def install_error_handlers(api: FastAPI) -> None:
-    """Has an application answer all errors with `error_response`."""
+    """Has an application answer all errors with `problem_response`."""
 
     @api.exception_handler(ApiError)
     async def on_api_error(_request: Request, error: ApiError) -> JSONResponse:
-        return error_response(error)
+        return problem_response(error)
 
     @api.exception_handler(RequestValidationError)
     async def on_validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return error_response(ApiError(422, "invalid_request", describe_validation_error(error)))
+        return problem_response(ApiError(422, "invalid_request", describe_validation_error(error)))
 
     @api.exception_handler(Exception)
     async def on_unexpected_error(_request: Request, _error: Exception) -> JSONResponse:
         # The traceback goes to the log; a client could do nothing with it.
         message = "internal server error: try again, and see the server's log if it keeps failing"
-        return error_response(ApiError(500, "internal_error", message))
+        return problem_response(ApiError(500, "internal_error", message))
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        path = shortened(request.url.path)
         if error.status_code == 404:
-            message = f"no such path: {request.url.path}: see /docs for the paths"
-            return error_response(ApiError(404, "not_found", message))
+            return problem_response(
+                ApiError(404, "not_found", f"no such path: {path}: see /docs for the paths")
+            )
+        if error.status_code == 405:
+            allowed = ", ".join(_allowed_methods(request)) or "GET, HEAD"
+            message = f"{request.method} is no method of {path}: use {allowed}"
+            response = problem_response(ApiError(405, "method_not_allowed", message))
+            response.headers["Allow"] = allowed
+            return response
         code = "body_too_large" if error.status_code == 413 else "http_error"
-        return error_response(ApiError(error.status_code, code, str(error.detail)))
+        return problem_response(ApiError(error.status_code, code, str(error.detail)))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    # Routes of one path have a method each.
+    def is_allowed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes)
+
+    return [method for method in _METHODS if is_allowed(method)]

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -23,10 +23,11 @@ from rich.console import Console
 
 from deployments.embedded_store import embedded_store
 from deployments.environment import set_environment
+from deployments.sessions.valkey_client import check_store
 from deployments.settings import DEFAULT_SETTINGS, ServeSettings, load_settings
 from deployments.stores import StoreUrls
-from gamegen.service.database import schema
 from gamegen.service.database.embedded import reachable_database
+from gamegen.service.database.preparation import prepare_database
 from gamegen.storage.objects import default_url
 
 _READY_TIMEOUT_S = 120.0
@@ -41,10 +42,12 @@ def play(
     settings_file: Path | None = None,
     open_browser: bool = False,
     metrics_port: int | None = None,
+    allowed_origins: Sequence[str] = (),
 ) -> None:
     """Serves a model, by default that of the settings, on `http://host:port/` until Ctrl-C.
 
-    Metrics are at `http://127.0.0.1:metrics_port/metrics`, or at a port that Ray chooses.
+    Metrics are at `http://127.0.0.1:metrics_port/metrics`, or at a port that Ray chooses. Pages of `allowed_origins`
+    may use the server, beside its own and those of the settings.
 
     Raises ValueError when a port is taken or the settings are wrong, or CheckpointError when the model is missing or
     damaged.
@@ -55,7 +58,13 @@ def play(
         if metrics_port == port:
             raise ValueError(f"--port and --metrics-port are both {port}: choose another for one of them")
     settings = load_settings(settings_file or DEFAULT_SETTINGS)
-    settings = dataclasses.replace(settings, model=model or settings.model)
+    settings = dataclasses.replace(
+        settings,
+        model=model or settings.model,
+        ingress=dataclasses.replace(
+            settings.ingress, allowed_origins=(*settings.ingress.allowed_origins, *allowed_origins)
+        ),
+    )
     _check_model(settings.model)
     console = Console()
     stop, running = threading.Event(), contextlib.ExitStack()
@@ -101,8 +110,9 @@ def play(
 def _open_stores(running: contextlib.ExitStack) -> StoreUrls:
     """URLs of the stores that the environment names, else of embedded ones; upgrades the database's schema."""
     store_url = os.environ.get("REDIS_URL") or running.enter_context(_temporary_store())
+    check_store(store_url)
     database_url = running.enter_context(reachable_database())
-    schema.upgrade(database_url)
+    prepare_database(database_url)
     return StoreUrls(
         sessions=store_url,
         database=database_url,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from deployments.workers.settings import WorkerSettings
 from gamegen.config import load_yaml
 from gamegen.constants import FPS
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._~:\[\]-]+")
 _SETTINGS_FOLDER = Path(__file__).parent.parent / "configs" / "serve"
 DEFAULT_SETTINGS = _SETTINGS_FOLDER / "local.yaml"
 CLUSTER_SETTINGS = _SETTINGS_FOLDER / "cluster.yaml"
@@ -34,6 +37,9 @@ class IngressSettings:
 
     A user has at most `max_sessions_per_user` sessions that play, wait or are about to start; 0 for any number. Users
     are told apart by their address, or by the name that a reverse proxy sends in `user_header`.
+
+    Pages of other web sites are refused unless their origin is one of `allowed_origins` (`https://play.example`, or
+    `null` for files and sandboxed frames); those may read the answers too.
     """
 
     replicas: int = 1
@@ -42,6 +48,7 @@ class IngressSettings:
     max_queued: int = 8
     max_sessions_per_user: int = 4
     user_header: str = ""
+    allowed_origins: tuple[str, ...] = ()
     resume_timeout_s: float = 1800.0
     idle_timeout_s: float = 1800.0
     session_timeout_s: float = 14400.0
@@ -84,6 +91,7 @@ class IngressSettings:
             raise ValueError(
                 f"IngressSettings.max_sessions_per_user = {self.max_sessions_per_user}: use 0 for any number"
             )
+        _check_origins(self.allowed_origins)
         # Imported here, since importing the settings should not load the codecs.
         from gamegen.media.images import MAX_IMAGE_BYTES
         from gamegen.media.untrusted import MAX_PROMPT_BYTES, MAX_VIDEO_BYTES
@@ -259,6 +267,15 @@ class ServeSettings:
 def load_settings(path: Path = DEFAULT_SETTINGS) -> ServeSettings:
     """Reads a settings file; raises ValueError naming the file and the key that is wrong."""
     return load_yaml(ServeSettings, path)
+
+
+def _check_origins(origins: Sequence[str]) -> None:
+    for origin in origins:
+        if origin != "null" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                f"IngressSettings.allowed_origins: {origin!r} is not an origin: write https://play.example or "
+                "http://localhost:3000, in small letters and without a path"
+            )
 
 
 def _check_within(settings: object, **limits: int) -> None:

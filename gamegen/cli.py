@@ -94,13 +94,24 @@ def play(
     metrics_port: Annotated[
         int | None, typer.Option(help="port on 127.0.0.1 where Prometheus reads metrics")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="another web site whose pages may use the server: https://play.example"),
+    ] = None,
 ) -> None:
     """Starts the server and prints the address to open in a browser.
 
     Example: gamegen play --port 8080
     """
     play = importlib.import_module(SERVER).play
-    play(host=host, port=port, model=model, settings_file=settings, metrics_port=metrics_port)
+    play(
+        host=host,
+        port=port,
+        model=model,
+        settings_file=settings,
+        metrics_port=metrics_port,
+        allowed_origins=allow_origin or (),
+    )
 
 
 @app.command()

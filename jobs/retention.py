@@ -52,7 +52,7 @@ def _run(database_url: str, store_url: str | None, settings: RetentionSettings) 
 async def _remove(
     database_url: str, store_url: str | None, settings: RetentionSettings
 ) -> RemovedCounts | None:
-    engine = connect_database(database_url, pool_size=1)
+    engine = connect_database(database_url, pool_size=2, prepares=False)
     try:
         return await Retention(engine, open_sealed_store(store_url), settings).run()
     finally:
@@ -86,12 +86,16 @@ def main(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     Console().print(_table(removed) if removed else "another run is at it")
+    if removed and removed.not_removed:
+        typer.echo(f"error: {removed.reason}; run this again once it is mended", err=True)
+        raise typer.Exit(1)
 
 
 def _table(removed: RemovedCounts) -> Table:
     table = Table("removed", "")
-    for name, count in asdict(removed).items():
-        table.add_row(_KINDS[name], str(count))
+    counts = asdict(removed)
+    for name, meaning in _KINDS.items():
+        table.add_row(meaning, str(counts[name]))
     return table
 
 

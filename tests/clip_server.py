@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +19,12 @@ from ray.exceptions import ActorDiedError
 from deployments.clients.retry import RetryPolicy
 from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.errors import install_error_handlers
-from deployments.ingress.body_limit import BodyLimitMiddleware
 from deployments.ingress.request_id import RequestIdMiddleware
-from deployments.limits import MAX_BODY_BYTES
+from deployments.ingress.request_rules import install_request_rules
 from deployments.prompts import PromptEncoder
 from deployments.replicas.messages import EncodedText, Rejected
 from deployments.stores import StoreUrls
 from deployments.videos.orders import ServedModel
-from deployments.videos.problems import unrouted_response
 from deployments.videos.routes import router
 from deployments.videos.service import VideoService
 from deployments.videos.settings import VideoApiSettings, VideoSettings
@@ -144,6 +142,7 @@ class ClipServer:
         database_url: str,
         folder: Path,
         queue: QueueSettings = QueueSettings(new_account_credits=CREDITS),  # noqa: B008
+        max_pixels: int = 1280 * 720,
         **settings: Any,
     ) -> None:
         self.objects = LocalStore(folder)
@@ -152,7 +151,7 @@ class ClipServer:
         blocklist = folder / "blocklist.yaml"
         blocklist.write_text("rules: [{reason: not to be asked for, entries: [forbidden]}]")
         self._settings = VideoSettings(
-            max_pixels=1280 * 720,
+            max_pixels=max_pixels,
             queue=queue,
             api=VideoApiSettings(**{"heartbeat_s": 0.5, **settings}),
             safety=SafetySettings(blocklist_file=str(blocklist)),
@@ -215,13 +214,13 @@ class ClipServer:
         return self.service
 
 
-def application(startup: VideoStartup) -> FastAPI:
+def application(startup: VideoStartup, allowed_origins: Sequence[str] = ()) -> FastAPI:
     """An application with the clip service's routes alone."""
     app = FastAPI()
     app.state.videos = startup
     app.include_router(router)
+    install_request_rules(app, allowed_origins)
     app.add_middleware(RequestIdMiddleware)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES, refuse=unrouted_response)
     install_error_handlers(app)
     return app
 

@@ -24,7 +24,8 @@ REPLICA = {"deployments.background", "deployments.observability", "deployments.s
 REQUESTS = {f"deployments.{r}" for r in ("errors", "limits", "prompts", "request_schemas")}
 INGRESS = REPLICA | REQUESTS | {f"deployments.{r}" for r in ("clients", "rate_limit", "replicas", "settings")}
 APPLICATION = {
-    f"deployments.{name}" for name in ("app", "embedded_store", "environment", "settings", "stores", "videos")
+    f"deployments.{name}"
+    for name in ("app", "embedded_store", "environment", "sessions", "settings", "stores", "videos")
 }
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -93,7 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | INGRESS
     | {"deployments.stores", "deployments.stream", "deployments.videos"},
     "deployments.app": LIBRARY
-    | {f"deployments.{room}" for room in ("ingress", "replicas", "settings", "stores")},
+    | {f"deployments.{room}" for room in ("ingress", "replicas", "sessions", "settings", "stores")},
     "deployments.play": LIBRARY | APPLICATION,
     # Programs that use a running application, or break it.
     "loadtest": LIBRARY | {"loadtest", "gamegen.bench", "deployments.settings", "deployments.stream"},

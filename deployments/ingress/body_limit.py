@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.errors import ApiError, error_response
+from deployments.errors import ApiError, problem_response
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to bodies over `max_bytes`: unread if Content-Length says so, else at the limit.
+    """Answers 413 to bodies over `max_bytes`: unread if Content-Length says so, else at the limit."""
 
-    `refuse` makes the response to an error from the request's scope.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        max_bytes: int,
-        refuse: Callable[[Scope, ApiError], Response] = lambda _, error: error_response(error),
-    ) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
@@ -35,7 +23,7 @@ class BodyLimitMiddleware:
         content_length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if content_length.isdigit() and int(content_length) > self._max_bytes:
             error = ApiError(413, "body_too_large", self._message)
-            await self._refuse(scope, error)(scope, receive, send)
+            await problem_response(error)(scope, receive, send)
             return
         num_bytes = 0
 

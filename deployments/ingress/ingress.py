@@ -16,17 +16,16 @@ from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.clients.world_client import WorldShards
 from deployments.errors import install_error_handlers
 from deployments.ingress import gallery_routes, play_routes, status_routes
-from deployments.ingress.body_limit import BodyLimitMiddleware
 from deployments.ingress.direct_server import STREAM_PATH, DirectServer
 from deployments.ingress.draining import DrainWatch
 from deployments.ingress.model_facts import ModelFacts
 from deployments.ingress.request_id import RequestIdMiddleware
+from deployments.ingress.request_rules import install_request_rules
 from deployments.ingress.services import IngressServices
 from deployments.ingress.sessions_api import SessionService
 from deployments.ingress.starts import ServedGallery, SessionStarts
 from deployments.ingress.status_routes import WEB_FOLDER
 from deployments.ingress.uploads import Uploads
-from deployments.limits import MAX_BODY_BYTES
 from deployments.prompts import PromptEncoder
 from deployments.sessions.admission_queue import AdmissionQueue
 from deployments.sessions.capacity_registry import CapacityRegistry, PlayCapacity
@@ -37,7 +36,6 @@ from deployments.stores import StoreUrls
 from deployments.stream.context import PlayContext, ReplicaClients
 from deployments.videos import routes as video_routes
 from deployments.videos.orders import ServedModel
-from deployments.videos.problems import unrouted_response
 from deployments.videos.service import VideoService
 from deployments.videos.startup import VideoStartup, open_video_service
 
@@ -172,20 +170,23 @@ def _public_app(services: IngressServices) -> FastAPI:
     app.include_router(gallery_routes.router)
     app.include_router(status_routes.router)
     app.mount("/static", StaticFiles(directory=WEB_FOLDER), name="static")
-    return _completed(app, services)
+    _complete(app, services)
+    return app
 
 
 def _direct_app(services: IngressServices) -> FastAPI:
     app = FastAPI(openapi_url=None)
     app.include_router(video_routes.router)
     app.add_api_websocket_route(STREAM_PATH, play_routes.stream)
+    # The page may be at another address than this port. Its first message has to bring the session's token, which no
+    # other site knows.
+    _complete(app, services, guards_sockets=False)
     app.add_middleware(RequestIdMiddleware)
-    return _completed(app, services)
+    return app
 
 
-def _completed(app: FastAPI, services: IngressServices) -> FastAPI:
+def _complete(app: FastAPI, services: IngressServices, *, guards_sockets: bool = True) -> None:
     app.state.services = services
     app.state.videos = services.videos
     install_error_handlers(app)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES, refuse=unrouted_response)
-    return app
+    install_request_rules(app, services.settings.ingress.allowed_origins, guards_sockets=guards_sockets)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, WebSocket
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from deployments.errors import ApiError, describe_problems
+from deployments.errors import PROBLEM_TYPE, ApiError, Problem, describe_problems
 from deployments.ingress.direct_server import STREAM_PATH
 from deployments.ingress.one_shot import play_once
 from deployments.ingress.schemas import (
-    ErrorBody,
     NewSession,
     NewVideoPrompt,
     OneShot,
@@ -37,10 +37,11 @@ router = APIRouter(tags=["play"])
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of an operation that may answer with these error statuses."""
-    return {status: {"model": ErrorBody} for status in statuses}
+    content = {PROBLEM_TYPE: {"schema": Problem.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-@router.post("/v1/sessions", status_code=201, responses=errors(401, 404, 413, 422, 429, 503))
+@router.post("/v1/sessions", status_code=201, responses=errors(401, 404, 413, 415, 422, 429, 503))
 async def create_session(wish: NewSession, request: Request, services: Services) -> SessionCreated:
     """Creates a world, which is played on its stream."""
     return await start_session(wish, request, services)
@@ -79,7 +80,7 @@ async def get_session_log(session_id: str, services: Services) -> Response:
 @router.post(
     "/v1/sessions/{session_id}/video-prompts",
     status_code=201,
-    responses=errors(401, 404, 409, 413, 422, 503),
+    responses=errors(401, 404, 409, 413, 415, 422, 503),
 )
 async def upload_video_prompt(session_id: str, upload: NewVideoPrompt, services: Services) -> VideoPromptKept:
     """Uploads a video prompt, which the player can have the world follow."""
@@ -97,7 +98,7 @@ async def delete_session(session_id: str, services: Services) -> None:
 
 
 @router.post("/api/v1/control", include_in_schema=False)
-@router.post("/v1/control", responses=errors(401, 404, 409, 422, 429, 503))
+@router.post("/v1/control", responses=errors(401, 404, 409, 415, 422, 429, 503))
 async def control(order: OneShot, services: Services) -> OneShotFrames:
     """Plays a few chunks of a world without a socket."""
     record = await services.sessions.summary(order.session_id)

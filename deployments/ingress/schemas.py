@@ -177,19 +177,6 @@ class SessionList(BaseModel):
     total: int
 
 
-class ErrorDetail(BaseModel):
-    """A stable code, and a sentence that says what to do."""
-
-    code: str
-    message: str
-
-
-class ErrorBody(BaseModel):
-    """The body of every 4xx and 5xx answer."""
-
-    error: ErrorDetail
-
-
 class OneShot(RequestBody):
     """Plays a session for a few chunks without a socket, under one control."""
 

@@ -12,8 +12,10 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
+from deployments.request_schemas import without_nulls
 from gamegen.constants import FPS, FRAMES_PER_CHUNK
 from gamegen.controls import KEYS, MAX_CAMERA_DEG
 
@@ -30,9 +32,14 @@ Format = Literal["jpeg", "fmp4"]
 
 
 class Body(BaseModel):
-    """Base of messages and request bodies: an unknown field is an error."""
+    """Base of messages and of objects in them: an unknown field is an error, an optional one may be null."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_nulls(cls, data: Any) -> Any:
+        return without_nulls(cls, data)
 
 
 def known_keys(keys: list[str]) -> list[str]:

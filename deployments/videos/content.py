@@ -11,8 +11,7 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
 
-from deployments.errors import ApiError
-from deployments.videos.problems import problem_response
+from deployments.errors import ApiError, problem_response
 from deployments.videos.settings import VideoApiSettings
 from gamegen.service.orders.records import Generation, Result
 from gamegen.service.orders.states import FINAL, State

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesHeaderParser
+from json import detect_encoding
 from typing import Any
 
 from fastapi import Request
@@ -15,12 +17,17 @@ from pydantic_core import from_json
 
 from deployments.errors import ApiError, describe_problems, shortened
 from deployments.limits import MAX_BODY_BYTES
+from deployments.request_schemas import decode_file
 from deployments.videos.schemas import NewVideo
+from gamegen.media.first_frames import is_image
 
 _FORM = "multipart/form-data"
 _LARGE_BODY_BYTES = 1 << 16
 _INPUT_REFERENCE = "input_reference"
-"""OpenAI's field for a first image or a source video."""
+"""OpenAI's field for a first image or a source video: a file, or an object with its `image_url`."""
+_IMAGE_URL = "image_url"
+_NESTED = re.compile(rf"{_INPUT_REFERENCE}\[(\w+)\]")
+"""How OpenAI's client writes it in a form."""
 _MAX_FORM_PARTS = 64
 _MAX_HEADER_BYTES = 4096
 _REMEDY = "send it as multipart/form-data, as curl -F or the openai client do"
@@ -57,13 +64,18 @@ async def parse_order(request: Request) -> NewVideo:
 def order_body_schema() -> dict[str, Any]:
     """The OpenAPI request body of an order, which FastAPI cannot derive since the route parses the body itself."""
     schema = NewVideo.model_json_schema()
-    file = {"type": "string", "format": "binary", "description": "a first image, or a video to continue"}
+    described = {"description": "a first image, or a video to continue"}
+    file = {"type": "string", "format": "binary", **described}
+    text = {"type": "string", "format": "base64"}
+    nested = {"type": "object", "properties": {_IMAGE_URL: text}, "required": [_IMAGE_URL]}
+    reference = {"anyOf": [text, nested, {"type": "null"}], "default": None, **described}
     plain = {name: field for name, field in schema["properties"].items() if name not in ("image", "video")}
     form = {**schema, "properties": {**plain, _INPUT_REFERENCE: file}}
+    json = {**schema, "properties": {**schema["properties"], _INPUT_REFERENCE: reference}}
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": schema}, _FORM: {"schema": form}},
+            "content": {"application/json": {"schema": json}, _FORM: {"schema": form}},
         }
     }
 
@@ -94,19 +106,61 @@ async def _read_body(request: Request) -> bytes:
 def _parse(body: bytes, content_type: str) -> NewVideo:
     is_form = content_type.partition(";")[0].strip().lower() == _FORM
     try:
-        data = _form_fields(parse_form(body, content_type)) if is_form else from_json(body)
+        data = _form_fields(parse_form(body, content_type)) if is_form else _json(body)
     except ValueError as error:
         code, prefix = ("invalid_form", "") if is_form else ("invalid_json", "the body is not valid JSON: ")
         raise ApiError(400, code, shortened(f"{prefix}{error}")) from error
     try:
-        return NewVideo.model_validate(data)
+        return NewVideo.model_validate(_with_reference(data))
     except ValidationError as error:
         raise ApiError(422, "invalid_request", describe_problems(error.errors())) from error
 
 
+def _json(body: bytes) -> Any:
+    # As the other routes read it: UTF-8 with or without a byte order mark, UTF-16 and UTF-32.
+    return from_json(body.decode(detect_encoding(body)))
+
+
+def _with_reference(data: Any) -> Any:
+    """The fields of an order with `input_reference`, a text or OpenAI's object, as its image or video.
+
+    Raises ApiError (422).
+    """
+    if not isinstance(data, dict) or _INPUT_REFERENCE not in data:
+        return data
+    reference = data[_INPUT_REFERENCE]
+    others = {name: value for name, value in data.items() if name != _INPUT_REFERENCE}
+    if reference is None:
+        return others
+    place = _INPUT_REFERENCE
+    if isinstance(reference, dict):
+        given = {name: value for name, value in reference.items() if value is not None}
+        if given.keys() != {_IMAGE_URL}:
+            raise _invalid(
+                place, f"no files are kept here under an id: send {{{_IMAGE_URL!r}: 'data:...'}} alone"
+            )
+        place, reference = f"{place}.{_IMAGE_URL}", given[_IMAGE_URL]
+    for name in ("image", "video"):
+        if others.get(name) is not None:
+            raise _invalid(place, f"it says the same as {name}, leave one out")
+    try:
+        file = decode_file(reference)
+    except ValueError as error:
+        raise _invalid(place, str(error)) from error
+    return {**others, "image" if is_image(file) else "video": file}
+
+
+def _invalid(place: str, problem: str) -> ApiError:
+    return ApiError(422, "invalid_request", f"{place}: {problem}")
+
+
 def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
+    reference: dict[str, str] = {}
     for part in parts:
+        # A field left empty is as good as none: pages and low-code tools send all of a form's.
+        if not part.data:
+            continue
         name = part.name
         if name in (_INPUT_REFERENCE, "image", "video") and part.is_file:
             if name == _INPUT_REFERENCE:
@@ -114,9 +168,11 @@ def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
             fields[name] = base64.b64encode(part.data).decode()
         elif part.is_file:
             raise ValueError(f"{shortened(name)}: not a file field, send it as text")
+        elif nested := _NESTED.fullmatch(name):
+            reference[nested[1]] = part.text
         else:
             fields[name] = part.text
-    return fields
+    return {**fields, _INPUT_REFERENCE: reference} if reference else fields
 
 
 def _boundary(content_type: str) -> bytes:

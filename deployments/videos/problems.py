@@ -1,36 +1,34 @@
-"""Errors of the clip service: `application/problem+json` (RFC 9457) with a stable code."""
+"""Errors of the clip service: their descriptions, and what its database and object store may raise."""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
 
-from deployments.errors import ApiError, describe_validation_error, error_response
-from deployments.observability.play_metrics import REQUESTS_REFUSED
-from deployments.videos.schemas import Problem
+from deployments.errors import (
+    PROBLEM_TYPE,
+    ApiError,
+    Problem,
+    describe_validation_error,
+    problem_response,
+)
 from gamegen.service.database.retrying import DatabaseAwayError
 from gamegen.storage.objects import StorageError
 
 logger = logging.getLogger("ray.serve")
 
-PROBLEM_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID_PATTERN = re.compile(r"[!-~]{1,128}")
 _RETRY_AFTER_S = 5
-_PATH_PREFIXES = ("/v1/videos", "/v1/webhooks", "/v1/credits", "/api/v1/generate")
 _DESCRIPTIONS = {
     400: "the request cannot be read",
     401: "no API key, or one that is not known",
@@ -38,6 +36,7 @@ _DESCRIPTIONS = {
     404: "no such video, or its files were removed",
     409: "the video is not in a state for it, or the X-Request-ID was used for another body",
     413: "the body or a file in it is too large",
+    415: "the body is of a type that is not read here",
     416: "the range begins behind the end",
     422: "a field is wrong, or they do not go together",
     429: "too many requests a second: see Retry-After",
@@ -56,7 +55,6 @@ UNAVAILABLE_ERRORS = (
 """Errors of a database or object store that cannot be reached."""
 _ANSWERED_ERRORS = (
     RequestValidationError,
-    HTTPException,
     ClientDisconnect,
     DBAPIError,
     *UNAVAILABLE_ERRORS,
@@ -67,31 +65,6 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI responses of an operation that may answer with these error statuses."""
     content = {PROBLEM_TYPE: {"schema": Problem.model_json_schema()}}
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
-
-
-def problem_response(error: ApiError) -> JSONResponse:
-    """The problem response to an error, which is counted."""
-    REQUESTS_REFUSED.add(tag=error.code)
-    headers = {}
-    if error.retry_after_s is not None:
-        headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    body = Problem(
-        type=f"/docs#{error.code}",
-        title=HTTPStatus(error.status).phrase,
-        status=error.status,
-        detail=error.message,
-        code=error.code,
-        error={"code": error.code, "message": error.message},
-    )
-    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
-
-
-def unrouted_response(scope: Scope, error: ApiError) -> Response:
-    """The response to an error found before routing: a problem for the clip service's paths."""
-    is_video_path = scope.get("path", "").startswith(_PATH_PREFIXES)
-    return problem_response(error) if is_video_path else error_response(error)
 
 
 def request_id_of(request: Request) -> str | None:
@@ -124,9 +97,6 @@ def _api_error(error: Exception) -> ApiError:
         is_json = all(problem["type"] != "json_invalid" for problem in error.errors())
         status, code = (422, "invalid_request") if is_json else (400, "invalid_json")
         return ApiError(status, code, describe_validation_error(error))
-    if isinstance(error, HTTPException):
-        code = "body_too_large" if error.status_code == 413 else "http_error"
-        return ApiError(error.status_code, code, str(error.detail))
     if isinstance(error, ClientDisconnect):
         return ApiError(400, "incomplete_body", "the connection ended before the body did: send it again")
     if isinstance(error, UNAVAILABLE_ERRORS) or getattr(error, "connection_invalidated", False):

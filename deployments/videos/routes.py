@@ -69,7 +69,7 @@ Video = Annotated[Generation, Depends(video_of)]
 @router.post(
     "/v1/videos",
     status_code=202,
-    responses=problems(400, 401, 402, 409, 413, 422, 429, 451, 503),
+    responses=problems(400, 401, 402, 409, 413, 415, 422, 429, 451, 503),
     openapi_extra=order_body_schema(),
 )
 async def create_video(
@@ -120,7 +120,7 @@ async def cancel_video(
     return await (service.remove_files(video) if files else service.cancel(video))
 
 
-@router.post("/v1/videos/{video_id}/keep", responses=problems(400, 401, 404, 422, 503))
+@router.post("/v1/videos/{video_id}/keep", responses=problems(400, 401, 404, 415, 422, 503))
 async def keep_video(video: Video, service: Service, wish: Kept = Kept()) -> VideoState:  # noqa: B008
     """Exempts a video's files from expiry, or no longer."""
     return await service.keep(video, wish.kept)

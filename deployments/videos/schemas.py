@@ -204,17 +204,3 @@ class Balance(BaseModel):
 
     account: str
     credits: float
-
-
-class Problem(BaseModel):
-    """RFC 9457: the body of every 4xx and 5xx answer, as `application/problem+json`.
-
-    `error` is the code and the sentence again, where clients of this server's other routes and OpenAI's look for them.
-    """
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    error: dict[str, str]

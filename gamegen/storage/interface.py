@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -34,6 +34,14 @@ class ObjectNotFoundError(StorageError):
 
 class ObjectExistsError(StorageError):
     """An object to create has a key that is taken."""
+
+
+class NotRemovedError(StorageError):
+    """The store refused to remove some objects, whose keys are `keys`; all others that were named are removed."""
+
+    def __init__(self, message: str, keys: Sequence[str]) -> None:
+        super().__init__(message)
+        self.keys = frozenset(keys)
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def entries(self, prefix: str) -> Iterator[ObjectEntry]:
-        """Every object whose key begins with `prefix`, sorted by key."""
+        """Every object whose key begins with `prefix`, sorted by key; what has no valid key is left out."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -97,11 +105,19 @@ class ObjectStore(ABC):
         return (entry.key for entry in self.entries(prefix))
 
     def delete_many(self, keys: Iterable[str]) -> int:
-        """Removes objects, a thousand at a time; returns the number of keys."""
+        """Removes objects, a thousand at a time; returns the number of keys.
+
+        Raises NotRemovedError once all are tried, if the store refused some of them.
+        """
         remaining, count = iter(keys), 0
+        refused: dict[str, Exception] = {}
         while batch := list(islice(remaining, _BATCH)):
-            self._delete_batch(batch)
+            refused |= self._delete_batch(batch)
             count += len(batch)
+        if refused:
+            reason = next(iter(refused.values()))
+            message = f"{len(refused)} of {count} objects were not removed from {self}; the first: {reason}"
+            raise NotRemovedError(message, list(refused))
         return count
 
     def delete_prefix(self, prefix: str) -> int:
@@ -124,21 +140,35 @@ class ObjectStore(ABC):
             self.download(key, Path(folder) / "object")
             return (Path(folder) / "object").read_bytes()
 
-    def _delete_batch(self, keys: list[str]) -> None:
+    def _delete_batch(self, keys: list[str]) -> dict[str, Exception]:
+        """Removes objects; returns the reasons of those that stay."""
+        refused: dict[str, Exception] = {}
         for key in keys:
-            self.delete(key)
+            try:
+                self.delete(key)
+            except (StorageError, OSError) as error:
+                refused[key] = error
+        return refused
 
 
 def check_key(key: str) -> str:
     """Returns `key`; raises StorageError unless it is names of letters, digits and `._=-` joined by `/`."""
-    names = PurePosixPath(key).parts
-    if not 0 < len(key) <= 512 or "/".join(names) != key or not all(map(_NAME.fullmatch, names)):
+    if not is_key(key):
         raise StorageError(
-            f"{key[:80]!r} is not a valid key: up to 512 letters, digits and ._=- in names joined by /"
+            f"{key[:80]!r} is not a valid key: up to 512 letters, digits and ._=- in names joined by /, none of which "
+            "begins with a dot"
         )
-    if any(name.startswith(".") for name in names):
-        raise StorageError(f"{key!r} is not a valid key: no name may begin with a dot")
     return key
+
+
+def is_key(key: str) -> bool:
+    """True for a key that objects of these stores can have; others in a bucket or folder are somebody else's."""
+    names = PurePosixPath(key).parts
+    return (
+        0 < len(key) <= 512
+        and "/".join(names) == key
+        and all(_NAME.fullmatch(name) and not name.startswith(".") for name in names)
+    )
 
 
 def check_range(key: str, start: int, stop: int | None) -> None:

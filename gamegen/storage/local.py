@@ -20,6 +20,7 @@ from gamegen.storage.interface import (
     StorageError,
     check_key,
     check_range,
+    is_key,
     past_end_error,
 )
 
@@ -108,7 +109,7 @@ class LocalStore(ObjectStore):
     def _entries_below(self, folder: Path, prefix: str) -> Iterator[ObjectEntry]:
         for file in _files(folder):
             key = file.relative_to(self.folder).as_posix()
-            if file.name.startswith(".") or not key.startswith(prefix):
+            if not is_key(key) or not key.startswith(prefix):
                 continue
             with suppress(FileNotFoundError):
                 status = file.stat()

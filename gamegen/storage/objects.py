@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from gamegen.storage.interface import (
     MissingStoreError,
+    NotRemovedError,
     ObjectEntry,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -16,11 +17,13 @@ from gamegen.storage.interface import (
     check_key,
 )
 from gamegen.storage.local import LocalStore
-from gamegen.storage.s3 import S3Settings, S3Store
+from gamegen.storage.s3 import S3Store
+from gamegen.storage.s3_client import S3Settings
 
 __all__ = [
     "LocalStore",
     "MissingStoreError",
+    "NotRemovedError",
     "ObjectEntry",
     "ObjectExistsError",
     "ObjectNotFoundError",
@@ -36,12 +39,13 @@ __all__ = [
 
 def open_store(url: str) -> ObjectStore:
     """The store of `s3://bucket/prefix` or of a folder; raises StorageError for any other scheme."""
-    parts = urlsplit(url)
-    if parts.scheme == "s3":
-        if not parts.netloc:
+    if url.startswith("s3://"):
+        # Not by urlsplit: a prefix may hold # and ?.
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
             raise StorageError(f"{url!r} names no bucket: write s3://bucket/prefix")
-        return S3Store(parts.netloc, parts.path)
-    if parts.scheme:
+        return S3Store(bucket, prefix)
+    if urlsplit(url).scheme:
         raise StorageError(f"cannot store in {url!r}: give s3://bucket/prefix or a folder")
     return LocalStore(Path(url).expanduser())
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import mimetypes
-import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 
@@ -28,8 +26,10 @@ from gamegen.storage.interface import (
     StorageError,
     check_key,
     check_range,
+    is_key,
     past_end_error,
 )
+from gamegen.storage.s3_client import S3Settings, connect
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _TAKEN = {"412", "PreconditionFailed", "ConditionalRequestConflict"}
@@ -38,51 +38,10 @@ _NO_BUCKET = "NoSuchBucket"
 _GONE = {"NoSuchUpload", "NoSuchKey", "404"}
 _WRONG_KEYS = {"SignatureDoesNotMatch", "InvalidAccessKeyId", "403", "AccessDenied", "Forbidden"}
 _ERRORS = (ClientError, BotoCoreError, boto3.exceptions.Boto3Error)
-_SMALLEST_PART_BYTES = 5 << 20
-_CONNECTIONS = 32
+_UNSUPPORTED_STATUSES = {400, 405, 411, 415, 501}
+"""HTTP statuses by which services refuse what they do not know; each has its own code for it."""
+_log = logging.getLogger(__name__)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._ -]")
-
-
-@dataclass(frozen=True)
-class S3Settings:
-    """Connection settings of a bucket; credentials and region are boto3's usual ones.
-
-    `endpoint` is the service's address, Amazon's without one. `encryption` is done by the service with its own keys
-    ("AES256") or with those of a key service ("aws:kms", of which `kms_key` names one). Files of more than `part_bytes`
-    travel in parts of that size. A service that is silent is an error after `connect_timeout_s` or `read_timeout_s`,
-    each tried `attempts` times.
-    """
-
-    endpoint: str | None = None
-    encryption: str | None = None
-    kms_key: str | None = None
-    part_bytes: int = 8 << 20
-    connect_timeout_s: float = 3
-    read_timeout_s: float = 20
-    attempts: int = 3
-
-    def __post_init__(self) -> None:
-        if self.encryption not in (None, "AES256", "aws:kms"):
-            raise StorageError(f"encryption {self.encryption!r}: OBJECT_STORE_SSE is AES256 or aws:kms")
-        if self.kms_key and self.encryption != "aws:kms":
-            raise StorageError("OBJECT_STORE_KMS_KEY is used with OBJECT_STORE_SSE=aws:kms only: set both")
-        if self.part_bytes < _SMALLEST_PART_BYTES:
-            raise StorageError(f"part_bytes = {self.part_bytes}: S3 takes parts of 5 MiB ({5 << 20}) or more")
-
-    @classmethod
-    def from_environment(cls) -> S3Settings:
-        """From OBJECT_STORE_ENDPOINT (boto3's AWS_ENDPOINT_URL without it), OBJECT_STORE_SSE, OBJECT_STORE_KMS_KEY."""
-        return cls(
-            endpoint=os.environ.get("OBJECT_STORE_ENDPOINT") or os.environ.get("AWS_ENDPOINT_URL") or None,
-            encryption=os.environ.get("OBJECT_STORE_SSE") or None,
-            kms_key=os.environ.get("OBJECT_STORE_KMS_KEY") or None,
-        )
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Encryption headers of an upload."""
-        named = {"ServerSideEncryption": self.encryption, "SSEKMSKeyId": self.kms_key}
-        return {name: value for name, value in named.items() if value}
 
 
 class S3Store(ObjectStore):
@@ -92,10 +51,8 @@ class S3Store(ObjectStore):
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.settings = settings or S3Settings.from_environment()
-        # boto3's shared session may not be used by two threads at once, and keeps the first credentials it found.
-        self._client = boto3.session.Session().client(
-            "s3", endpoint_url=self.settings.endpoint, config=_client_config(self.settings)
-        )
+        self._client = connect(self.settings)
+        self._deletes_batches = True
         part_bytes = self.settings.part_bytes
         self._transfer = TransferConfig(multipart_threshold=part_bytes, multipart_chunksize=part_bytes)
 
@@ -108,8 +65,7 @@ class S3Store(ObjectStore):
         extra: dict[str, Any] = {"ContentType": kind, **self.settings.headers}
         try:
             if create:
-                with file.open("rb") as body:
-                    self._client.put_object(Bucket=self.bucket, Key=name, Body=body, IfNoneMatch="*", **extra)
+                self._create(name, file, extra)
             else:
                 self._client.upload_file(str(file), self.bucket, name, ExtraArgs=extra, Config=self._transfer)
         except _ERRORS as error:
@@ -166,7 +122,9 @@ class S3Store(ObjectStore):
             for page in pages:
                 for item in page.get("Contents", ()):
                     key = item["Key"].removeprefix(self.prefix)
-                    yield ObjectEntry(key, item["Size"], item["LastModified"].timestamp())
+                    # Consoles and other programs leave markers of folders, and files with any name.
+                    if is_key(key):
+                        yield ObjectEntry(key, item["Size"], item["LastModified"].timestamp())
         except _ERRORS as error:
             raise self._error(prefix, error) from error
 
@@ -174,7 +132,9 @@ class S3Store(ObjectStore):
         try:
             self._client.delete_object(Bucket=self.bucket, Key=self.prefix + check_key(key))
         except _ERRORS as error:
-            raise self._error(key, error) from error
+            # Amazon's service says nothing about a missing object, Google's 404.
+            if _code(error) not in _ABSENT:
+                raise self._error(key, error) from error
 
     def remove_unfinished(self, older_s: float) -> int:
         count, before = 0, time.time() - older_s
@@ -187,22 +147,67 @@ class S3Store(ObjectStore):
                     if upload["Initiated"].timestamp() <= before:
                         count += self._abort(upload["Key"], upload["UploadId"])
         except _ERRORS as error:
-            raise self._error("unfinished uploads", error) from error
+            if count or not _is_unsupported(error):
+                raise self._error("unfinished uploads", error) from error
+            _log.warning("%s lists no unfinished uploads: have it remove old ones by a rule of its own", self)
         return count
 
-    def _delete_batch(self, keys: list[str]) -> None:
+    def _create(self, name: str, file: Path, extra: dict[str, Any]) -> None:
+        target = {"Bucket": self.bucket, "Key": name}
+        # Some services take the condition and do not keep it: what is there already is looked for first.
+        try:
+            self._client.head_object(**target)
+        except ClientError as error:
+            if _code(error) not in _ABSENT:
+                raise
+        else:
+            raise ObjectExistsError(f"{name.removeprefix(self.prefix)} is already in {self}")
+        with file.open("rb") as body:
+            try:
+                self._client.put_object(**target, Body=body, IfNoneMatch="*", **extra)
+            except ClientError as error:
+                if not _is_unsupported(error):
+                    raise
+                _log.warning(
+                    "%s has no conditional writes: have one program at a time add to it, or use another service",
+                    self,
+                )
+                body.seek(0)
+                self._client.put_object(**target, Body=body, **extra)
+
+    def _delete_batch(self, keys: list[str]) -> dict[str, Exception]:
+        return self._delete_singly(self._left_of_batch(keys))
+
+    def _left_of_batch(self, keys: list[str]) -> list[str]:
+        """Removes objects by one request; returns the keys of those that may still be there."""
+        if not self._deletes_batches:
+            return keys
         objects = [{"Key": self.prefix + check_key(key)} for key in keys]
         try:
             answer = self._client.delete_objects(
                 Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True}
             )
         except _ERRORS as error:
-            raise self._error(keys[0], error) from error
-        for failed in answer.get("Errors", ()):
-            if failed.get("Code") not in _ABSENT:
-                raise StorageError(
-                    f"{self}: {failed.get('Key')} was not removed: {failed.get('Message')}; check the bucket's policy"
-                )
+            if not _is_unsupported(error):
+                raise self._error(keys[0], error) from error
+            _log.warning("%s removes no objects in batches (%s): they are removed one by one", self, error)
+            self._deletes_batches = False
+            return keys
+        failed = {item.get("Key") for item in answer.get("Errors", ()) if item.get("Code") not in _ABSENT}
+        return [key for key in keys if self.prefix + key in failed]
+
+    def _delete_singly(self, keys: list[str]) -> dict[str, Exception]:
+        """Removes objects one by one; returns the reasons of those that the service refuses to remove."""
+        refused: dict[str, Exception] = {}
+        for key in keys:
+            try:
+                self.delete(key)
+            except StorageError as error:
+                # Of a service that does not answer, or not now, the next object would be no different.
+                if not _is_refusal(error.__cause__):
+                    raise
+                refused[key] = error
+        return refused
 
     def _abort(self, name: str, upload_id: str) -> int:
         try:
@@ -240,22 +245,20 @@ class S3Store(ObjectStore):
         )
 
 
-def _client_config(settings: S3Settings) -> Config:
-    # Services other than Amazon's know no checksums behind the body, and no bucket names in host names.
-    others = {
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-        "s3": {"addressing_style": "path"},
-    }
-    return Config(
-        signature_version="s3v4",
-        connect_timeout=settings.connect_timeout_s,
-        read_timeout=settings.read_timeout_s,
-        retries={"mode": "standard", "total_max_attempts": settings.attempts},
-        max_pool_connections=_CONNECTIONS,
-        **(others if settings.endpoint else {}),
-    )
-
-
 def _code(error: Exception) -> str | None:
     return error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+
+
+def _status(error: BaseException | None) -> int:
+    """The HTTP status of a service's answer, 0 if there was none."""
+    if not isinstance(error, ClientError):
+        return 0
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_unsupported(error: BaseException) -> bool:
+    return _status(error) in _UNSUPPORTED_STATUSES
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    return 400 <= _status(error) < 500 or _status(error) == 501

@@ -9,7 +9,9 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _DIALECT = "postgresql+psycopg"
-_CONNECT_TIMEOUT_S = 5
+_CONNECT = {"connect_timeout": 5}
+_CONNECT_TO_POOLER = {**_CONNECT, "prepare_threshold": None}
+"""A statement prepared on one of a pooler's connections would be missing on the next."""
 _POOL_TIMEOUT_S = 10
 
 
@@ -31,8 +33,16 @@ def checked_url(url: str) -> str:
     return parts.set(drivername=_DIALECT).render_as_string(hide_password=False)
 
 
-def connect(url: str, pool_size: int = 8) -> AsyncEngine:
-    """A connection pool for one event loop; broken connections are replaced. Raises ValueError for a bad URL."""
+def libpq_url(url: str) -> str:
+    """A PostgreSQL URL as psycopg itself takes it; raises ValueError for any other URL."""
+    return make_url(checked_url(url)).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def connect(url: str, pool_size: int = 8, *, prepares: bool = True) -> AsyncEngine:
+    """A connection pool for one event loop; broken connections are replaced. Raises ValueError for a bad URL.
+
+    Without `prepares` no statement is kept by the server, so that it may be behind a pooler.
+    """
     return create_async_engine(
         checked_url(url),
         pool_size=pool_size,
@@ -41,12 +51,10 @@ def connect(url: str, pool_size: int = 8) -> AsyncEngine:
         pool_pre_ping=True,
         # Errors are logged; parameters, which include secrets, must not be.
         hide_parameters=True,
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
+        connect_args=_CONNECT if prepares else _CONNECT_TO_POOLER,
     )
 
 
 def connect_blocking(url: str) -> Engine:
-    """A blocking engine for commands and migrations; raises ValueError for a bad URL."""
-    return create_engine(
-        checked_url(url), pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_TIMEOUT_S}
-    )
+    """A blocking engine for commands and migrations, through a pooler too; raises ValueError for a bad URL."""
+    return create_engine(checked_url(url), pool_pre_ping=True, connect_args=_CONNECT_TO_POOLER)

@@ -11,9 +11,8 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import make_url
 
-from gamegen.service.database.connection import checked_url
+from gamegen.service.database.connection import libpq_url
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.1
@@ -45,8 +44,7 @@ class NotificationListener:
         on_notification: Heard,
         on_connection: Callable[[], None],
     ) -> None:
-        parts = make_url(checked_url(url)).set(drivername="postgresql")
-        self._url = make_conninfo(parts.render_as_string(hide_password=False), **_CONNECT)
+        self._url = make_conninfo(libpq_url(url), **_CONNECT)
         self._channels = channels
         self._on_notification = on_notification
         self._on_connection = on_connection

@@ -9,6 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -17,16 +18,20 @@ from gamegen.service.database.connection import checked_url, connect_blocking
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x67616D65
 """Advisory lock: of several servers that start at once, one migrates and the others wait."""
+_LOCK_TIMEOUT_S = 300.0
 
 
-def upgrade(url: str, revision: str = "head") -> None:
-    """Migrates up to a revision; raises ValueError, or sqlalchemy's OperationalError if nothing answers."""
-    _run(url, lambda config: command.upgrade(config, revision))
+def upgrade(url: str, revision: str = "head", lock_timeout_s: float = _LOCK_TIMEOUT_S) -> None:
+    """Migrates up to a revision; raises ValueError, or sqlalchemy's OperationalError if nothing answers.
+
+    It is a ValueError too if another program has kept the schema locked for `lock_timeout_s`.
+    """
+    _run(url, lambda config: command.upgrade(config, revision), lock_timeout_s)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Migrates down to a revision; `base` is the empty schema."""
-    _run(url, lambda config: command.downgrade(config, revision))
+    _run(url, lambda config: command.downgrade(config, revision), _LOCK_TIMEOUT_S)
 
 
 def current(url: str) -> str | None:
@@ -58,19 +63,25 @@ def check_newest(url: str) -> str:
     return newest
 
 
-def _run(url: str, work: Callable[[Config], None]) -> None:
+def _run(url: str, work: Callable[[Config], None], lock_timeout_s: float) -> None:
     engine = connect_blocking(url)
-    with engine.connect() as connection:
-        connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": _LOCK})
-        try:
+    try:
+        # The lock ends with its transaction: one of a session would stay behind in a pooler's connection for ever.
+        with engine.begin() as connection:
+            connection.execute(text(f"set local lock_timeout = {round(1000 * lock_timeout_s)}"))
+            connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             config = _config(url)
             config.attributes["connection"] = connection
             work(config)
-            connection.commit()
-        finally:
-            connection.rollback()
-            connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": _LOCK})
-    engine.dispose()
+    except OperationalError as error:
+        if isinstance(error.orig, LockNotAvailable):
+            raise ValueError(
+                f"the schema has been locked by another program for {lock_timeout_s:g} s: wait until it has migrated, "
+                "or end it"
+            ) from error
+        raise
+    finally:
+        engine.dispose()
 
 
 def _config(url: str) -> Config:

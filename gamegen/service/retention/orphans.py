@@ -18,6 +18,7 @@ from gamegen.service.orders.referenced_objects import (
     referenced_inputs,
 )
 from gamegen.service.orders.states import FINAL
+from gamegen.service.retention.removal import ObjectRemover
 from gamegen.service.retention.settings import RetentionSettings
 from gamegen.storage.interface import ObjectEntry, ObjectStore
 
@@ -25,9 +26,16 @@ from gamegen.storage.interface import ObjectEntry, ObjectStore
 class OrphanRemover:
     """Lists a store in batches, and removes objects that are old and that no row refers to."""
 
-    def __init__(self, connection: AsyncConnection, store: ObjectStore, settings: RetentionSettings) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        store: ObjectStore,
+        remover: ObjectRemover,
+        settings: RetentionSettings,
+    ) -> None:
         self._connection = connection
         self._store = store
+        self._remover = remover
         self._settings = settings
 
     async def remove_inputs(self) -> int:
@@ -70,7 +78,7 @@ class OrphanRemover:
 
     async def _remove(self, keys: list[str]) -> int:
         await self._connection.commit()
-        return await asyncio.to_thread(self._store.delete_many, keys)
+        return len(keys) - len(await self._remover.remove(keys))
 
     async def _old_keys(self, prefix: str) -> AsyncIterator[list[str]]:
         before = time.time() - self._settings.unnamed_s

@@ -8,25 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, text, tuple_, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import delete, func, insert, literal, or_, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from gamegen.service.database.tables import checkpoints, events, generations
 from gamegen.service.orders.referenced_objects import is_final
 from gamegen.service.orders.states import State
 from gamegen.service.retention.orphans import OrphanRemover
+from gamegen.service.retention.removal import ObjectRemover
 from gamegen.service.retention.settings import RemovedCounts, RetentionSettings
 from gamegen.storage.interface import ObjectStore
 
+_log = logging.getLogger(__name__)
 _LOCK = 0x67616D66
 """Advisory lock: one run at a time, however many replicas schedule it."""
 _NOTIFY = text("select pg_notify('gamegen_videos', line) from unnest(cast(:lines as text[])) line")
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The number of rows that a step has dealt with, and what the next one begins after."""
+
+    removed: int
+    last: Any
 
 
 class Retention:
@@ -45,38 +54,48 @@ class Retention:
         Without `is_sweeping` orphaned objects are left, which take a listing of the whole store to find: checkpoints
         can then be removed every minute, and orphans once a day.
         """
-        async with self._engine.connect() as connection:
-            try:
-                if not await connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
-                    return None
-                await connection.commit()
+        # The lock ends with its transaction: one of a session would stay behind in a pooler's connection for ever.
+        async with self._engine.connect() as lock:
+            if not await lock.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
+                return None
+            async with self._engine.connect() as connection:
                 return await self._run(connection, is_sweeping)
-            finally:
-                # Closing the connection frees the lock, even after a cancellation in the middle of a statement. The
-                # server takes a moment to notice, in which the next run would be refused: where it can be, it is told.
-                with suppress(SQLAlchemyError):
-                    await connection.rollback()
-                    await connection.scalar(select(func.pg_advisory_unlock_all()))
-                await connection.invalidate()
 
     async def _run(self, connection: AsyncConnection, is_sweeping: bool) -> RemovedCounts:
+        remover = ObjectRemover(self._store)
         removed = RemovedCounts(
-            checkpoints=await self._repeated(connection, self._remove_checkpoints),
+            checkpoints=await self._paged(connection, remover, self._remove_checkpoints),
             expired=await self._repeated(connection, self._expire),
-            clips=await self._repeated(connection, self._remove_clips),
+            clips=await self._paged(connection, remover, self._remove_clips),
             orders=await self._repeated(connection, self._delete_orders),
         )
-        if not is_sweeping:
-            return removed
-        remover = OrphanRemover(connection, self._store, self._settings)
-        return replace(
-            removed,
-            inputs=await remover.remove_inputs(),
-            orphans=await remover.remove_files(),
-            unfinished_uploads=await asyncio.to_thread(
-                self._store.remove_unfinished, self._settings.unnamed_s
-            ),
-        )
+        if is_sweeping:
+            orphans = OrphanRemover(connection, self._store, remover, self._settings)
+            removed = replace(
+                removed,
+                inputs=await orphans.remove_inputs(),
+                orphans=await orphans.remove_files(),
+                unfinished_uploads=await asyncio.to_thread(
+                    self._store.remove_unfinished, self._settings.unnamed_s
+                ),
+            )
+        if remover.not_removed:
+            _log.warning("%s", remover.reason)
+        return replace(removed, not_removed=remover.not_removed, reason=remover.reason)
+
+    async def _paged(
+        self,
+        connection: AsyncConnection,
+        remover: ObjectRemover,
+        step: Callable[[AsyncConnection, ObjectRemover, Any], Awaitable[_Page | None]],
+    ) -> int:
+        """Repeats a step, each time with the rows after those of the last: some may stay because their files do."""
+        count, after = 0, None
+        while page := await step(connection, remover, after):
+            await connection.commit()
+            count, after = count + page.removed, page.last
+        await connection.commit()
+        return count
 
     async def _repeated(
         self, connection: AsyncConnection, step: Callable[[AsyncConnection], Awaitable[int]]
@@ -88,20 +107,26 @@ class Retention:
         await connection.commit()
         return count
 
-    async def _remove_checkpoints(self, connection: AsyncConnection) -> int:
+    async def _remove_checkpoints(
+        self, connection: AsyncConnection, remover: ObjectRemover, after: tuple[str, int] | None
+    ) -> _Page | None:
+        identity = tuple_(checkpoints.c.generation_id, checkpoints.c.step)
         finished = (
             select(checkpoints.c.generation_id, checkpoints.c.step, checkpoints.c.key)
             .join(generations)
             .where(is_final())
+            .order_by(checkpoints.c.generation_id, checkpoints.c.step)
             .limit(self._settings.batch)
         )
+        if after is not None:
+            finished = finished.where(identity > tuple_(*map(literal, after)))
         rows = (await connection.execute(finished)).all()
-        await self._delete([row.key for row in rows])
-        identity = tuple_(checkpoints.c.generation_id, checkpoints.c.step)
-        await connection.execute(
-            delete(checkpoints).where(identity.in_([(row.generation_id, row.step) for row in rows]))
-        )
-        return len(rows)
+        if not rows:
+            return None
+        stay = await remover.remove([row.key for row in rows])
+        gone = [(row.generation_id, row.step) for row in rows if row.key not in stay]
+        await connection.execute(delete(checkpoints).where(identity.in_(gone)))
+        return _Page(len(gone), (rows[-1].generation_id, rows[-1].step))
 
     async def _expire(self, connection: AsyncConnection) -> int:
         due = (
@@ -126,7 +151,9 @@ class Retention:
             await _log_expired(connection, rows)
         return len(rows)
 
-    async def _remove_clips(self, connection: AsyncConnection) -> int:
+    async def _remove_clips(
+        self, connection: AsyncConnection, remover: ObjectRemover, after: str | None
+    ) -> _Page | None:
         # Orders of equal content share one clip, whose files are removed with the last of them. An order that was given
         # the clip while it expired has its row by the end of the grace period.
         other = generations.alias()
@@ -152,15 +179,20 @@ class Retention:
             .order_by(generations.c.id)
             .limit(self._settings.batch)
         )
+        if after is not None:
+            due = due.where(generations.c.id > after)
         rows = (await connection.execute(due)).all()
+        if not rows:
+            return None
         ended = [row for row in rows if not row[3]]
-        await self._delete([key for row in ended for key in (row.content_key, row.thumbnail_key) if key])
-        await connection.execute(
-            update(generations)
-            .where(generations.c.id.in_([row.id for row in rows]))
-            .values(content_key=None, thumbnail_key=None)
+        stay = await remover.remove(
+            [key for row in ended for key in (row.content_key, row.thumbnail_key) if key]
         )
-        return len(rows)
+        gone = [row.id for row in rows if row[3] or not stay & {row.content_key, row.thumbnail_key}]
+        await connection.execute(
+            update(generations).where(generations.c.id.in_(gone)).values(content_key=None, thumbnail_key=None)
+        )
+        return _Page(len(gone), rows[-1].id)
 
     async def _delete_orders(self, connection: AsyncConnection) -> int:
         due = (
@@ -180,10 +212,6 @@ class Retention:
             delete(generations).where(generations.c.id.in_(due.scalar_subquery()))
         )
         return gone.rowcount
-
-    async def _delete(self, keys: list[str]) -> None:
-        if keys:
-            await asyncio.to_thread(self._store.delete_many, keys)
 
 
 async def _log_expired(connection: AsyncConnection, rows: Any) -> None:

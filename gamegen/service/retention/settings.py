@@ -54,7 +54,8 @@ class RetentionSettings:
 class RemovedCounts:
     """Counts of a run: clips that `expired`, `clips` whose files were removed, and `orders` that were deleted.
 
-    Also checkpoints, inputs, `orphans` (files that no row refers to) and unfinished uploads.
+    Also checkpoints, inputs, `orphans` (files that no row refers to) and unfinished uploads. `not_removed` objects stay
+    because the store refuses to remove them, the first of them for `reason`; the next run tries again.
     """
 
     expired: int = 0
@@ -64,3 +65,5 @@ class RemovedCounts:
     inputs: int = 0
     orphans: int = 0
     unfinished_uploads: int = 0
+    not_removed: int = 0
+    reason: str = ""

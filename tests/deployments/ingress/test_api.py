@@ -6,6 +6,7 @@ import base64
 import socket
 
 import pytest
+import websockets
 
 from deployments.stream.wire import HEADER_BYTES
 from tests.media.test_first_frames import video
@@ -14,7 +15,9 @@ from tests.serving import PATIENCE_S, png
 
 def error_of(response) -> dict:
     body = response.json()
-    assert set(body) == {"error"} and set(body["error"]) == {"code", "message"}
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["error"] == {"code": body["code"], "message": body["detail"]}
+    assert body["status"] == response.status_code
     return body["error"]
 
 
@@ -132,8 +135,47 @@ def test_unknown_session_is_404(client, method):
     assert "POST /v1/sessions" in error_of(response)["message"]
 
 
-def test_unknown_address_is_404(client):
-    assert error_of(client.get("/v2/anything"))["code"] == "not_found"
+@pytest.mark.parametrize(
+    "path", ["/v2/anything", "/static/none.js", "/v1", "/v1/videos/a/b/c", "/favicon.ico"]
+)
+def test_unknown_address_is_404(client, path):
+    assert error_of(client.get(path))["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/sessions", "GET, POST"),
+        ("PATCH", "/v1/videos", "GET, POST"),
+        ("POST", "/v1/videos/video_1", "GET, DELETE"),
+        ("POST", "/v1/videos/video_1/content", "GET, HEAD"),
+        ("DELETE", "/static/main.js", "GET, HEAD"),
+        ("POST", "/healthz", "GET"),
+        ("OPTIONS", "/v1/sessions", "GET, POST"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(client, method, path, allowed):
+    response = client.request(method, path)
+    assert response.status_code == 405
+    assert response.headers["allow"] == allowed
+    assert allowed in error_of(response)["message"]
+
+
+async def test_pages_of_other_sites_cannot_play_and_are_told_why(address, client):
+    url = address.replace("http", "ws")
+    for origin in ("https://evil.example", "null"):
+        with pytest.raises(websockets.InvalidStatus) as caught:
+            async with websockets.connect(f"{url}/ws/stream?prompt=desert", origin=origin):
+                pass
+        assert caught.value.response.status_code == 403
+        refused = client.post("/v1/sessions", json={"prompt": "x"}, headers={"Origin": origin})
+        assert refused.status_code == 403 and error_of(refused)["code"] == "foreign_origin"
+    async with websockets.connect(f"{url}/v1/sessions/none/stream", origin=address) as socket:
+        await socket.send('{"type": "hello", "token": "x"}')
+        await socket.wait_closed()
+        assert socket.close_code == 4404
+    rebound = client.get("/v1/status", headers={"Host": "attacker.example"})
+    assert rebound.status_code == 421 and error_of(rebound)["code"] == "foreign_host"
 
 
 def test_too_many_sessions_are_429_with_retry_after(client, begin):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
-from tests.clip_server import ClipServer, clip_of
+from deployments.settings import load_settings
+from tests.clip_server import CLIP_BYTES, ClipServer, clip_of
+from tests.media.test_first_frames import video as video_file
 from tests.serving import png
+
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -46,6 +53,39 @@ def test_a_picture_to_begin_with_is_sent_as_a_file(client, clip_server):
         )
         order = clip_server.do(clip_server.queue.get(video.id, "local")).order
         assert clip_server.objects.read(order.image_key) == picture
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_what_to_begin_with_may_be_a_data_address(client, clip_server, kind):
+    file = png(160, 96) if kind == "image" else video_file(8)
+    address = f"data:{kind}/any;base64,{base64.b64encode(file).decode()}"
+    # The client takes files alone for its own parameter.
+    reference = {"input_reference": {"image_url": address}}
+    made = client.videos.create(prompt="go on", extra_body={"num_frames": 8, **reference})
+    order = clip_server.do(clip_server.queue.get(made.id, "local")).order
+    assert clip_server.objects.read(order.image_key or order.source_key) == file
+    assert (order.image_key is None) == (kind == "video")
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ({"file_id": "file-1"}, "no files are kept here under an id"),
+        ({"image_url": "https://example.com/a.png"}, "nothing is fetched"),
+    ],
+)
+def test_what_is_elsewhere_is_not_fetched(client, reference, says):
+    with pytest.raises(openai.UnprocessableEntityError, match=says):
+        client.videos.create(prompt="go on", extra_body={"input_reference": reference})
+
+
+def test_the_example_of_the_manual_works_as_it_is_written(database_url, tmp_path, monkeypatch):
+    manual = (ROOT / "docs" / "videos.md").read_text()
+    (example,) = [code for code in re.findall(r"```python\n(.*?)```", manual, re.DOTALL) if "OpenAI" in code]
+    monkeypatch.chdir(tmp_path)
+    with ClipServer(database_url, tmp_path, max_pixels=load_settings().videos.max_pixels).running() as server:
+        exec(example.replace("http://127.0.0.1:8000", server.url), {})
+    assert (tmp_path / "clip.mp4").stat().st_size == CLIP_BYTES
 
 
 def test_videos_are_listed_page_after_page(client):

@@ -9,12 +9,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from deployments.videos.problems import PROBLEM_TYPE
+from deployments.errors import PROBLEM_TYPE
 from tests.clip_server import PATIENCE_S
 from tests.deployments.videos.cases import send_cases
 
 ROOT = Path(__file__).parent.parent.parent.parent
-DOCUMENTED = {400, 401, 402, 404, 409, 413, 416, 422, 429, 451, 503}
+DOCUMENTED = {400, 401, 402, 404, 409, 413, 415, 416, 422, 429, 451, 503}
 
 
 def test_whatever_is_sent_the_answer_is_as_described(clip_server):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from deployments.videos.schemas import NewVideo
 from gamegen.service.webhooks.webhook_client import AttemptResult
 from tests.clip_server import ClipServer
 from tests.deployments.videos.helping import ended, ordered
@@ -185,6 +186,72 @@ def test_bodies_that_cannot_be_read_are_refused(http):
     assert_problem(http.post("/v1/videos", content=b"--x\r\n", headers=form), 400, "invalid_form")
     bad_id = {"X-Request-ID": "a b"}
     assert_problem(http.post("/v1/videos", json={"prompt": "a"}, headers=bad_id), 400, "invalid_request_id")
+
+
+def test_form_fields_left_empty_are_left_out(http):
+    fields = dict.fromkeys(NewVideo.model_fields, (None, ""))
+    fields |= {"prompt": (None, "a lake"), "num_frames": (None, "4"), "input_reference": ("", b"")}
+    answer = http.post("/v1/videos", files=fields)
+    assert answer.status_code == 202, answer.text
+    assert (answer.json()["num_frames"], answer.json()["tier"]) == (4, "standard")
+    without_prompt = http.post("/v1/videos", files={**fields, "prompt": (None, "")})
+    assert "prompt" in assert_problem(without_prompt, 422, "invalid_request")["detail"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_an_order_is_read_in_every_encoding_of_unicode(http, encoding):
+    body = '{"prompt": "Wüste", "num_frames": 4, "seed": null}'.encode(encoding)
+    answer = http.post("/v1/videos", content=body, headers=JSON)
+    assert (answer.status_code, answer.json()["prompt"]) == (202, "Wüste")
+
+
+@pytest.mark.parametrize("form", ["text", "object", "form"])
+def test_an_input_reference_may_be_text(http, clip_server, form):
+    picture = png(160, 96, (1, 2, 3))
+    text = base64.encodebytes(picture).decode()
+    body = {"prompt": "go on", "num_frames": 8}
+    if form == "form":
+        answer = http.post(
+            "/v1/videos",
+            files={**{k: (None, str(v)) for k, v in body.items()}, "input_reference": (None, text)},
+        )
+    else:
+        reference = text if form == "text" else {"image_url": text, "file_id": None}
+        answer = http.post("/v1/videos", json={**body, "input_reference": reference})
+    assert answer.status_code == 202, answer.text
+    order = clip_server.do(clip_server.queue.get(answer.json()["id"], "local")).order
+    assert clip_server.objects.read(order.image_key) == picture
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"input_reference": "https://example.com/a.png"}, "nothing is fetched"),
+        ({"input_reference": {"image_url": "http://10.0.0.1/"}}, "nothing is fetched"),
+        ({"input_reference": {"file_id": "f"}}, "no files are kept here"),
+        ({"input_reference": {}}, "no files are kept here"),
+        ({"input_reference": {"image_url": "eA==", "file_id": "f"}}, "no files are kept here"),
+        ({"input_reference": 7}, "not text"),
+        ({"input_reference": ["a"]}, "not text"),
+        ({"input_reference": "eA==", "image": "eA=="}, "leave one out"),
+        ({"image": "https://example.com/a.png"}, "nothing is fetched"),
+    ],
+)
+def test_an_input_reference_that_cannot_be_used_is_told(http, fields, says):
+    answer = http.post("/v1/videos", json={"prompt": "go on", **fields})
+    assert says in assert_problem(answer, 422, "invalid_request")["detail"]
+
+
+def test_an_order_is_json_or_a_form(http):
+    text = b'{"prompt": "a lake", "num_frames": 4}'
+    assert http.post("/v1/videos", content=text).status_code == 202
+    curl = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert http.post("/v1/videos", content=text, headers=curl).status_code == 202
+    for kind in ("text/plain", "text/plain;charset=UTF-8", "application/octet-stream"):
+        answer = http.post("/v1/videos", content=text, headers={"Content-Type": kind})
+        assert_problem(answer, 415, "unsupported_media_type")
+    elsewhere = http.post("/v1/videos", content=text, headers={**JSON, "Origin": "https://evil.example"})
+    assert_problem(elsewhere, 403, "foreign_origin")
 
 
 def test_large_bodies_and_files_are_refused(http):

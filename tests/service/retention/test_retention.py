@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import boto3
 import pytest
 from sqlalchemy import insert, select, text
 
@@ -10,7 +11,9 @@ from gamegen.service.database.connection import connect, connect_blocking
 from gamegen.service.database.tables import accounts, checkpoints, credits_ledger, events, generations
 from gamegen.service.retention.retention import Retention
 from gamegen.service.retention.settings import RemovedCounts, RetentionSettings
+from gamegen.storage.objects import S3Settings, S3Store
 from tests.databases import insert_orders, order_row
+from tests.storage import other_services
 
 SETTINGS = RetentionSettings(grace_minutes=0, unnamed_hours=0, batch=2)
 
@@ -216,6 +219,44 @@ def test_a_run_that_was_broken_off_is_made_good(has, remove, database, store, mo
     assert sum(key is None for key in orders(database).values()) == 2
     assert remove() == RemovedCounts(clips=2)
     assert not list(store.keys(""))
+
+
+def test_files_that_the_store_keeps_hold_up_no_others(database, database_url, monkeypatch):
+    names = [f"v{i}" for i in range(7)]
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}.items():
+        monkeypatch.setenv(name, value)
+    with other_services.running() as service:
+        service.gates = (other_services.has_no_batches,)
+        boto3.client("s3", endpoint_url=service.endpoint, region_name="us-east-1").create_bucket(
+            Bucket="locked"
+        )
+        store = S3Store("locked", settings=S3Settings(service.endpoint))
+        with database.begin() as connection:
+            insert_orders(connection, *(finished(name, 31) for name in names))
+            for name in names:
+                store.write(f"videos/{name}/clip.mp4", b"x")
+                key = f"videos/{name}/checkpoints/4.safetensors"
+                row = {"generation_id": name, "step": 4, "fence": 1, "key": key, "size_bytes": 1}
+                connection.execute(insert(checkpoints), row)
+                store.write(key, b"x")
+        store.write("videos/lost/clip.mp4", b"x")
+        service.locked = frozenset({"videos/v0/clip.mp4", "videos/v1/checkpoints/4.safetensors"})
+
+        async def run():
+            engine = connect(database_url, pool_size=2)
+            try:
+                return await Retention(engine, store, SETTINGS).run()
+            finally:
+                await engine.dispose()
+
+        removed = asyncio.run(run())
+        assert (removed.checkpoints, removed.expired, removed.clips, removed.orphans) == (6, 7, 6, 1)
+        assert removed.not_removed == 2 and "AccessDenied" in removed.reason
+        assert {name for name, key in orders(database).items() if key} == {"v0"}
+        assert set(store.keys("")) == service.locked
+        service.locked = frozenset()
+        assert asyncio.run(run()) == RemovedCounts(checkpoints=1, clips=1)
+        assert not list(store.keys(""))
 
 
 @pytest.mark.parametrize(
