@@ -82,7 +82,7 @@ def install_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 404:
-            message = f"no such path: {request.url.path}: see /docs for the paths"
+            message = f"no such path: {request.url.path}: see {request.scope['root_path']}/docs for the paths"
             return error_response(ApiError(404, "not_found", message))
         code = "body_too_large" if error.status_code == 413 else "http_error"
         return error_response(ApiError(error.status_code, code, str(error.detail)))

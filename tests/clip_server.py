@@ -19,6 +19,7 @@ from ray.exceptions import ActorDiedError
 from deployments.clients.retry import RetryPolicy
 from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.errors import install_error_handlers
+from deployments.ingress.base_path import BasePathMiddleware
 from deployments.ingress.body_limit import BodyLimitMiddleware
 from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.limits import MAX_BODY_BYTES
@@ -222,6 +223,7 @@ def application(startup: VideoStartup) -> FastAPI:
     app.include_router(router)
     app.add_middleware(RequestIdMiddleware)
     app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES, refuse=unrouted_response)
+    app.add_middleware(BasePathMiddleware)
     install_error_handlers(app)
     return app
 

@@ -16,6 +16,7 @@ from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.clients.world_client import WorldShards
 from deployments.errors import install_error_handlers
 from deployments.ingress import gallery_routes, play_routes, status_routes
+from deployments.ingress.base_path import BasePathMiddleware
 from deployments.ingress.body_limit import BodyLimitMiddleware
 from deployments.ingress.direct_server import STREAM_PATH, DirectServer
 from deployments.ingress.draining import DrainWatch
@@ -188,4 +189,5 @@ def _completed(app: FastAPI, services: IngressServices) -> FastAPI:
     app.state.videos = services.videos
     install_error_handlers(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=MAX_BODY_BYTES, refuse=unrouted_response)
+    app.add_middleware(BasePathMiddleware)
     return app

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.ingress.base_path import forwarded_prefix
 
 _STATUS, _CODE, _RETRY_AFTER_S = 503, "interrupted", 1
 _MESSAGE = "the server process handling this request died: retry it, with the same X-Request-ID if it orders something"
@@ -31,14 +34,15 @@ class LostReplicaMiddleware:
 
         await self._app(scope, receive, send_noted)
         if not has_started:
-            for message in _response():
+            base_path = forwarded_prefix(Headers(scope=scope)) + scope.get("root_path", "")
+            for message in _response(base_path):
                 await send(message)
 
 
-def _response() -> list[Message]:
+def _response(base_path: str) -> list[Message]:
     # The clip service's errors are problems, those of play have an `error`; the body serves clients of both.
     body: dict[str, Any] = {
-        "type": f"/docs#{_CODE}",
+        "type": f"{base_path}/docs#{_CODE}",
         "title": "Service Unavailable",
         "status": _STATUS,
         "detail": _MESSAGE,

@@ -69,8 +69,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
-def problem_response(error: ApiError) -> JSONResponse:
-    """The problem response to an error, which is counted."""
+def problem_response(scope: Scope, error: ApiError) -> JSONResponse:
+    """The problem response to an error of a request, which is counted."""
     REQUESTS_REFUSED.add(tag=error.code)
     headers = {}
     if error.retry_after_s is not None:
@@ -78,7 +78,7 @@ def problem_response(error: ApiError) -> JSONResponse:
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     body = Problem(
-        type=f"/docs#{error.code}",
+        type=f"{scope['root_path']}/docs#{error.code}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         detail=error.message,
@@ -90,8 +90,8 @@ def problem_response(error: ApiError) -> JSONResponse:
 
 def unrouted_response(scope: Scope, error: ApiError) -> Response:
     """The response to an error found before routing: a problem for the clip service's paths."""
-    is_video_path = scope.get("path", "").startswith(_PATH_PREFIXES)
-    return problem_response(error) if is_video_path else error_response(error)
+    is_video_path = scope["path"].removeprefix(scope["root_path"]).startswith(_PATH_PREFIXES)
+    return problem_response(scope, error) if is_video_path else error_response(error)
 
 
 def request_id_of(request: Request) -> str | None:
@@ -114,7 +114,8 @@ class ProblemRoute(APIRoute):
             try:
                 return await handle(request)
             except (ApiError, *_ANSWERED_ERRORS) as error:
-                return problem_response(error if isinstance(error, ApiError) else _api_error(error))
+                known = error if isinstance(error, ApiError) else _api_error(error)
+                return problem_response(request.scope, known)
 
         return answer
 

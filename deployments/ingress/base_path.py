@@ -1,0 +1,64 @@
+"""Paths at which clients reach the application: below a prefix of a reverse proxy, or of Serve."""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_PREFIX = re.compile(r"(?:/[\w.~!$&'()*+,;=:@%-]+)+", re.ASCII)
+_LONGEST_PREFIX = 256
+_FORWARDED = frozenset({"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-prefix"})
+
+
+def forwarded_prefix(headers: Headers) -> str:
+    """The path prefix that a reverse proxy took off, by its X-Forwarded-Prefix; "" if it names none, or no path."""
+    prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
+    return prefix if len(prefix) <= _LONGEST_PREFIX and _PREFIX.fullmatch(prefix) else ""
+
+
+def requested_host(connection: HTTPConnection) -> str | None:
+    """The host that a client reached this server at; None if a reverse proxy did, whose clients may be anywhere."""
+    return connection.url.hostname if _FORWARDED.isdisjoint(connection.headers.keys()) else None
+
+
+class BasePathMiddleware:
+    """Answers with addresses that lead back to where a request came from.
+
+    A prefix that a reverse proxy took off is put back before `path` and `root_path`, as ASGI has it; addresses in
+    answers begin with `root_path`. Redirects from a path with a slash at its end are relative: they hold below
+    prefixes of which the proxy says nothing, and whatever Host it sends.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        path, root_path = scope["path"], scope.get("root_path", "")
+        prefix = forwarded_prefix(Headers(scope=scope))
+        # A proxy may also name a prefix that it left in place, for Serve.
+        if prefix and not f"{root_path}/".startswith(f"{prefix}/"):
+            scope = {**scope, "path": prefix + path, "root_path": prefix + root_path}
+            if raw_path := scope.get("raw_path"):
+                scope["raw_path"] = prefix.encode() + raw_path
+
+        async def send_relative(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 307 and path.endswith("/"):
+                headers = MutableHeaders(scope=message)
+                query = scope["query_string"].decode("latin-1")
+                headers["Location"] = _without_slash(path) + (f"?{query}" if query else "")
+            await send(message)
+
+        await self._app(scope, receive, send_relative)
+
+
+def _without_slash(path: str) -> str:
+    """The reference from a path that ends with slashes to the one without them."""
+    kept = path.rstrip("/")
+    return "../" * (len(path) - len(kept)) + kept.rpartition("/")[2]
