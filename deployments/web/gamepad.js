@@ -37,6 +37,8 @@ export class GamepadControls {
   }
 
   begin() {
+    // At once: its sticks are told from where they are now.
+    this.meet(connectedGamepads());
     if (this.isPolling) return;
     this.isPolling = true;
     this.poll();
@@ -121,7 +123,7 @@ class Pad {
   }
 
   isStill(gamepad) {
-    return gamepad?.id === this.id && gamepad.mapping === this.mapping;
+    return Boolean(gamepad) && gamepad.id === this.id && gamepad.mapping === this.mapping;
   }
 
   update({ axes, buttons }) {

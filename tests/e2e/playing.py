@@ -129,22 +129,21 @@ class Fingers:
     def put(self, finger: int, x: float, y: float) -> None:
         kind = "touchMove" if finger in self._places else "touchStart"
         self._places[finger] = (x, y)
-        self._dispatch(kind)
+        self._dispatch(kind, self._places)
 
     def lift(self, finger: int) -> None:
-        del self._places[finger]
-        self._dispatch("touchEnd")
+        self._dispatch("touchEnd", {finger: self._places.pop(finger)})
 
     def cancel(self) -> None:
         """The browser takes the fingers for something of its own."""
         self._places.clear()
-        self._dispatch("touchCancel")
+        self._dispatch("touchCancel", {})
 
     def lift_all(self) -> None:
         if self._places:
+            self._dispatch("touchEnd", {})
             self._places.clear()
-            self._dispatch("touchEnd")
 
-    def _dispatch(self, kind: str) -> None:
-        points = [{"id": finger, "x": x, "y": y} for finger, (x, y) in self._places.items()]
+    def _dispatch(self, kind: str, places: dict[int, tuple[float, float]]) -> None:
+        points = [{"id": finger, "x": x, "y": y} for finger, (x, y) in places.items()]
         self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
