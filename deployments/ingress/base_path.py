@@ -28,8 +28,8 @@ class BasePathMiddleware:
     """Answers with addresses that lead back to where a request came from.
 
     A prefix that a reverse proxy took off is put back before `path` and `root_path`, as ASGI has it; addresses in
-    answers begin with `root_path`. Redirects from a path with a slash at its end are relative: they hold below
-    prefixes of which the proxy says nothing, and whatever Host it sends.
+    answers begin with `root_path`. Redirects to the same path with or without a slash at its end (307) are relative:
+    they hold below prefixes of which the proxy says nothing, and whatever Host it sends.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -49,16 +49,17 @@ class BasePathMiddleware:
                 scope["raw_path"] = prefix.encode() + raw_path
 
         async def send_relative(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 307 and path.endswith("/"):
+            if message["type"] == "http.response.start" and message["status"] == 307:
                 headers = MutableHeaders(scope=message)
                 query = scope["query_string"].decode("latin-1")
-                headers["Location"] = _without_slash(path) + (f"?{query}" if query else "")
+                headers["Location"] = _other_slash(path) + (f"?{query}" if query else "")
             await send(message)
 
         await self._app(scope, receive, send_relative)
 
 
-def _without_slash(path: str) -> str:
-    """The reference from a path that ends with slashes to the one without them."""
+def _other_slash(path: str) -> str:
+    """The reference from a path to the same without the slashes at its end, or with one if it has none."""
     kept = path.rstrip("/")
-    return "../" * (len(path) - len(kept)) + kept.rpartition("/")[2]
+    name = kept.rpartition("/")[2]
+    return "../" * (len(path) - len(kept)) + name if kept != path else f"{name}/"

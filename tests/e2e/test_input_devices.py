@@ -141,13 +141,14 @@ def test_a_finger_that_is_lost_leaves_the_stick_to_the_next(phone):
         wait_for_sent(phone, "keys === 'w'")
         lose()
         wait_for_sent(phone, "keys === ''")
-        fingers.put(2, x + 50, y)
-        wait_for_sent(phone, "keys === 'd'")
+        # Between the buttons below the stick.
+        fingers.put(2, x + 40, y - 40)
+        wait_for_sent(phone, "keys === 'dw'")
         # One thumb walks: a second one on the stick holds what it touches for itself.
         fingers.put(3, x, y + 50)
-        wait_for_sent(phone, "keys === 'ds'")
+        wait_for_sent(phone, "keys === 'dsw'")
         fingers.lift(3)
-        wait_for_sent(phone, "keys === 'd'")
+        wait_for_sent(phone, "keys === 'dw'")
         fingers.lift(2)
         wait_for_sent(phone, "keys === ''")
         fingers.lift_all()
