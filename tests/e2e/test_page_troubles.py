@@ -51,6 +51,7 @@ def test_what_cannot_be_fetched_is_said(page):
     page.get_by_role("link", name="API").click()
     page.get_by_text("openapi.json could not be read").wait_for()
     page.go_back()
+    page.wait_for_function("window.gamegen?.sessionId")
     wait_for_frames(page, 1)
 
 

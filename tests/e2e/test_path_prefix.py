@@ -62,6 +62,7 @@ def read_the_manual(page) -> None:
     page.get_by_role("link", name="API").click()
     page.get_by_role("heading", name="POST /v1/sessions").first.wait_for()
     page.get_by_role("link", name="Play").click()
+    page.wait_for_function("window.gamegen?.sessionId")
     wait_for_frames(page, 1)
     assert page.evaluate("gamegen.sessionId") == session_id
     page.evaluate("fetch(`v1/sessions/${gamegen.sessionId}`, { method: 'DELETE' })")
