@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import Scope
 
 from deployments.observability.play_metrics import REQUESTS_REFUSED
 
@@ -50,8 +51,8 @@ def user_full(error: Exception) -> ApiError:
     return ApiError(429, "too_many_sessions_of_user", str(error), retry_after_s=10)
 
 
-def problem_response(error: ApiError) -> JSONResponse:
-    """The response to an error, which is counted."""
+def problem_response(scope: Scope, error: ApiError) -> JSONResponse:
+    """The response to an error of a request, which is counted."""
     REQUESTS_REFUSED.add(tag=error.code)
     headers = {}
     if error.retry_after_s is not None:
@@ -59,7 +60,7 @@ def problem_response(error: ApiError) -> JSONResponse:
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     body = Problem(
-        type=f"/docs#{error.code}",
+        type=f"{_base_path(scope)}/docs#{error.code}",
         title=HTTPStatus(error.status).phrase,
         status=error.status,
         detail=error.message,
@@ -96,34 +97,39 @@ def install_error_handlers(api: FastAPI) -> None:
     """Has an application answer all errors with `problem_response`."""
 
     @api.exception_handler(ApiError)
-    async def on_api_error(_request: Request, error: ApiError) -> JSONResponse:
-        return problem_response(error)
+    async def on_api_error(request: Request, error: ApiError) -> JSONResponse:
+        return problem_response(request.scope, error)
 
     @api.exception_handler(RequestValidationError)
-    async def on_validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem_response(ApiError(422, "invalid_request", describe_validation_error(error)))
+    async def on_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        message = describe_validation_error(error)
+        return problem_response(request.scope, ApiError(422, "invalid_request", message))
 
     @api.exception_handler(Exception)
-    async def on_unexpected_error(_request: Request, _error: Exception) -> JSONResponse:
+    async def on_unexpected_error(request: Request, _error: Exception) -> JSONResponse:
         # The traceback goes to the log; a client could do nothing with it.
         message = "internal server error: try again, and see the server's log if it keeps failing"
-        return problem_response(ApiError(500, "internal_error", message))
+        return problem_response(request.scope, ApiError(500, "internal_error", message))
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
         path = shortened(request.url.path)
         if error.status_code == 404:
-            return problem_response(
-                ApiError(404, "not_found", f"no such path: {path}: see /docs for the paths")
-            )
+            message = f"no such path: {path}: see {_base_path(request.scope)}/docs for the paths"
+            return problem_response(request.scope, ApiError(404, "not_found", message))
         if error.status_code == 405:
             allowed = ", ".join(_allowed_methods(request)) or "GET, HEAD"
             message = f"{request.method} is no method of {path}: use {allowed}"
-            response = problem_response(ApiError(405, "method_not_allowed", message))
+            response = problem_response(request.scope, ApiError(405, "method_not_allowed", message))
             response.headers["Allow"] = allowed
             return response
         code = "body_too_large" if error.status_code == 413 else "http_error"
-        return problem_response(ApiError(error.status_code, code, str(error.detail)))
+        return problem_response(request.scope, ApiError(error.status_code, code, str(error.detail)))
+
+
+def _base_path(scope: Scope) -> str:
+    base_path: str = scope.get("root_path", "")
+    return base_path
 
 
 def _allowed_methods(request: Request) -> list[str]:

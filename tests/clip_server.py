@@ -19,6 +19,7 @@ from ray.exceptions import ActorDiedError
 from deployments.clients.retry import RetryPolicy
 from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.errors import install_error_handlers
+from deployments.ingress.base_path import BasePathMiddleware
 from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.ingress.request_rules import install_request_rules
 from deployments.prompts import PromptEncoder
@@ -221,6 +222,7 @@ def application(startup: VideoStartup, allowed_origins: Sequence[str] = ()) -> F
     app.include_router(router)
     install_request_rules(app, allowed_origins)
     app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(BasePathMiddleware)
     install_error_handlers(app)
     return app
 

@@ -23,7 +23,7 @@ class BodyLimitMiddleware:
         content_length = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
         if content_length.isdigit() and int(content_length) > self._max_bytes:
             error = ApiError(413, "body_too_large", self._message)
-            await problem_response(error)(scope, receive, send)
+            await problem_response(scope, error)(scope, receive, send)
             return
         num_bytes = 0
 

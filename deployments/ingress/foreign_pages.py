@@ -50,7 +50,7 @@ class ForeignPageGuard:
         if error is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {}):
-            await problem_response(error)(scope, receive, send)
+            await problem_response(scope, error)(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": _CLOSE_REFUSED, "reason": error.code})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from deployments.errors import ApiError
@@ -23,13 +23,15 @@ _CACHED = {"Cache-Control": f"public, max-age={_MAX_AGE_S}"}
 @router.get("/v1/gallery", responses=errors(422, 503))
 async def list_gallery(
     services: Services,
+    request: Request,
     response: Response,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> GalleryPage:
     """The recorded starts of the served model; none if it has no gallery."""
     gallery = await services.gallery.get()
-    response.headers.update(_CACHED)
+    response.headers.update({**_CACHED, "Vary": "X-Forwarded-Prefix"})
+    base_path = request.scope["root_path"]
     if gallery is None:
         return GalleryPage(starts=[], total=0, credit=None)
     starts = [
@@ -37,7 +39,7 @@ async def list_gallery(
             id=entry.id,
             caption=entry.caption,
             perspective=entry.perspective,
-            picture_url=f"/v1/gallery/{entry.id}/picture",
+            picture_url=f"{base_path}/v1/gallery/{entry.id}/picture",
         )
         for entry in gallery.entries[offset : offset + limit]
     ]

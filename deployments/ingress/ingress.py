@@ -16,6 +16,7 @@ from deployments.clients.text_encoder_client import TextEncoderClient
 from deployments.clients.world_client import WorldShards
 from deployments.errors import install_error_handlers
 from deployments.ingress import gallery_routes, play_routes, status_routes
+from deployments.ingress.base_path import BasePathMiddleware
 from deployments.ingress.direct_server import STREAM_PATH, DirectServer
 from deployments.ingress.draining import DrainWatch
 from deployments.ingress.model_facts import ModelFacts
@@ -190,3 +191,4 @@ def _complete(app: FastAPI, services: IngressServices, *, guards_sockets: bool =
     app.state.videos = services.videos
     install_error_handlers(app)
     install_request_rules(app, services.settings.ingress.allowed_origins, guards_sockets=guards_sockets)
+    app.add_middleware(BasePathMiddleware)

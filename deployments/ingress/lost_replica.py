@@ -9,6 +9,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.ingress.base_path import base_path_of
+
 _PROBLEM_TYPE = b"application/problem+json"
 _INTERRUPTED = (
     "interrupted",
@@ -48,22 +50,23 @@ class LostReplicaMiddleware:
                 has_started = True
                 is_replaced = message["status"] >= 400 and not _is_problem(message)
                 if is_replaced:
-                    await _answer(message["status"], *_PROXY_ERRORS.get(message["status"], _UNEXPECTED), send)
+                    status = message["status"]
+                    await _answer(scope, status, *_PROXY_ERRORS.get(status, _UNEXPECTED), send)
             if not is_replaced:
                 await send(message)
 
         await self._app(scope, receive, send_noted)
         if not has_started:
-            await _answer(503, *_INTERRUPTED, send)
+            await _answer(scope, 503, *_INTERRUPTED, send)
 
 
 def _is_problem(start: Message) -> bool:
     return Headers(raw=list(start["headers"])).get("content-type", "").encode().startswith(_PROBLEM_TYPE)
 
 
-async def _answer(status: int, code: str, message: str, send: Send) -> None:
+async def _answer(scope: Scope, status: int, code: str, message: str, send: Send) -> None:
     body: dict[str, Any] = {
-        "type": f"/docs#{code}",
+        "type": f"{base_path_of(scope)}/docs#{code}",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": message,

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 
 from deployments.errors import PROBLEM_TYPE, ApiError, Problem, describe_problems
+from deployments.ingress.base_path import requested_host
 from deployments.ingress.direct_server import STREAM_PATH
 from deployments.ingress.one_shot import play_once
 from deployments.ingress.schemas import (
@@ -49,19 +50,20 @@ async def create_session(wish: NewSession, request: Request, services: Services)
 
 @router.get("/v1/sessions", responses=errors(422, 503))
 async def list_sessions(
+    request: Request,
     services: Services,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> SessionList:
     """All worlds, the newest first."""
-    return await services.sessions.listed(limit, offset)
+    return await services.sessions.listed(limit, offset, request.scope["root_path"])
 
 
 @router.get("/v1/sessions/{session_id}", responses=errors(404, 503))
 async def get_session(session_id: str, request: Request, services: Services) -> SessionState:
     """A world's state."""
-    state = state_of(await services.sessions.summary(session_id))
-    direct_url = services.direct_server.stream_url(session_id, request.url.hostname)
+    state = state_of(await services.sessions.summary(session_id), request.scope["root_path"])
+    direct_url = services.direct_server.stream_url(session_id, requested_host(request))
     return state.model_copy(update={"direct_stream_url": direct_url})
 
 

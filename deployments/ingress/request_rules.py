@@ -86,7 +86,8 @@ class PlainRequestMiddleware:
                 MutableHeaders(scope=scope)["content-type"] = "application/json"
             elif kind != _FORM and not _JSON.fullmatch(kind):
                 message = f"Content-Type: {kind[:80]!r} is not read here: send JSON as application/json"
-                await problem_response(ApiError(415, "unsupported_media_type", message))(scope, receive, send)
+                error = ApiError(415, "unsupported_media_type", message)
+                await problem_response(scope, error)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

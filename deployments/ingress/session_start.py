@@ -7,6 +7,7 @@ import dataclasses
 from starlette.requests import HTTPConnection
 
 from deployments.errors import ApiError
+from deployments.ingress.base_path import requested_host
 from deployments.ingress.client_identity import user_of
 from deployments.ingress.schemas import NewSession, SessionCreated
 from deployments.ingress.services import IngressServices
@@ -20,10 +21,10 @@ async def start_session(
 ) -> SessionCreated:
     """A new session for the user of a connection; raises ApiError (401, 404, 413, 422, 429, 503)."""
     record, token = await _create(wish, connection, services)
-    direct_url = services.direct_server.stream_url(record.id, connection.url.hostname)
+    direct_url = services.direct_server.stream_url(record.id, requested_host(connection))
     return SessionCreated.model_validate(
         {
-            **address(record),
+            **address(record, connection.scope["root_path"]),
             "direct_stream_url": direct_url,
             "resume_token": token,
             "start": dataclasses.asdict(record.start),

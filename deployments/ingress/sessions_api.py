@@ -136,11 +136,11 @@ class SessionService:
         with _store_errors(session_id):
             return await self._store.summary(session_id)
 
-    async def listed(self, limit: int, offset: int) -> SessionList:
-        """A page of sessions, the newest first; raises ApiError (503)."""
+    async def listed(self, limit: int, offset: int, base_path: str) -> SessionList:
+        """A page of sessions, the newest first; raises ApiError (503). Their streams are below `base_path`."""
         with _store_errors():
             records, total = await self._store.listed(limit, offset)
-        return SessionList(sessions=[state_of(record) for record in records], total=total)
+        return SessionList(sessions=[state_of(record, base_path) for record in records], total=total)
 
     async def check_token(self, session_id: str, token: str) -> None:
         """Raises ApiError (401, 404, 503) unless this is the session's token."""
@@ -190,10 +190,10 @@ class SessionService:
             await asyncio.sleep(_MIGRATION_INTERVAL_S)
 
 
-def state_of(record: SessionRecord) -> SessionState:
-    """A session's public state."""
+def state_of(record: SessionRecord, base_path: str) -> SessionState:
+    """A session's public state; its stream's URL is below `base_path`."""
     values: dict[str, Any] = {
-        **address(record),
+        **address(record, base_path),
         "prompt": record.spec.prompt,
         "perspective": record.spec.perspective,
         "seed": record.spec.seed,

@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse
 
 import gamegen
 from deployments.errors import ApiError
+from deployments.ingress.base_path import requested_host
 from deployments.ingress.play_routes import errors
 from deployments.ingress.services import IngressServices, Services
 from gamegen.service.database.retrying import DatabaseAwayError
@@ -43,7 +44,7 @@ async def status(request: Request, services: Services) -> dict[str, Any]:
         "sessions": await services.sessions.counts(),
         "pace": services.sessions.paces(),
         "clips": await _clips(services),
-        "direct_url": services.direct_server.http_url(request.url.hostname),
+        "direct_url": services.direct_server.http_url(requested_host(request)),
         "model": model,
         "versions": {
             "gamegen": gamegen.__version__,

@@ -248,9 +248,8 @@ class SessionStream:
         )
         self.player, self._active_s = player, time.monotonic()
         self._instruction_limiter = InstructionLimiter(self._settings, record.spoken)
-        await self._connection.send_message(
-            {"type": "welcome", **address(record), "chunk": record.version, "instruction": record.instruction}
-        )
+        welcome = {**address(record, self._connection.base_path), "chunk": record.version}
+        await self._connection.send_message({"type": "welcome", **welcome, "instruction": record.instruction})
         for message in self._early.values():
             await self._handle(player, message)
         tasks = [asyncio.create_task(player.run()), asyncio.create_task(self._watch(journal))]
@@ -328,8 +327,8 @@ class SessionStream:
             return
 
 
-def address(record: SessionRecord) -> dict[str, str | int]:
-    """URL, size and frame rate of a session's stream: the fields of `SessionAddress`."""
-    stream_url = f"/v1/sessions/{record.id}/stream"
+def address(record: SessionRecord, base_path: str) -> dict[str, str | int]:
+    """URL below `base_path`, size and frame rate of a session's stream: the fields of `SessionAddress`."""
+    stream_url = f"{base_path}/v1/sessions/{record.id}/stream"
     size = {"width": record.spec.width, "height": record.spec.height}
     return {"id": record.id, "stream_url": stream_url, **size, "fps": FPS}

@@ -70,6 +70,11 @@ class Connection:
         self._is_unanswered = False
         self._silent_s = 0.0
 
+    @property
+    def base_path(self) -> str:
+        """The path below which the client reaches the application, "" at a host's root."""
+        return self._socket.scope["root_path"]
+
     async def send_frame(self, header: FrameHeader, jpeg: bytes) -> int:
         """Sends a frame and returns its size in bytes; 0 if it was dropped: the client is too far behind or gone."""
         is_sent = self._has_room(1) and await self._send_frames(header.pack() + jpeg, header.sequence, 1)

@@ -78,7 +78,7 @@ class VideoDownloads:
         try:
             part = _range(request, file)
         except ApiError as error:
-            response = problem_response(error)
+            response = problem_response(request.scope, error)
             if error.status == 416:
                 response.headers["Content-Range"] = f"bytes */{file.size_bytes}"
             return response

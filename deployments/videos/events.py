@@ -60,17 +60,19 @@ class EventStreams:
         """True if a video has ended and no event follows `last_id`."""
         return video.state in FINAL and not await self._queue.events_after(video.id, last_id)
 
-    async def events(self, video: Generation, last_id: int) -> AsyncGenerator[VideoEvent | None]:
+    async def events(
+        self, video: Generation, last_id: int, base_path: str
+    ) -> AsyncGenerator[VideoEvent | None]:
         """The events of a video after `last_id` until it has ended; None every `heartbeat_s` without one.
 
-        Progress events that a later one overtakes before they are sent are left out.
+        Progress events that a later one overtakes before they are sent are left out. URLs are below `base_path`.
         """
         async with self._listener.watching(video.id) as watch:
             while True:
                 events = await self._queue.events_after(video.id, last_id)
                 video = await self._queue.get(video.id, video.account)
                 for event in _without_overtaken_progress(events):
-                    shown = video_state(as_of(video, event), self._settings.kept_days)
+                    shown = video_state(as_of(video, event), self._settings.kept_days, base_path)
                     yield VideoEvent(_name_of(event), event.id, shown)
                     if event.state in FINAL:
                         return
@@ -83,11 +85,13 @@ class EventStreams:
                 elif not await watch.changed(self._settings.heartbeat_s):
                     yield None
 
-    async def server_sent_events(self, video: Generation, last_id: int) -> AsyncIterator[bytes]:
+    async def server_sent_events(
+        self, video: Generation, last_id: int, base_path: str
+    ) -> AsyncIterator[bytes]:
         """The events of a video as server-sent events, until it has ended or the database cannot be reached."""
         yield format_sse_event(retry=_RECONNECT_MS)
         with self._counted():
-            async with aclosing(self.events(video, last_id)) as events:
+            async with aclosing(self.events(video, last_id, base_path)) as events:
                 try:
                     async for event in events:
                         yield KEEPALIVE_COMMENT if event is None else _as_sse(event)
@@ -121,7 +125,7 @@ class EventStreams:
             self.num_open -= 1
 
     async def _send_all(self, video: Generation, socket: WebSocket) -> None:
-        async with aclosing(self.events(video, 0)) as events:
+        async with aclosing(self.events(video, 0, socket.scope["root_path"])) as events:
             async for event in events:
                 if event is not None:
                     body = event.video.model_dump(mode="json")

@@ -87,7 +87,8 @@ class ProblemRoute(APIRoute):
             try:
                 return await handle(request)
             except (ApiError, *_ANSWERED_ERRORS) as error:
-                return problem_response(error if isinstance(error, ApiError) else _api_error(error))
+                known = error if isinstance(error, ApiError) else _api_error(error)
+                return problem_response(request.scope, known)
 
         return answer
 

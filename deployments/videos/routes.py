@@ -55,6 +55,14 @@ async def account_of(request: Request, service: Service) -> str:
 Account = Annotated[str, Depends(account_of)]
 
 
+async def base_path_of(connection: HTTPConnection) -> str:
+    """The path below which the client reaches the application, "" at a host's root."""
+    return connection.scope["root_path"]
+
+
+BasePath = Annotated[str, Depends(base_path_of)]
+
+
 async def video_of(
     video_id: Annotated[str, Path(max_length=64)], account: Account, service: Service
 ) -> Generation:
@@ -73,12 +81,14 @@ Video = Annotated[Generation, Depends(video_of)]
     openapi_extra=order_body_schema(),
 )
 async def create_video(
-    request: Request, account: Account, service: Service, response: Response
+    request: Request, account: Account, service: Service, base_path: BasePath, response: Response
 ) -> VideoState:
     """Orders a clip. Repeated requests with the same X-Request-ID and body are one order."""
     request_id = request_id_of(request)
-    video = await service.create(await parse_order(request), account, request_id)
-    response.headers["Location"] = f"/v1/videos/{video.id}"
+    video = await service.create(await parse_order(request), account, request_id, base_path)
+    # Relative, so that it holds below a prefix of which a proxy does not tell.
+    depth = request.scope["path"].removeprefix(base_path).count("/") - 1
+    response.headers["Location"] = "../" * depth + f"v1/videos/{video.id}"
     return video
 
 
@@ -87,6 +97,7 @@ async def create_video(
 async def list_videos(
     account: Account,
     service: Service,
+    base_path: BasePath,
     status: Annotated[str | None, Query(max_length=64, description="as in status or state")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     offset: Annotated[int, Query(ge=0, le=_MAX_OFFSET)] = 0,
@@ -101,13 +112,14 @@ async def list_videos(
         offset=offset,
         after=after,
         is_oldest_first=order == "asc",
+        base_path=base_path,
     )
 
 
 @router.get("/v1/videos/{video_id}", responses=problems(401, 404, 422, 503))
-async def get_video(video: Video, service: Service) -> VideoState:
+async def get_video(video: Video, service: Service, base_path: BasePath) -> VideoState:
     """A video's state, progress and time left."""
-    return service.show(video)
+    return service.show(video, base_path)
 
 
 @router.delete("/v1/videos/{video_id}", responses=problems(401, 404, 409, 422, 503))
@@ -121,9 +133,14 @@ async def cancel_video(
 
 
 @router.post("/v1/videos/{video_id}/keep", responses=problems(400, 401, 404, 415, 422, 503))
-async def keep_video(video: Video, service: Service, wish: Kept = Kept()) -> VideoState:  # noqa: B008
+async def keep_video(
+    video: Video,
+    service: Service,
+    base_path: BasePath,
+    wish: Kept = Kept(),  # noqa: B008
+) -> VideoState:
     """Exempts a video's files from expiry, or no longer."""
-    return await service.keep(video, wish.kept)
+    return await service.keep(video, wish.kept, base_path)
 
 
 def _download_responses(*media_types: str) -> dict[int | str, dict[str, Any]]:
@@ -192,6 +209,7 @@ async def thumbnail(request: Request, video: Video, service: Service) -> Respons
 async def stream_video(
     video: Video,
     service: Service,
+    base_path: BasePath,
     last_event_id: Annotated[str | None, Header(pattern=_EVENT_ID_PATTERN)] = None,
 ) -> Response:
     """A video's events as server-sent events; `Last-Event-ID` continues after an event."""
@@ -199,7 +217,7 @@ async def stream_video(
     if await service.streams.has_ended(video, last_id):
         return Response(status_code=204)
     service.streams.check_limit()
-    events = service.streams.server_sent_events(video, last_id)
+    events = service.streams.server_sent_events(video, last_id, base_path)
     return StreamingResponse(events, headers=_SSE_HEADERS, media_type="text/event-stream")
 
 

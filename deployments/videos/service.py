@@ -63,9 +63,9 @@ class VideoService:
         """The account of a request's API key (401)."""
         return self._api_keys.account_of(request)
 
-    async def create(self, new: NewVideo, account: str, request_id: str | None) -> VideoState:
+    async def create(self, new: NewVideo, account: str, request_id: str | None, base_path: str) -> VideoState:
         """Places an order; the same `request_id` and body return the same video. See `OrderPlacer.place`."""
-        return self.show(await self._placer.place(new, account, request_id))
+        return self.show(await self._placer.place(new, account, request_id), base_path)
 
     async def find(self, video_id: str, account: str) -> Generation:
         """A video of an account (404)."""
@@ -77,9 +77,9 @@ class VideoService:
         except UnknownGenerationError as error:
             raise _unknown_video(video_id) from error
 
-    def show(self, video: Generation) -> VideoState:
-        """A video's state as clients see it."""
-        return video_state(video, self._settings.kept_days)
+    def show(self, video: Generation, base_path: str) -> VideoState:
+        """A video's state as clients see it, who reach the application below `base_path`."""
+        return video_state(video, self._settings.kept_days, base_path)
 
     async def list_videos(
         self,
@@ -90,6 +90,7 @@ class VideoService:
         offset: int,
         after: str | None,
         is_oldest_first: bool,
+        base_path: str,
     ) -> VideoList:
         """A page of an account's videos (404 for an unknown `after`, 422 for an unknown `status`)."""
         if after is not None and not _ID.fullmatch(after):
@@ -106,7 +107,7 @@ class VideoService:
             )
         except UnknownGenerationError as error:
             raise _unknown_video(error.generation_id) from error
-        data = [self.show(video) for video in videos[:limit]]
+        data = [self.show(video, base_path) for video in videos[:limit]]
         return VideoList(
             data=data,
             first_id=data[0].id if data else None,
@@ -136,10 +137,10 @@ class VideoService:
         expired = await self._queue.expire(video.id, video.account)
         return VideoDeleted(id=expired.id, state=expired.state)
 
-    async def keep(self, video: Generation, is_kept: bool) -> VideoState:
+    async def keep(self, video: Generation, is_kept: bool, base_path: str) -> VideoState:
         """Exempts a video's files from expiry, or no longer."""
         try:
-            return self.show(await self._queue.keep(video.id, video.account, is_kept))
+            return self.show(await self._queue.keep(video.id, video.account, is_kept), base_path)
         except UnknownGenerationError as error:
             raise _unknown_video(video.id) from error
 

@@ -23,10 +23,14 @@ STATES_OF: dict[str, frozenset[State]] = {
 """The states that each `status` of a list selects: OpenAI's words, and the states in lower case."""
 
 
-def video_state(video: Generation, kept_days: int) -> VideoState:
-    """A video's state now; its files expire `kept_days` after it ended."""
+def video_state(video: Generation, kept_days: int, base_path: str) -> VideoState:
+    """A video's state now; its files expire `kept_days` after it ended, and their URLs are below `base_path`."""
     remaining_s = None if video.remaining_s is None else round(video.remaining_s, 1)
-    return VideoState(**public_json(video), expires_at=_expires_at(video, kept_days), remaining_s=remaining_s)
+    fields = public_json(video)
+    for name in ("content_url", "thumbnail_url"):
+        if fields[name] is not None:
+            fields[name] = base_path + fields[name]
+    return VideoState(**fields, expires_at=_expires_at(video, kept_days), remaining_s=remaining_s)
 
 
 def as_of(video: Generation, event: Event) -> Generation:

@@ -1,5 +1,6 @@
 // Clips of the page's prompt: ordered, watched while they are drawn, cancelled, fetched. Play goes on meanwhile.
 
+import { addressOf } from "./addresses.js";
 import * as api from "./api.js";
 
 const ENDED = new Set(["COMPLETED", "FAILED", "CANCELLED", "BLOCKED"]);
@@ -11,6 +12,8 @@ const WORDS = {
 // Each that is watched holds a connection, of which a browser opens six to a server.
 const SHOWN = 4;
 const RETRY_MS = 2000;
+// Asking again brings nothing else.
+const REFUSED = new Set([401, 403, 404]);
 
 const element = (tag, className = "", text = "") => {
   const made = document.createElement(tag);
@@ -23,6 +26,7 @@ const element = (tag, className = "", text = "") => {
 class Clip {
   constructor(video, onError) {
     this.onError = onError;
+    this.isClosed = false;
     this.row = element("li", "clip");
     this.row.dataset.testid = "clip";
     this.picture = element("span", "clip-picture");
@@ -39,18 +43,26 @@ class Clip {
   }
 
   watch(id) {
-    this.stream = new EventSource(`/v1/videos/${id}/stream`);
+    this.stream = new EventSource(addressOf(`v1/videos/${id}/stream`));
     for (const name of ["phase_change", "progress", "completed", "error"]) {
       this.stream.addEventListener(name, ({ data }) => (data ? this.show(JSON.parse(data)) : this.reconnect(id)));
     }
   }
 
   /** After an error without data. A browser reconnects by itself, but not to a server that answered with an error. */
-  reconnect(id) {
-    if (this.stream.readyState === EventSource.CLOSED) this.retry = setTimeout(() => this.watch(id), RETRY_MS);
+  async reconnect(id) {
+    if (this.isClosed || this.stream.readyState !== EventSource.CLOSED) return;
+    try {
+      this.show(await api.getVideo(id));
+    } catch (error) {
+      this.word.textContent = error.message;
+      this.isClosed ||= REFUSED.has(error.status);
+    }
+    if (!this.isClosed) this.retry = setTimeout(() => this.watch(id), RETRY_MS);
   }
 
   close() {
+    this.isClosed = true;
     clearTimeout(this.retry);
     this.stream?.close();
   }
@@ -68,11 +80,11 @@ class Clip {
     this.showActions(video, isEnded);
   }
 
-  showPicture({ thumbnail_url: url }) {
+  showPicture({ id, thumbnail_url: url }) {
     if (!url || this.picture.firstChild) return;
     const picture = element("img");
     picture.alt = "";
-    picture.src = url;
+    picture.src = addressOf(`v1/videos/${id}/thumbnail`);
     this.picture.append(picture);
   }
 
@@ -83,7 +95,7 @@ class Clip {
     this.actions.replaceChildren();
     if (wanted === "download") {
       const link = element("a", "small", "Download");
-      link.href = video.content_url;
+      link.href = addressOf(`v1/videos/${video.id}/content`);
       link.download = `${video.id}.mp4`;
       link.dataset.testid = "clip-download";
       this.actions.append(link);

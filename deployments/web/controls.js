@@ -1,61 +1,46 @@
 // Keys from the keyboard, buttons, sticks and gamepads, as one set of held keys.
 
-const CODES = {
-  KeyW: "w", KeyA: "a", KeyS: "s", KeyD: "d", KeyE: "e", KeyQ: "q", Space: "space",
-  ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down",
-};
+import { whenAway } from "./away.js";
 
-const TYPING = "input, textarea, select, [contenteditable]";
+const MAIN_BUTTON = 1; // Of a mouse, and what a finger on the screen counts as.
 
 /** Calls onChange(keys, state) whenever keys go down (true) or up (false). */
 export class Controls {
   constructor(onChange) {
     this.onChange = onChange;
-    this.holders = new Map(); // key -> the set of what holds it: "keyboard", "gamepad", a pointer's id …
+    this.holders = new Map(); // key -> the set of what holds it: "keyboard", "gamepad 0", a pointer's id …
     this.buttons = new Map([...document.querySelectorAll("[data-key]")].map((b) => [b.dataset.key, b]));
-    this.listenToKeyboard();
     for (const [key, button] of this.buttons) this.listenToButton(key, button);
+    this.listenToPointers();
+    whenAway(() => this.releaseAll());
   }
 
   get held() {
     return [...this.holders.keys()];
   }
 
-  listenToKeyboard() {
-    window.addEventListener("keydown", (event) => {
-      const key = CODES[event.code];
-      const typing = event.target.matches?.(TYPING);
-      if (!key || typing || event.ctrlKey || event.metaKey || event.altKey) return;
-      // Space and Enter press a focused button; arrows scroll: while playing they are game keys.
-      event.preventDefault();
-      if (!event.repeat) this.press(key, "keyboard");
-    });
-    window.addEventListener("keyup", (event) => {
-      const key = CODES[event.code];
-      if (key) this.release(key, "keyboard");
-    });
-    // A key-up that happens in another window never arrives here.
-    window.addEventListener("blur", () => this.releaseAll());
-    document.addEventListener("visibilitychange", () => document.hidden && this.releaseAll());
-    document.addEventListener("focusin", (event) => event.target.matches(TYPING) && this.releaseAll());
-  }
-
   listenToButton(key, button) {
     button.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
       event.preventDefault();
-      button.setPointerCapture(event.pointerId);
       this.press(key, event.pointerId);
+      capture(button, event.pointerId);
     });
-    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
-      button.addEventListener(end, (event) => this.release(key, event.pointerId));
-    }
     button.addEventListener("contextmenu", (event) => event.preventDefault());
     // Enter holds the focused key for as long as it is down, so that the pads work without a pointer.
-    button.addEventListener("keydown", (event) => {
-      if (event.code === "Enter" && !event.repeat) this.press(key, "enter");
-    });
-    button.addEventListener("keyup", (event) => event.code === "Enter" && this.release(key, "enter"));
+    button.addEventListener("keydown", (event) => event.key === "Enter" && !event.repeat && this.press(key, "enter"));
+    button.addEventListener("keyup", (event) => event.key === "Enter" && this.release(key, "enter"));
     button.addEventListener("blur", () => this.release(key, "enter"));
+  }
+
+  /** A pointer lets go wherever it is by then. */
+  listenToPointers() {
+    const release = (event) => this.holdOnly([], event.pointerId);
+    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
+      window.addEventListener(end, release, { capture: true });
+    }
+    // Of a button that went up outside the window some browsers tell only by this.
+    window.addEventListener("pointermove", (event) => event.buttons & MAIN_BUTTON || release(event), { capture: true });
   }
 
   press(key, holder) {
@@ -95,5 +80,14 @@ export class Controls {
     const button = this.buttons.get(key);
     button?.classList.toggle("held", isHeld);
     button?.setAttribute("aria-pressed", String(isHeld));
+  }
+}
+
+/** Has an element hear of a pointer until it is lifted; one that was lifted already cannot be had. */
+export function capture(element, pointerId) {
+  try {
+    element.setPointerCapture(pointerId);
+  } catch {
+    // Its end has been told, or will be told to the window.
   }
 }

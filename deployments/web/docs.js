@@ -1,5 +1,7 @@
 // Shows openapi.json: each address, what it takes and what it answers. No library, so that it works offline.
 
+import { addressOf } from "./addresses.js";
+
 const element = (tag, text = "", className = "") => {
   const made = document.createElement(tag);
   made.textContent = text;
@@ -51,9 +53,14 @@ function operationCard(method, path, operation, api) {
   return card;
 }
 
-const api = await (await fetch("/openapi.json")).json();
-const cards = Object.entries(api.paths).flatMap(([path, methods]) =>
-  Object.entries(methods).map(([method, operation]) => operationCard(method, path, operation, api)),
-);
-const errors = element("p", 'Every error has {"error": {"code", "message"}}: a stable code, and a sentence that says what to do.', "hint");
-document.getElementById("operations").replaceChildren(...cards, errors);
+const operations = document.getElementById("operations");
+try {
+  const api = await (await fetch(addressOf("openapi.json"))).json();
+  const cards = Object.entries(api.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => operationCard(method, path, operation, api)),
+  );
+  const errors = element("p", 'Every error has {"error": {"code", "message"}}: a stable code, and a sentence that says what to do.', "hint");
+  operations.replaceChildren(...cards, errors);
+} catch {
+  operations.replaceChildren(element("p", "openapi.json could not be read: is the server still running? Reload the page.", "hint"));
+}

@@ -1,5 +1,6 @@
 // The choice of what a world begins from: a recorded moment, words alone, or a picture or video of one's own.
 
+import { addressOf } from "./addresses.js";
 import * as api from "./api.js";
 
 const PAGE = 48;
@@ -16,7 +17,7 @@ export class Beginnings {
     this.picked = null;
     this.shown = 0;
     this.kind.addEventListener("change", () => this.show());
-    this.more.addEventListener("click", () => this.load().catch(() => {}));
+    this.more.addEventListener("click", () => this.loadMore());
   }
 
   /** Offers the gallery if the served model has one. */
@@ -43,6 +44,17 @@ export class Beginnings {
     this.credit.textContent = page.credit ? `Footage: ${page.credit}` : "";
   }
 
+  async loadMore() {
+    this.more.disabled = true;
+    try {
+      await this.load();
+    } catch (error) {
+      this.credit.textContent = error.message;
+    } finally {
+      this.more.disabled = false;
+    }
+  }
+
   tile(start) {
     const button = document.createElement("button");
     button.type = "button";
@@ -50,7 +62,8 @@ export class Beginnings {
     button.title = start.caption;
     button.setAttribute("aria-pressed", "false");
     const picture = document.createElement("img");
-    Object.assign(picture, { src: start.picture_url, alt: start.caption, loading: "lazy" });
+    const src = addressOf(`v1/gallery/${encodeURIComponent(start.id)}/picture`);
+    Object.assign(picture, { src, alt: start.caption, loading: "lazy" });
     button.append(picture);
     button.addEventListener("click", () => this.pick(start, button));
     return button;

@@ -1,5 +1,7 @@
 // How far a mouse or a finger turns the camera: movements add up and are sent a few times a second.
 
+import { keep, read } from "./stored.js";
+
 const STORED_SPEED = "gamegen-look-speed";
 const INTERVAL_MS = 25;
 const STEPS_PER_DEG = 100;
@@ -15,12 +17,12 @@ export class Look {
     this.yawDeg = this.pitchDeg = 0;
     this.sentAt = -Infinity;
     this.timer = null;
-    const speed = storedSpeed();
+    const speed = read("localStorage", STORED_SPEED);
     if (speed) slider.value = speed; // The slider keeps it within its ends.
     this.showSpeed();
     slider.addEventListener("input", () => {
       this.showSpeed();
-      storeSpeed(slider.value);
+      keep("localStorage", STORED_SPEED, slider.value);
     });
   }
 
@@ -55,20 +57,3 @@ export class Look {
 const limited = (degrees) => Math.max(-LARGEST_TURN_DEG, Math.min(LARGEST_TURN_DEG, degrees));
 // To the nearest: sums like 0.5999… would leave a step behind that no later movement brings.
 const rounded = (degrees) => Math.round(degrees * STEPS_PER_DEG) / STEPS_PER_DEG;
-
-// A browser that keeps nothing for this page refuses even to be asked.
-function storedSpeed() {
-  try {
-    return localStorage.getItem(STORED_SPEED);
-  } catch {
-    return null;
-  }
-}
-
-function storeSpeed(speed) {
-  try {
-    localStorage.setItem(STORED_SPEED, speed);
-  } catch {
-    // It holds until the page is left.
-  }
-}

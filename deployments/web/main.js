@@ -1,21 +1,28 @@
 // The page: one world at a time, its socket, its keys and its words.
 
+import { BASE } from "./addresses.js";
 import * as api from "./api.js";
 import { Clips } from "./clips.js";
 import { Controls } from "./controls.js";
 import { Beginnings } from "./gallery.js";
 import { GamepadControls } from "./gamepad.js";
+import { Keyboard } from "./keyboard.js";
 import { Look } from "./look.js";
 import { MouseLook } from "./mouse.js";
 import { Playout } from "./playout.js";
 import { Meter, Screen } from "./screen.js";
+import { keep, read } from "./stored.js";
 import { Stream } from "./stream.js";
 import { ThinLink } from "./thin.js";
 import { Stick, TouchLook } from "./touch.js";
 
 const $ = (id) => document.getElementById(id);
-const STORED_SESSION = "gamegen-session";
+// One host may serve several of these pages, each below a path of its own.
+const STORED_SESSION = `gamegen-session ${BASE.pathname}`;
 const READOUT_INTERVAL_MS = 250;
+
+const NO_SOCKETS =
+  "worlds are played on a WebSocket, and none could be opened: a proxy before the server has to pass them on";
 
 const STATES = {
   idle: "idle",
@@ -38,6 +45,7 @@ const thin = new ThinLink($("thin-field"), $("thin"), {
   onFailed: () => showBanner("this browser could not show the stream for thin links: it gets pictures again"),
 });
 const controls = new Controls(sendKeys);
+new Keyboard(controls);
 const look = new Look($("look-speed"), $("look-speed-value"), (turn) => sendControl({ turn }));
 const mouse = new MouseLook($("screen"), $("mouse-hint"), look);
 const gamepad = new GamepadControls(controls, $("gamepad"), (camera) => sendControl({ camera }));
@@ -52,6 +60,7 @@ const beginnings = new Beginnings($("world-form"), (moment) => {
 let stream = null;
 let state = "idle";
 let isBeginning = false;
+let readouts = null; // the timer that shows them
 
 /** What tests and curious people may read. */
 window.gamegen = {
@@ -118,17 +127,19 @@ function leave() {
   stream = null;
   const old = window.gamegen.sessionId;
   window.gamegen.sessionId = null;
-  sessionStorage.removeItem(STORED_SESSION);
+  keep("sessionStorage", STORED_SESSION, null);
   if (old) api.deleteSession(old).catch(() => {}); // It may have ended already.
 }
 
 function play(session) {
   window.gamegen.sessionId = session.id;
-  sessionStorage.setItem(STORED_SESSION, JSON.stringify({ id: session.id, token: session.resume_token }));
+  keep("sessionStorage", STORED_SESSION, JSON.stringify({ id: session.id, token: session.resume_token }));
   screen.setSize(session.width, session.height);
   meter.reset();
   playout.reset();
   thin.reset();
+  clearInterval(readouts);
+  readouts = setInterval(showReadouts, READOUT_INTERVAL_MS);
   window.gamegen.lastChunk = null;
   showWords(session.instruction);
   $("ack").textContent = "";
@@ -153,7 +164,12 @@ function onOpen() {
 async function showFrame(frame) {
   meter.shown(frame);
   window.gamegen.lastChunk = frame.chunk;
-  await screen.show(frame);
+  try {
+    await screen.show(frame);
+  } catch {
+    showBanner("a picture came that this browser cannot show: reload the page");
+    return;
+  }
   // Frames of the old world still come while another is begun.
   if (!isBeginning && ["starting", "reconnecting", "queued"].includes(state)) setState("playing");
 }
@@ -173,17 +189,23 @@ function onMessage(message) {
   }
 }
 
-function onDropped(attempts) {
+function onDropped({ attempts, hasOpened }) {
   window.gamegen.reconnects += 1;
   meter.reset();
   playout.reset();
   setState("reconnecting", attempts > 3 ? "The server does not answer, still trying …" : "Connection lost, coming back …");
+  if (attempts === 4 && !hasOpened) showBanner(NO_SOCKETS);
 }
 
 function onEnded({ reason, takenOver }) {
   mouse.leave(); // What to do next is a button.
+  playout.reset();
+  thin.reset();
+  meter.reset();
+  clearInterval(readouts);
+  showReadouts();
   window.gamegen.sessionId = null;
-  sessionStorage.removeItem(STORED_SESSION);
+  keep("sessionStorage", STORED_SESSION, null);
   setState(takenOver ? "taken-over" : "ended", takenOver ? "This world is played in another window" : "This world has ended");
   showBanner(reason || "the session ended", newWorld);
 }
@@ -228,15 +250,20 @@ async function showAbout() {
 }
 
 async function resumeOrBegin() {
-  const stored = sessionStorage.getItem(STORED_SESSION);
+  const stored = read("sessionStorage", STORED_SESSION);
   if (stored) {
     setState("starting", "Coming back …");
+    const { id, token } = JSON.parse(stored);
     try {
-      const { id, token } = JSON.parse(stored);
       play({ ...(await api.getSession(id)), resume_token: token });
       return;
-    } catch {
-      sessionStorage.removeItem(STORED_SESSION); // It ended while the page was away.
+    } catch (error) {
+      if (error.status !== 404) {
+        setState("error", "No way back to your world yet");
+        showBanner(error.message, { label: "Try again", run: resumeOrBegin });
+        return;
+      }
+      keep("sessionStorage", STORED_SESSION, null); // It ended while the page was away.
     }
   }
   await begin();
@@ -260,7 +287,6 @@ for (const chip of document.querySelectorAll("[data-words]")) {
 $("clips").addEventListener("submit", () => $("screen").focus());
 $("banner-close").addEventListener("click", () => showBanner(""));
 
-setInterval(showReadouts, READOUT_INTERVAL_MS);
 showAbout().catch(() => {}); // A nicety: a server that does not answer shows in the world's own state.
 const galleryShown = beginnings.open().catch(() => {}); // Without it worlds are drawn from words.
 Promise.all([thin.ready, galleryShown]).then(resumeOrBegin);

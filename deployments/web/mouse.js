@@ -14,8 +14,10 @@ export class MouseLook {
     this.say(UNLOCKED);
     canvas.addEventListener("click", (event) => event.pointerType !== "touch" && this.enter());
     document.addEventListener("pointerlockchange", () => this.say(this.isLocked ? LOCKED : UNLOCKED));
+    // Browsers that answer a request for the pointer with no promise refuse by this.
+    document.addEventListener("pointerlockerror", () => this.say(REFUSED));
     // Browsers do this themselves; a web view around the page may not.
-    window.addEventListener("keydown", (event) => event.code === "Escape" && this.leave());
+    window.addEventListener("keydown", (event) => event.key === "Escape" && this.leave());
     document.addEventListener("mousemove", (event) => {
       if (this.isLocked) look.move(event.movementX, event.movementY, DEG_PER_PIXEL);
     });

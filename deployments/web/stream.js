@@ -1,5 +1,6 @@
 // The session's socket: frames and messages in, controls out; it comes back by itself when it drops.
 
+import { addressOf } from "./addresses.js";
 import { readMessage } from "./wire.js";
 
 const FIRST_DELAY_MS = 300;
@@ -16,28 +17,32 @@ const CLOSE_MIGRATE = 4503;
 const FINAL = new Set([CLOSE_TAKEN_OVER, CLOSE_WRONG_TOKEN, CLOSE_UNKNOWN_SESSION, CLOSE_IDLE, CLOSE_ENDED]);
 
 /**
- * Events: onOpen(), onFrame(frame), onInit(init), onFragment(frames, fragment), onMessage(message), onDropped(delayMs),
- * onEnded({ code, reason }).
+ * Events: onOpen(), onFrame(frame), onInit(init), onFragment(frames, fragment), onMessage(message), onDropped({ attempts,
+ * hasOpened }), onEnded({ code, reason, takenOver }).
  */
 export class Stream {
   constructor(session, token, events) {
-    this.url = session.stream_url;
+    this.url = addressOf(`v1/sessions/${session.id}/stream`);
     // Without the proxy, where that can be reached; whoever is there may be gone when the socket closes.
-    this.directUrl = location.protocol === "http:" ? session.direct_stream_url : null;
+    this.directUrl = isReachable(session.direct_stream_url) ? session.direct_stream_url : null;
     this.token = token;
     this.events = events;
     this.attempts = 0;
+    this.hasOpened = false;
     this.closed = false;
     this.connect();
   }
 
   connect() {
-    const address = new URL(this.directUrl ?? this.url, location.href);
+    const address = new URL(this.directUrl ?? this.url);
     this.directUrl = null;
     address.protocol = address.protocol.replace("http", "ws");
     const socket = new WebSocket(address);
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => socket.send(JSON.stringify({ type: "hello", token: this.token, protocol: PROTOCOL }));
+    socket.onopen = () => {
+      this.hasOpened = true;
+      socket.send(JSON.stringify({ type: "hello", token: this.token, protocol: PROTOCOL }));
+    };
     socket.onmessage = (event) => this.receive(event.data);
     socket.onclose = (event) => this.onClosed(socket, event);
     this.socket = socket;
@@ -47,7 +52,7 @@ export class Stream {
     // Frames may still arrive while a socket closes; they belong to a world that was left.
     if (this.closed) return;
     if (typeof data !== "string") {
-      this.receiveFrames(readMessage(data));
+      this.receiveBytes(data);
       return;
     }
     const message = JSON.parse(data);
@@ -56,6 +61,17 @@ export class Stream {
       this.events.onOpen(message);
     }
     this.events.onMessage(message);
+  }
+
+  receiveBytes(data) {
+    let content;
+    try {
+      content = readMessage(data);
+    } catch (error) {
+      this.events.onMessage({ type: "error", message: error.message });
+      return;
+    }
+    this.receiveFrames(content);
   }
 
   receiveFrames({ init, frames, fragment }) {
@@ -80,7 +96,7 @@ export class Stream {
     const moves = event.code === CLOSE_MIGRATE && this.attempts === 0;
     const delay = moves ? 0 : Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.attempts);
     this.attempts += 1;
-    this.events.onDropped(this.attempts);
+    this.events.onDropped({ attempts: this.attempts, hasOpened: this.hasOpened });
     // A little chance keeps many pages from coming back in the same instant.
     this.timer = setTimeout(() => this.connect(), delay * (0.8 + 0.4 * Math.random()));
   }
@@ -95,3 +111,11 @@ export class Stream {
     this.socket.close(1000, "left");
   }
 }
+
+/** Of no use are an unencrypted address to an encrypted page, and the server's loopback to another machine. */
+function isReachable(url) {
+  if (!url || location.protocol !== "http:") return false;
+  return !isLoopback(new URL(url).hostname) || isLoopback(location.hostname);
+}
+
+const isLoopback = (host) => host === "localhost" || host === "[::1]" || host.startsWith("127.");

@@ -1,6 +1,7 @@
 // The switch for thin links: the world as H.264, where the browser decodes it.
 
 import { canDecode, FragmentDecoder } from "./fragments.js";
+import { keep, read } from "./stored.js";
 
 const STORED_CHOICE = "gamegen-thin-link";
 
@@ -13,7 +14,7 @@ export class ThinLink {
     this.decoder = new FragmentDecoder(onFrame, () => this.giveUp());
     this.onChange = onChange;
     box.addEventListener("change", () => {
-      localStorage.setItem(STORED_CHOICE, box.checked ? "on" : "off");
+      keep("localStorage", STORED_CHOICE, box.checked ? "on" : "off");
       onChange(this.format);
     });
     this.ready = this.offer();
@@ -26,7 +27,7 @@ export class ThinLink {
   async offer() {
     if (!(await canDecode())) return;
     this.field.hidden = false;
-    this.box.checked = localStorage.getItem(STORED_CHOICE) === "on";
+    this.box.checked = read("localStorage", STORED_CHOICE) === "on";
   }
 
   begin(init) {
@@ -45,7 +46,7 @@ export class ThinLink {
   /** What was promised does not work here: pictures come as before, and it is not offered again. */
   giveUp() {
     if (this.field.hidden) return; // Fragments that were on their way fail too.
-    localStorage.removeItem(STORED_CHOICE);
+    keep("localStorage", STORED_CHOICE, null);
     this.field.hidden = true;
     this.box.checked = false;
     this.onChange(this.format);

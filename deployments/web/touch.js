@@ -1,5 +1,7 @@
 // Playing with two thumbs: the left one walks with a stick, the right one drags the picture around.
 
+import { whenAway } from "./away.js";
+import { capture } from "./controls.js";
 import { walkKeys } from "./stick.js";
 
 const DEG_PER_PIXEL = 0.3;
@@ -10,24 +12,28 @@ const thumbs = matchMedia("(pointer: coarse)");
 /** Follows one finger at a time: begin, move and end get its pointer events. */
 function followFinger(element, { begin, move, end }) {
   let finger = null;
+  const stop = () => {
+    if (finger === null) return;
+    finger = null;
+    end();
+  };
   // Before the buttons inside hear of it.
   element.addEventListener("pointerdown", (event) => {
-    if (finger !== null || event.pointerType === "mouse" || !thumbs.matches) return;
+    if (event.pointerType === "mouse" || !thumbs.matches) return;
+    // One whose end was never told holds nothing any more.
+    if (finger !== null && finger !== event.pointerId && element.hasPointerCapture(finger)) return;
     event.preventDefault();
     event.stopPropagation();
     finger = event.pointerId;
-    element.setPointerCapture(finger);
+    capture(element, finger);
     begin(event);
   }, { capture: true });
-  element.addEventListener("pointermove", (event) => event.pointerId === finger && move(event));
+  element.addEventListener("pointermove", (event) => event.pointerId === finger && (event.buttons ? move(event) : stop()));
   for (const kind of ["pointerup", "pointercancel", "lostpointercapture"]) {
-    element.addEventListener(kind, (event) => {
-      if (event.pointerId !== finger) return;
-      finger = null;
-      end();
-    });
+    window.addEventListener(kind, (event) => event.pointerId === finger && stop(), { capture: true });
   }
   element.addEventListener("contextmenu", (event) => thumbs.matches && event.preventDefault());
+  whenAway(stop);
 }
 
 /** Turns the camera as far as a finger is dragged over `area`. */

@@ -105,7 +105,10 @@ class SocketPlayer:
         others: Sequence[Server] = (),
     ) -> None:
         self._addresses = itertools.cycle(
-            [one.url.replace("http", "ws", 1) + session["stream_url"] for one in (server, *others)]
+            [
+                f"{one.url.replace('http', 'ws', 1)}/v1/sessions/{session['id']}/stream"
+                for one in (server, *others)
+            ]
         )
         self._direct_address: str | None = session.get("direct_stream_url")
         self._token: str | None = session.get("resume_token")

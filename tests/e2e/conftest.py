@@ -66,3 +66,9 @@ def open_page(browser, address) -> Iterator[Callable[..., Any]]:
 def page(open_page):
     """The page with its first world playing."""
     return open_page(viewport={"width": 1280, "height": 800})
+
+
+@pytest.fixture
+def phone(open_page):
+    """The page on a narrow phone."""
+    return open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)

@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import itertools
 import re
-from typing import Any
 
 import pytest
 
-from tests.e2e.playing import CHROMIUM, flow_x, new_world, recorded, wait_for_frames
+from tests.e2e.playing import (
+    CHROMIUM,
+    FAKE_GAMEPAD,
+    Fingers,
+    flow_x,
+    new_world,
+    recorded,
+    sent,
+    wait_for_frames,
+    wait_for_sent,
+)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-
-FAKE_GAMEPAD = """
-window.gamepad = {
-  connected: true, mapping: "standard", axes: [0, 0, 0, 0],
-  buttons: Array.from({ length: 17 }, () => ({ pressed: false, value: 0 })),
-};
-navigator.getGamepads = () => [null, window.gamepad];
-dispatchEvent(new Event("gamepadconnected"));
-"""
-
-
-def sent(page, part: str) -> list[dict[str, Any]]:
-    """That part of every control message so far that has it."""
-    return [message[part] for message in page.evaluate("window.sent") if part in message]
-
-
-def wait_for_sent(page, condition: str) -> None:
-    """`condition` reads `keys` (held as the messages say), `camera` and the sums `yaw` and `pitch` of turns."""
-    page.wait_for_function(
-        """condition => {
-          const [keys, turns] = [new Set(), [{ yaw_deg: 0, pitch_deg: 0 }]];
-          let camera = null;
-          for (const message of window.sent) {
-            for (const key of message.keyboard?.keys ?? []) keys[message.keyboard.state ? "add" : "delete"](key);
-            if (message.turn) turns.push(message.turn);
-            camera = message.camera ?? camera;
-          }
-          const sum = (name) => Math.round(100 * turns.reduce((total, turn) => total + turn[name], 0)) / 100;
-          const names = ["keys", "camera", "yaw", "pitch"];
-          const held = [...keys].sort().join("");
-          return new Function(...names, `return ${condition}`)(held, camera, sum("yaw_deg"), sum("pitch_deg"));
-        }""",
-        arg=condition,
-    )
 
 
 def assert_server_took_it(page) -> None:
@@ -151,33 +126,6 @@ def test_gamepad_goes_on_after_a_dropped_socket(page):
     page.evaluate("window.sent = []; window.sockets.at(-1).close()")
     wait_for_sent(page, "keys === 'w' && camera?.yaw_deg === 4.8")
     page.wait_for_function("gamegen.reconnects === 1 && gamegen.state === 'playing'")
-
-
-class Fingers:
-    """Fingers on the page, each a place; the browser sees them as real touches."""
-
-    def __init__(self, page) -> None:
-        self._session = page.context.new_cdp_session(page)
-        self._places: dict[int, tuple[float, float]] = {}
-
-    def put(self, finger: int, x: float, y: float) -> None:
-        kind = "touchMove" if finger in self._places else "touchStart"
-        self._places[finger] = (x, y)
-        self._dispatch(kind)
-
-    def lift(self, finger: int) -> None:
-        del self._places[finger]
-        self._dispatch("touchEnd")
-
-    def _dispatch(self, kind: str) -> None:
-        points = [{"id": finger, "x": x, "y": y} for finger, (x, y) in self._places.items()]
-        self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-
-
-@pytest.fixture
-def phone(open_page):
-    """The page on a narrow phone."""
-    return open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
 
 
 def test_left_thumb_walks_while_the_right_one_looks(phone):

@@ -38,7 +38,7 @@ class FakeServer:
         stop = asyncio.Event()
         async with websockets.serve(self._answer, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            session = {"stream_url": "/s"} | ({"resume_token": token} if token else {})
+            session = {"id": "s"} | ({"resume_token": token} if token else {})
             player = SocketPlayer(Server(f"http://127.0.0.1:{port}"), session, load_tracks()[0], 0, settings)
             playing = asyncio.create_task(player.play(time.monotonic() + seconds, stop))
             while not playing.done() and player.num_frames < 8:
@@ -105,7 +105,7 @@ async def test_a_session_that_ended_is_lost(code):
 
 async def test_a_session_that_nobody_answers_for_is_lost(monkeypatch):
     monkeypatch.setattr("loadtest.players.socket_player.GIVE_UP_S", 0.0)
-    player = SocketPlayer(Server("http://127.0.0.1:9"), {"stream_url": "/s"}, load_tracks()[0], 0)
+    player = SocketPlayer(Server("http://127.0.0.1:9"), {"id": "s"}, load_tracks()[0], 0)
     played = await player.play(time.monotonic() + 60, asyncio.Event())
     assert played.lost and played.lost.startswith("not reached")
 
@@ -124,7 +124,7 @@ async def test_who_knows_several_servers_tries_the_next_when_one_is_gone():
     async with websockets.serve(server._answer, "127.0.0.1", 0) as listening:
         there = Server(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}")
         gone = Server("http://127.0.0.1:9")
-        player = SocketPlayer(gone, {"stream_url": "/s"}, load_tracks()[0], 0, others=[gone, there])
+        player = SocketPlayer(gone, {"id": "s"}, load_tracks()[0], 0, others=[gone, there])
         playing = asyncio.create_task(player.play(time.monotonic() + 60, stop))
         while not playing.done() and player.num_frames < 8:
             await asyncio.sleep(0.01)

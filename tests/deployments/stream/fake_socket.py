@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.websockets import WebSocketState
 
@@ -13,6 +13,7 @@ class Socket:
     """A client that sends some messages, and then leaves or stays silent; keeps what it gets."""
 
     application_state = WebSocketState.CONNECTED
+    scope: ClassVar[dict[str, str]] = {"root_path": ""}
 
     def __init__(self, *received: dict[str, Any], leaves: bool = True) -> None:
         self._received = [*received, *([{"type": "websocket.disconnect"}] if leaves else [])]

@@ -103,7 +103,7 @@ def test_other_ends_are_told_with_the_reason_and_without_files(state: State) -> 
 )
 def test_a_message_has_the_body_of_the_http_answer(change: dict[str, Any]) -> None:
     video = replace(COMPLETED, **change)
-    http = video_state(video, kept_days=30).model_dump(mode="json")
+    http = video_state(video, kept_days=30, base_path="").model_dump(mode="json")
     server_fields = {"expires_at", "remaining_s"}
     assert server_fields < http.keys()
     assert payload_of(video)["data"] == {name: http[name] for name in http.keys() - server_fields}
