@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from deployments.errors import ApiError, describe_problems, shortened
 from deployments.limits import MAX_BODY_BYTES
 from deployments.videos.schemas import NewVideo
+from gamegen.media.kinds import is_image, is_video
 
 _FORM = "multipart/form-data"
 _LARGE_BODY_BYTES = 1 << 16
@@ -110,13 +111,20 @@ def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
         name = part.name
         if name in (_INPUT_REFERENCE, "image", "video") and part.is_file:
             if name == _INPUT_REFERENCE:
-                name = "video" if part.media_type.startswith("video/") else "image"
+                name = "video" if _is_video(part) else "image"
             fields[name] = base64.b64encode(part.data).decode()
         elif part.is_file:
             raise ValueError(f"{shortened(name)}: not a file field, send it as text")
         else:
             fields[name] = part.text
     return fields
+
+
+def _is_video(part: FormPart) -> bool:
+    """What the part is by its bytes; only of those that tell nothing the client's word counts."""
+    if is_image(part.data) or is_video(part.data):
+        return is_video(part.data)
+    return part.media_type.startswith("video/")
 
 
 def _boundary(content_type: str) -> bytes:
