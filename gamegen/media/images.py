@@ -45,7 +45,9 @@ def decode_image(
         # Of what is odd in a stranger's file the log need not tell.
         with warnings.catch_warnings(action="ignore"):
             return _decoded(data, max_pixels)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"the image has more than {max_pixels} pixels: scale it down") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"the image cannot be read: {_WHAT_TO_SEND}") from error
 
 

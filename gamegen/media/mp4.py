@@ -172,8 +172,8 @@ def _iter_by_opencv(source: VideoSource) -> Iterator[np.ndarray]:
 
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         name = str(source)
-        if isinstance(source, bytes | io.BytesIO):
-            file.write(source if isinstance(source, bytes) else source.getvalue())
+        if isinstance(source, bytes):
+            file.write(source)
             file.flush()
             name = file.name
         video = cv2.VideoCapture(name)

@@ -19,6 +19,7 @@ from av.sidedata.sidedata import Type
 from av.video.format import VideoFormat
 from av.video.reformatter import ColorTrc
 
+from gamegen.media.container_crop import Crop
 from gamegen.media.frames import covering, cropped_to
 from gamegen.media.size import Size
 
@@ -47,15 +48,6 @@ class Turn(NamedTuple):
         """A picture `(H, W, 3)`, turned."""
         turned = pixels.swapaxes(0, 1) if self.is_transposed else pixels
         return turned[:: -1 if self.flips_y else 1, :: -1 if self.flips_x else 1]
-
-
-class Crop(NamedTuple):
-    """The part of a stored picture that is shown, in pixels."""
-
-    width: int
-    height: int
-    left: int
-    top: int
 
 
 def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction) -> Size:

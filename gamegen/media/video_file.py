@@ -21,8 +21,9 @@ import numpy as np
 from av.stream import Disposition
 
 from gamegen.constants import FPS
+from gamegen.media.container_crop import Crop, read_crop
 from gamegen.media.frames import covering, resize_to
-from gamegen.media.kinds import HEAD_BYTES, other_kind
+from gamegen.media.kinds import HEAD_BYTES, is_image, other_kind
 from gamegen.media.presentation import MAX_PIXEL_ASPECT, filtered, picture, shown_size
 from gamegen.media.size import Size
 
@@ -34,7 +35,7 @@ _MISSING_S = 0.2
 _SAME_ASPECT = 0.02
 """Largest relative change of the aspect ratio at which a picture of another size still shows the same view."""
 
-VideoSource = Path | str | bytes | io.BytesIO
+VideoSource = Path | str | bytes
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class VideoFile:
     size: Size
     start_s: float
     _outline: _Outline
+    _crop: Crop | None
 
     @classmethod
     def open(cls, source: VideoSource, limits: VideoLimits = FOOTAGE, num_threads: int = 1) -> VideoFile:
@@ -103,17 +105,22 @@ class VideoFile:
             raise ValueError(
                 f"the video has {len(source)} bytes, at most {limits.max_bytes} are read: send a smaller one"
             )
+        head = _head(source)
+        # FFmpeg reads some of them as videos of one frame.
+        if kind := "a picture" if is_image(head) else other_kind(head):
+            raise ValueError(f"the video is {kind}: {WHAT_TO_SEND}")
         with _opened(source, limits) as (container, stream):
             _check_kind(stream, limits)
             outline = _scan_packets(container, stream, limits)
+            crop = read_crop(source, container.streams.video.index(stream))
         with _opened(source, limits) as (container, stream):
-            first = next(_decoded(container, stream, limits), None)
+            first = next(_decoded(container, stream, limits, crop), None)
             if first is None:
                 raise ValueError(f"the file holds no video frames: {WHAT_TO_SEND}")
             size = shown_size(first, _pixel_aspect(stream))
         if limits.max_pixels is not None and size.num_pixels > limits.max_pixels:
             raise _too_large(size, limits.max_pixels)
-        return cls(source, limits, num_threads, size, first.time, outline)
+        return cls(source, limits, num_threads, size, first.time, outline, crop)
 
     @property
     def num_frames(self) -> int:
@@ -151,7 +158,7 @@ class VideoFile:
         self, container: Any, stream: Any, size: tuple[int, int] | None, entry: int
     ) -> Iterator[_ShownFrame]:
         aspect = _pixel_aspect(stream)
-        for frame in _decoded(container, stream, self.limits, entry, self.num_threads):
+        for frame in _decoded(container, stream, self.limits, self._crop, entry, self.num_threads):
             yield _ShownFrame(frame, aspect, self.size, size)
 
 
@@ -193,8 +200,8 @@ class _ShownFrame:
 def _opened(source: VideoSource, limits: VideoLimits) -> Iterator[tuple[Any, Any]]:
     """Opens a container and its best video stream; turns errors of FFmpeg into ValueErrors."""
     file: Any = source
-    if isinstance(source, bytes | io.BytesIO):
-        file = io.BytesIO(source if isinstance(source, bytes) else source.getvalue())
+    if isinstance(source, bytes):
+        file = io.BytesIO(source)
     elif isinstance(source, Path):
         file = str(source)
     options = {"format_whitelist": limits.containers, **_decoder_options(limits)}
@@ -209,16 +216,12 @@ def _opened(source: VideoSource, limits: VideoLimits) -> Iterator[tuple[Any, Any
                 raise ValueError(f"the file holds no supported video: {WHAT_TO_SEND}")
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        kind = other_kind(_head(source))
-        reason = f"is {kind}" if kind else f"cannot be read ({error.strerror})"
-        raise ValueError(f"the video {reason}: {WHAT_TO_SEND}") from error
+        raise ValueError(f"the video cannot be read ({error.strerror}): {WHAT_TO_SEND}") from error
 
 
 def _head(source: VideoSource) -> bytes:
     if isinstance(source, bytes):
         return source[:HEAD_BYTES]
-    if isinstance(source, io.BytesIO):
-        return source.getvalue()[:HEAD_BYTES]
     try:
         with Path(source).open("rb") as file:
             return file.read(HEAD_BYTES)
@@ -306,13 +309,18 @@ def _usual_duration_s(shown_s: list[float], average_rate: Fraction | None) -> fl
 
 
 def _decoded(
-    container: Any, stream: Any, limits: VideoLimits, entry: int = 0, num_threads: int = 1
+    container: Any,
+    stream: Any,
+    limits: VideoLimits,
+    crop: Crop | None,
+    entry: int = 0,
+    num_threads: int = 1,
 ) -> Iterator[av.VideoFrame]:
     """Frames in the order of their times, from packet `entry` on, ready to be shown."""
     decoder = _decoder(stream, limits)
     # More threads than one would take cores from running sessions.
     decoder.thread_count = num_threads
-    return filtered(_decode(decoder, container.demux(stream), entry), None)
+    return filtered(_decode(decoder, container.demux(stream), entry), crop)
 
 
 def _decode(decoder: Any, packets: Iterator[av.Packet], entry: int) -> Iterator[av.VideoFrame]:
