@@ -153,5 +153,5 @@ def _within(crop: Crop, width: int, height: int) -> Crop | None:
     """The crop; None for one of the whole picture, or of what is not in it."""
     is_inside = crop.left >= 0 and crop.top >= 0
     is_inside = is_inside and crop.left + crop.width <= width and crop.top + crop.height <= height
-    is_part = 0 < crop.width and 0 < crop.height and (crop.width, crop.height) != (width, height)
+    is_part = crop.width > 0 and crop.height > 0 and (crop.width, crop.height) != (width, height)
     return crop if is_inside and is_part else None

@@ -59,7 +59,8 @@ def veiled(frames: np.ndarray) -> np.ndarray:
 class Sample:
     """A file and what it shows: a size, and the scene's frame for each at 24 a second; or why it is refused.
 
-    Its colours differ by `tolerance` at most; those of high dynamic range, `is_bright`, by any. `refused_upload` is why it is refused as an upload alone, where less is read than of footage.
+    Its colours differ by `tolerance` at most; those of high dynamic range, `is_bright`, by any. `refused_upload` is why
+    it is refused as an upload alone, where less is read than of footage.
     """
 
     name: str

@@ -155,7 +155,7 @@ def fault(sample: Sample, read: Callable[[], np.ndarray], refused: str, is_uploa
     corners = CORNERS.reshape(4, 3).astype(float)
     if sample.is_grey:
         corners = (corners @ LUMA)[:, None].repeat(3, 1)
-    numbers = tuple(int(round((value - level(0)) / (level(1) - level(0)))) for value in middle)
+    numbers = tuple(round((value - level(0)) / (level(1) - level(0))) for value in middle)
     error = np.abs(colours - corners).max()
     if numbers != wanted or error > sample.tolerance:
         return f"{sample.name} differs by {error:.0f}, shows {numbers} and not {wanted}"

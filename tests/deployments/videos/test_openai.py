@@ -8,6 +8,7 @@ import openai
 import pytest
 
 from tests.clip_server import ClipServer, clip_of
+from tests.picture_samples import moving_square, mp4_bytes
 from tests.serving import png
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -46,6 +47,16 @@ def test_a_picture_to_begin_with_is_sent_as_a_file(client, clip_server):
         )
         order = clip_server.do(clip_server.queue.get(video.id, "local")).order
         assert clip_server.objects.read(order.image_key) == picture
+
+
+def test_what_a_file_is_its_bytes_say(client, clip_server):
+    """Of bytes without a name the client says that they are any bytes, of a wrong name something wrong."""
+    picture, film = png(160, 96), mp4_bytes(moving_square(8))
+    for file in (film, ("film", film), ("film.png", film), picture, ("picture.mp4", picture, "video/mp4")):
+        video = client.videos.create(prompt="go on", input_reference=file, extra_body={"num_frames": 8})
+        order = clip_server.do(clip_server.queue.get(video.id, "local")).order
+        data = file[1] if isinstance(file, tuple) else file
+        assert clip_server.objects.read(order.source_key if data is film else order.image_key) == data
 
 
 def test_videos_are_listed_page_after_page(client):
