@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gamegen.media.video_file import VideoFile, VideoLimits
+from gamegen.media.video_file import VideoFile
+from gamegen.media.video_outline import VideoLimits
 
 MAX_VIDEO_BYTES = 8 * 1024 * 1024
 MAX_PROMPT_BYTES = 2 * 1024 * 1024

@@ -7,14 +7,12 @@ parts that an edit list cuts off are not, and frames count by their times, howev
 from __future__ import annotations
 
 import io
-import itertools
-import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
@@ -26,57 +24,14 @@ from gamegen.media.frames import covering, resize_to
 from gamegen.media.kinds import HEAD_BYTES, is_image, other_kind
 from gamegen.media.presentation import MAX_PIXEL_ASPECT, filtered, picture, shown_size
 from gamegen.media.size import Size
+from gamegen.media.video_outline import FOOTAGE, WHAT_TO_SEND, VideoLimits, VideoOutline, scan_packets
 
-WHAT_TO_SEND = "send a complete MP4 or WebM file with H.264, H.265, VP8, VP9 or AV1"
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read transparency, which FFmpeg's own leave out."""
-_MISSING_S = 0.2
-"""Seconds by which a file may end before its declared duration without counting as cut off."""
 _SAME_ASPECT = 0.02
 """Largest relative change of the aspect ratio at which a picture of another size still shows the same view."""
 
 VideoSource = Path | str | bytes
-
-
-@dataclass(frozen=True)
-class VideoLimits:
-    """What is read of a video; None does not limit.
-
-    `containers` are FFmpeg's names: others that it knows read files and addresses that the video names.
-    """
-
-    containers: str
-    codecs: tuple[str, ...] | None = None
-    max_bytes: int | None = None
-    max_s: float | None = None
-    max_frames: int | None = None
-    max_pixels: int | None = None
-    max_packets: int | None = None
-
-
-FOOTAGE = VideoLimits(containers="mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts")
-"""Files that whoever runs GameGen chose: of any codec, length and size."""
-
-
-class VideoFacts(NamedTuple):
-    """The size at which a video is shown, upright and with square pixels, and its number of frames at 24 a second."""
-
-    size: Size
-    num_frames: int
-
-
-@dataclass(frozen=True)
-class _Outline:
-    """Presentation times and key-frame flags of all packets, in the file's order, and the end of the video."""
-
-    times_s: list[float]
-    are_keys: list[bool]
-    end_s: float
-
-    def entry(self, time_s: float) -> int:
-        """Index of the key packet from which the picture shown at a time can be decoded."""
-        packets = enumerate(zip(self.times_s, self.are_keys, strict=True))
-        return max((i for i, (shown_s, is_key) in packets if is_key and shown_s <= time_s), default=0)
 
 
 @dataclass(frozen=True)
@@ -91,7 +46,7 @@ class VideoFile:
     num_threads: int
     size: Size
     start_s: float
-    _outline: _Outline
+    _outline: VideoOutline
     _crop: Crop | None
 
     @classmethod
@@ -111,7 +66,7 @@ class VideoFile:
             raise ValueError(f"the video is {kind}: {WHAT_TO_SEND}")
         with _opened(source, limits) as (container, stream):
             _check_kind(stream, limits)
-            outline = _scan_packets(container, stream, limits)
+            outline = scan_packets(container, stream, limits)
             crop = read_crop(source, container.streams.video.index(stream))
         with _opened(source, limits) as (container, stream):
             first = next(_decoded(container, stream, limits, crop), None)
@@ -253,61 +208,6 @@ def _pixel_aspect(stream: Any) -> Fraction:
     return stream.sample_aspect_ratio or Fraction(1)
 
 
-def _scan_packets(container: Any, stream: Any, limits: VideoLimits) -> _Outline:
-    """Reads all packets without decoding; raises ValueError for a damaged file or one beyond the limits."""
-    times_s: list[float] = []
-    are_keys: list[bool] = []
-    shown_s: list[float] = []
-    end_s = last_s = 0.0
-    has_durations = True
-    for number, packet in enumerate(container.demux()):
-        if packet.is_corrupt:
-            raise ValueError(f"the video is cut off or damaged: {WHAT_TO_SEND}")
-        if (limits.max_packets is not None and number > limits.max_packets) or (
-            limits.max_frames is not None and len(shown_s) > limits.max_frames
-        ):
-            raise ValueError(f"the video has over {limits.max_frames} frames: send a shorter part of it")
-        # The last packet of each stream is empty.
-        if packet.pts is None:
-            continue
-        time_s = float(packet.pts * packet.time_base)
-        lasts_s = float((packet.duration or 0) * packet.time_base)
-        is_video = packet.stream_index == stream.index
-        if is_video:
-            times_s.append(time_s)
-            are_keys.append(packet.is_keyframe)
-        # An edit list cuts it off, though later frames may need it.
-        if packet.is_discard:
-            continue
-        last_s = max(last_s, time_s + lasts_s)
-        if is_video:
-            shown_s.append(time_s)
-            has_durations = has_durations and lasts_s > 0
-            end_s = max(end_s, time_s + lasts_s)
-    if not shown_s:
-        raise ValueError(f"the file holds no video frames: {WHAT_TO_SEND}")
-    if not has_durations:
-        end_s = max(end_s, max(shown_s) + _usual_duration_s(shown_s, stream.average_rate))
-    length_s = end_s - min(shown_s)
-    # Files round times, by far less than a frame.
-    if limits.max_s is not None and length_s > limits.max_s + 0.5 / FPS:
-        raise ValueError(
-            f"the video is {length_s:.1f} s long and the limit is {limits.max_s:g}: send a shorter part of it"
-        )
-    if container.duration and max(last_s, end_s) < container.duration / av.time_base - _MISSING_S:
-        raise ValueError(f"the video is cut off: {WHAT_TO_SEND}")
-    return _Outline(times_s, are_keys, end_s)
-
-
-def _usual_duration_s(shown_s: list[float], average_rate: Fraction | None) -> float:
-    """The duration of a frame of which the file says none."""
-    if average_rate:
-        return float(1 / average_rate)
-    times_s = sorted(shown_s)
-    steps_s = [b - a for a, b in itertools.pairwise(times_s)]
-    return statistics.median(steps_s) if steps_s else 1 / FPS
-
-
 def _decoded(
     container: Any,
     stream: Any,
@@ -326,7 +226,7 @@ def _decoded(
 def _decode(decoder: Any, packets: Iterator[av.Packet], entry: int) -> Iterator[av.VideoFrame]:
     number = -1
     for packet in packets:
-        # Numbered as `_scan_packets` does.
+        # Numbered as `scan_packets` does.
         number += packet.pts is not None
         if number >= entry or packet.pts is None:
             yield from (frame for frame in decoder.decode(packet) if frame.time is not None)

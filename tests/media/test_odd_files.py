@@ -31,7 +31,8 @@ from gamegen.media.mp4 import read_mp4
 from gamegen.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
 from gamegen.sessions.log import SessionLog, VideoPrompt, WorldSpec
 from gamegen.sessions.log_file import from_json, to_json
-from tests.data.make_media import CORNERS, LUMA, Sample, corpus, level
+from tests.data.make_media import Sample, corpus
+from tests.data.media_files import CORNERS, LUMA, level
 
 MAX_CHUNKS = 60
 CURATION = CurationConfig(
