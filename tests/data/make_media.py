@@ -212,9 +212,9 @@ def coloured_videos() -> Iterator[Sample]:
         refused_upload="send a complete",
     )
     yield of("prores", "prores_ks", "mov", "yuv422p10le", refused_upload="codec is prores")
-    # Lower lines of one moment, upper lines of the next: what is shown is the first.
+    # Lower lines of one moment, upper lines of a later one: what is shown is the first, and no mean of both.
     woven = scene()
-    woven[:, ::2] = scene(range(1, NUM_FRAMES + 1))[:, ::2]
+    woven[:, ::2] = scene(range(2, NUM_FRAMES + 2))[:, ::2]
     fields = {"flags": "+ildct+ilme", "x264-params": "bff=1"}
     yield of("interlaced", pixels=woven, options=fields)
     turned = np.ascontiguousarray(woven[:, :, ::-1])
