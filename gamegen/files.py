@@ -1,4 +1,4 @@
-"""Files: their SHA-256, and writing them so that no reader meets half of one."""
+"""Files: their SHA-256, those of a folder, and writing them so that no reader meets half of one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ def file_sha256(file: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal; raises OSError if it cannot be read."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def visible_files(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files under a folder, at any depth, whose names match; those that begin with a dot are left out.
+
+    macOS and file browsers leave such files, named like those that they belong to, and Git has a folder of them.
+    """
+    found = (file for file in folder.rglob(pattern) if file.is_file())
+    return sorted(
+        file for file in found if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from deployments.videos.schemas import NewVideo
 from deployments.videos.settings import VideoSettings
 from deployments.workers.intake import block_reason, check_texts
 from gamegen.generation.render_plan import RenderPlan
-from gamegen.media.images import MAX_IMAGE_BYTES, decode_image
-from gamegen.media.untrusted import MAX_VIDEO_BYTES, count_frames
+from gamegen.media.first_frames import FirstFrames, check_first_frames
+from gamegen.media.images import MAX_IMAGE_BYTES
+from gamegen.media.untrusted import MAX_VIDEO_BYTES
 from gamegen.microbatch import MicroBatcher
 from gamegen.service.orders.credits import cost
 from gamegen.service.orders.order import Order, Tier
@@ -66,6 +67,8 @@ class OrderPlacer:
         self._quick_checks = quick_checks
         self._settings = settings
         self._limiters: LRUCache[str, FixedWindowLimiter] = LRUCache(_MAX_LIMITED_ACCOUNTS)
+        # One after another, which leaves the cores to play.
+        self._decoding = asyncio.Lock()
         self._submissions: MicroBatcher[NewGeneration, Generation | OrderRefusal] = MicroBatcher(
             self._submit, settings.api.orders_at_once, calls_at_once=1
         )
@@ -79,17 +82,17 @@ class OrderPlacer:
             self._check_rate(account)
             self._check_webhook_url(new.webhook_url)
             model = await self._served_model()
-            order = to_order(
-                new, model=model, tiers=self._queue.settings.tiers, inputs=await self._store_inputs(new)
-            )
+            order = to_order(new, model=model, tiers=self._queue.settings.tiers, inputs=_inputs_of(new))
+            num_steps = self._count_steps(order, model)
             await self._check_length(order)
+            await self._store_input(new, order)
             made = await self._enqueue(
                 NewGeneration(
                     id=f"video_{uuid.uuid4().hex}",
                     account=account,
                     order=order,
                     body_hash=body_hash_of(new),
-                    num_steps=self._count_steps(order, model),
+                    num_steps=num_steps,
                     millicredits=cost(order, self._queue.settings.tiers.of(Tier(new.tier))),
                     request_id=request_id,
                     tier=Tier(new.tier),
@@ -117,20 +120,22 @@ class OrderPlacer:
         except RefusedUrlError as error:
             raise ApiError(422, "invalid_webhook_url", f"webhook_url: {error}") from error
 
-    async def _store_inputs(self, new: NewVideo) -> OrderInputs:
-        """Stores the first image or the source video of an order after it could be decoded."""
-        if new.image is not None:
-            await asyncio.to_thread(_check_image, new.image)
-            return OrderInputs(image_key=await self._store_input(new.image))
-        if new.video is not None:
-            await asyncio.to_thread(_check_video, new.video)
-            return OrderInputs(source_key=await self._store_input(new.video))
-        return OrderInputs()
-
-    async def _store_input(self, data: bytes) -> str:
-        key = f"inputs/{sha256_hex(data)}"
-        await asyncio.to_thread(self._objects.write, key, data)
-        return key
+    async def _store_input(self, new: NewVideo, order: Order) -> None:
+        """Stores the first image or the source video of an order once all that is used of it could be decoded."""
+        inputs: list[tuple[FirstFrames, bytes | None, int]] = [
+            ("image", new.image, MAX_IMAGE_BYTES),
+            ("video", new.video, MAX_VIDEO_BYTES),
+        ]
+        for name, data, limit_bytes in inputs:
+            if data is None:
+                continue
+            _check_size(name, data, limit_bytes)
+            try:
+                async with self._decoding:
+                    await asyncio.to_thread(check_first_frames, name, data, (order.width, order.height))
+            except ValueError as error:
+                raise ApiError(422, f"invalid_{name}", f"{name}: {error}") from error
+            await asyncio.to_thread(self._objects.write, _input_key(data), data)
 
     async def _check_length(self, order: Order) -> None:
         """Has the texts that may have too many tokens encoded; raises ApiError (422, 503)."""
@@ -178,20 +183,15 @@ class OrderPlacer:
             raise ApiError(451, failure.code, f"{made.id}: {failure.message}")
 
 
-def _check_image(data: bytes) -> None:
-    _check_size("image", data, MAX_IMAGE_BYTES)
-    try:
-        decode_image(data)
-    except ValueError as error:
-        raise ApiError(422, "invalid_image", f"image: {error}") from error
+def _inputs_of(new: NewVideo) -> OrderInputs:
+    return OrderInputs(
+        image_key=None if new.image is None else _input_key(new.image),
+        source_key=None if new.video is None else _input_key(new.video),
+    )
 
 
-def _check_video(data: bytes) -> None:
-    _check_size("video", data, MAX_VIDEO_BYTES)
-    try:
-        count_frames(data)
-    except ValueError as error:
-        raise ApiError(422, "invalid_video", f"video: {error}") from error
+def _input_key(data: bytes) -> str:
+    return f"inputs/{sha256_hex(data)}"
 
 
 def _check_size(name: str, data: bytes, limit_bytes: int) -> None:

@@ -19,7 +19,7 @@ from deployments.errors import ApiError, describe_problems, shortened
 from deployments.limits import MAX_BODY_BYTES
 from deployments.request_schemas import decode_file
 from deployments.videos.schemas import NewVideo
-from gamegen.media.first_frames import is_image
+from gamegen.media.kinds import is_image, is_video
 
 _FORM = "multipart/form-data"
 _LARGE_BODY_BYTES = 1 << 16
@@ -147,7 +147,8 @@ def _with_reference(data: Any) -> Any:
         file = decode_file(reference)
     except ValueError as error:
         raise _invalid(place, str(error)) from error
-    return {**others, "image" if is_image(file) else "video": file}
+    declared = reference[len("data:") :] if isinstance(reference, str) else ""
+    return {**others, _field_of(file, declared): file}
 
 
 def _invalid(place: str, problem: str) -> ApiError:
@@ -164,7 +165,7 @@ def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
         name = part.name
         if name in (_INPUT_REFERENCE, "image", "video") and part.is_file:
             if name == _INPUT_REFERENCE:
-                name = "video" if part.media_type.startswith("video/") else "image"
+                name = _field_of(part.data, part.media_type)
             fields[name] = base64.b64encode(part.data).decode()
         elif part.is_file:
             raise ValueError(f"{shortened(name)}: not a file field, send it as text")
@@ -173,6 +174,13 @@ def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
         else:
             fields[name] = part.text
     return {**fields, _INPUT_REFERENCE: reference} if reference else fields
+
+
+def _field_of(file: bytes, declared_type: str) -> str:
+    """What a file is by its bytes, `image` or `video`; only of those that tell nothing the client's word counts."""
+    if is_image(file) or is_video(file):
+        return "video" if is_video(file) else "image"
+    return "video" if declared_type.lower().startswith("video/") else "image"
 
 
 def _boundary(content_type: str) -> bytes:

@@ -22,7 +22,9 @@ from gamegen.curation.shards import RejectedClip
 from gamegen.footage import clips
 from gamegen.footage.clips import Clip
 from gamegen.footage.depth import DEPTH_CELL_PX, depth_cells
-from gamegen.media.mp4 import encode_mp4, read_mp4
+from gamegen.media.footage import read_footage
+from gamegen.media.mp4 import encode_mp4
+from gamegen.media.size import Size
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def plan(source: Path, output: Path, config: CurationConfig) -> list[ShardPlan]:
     Reads only light columns, and only complete tables, so recording may go on meanwhile.
     Raises FileNotFoundError if `source` holds no table at all.
     """
-    files = sorted(source.rglob("*.parquet"))
+    files = clips.table_files(source)
     if not files:
         raise FileNotFoundError(f"no clip table under {source}: record footage first (gamegen record --help)")
     known = {
@@ -133,11 +135,13 @@ def curate_clip(clip: Clip, video: Path, split: str, config: CurationConfig) -> 
         data = video.read_bytes()
         if hashlib.sha256(data).hexdigest() != clip.sha256:
             return reject("broken", "SHA-256 differs from the clip table's")
-        frames = read_mp4(data)
+        frames = read_footage(data)
     except (OSError, ValueError) as error:
         return reject("broken", str(error))
-    if len(frames) != clip.num_frames:
-        return reject("broken", f"{len(frames)} frames decoded, the clip table says {clip.num_frames}")
+    found = len(frames), Size(frames.shape[2], frames.shape[1])
+    if found != (clip.num_frames, (clip.width, clip.height)):
+        said = f"{clip.num_frames} frames of {clip.width}x{clip.height}"
+        return reject("broken", f"it shows {found[0]} frames of {found[1]}, the clip table says {said}")
     frames = buckets.fit_to_bucket(frames, bucket)
     verdict = filters.rejection(filters.measure(frames, config.filters), config.filters)
     if verdict is not None:

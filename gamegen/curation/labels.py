@@ -10,11 +10,13 @@ from random import Random
 import numpy as np
 
 from gamegen.constants import FPS
-from gamegen.files import file_sha256
+from gamegen.files import visible_files
 from gamegen.footage import captions
-from gamegen.footage.clips import CAPTION_FIELDS, Clip, read_table
+from gamegen.footage.clips import CAPTION_FIELDS, Clip
+from gamegen.media.footage import Footage
 from gamegen.media.frames import resize_to
-from gamegen.media.mp4 import ALL_CORES, iter_mp4, probe
+from gamegen.media.kinds import is_video_file
+from gamegen.media.mp4 import ALL_CORES
 from gamegen.models.inverse_dynamics import InverseDynamics
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov")
@@ -35,29 +37,27 @@ class Scenery:
 
 
 def labelled(clip: Clip, video: Path, model: InverseDynamics) -> Clip:
-    """A clip with keys and turns read off its video. Raises ValueError for an unreadable or too short one."""
-    frames = _small_frames(video, model)
-    actions = model.predict(frames)
-    # What was done after the last frame shows in none.
-    return dataclasses.replace(
-        clip,
-        num_frames=len(frames),
-        keys=[*actions.names(), []],
-        yaw_deg=[*actions.yaw_deg.tolist(), 0.0],
-        pitch_deg=[*actions.pitch_deg.tolist(), 0.0],
-    )
+    """A clip with keys and turns read off its video.
+
+    Raises ValueError for an unreadable or too short one, or one that does not show the clip's number of frames.
+    """
+    frames = _small_frames(Footage(video, ALL_CORES), model)
+    if len(frames) != clip.num_frames:
+        raise ValueError(f"{video} shows {len(frames)} frames, the clip table says {clip.num_frames}")
+    return _with_actions(clip, frames, model)
 
 
-def label_video(video: Path, table: Path, scenery: Scenery, model: InverseDynamics) -> Clip:
+def label_video(video: Path, digest: str, table: Path, scenery: Scenery, model: InverseDynamics) -> Clip:
     """The row, in the clip table `table`, of a video that has none. Each video counts as a world of its own.
 
-    Raises ValueError for an unreadable video, fewer than two frames or another rate than 24 frames a second.
+    `digest` is the file's SHA-256. Raises ValueError for an unreadable video, or fewer than two frames at 24 a second.
     """
-    width, height, num_frames = _measure(video)
-    digest = file_sha256(video)
+    footage = Footage(video, ALL_CORES)
+    frames = _small_frames(footage, model)
+    num_frames = len(frames)
     facts = captions.Facts(scenery.game, scenery.place, "", "", scenery.view)
     clip = Clip(
-        clip_id=f"{scenery.game}-{video.stem}-{digest[:8]}",
+        clip_id=clip_id_of(video, digest, scenery),
         path=os.path.relpath(video, table.parent),
         sha256=digest,
         size_bytes=video.stat().st_size,
@@ -65,8 +65,8 @@ def label_video(video: Path, table: Path, scenery: Scenery, model: InverseDynami
         licence=scenery.licence,
         world_seed=int(digest[:8], 16),
         fps=FPS,
-        width=width,
-        height=height,
+        width=footage.size.width,
+        height=footage.size.height,
         num_frames=num_frames,
         perspective=scenery.view,
         keys=[],
@@ -83,23 +83,21 @@ def label_video(video: Path, table: Path, scenery: Scenery, model: InverseDynami
         caption=dict.fromkeys(CAPTION_FIELDS, ""),
         instructions=[],
     )
-    return labelled(clip, video, model)
+    return _with_actions(clip, frames, model)
 
 
-def fill_in(source: Path, table: Path, model: InverseDynamics) -> list[Clip]:
-    """The clips of the table `source` as rows of `table`: those without keys are labelled, the others unchanged."""
-    clips = []
-    for clip in read_table(source):
-        video = source.parent / clip.path
-        clip = dataclasses.replace(clip, path=os.path.relpath(video, table.parent))
-        clips.append(clip if clip.keys else labelled(clip, video, model))
-    return clips
+def clip_id_of(video: Path, digest: str, scenery: Scenery) -> str:
+    """The id of a video's clip; `digest` is the file's SHA-256."""
+    return f"{scenery.game}-{video.stem}-{digest[:8]}"
 
 
 def find_videos(source: Path) -> list[Path]:
-    """A video file itself, or those under a folder in order of name; raises FileNotFoundError if there is none."""
-    files = [source] if source.is_file() else sorted(source.rglob("*"))
-    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    """A video file itself, or those under a folder in order of name, told by their bytes or their suffix.
+
+    Raises FileNotFoundError if there is none.
+    """
+    files = visible_files(source) if source.is_dir() else [source] if source.is_file() else []
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES or is_video_file(file)]
     if not videos:
         raise FileNotFoundError(
             f"no video at {source}: give a file or a folder ({', '.join(VIDEO_SUFFIXES)})"
@@ -107,18 +105,18 @@ def find_videos(source: Path) -> list[Path]:
     return videos
 
 
-def _small_frames(video: Path, model: InverseDynamics) -> np.ndarray:
+def _with_actions(clip: Clip, frames: np.ndarray, model: InverseDynamics) -> Clip:
+    actions = model.predict(frames)
+    # What was done after the last frame shows in none.
+    return dataclasses.replace(
+        clip,
+        keys=[*actions.names(), []],
+        yaw_deg=[*actions.yaw_deg.tolist(), 0.0],
+        pitch_deg=[*actions.pitch_deg.tolist(), 0.0],
+    )
+
+
+def _small_frames(footage: Footage, model: InverseDynamics) -> np.ndarray:
     """Frames at the model's own size: a long video does not fit into memory at its own."""
     size = (model.config.width, model.config.height)
-    frames = [resize_to(frame[None], size)[0] for frame in iter_mp4(video, num_threads=ALL_CORES)]
-    if not frames:
-        raise ValueError(f"{video}: holds no video frames")
-    return np.stack(frames)
-
-
-def _measure(video: Path) -> tuple[int, int, int]:
-    """Width and height in pixels and the number of frames."""
-    size, rate, num_frames = probe(video)
-    if rate is None or round(rate) != FPS:
-        raise ValueError(f"{video} has {rate} frames a second: convert it to {FPS} (ffmpeg -r {FPS})")
-    return *size, num_frames
+    return np.stack([resize_to(frame[None], size)[0] for frame in footage.frames()])

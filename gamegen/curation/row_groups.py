@@ -17,7 +17,7 @@ PARQUET, PACKED = ".parquet", ".safetensors"
 def shard_files(folder: Path, split: str) -> list[Path]:
     """The shards of a split, in a fixed order; none if there is no such split."""
     files = (folder / f"split={split}").glob("bucket=*/*")
-    return sorted(file for file in files if file.suffix in (PARQUET, PACKED))
+    return sorted(file for file in files if file.suffix in (PARQUET, PACKED) and file.name[0] != ".")
 
 
 def column_by_group(file: Path, name: str) -> list[list[Any]]:

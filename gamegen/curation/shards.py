@@ -41,7 +41,6 @@ REJECTED_SCHEMA = pa.schema(
         ("detail", pa.string()),
     ]
 )
-REJECTED_FILE = "rejected.parquet"
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def read_rows(
 
 def read_rejected(folder: Path) -> list[RejectedClip]:
     """The clips turned away so far, in order of `clip_id`."""
-    path = folder / REJECTED_FILE
+    path = folder / clips.REJECTED_FILE
     if not path.exists():
         return []
     return [RejectedClip(**row) for row in pq.read_table(path, schema=REJECTED_SCHEMA).to_pylist()]
@@ -97,4 +96,4 @@ def read_rejected(folder: Path) -> list[RejectedClip]:
 def write_rejected(folder: Path, rejected: Iterable[RejectedClip]) -> None:
     """Replaces the list of rejects."""
     rows = [vars(clip) for clip in sorted(rejected, key=lambda clip: clip.clip_id)]
-    write_table(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA), folder / REJECTED_FILE)
+    write_table(pa.Table.from_pylist(rows, schema=REJECTED_SCHEMA), folder / clips.REJECTED_FILE)

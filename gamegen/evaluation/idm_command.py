@@ -62,22 +62,26 @@ def label(
 ) -> None:
     """Writes a clip table of videos without key logs, or fills in the clips of a table that have no keys.
 
+    It writes as it goes: run again, it goes on where it was. What cannot be read is listed in rejected.parquet.
+
     Example: gamegen idm label footage/ -o footage/keys.parquet --place "snowy forest"
     """
-    from gamegen.curation.labels import Scenery, fill_in, find_videos, label_video
-    from gamegen.footage.clips import write_table
+    from gamegen.curation.labelling import fill_in, label_videos
+    from gamegen.curation.labels import Scenery
     from gamegen.models.inverse_dynamics import load_inverse_dynamics
 
     model = load_inverse_dynamics(checkpoint)
     if source.suffix == ".parquet":
         table = output or source
-        clips = fill_in(source, table, model)
+        report = fill_in(source, table, model, track)
     else:
         table = output or (source if source.is_dir() else source.parent) / "keys.parquet"
         scenery = Scenery(game, place, view, licence)
-        clips = [label_video(video, table, scenery, model) for video in track(find_videos(source))]
-    write_table(clips, table)
-    print(f"{table}: {len(clips)} clips, {sum(clip.num_frames for clip in clips)} frames")
+        report = label_videos(source, table, scenery, model, track)
+    print(f"{table}: {len(report.clips)} clips, {sum(clip.num_frames for clip in report.clips)} frames")
+    if report.rejected:
+        first = report.rejected[0]
+        print(f"{report.rejected_file}: {len(report.rejected)} put aside; {first.path}: {first.detail}")
 
 
 def _table(split: str, scores: dict[str, ActionScores]) -> Table:

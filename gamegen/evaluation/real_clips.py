@@ -12,8 +12,8 @@ import numpy as np
 from gamegen.curation import shards
 from gamegen.footage import captions
 from gamegen.footage.clips import Clip, read_table
+from gamegen.media.footage import read_footage
 from gamegen.media.frames import resize_to
-from gamegen.media.mp4 import read_mp4
 
 SHIPPED_CLIPS = Path(__file__).parents[2] / "tests" / "data" / "clips"
 """Eight short clips in the repository; an installed package has none."""
@@ -29,7 +29,7 @@ class RealClip:
 
     def frames(self, size: tuple[int, int]) -> np.ndarray:
         """All frames at `size` = (width, height), cropped and area-averaged as in curation."""
-        return resize_to(read_mp4(self.video), size)
+        return resize_to(read_footage(self.video), size)
 
     def facts(self, frame: int) -> captions.Facts:
         """Recorded facts of one frame."""

@@ -14,13 +14,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gamegen.files import write_atomically
+from gamegen.files import visible_files, write_atomically
 
 CAPTION_FIELDS = ("summary", "game_meta", "character", "frame_description", "atmosphere")
 """The five fields of a generation caption (GameGen-X, OGameData-GEN)."""
 INSTRUCTION_FIELDS = ("environmental_basic", "transition", "light", "act", "misc")
 """The five fields of an instruction (GameGen-X, OGameData-INS)."""
 
+REJECTED_FILE = "rejected.parquet"
+"""File beside clip tables and shards, with the clips that were put aside and why."""
+_LABELLED_BY = "gamegen.labelled_by"
 _STRINGS = pa.list_(pa.string())
 _FLOATS = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -135,12 +138,25 @@ class Clip:
         return cls(**{**row, "instructions": instructions})
 
 
-def write_table(clips: list[Clip], path: Path) -> None:
-    """Writes `clips` to one Parquet file, replacing it in one step."""
+def write_table(clips: list[Clip], path: Path, labelled_by: str | None = None) -> None:
+    """Writes `clips` to one Parquet file, replacing it in one step; `labelled_by` is kept in it for `labels_of`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_atomically(path) as partial:
         table = pa.Table.from_pylist([clip.to_row() for clip in clips], schema=SCHEMA)
+        if labelled_by is not None:
+            table = table.replace_schema_metadata({_LABELLED_BY: labelled_by})
         pq.write_table(table, partial, compression="zstd")
+
+
+def labels_of(table: Path) -> str | None:
+    """The `labelled_by` that a clip table was written with; None if there was none, or no table."""
+    found = (pq.read_schema(table).metadata or {}).get(_LABELLED_BY.encode()) if table.exists() else None
+    return None if found is None else found.decode()
+
+
+def table_files(folder: Path) -> list[Path]:
+    """Every clip table under a folder, in order of name."""
+    return [file for file in visible_files(folder, "*.parquet") if file.name != REJECTED_FILE]
 
 
 def read_table(path: Path) -> list[Clip]:
@@ -148,7 +164,7 @@ def read_table(path: Path) -> list[Clip]:
 
     Raises FileNotFoundError if there is none.
     """
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    files = table_files(path) if path.is_dir() else [path]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"no clip table under {path}: record footage first (gamegen record --help)")
     clips = [Clip.from_row(row) for file in files for row in pq.read_table(file, schema=SCHEMA).to_pylist()]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
+
+import numpy as np
 
 from gamegen.files import file_sha256
 from gamegen.footage.clips import Clip, Instruction
-from gamegen.media.mp4 import read_mp4, write_mp4
+from gamegen.media.footage import Footage
+from gamegen.media.mp4 import write_mp4
 
 PER_FRAME_COLUMNS = (
     "keys",
@@ -43,7 +47,7 @@ def cut_excerpt(clip: Clip, source: Path, output: Path, start: int, num_frames: 
         )
     output.mkdir(parents=True, exist_ok=True)
     path = output / f"{clip_id}.mp4"
-    frames = read_mp4(source / clip.path, start + num_frames)[start:]
+    frames = np.stack([*itertools.islice(Footage(source / clip.path).frames(), start, start + num_frames)])
     write_mp4(path, frames, clip.fps, EXCERPT_CRF)
     return dataclasses.replace(
         clip,

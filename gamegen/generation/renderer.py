@@ -29,7 +29,8 @@ from gamegen.generation.decode import decode_chunks
 from gamegen.generation.drawing import Drawing
 from gamegen.generation.render_plan import RenderPlan
 from gamegen.generation.spec import ClipSpec, ClipStart
-from gamegen.media.first_frames import is_image, read_first_frames
+from gamegen.media.first_frames import read_first_frames
+from gamegen.media.kinds import is_image
 from gamegen.models.model import Model
 from gamegen.models.text import TextStates
 

@@ -5,27 +5,39 @@ A picture is one chunk of four equal frames; of a video as many whole chunks cou
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from gamegen.constants import FRAMES_PER_CHUNK
-from gamegen.media.frames import resize_to
+from gamegen.media.frames import covering, resize_to
 from gamegen.media.images import decode_image
-from gamegen.media.untrusted import count_frames, read_frames
+from gamegen.media.kinds import is_image
+from gamegen.media.untrusted import count_frames, open_video, read_frames
 
+FirstFrames = Literal["image", "video"]
 MAX_FIRST_CHUNKS = 60
 """Chunks of ten seconds. Large models remember longer, but would take minutes to read it all."""
 
 
-def is_image(data: bytes) -> bool:
-    """True for data that begins as a PNG, JPEG or WebP file does: it is read as a picture then, else as a video."""
-    return data.startswith((b"\x89PNG", b"\xff\xd8\xff")) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
-
-
 def check_video(data: bytes) -> None:
-    """Checks that a file is a video to go on from, without decoding a picture; raises ValueError with what to do."""
+    """Checks that a file is a video to go on from by its first picture; raises ValueError with what to do."""
     if is_image(data):
         raise ValueError("the video is a picture: give it as the image")
     _check_length(count_frames(data))
+
+
+def check_first_frames(kind: FirstFrames, data: bytes, size: tuple[int, int]) -> None:
+    """Checks, by decoding it, that a file can begin a world of `size` = (width, height) as an image or a video.
+
+    Raises ValueError as `read_first_frames`, and for a file of the other kind.
+    """
+    if kind == "image":
+        height, width = decode_image(data).shape[:2]
+        covering((width, height), size)
+        return
+    check_video(data)
+    open_video(data).check(size, MAX_FIRST_CHUNKS * FRAMES_PER_CHUNK)
 
 
 def read_first_frames(data: bytes, size: tuple[int, int], max_chunks: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from gamegen.files import write_atomically
 from gamegen.media.frames import check_pixels
 from gamegen.media.size import Size, check_even
 
+if TYPE_CHECKING:
+    from gamegen.media.video_file import VideoSource
+
 try:
     import av
 except ImportError:  # A machine that only trains reads videos with OpenCV.
@@ -28,8 +31,6 @@ except ImportError:  # A machine that only trains reads videos with OpenCV.
 
 ALL_CORES = 0
 """A number of threads: as many as the machine has cores."""
-
-VideoSource = Path | str | bytes | io.BytesIO
 
 
 class Mp4Writer:
@@ -141,51 +142,44 @@ def encode_mp4(
 
 
 def read_mp4(source: VideoSource, max_frames: int | None = None) -> np.ndarray:
-    """All frames of a video (or its first `max_frames`), `uint8 (T, H, W, 3)`.
+    """All frames of a video (or its first `max_frames`) as they are stored, `uint8 (T, H, W, 3)`.
 
-    Raises ValueError, with the reason, for anything that is not a readable video of at least one frame, and for one
-    whose frame size changes.
+    Of footage the frames count at 24 a second, which `gamegen.media.footage` reads. Raises ValueError, with the reason,
+    for anything that is not a readable video of at least one frame, and for one whose shape changes.
     """
-    frames = list(iter_mp4(source, max_frames))
+    frames = list(itertools.islice(_stored_frames(source), max_frames))
     if not frames:
-        raise ValueError(f"{_cannot_decode(source)}: it holds no frame")
-    if any(frame.shape != frames[0].shape for frame in frames):
-        raise ValueError(f"{_cannot_decode(source)}: its frame size changes part-way; record one size a clip")
+        raise ValueError(f"{cannot_decode(source)}: it holds no frame")
     return np.stack(frames)
 
 
-def iter_mp4(
-    source: VideoSource, max_frames: int | None = None, num_threads: int = 1
-) -> Iterator[np.ndarray]:
-    """Frames of a video one by one, `uint8 (H, W, 3)`; raises ValueError for an unreadable file.
-
-    Without PyAV it is OpenCV that decodes: its colours differ by a few steps of 8 bits.
-    """
+def _stored_frames(source: VideoSource) -> Iterator[np.ndarray]:
+    """Frames one by one. Without PyAV it is OpenCV that decodes: its colours differ by a few steps of 8 bits."""
     if av is None:
-        yield from itertools.islice(_iter_by_opencv(source), max_frames)
+        yield from _iter_by_opencv(source)
         return
-    with _opened(source) as (container, stream):
-        stream.codec_context.thread_count = num_threads
-        for index, frame in enumerate(container.decode(stream)):
-            if index == max_frames:
-                return
-            yield frame.to_ndarray(format="rgb24")
+    from gamegen.media.video_file import VideoFile
+
+    try:
+        yield from VideoFile.open(source).shown_frames()
+    except ValueError as error:
+        raise ValueError(f"{cannot_decode(source)}: {error}") from error
 
 
 def _iter_by_opencv(source: VideoSource) -> Iterator[np.ndarray]:
-    """Frames as `iter_mp4` gives them, decoded by OpenCV, which reads files only."""
+    """Stored frames, decoded by OpenCV, which reads files only."""
     import cv2
 
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         name = str(source)
-        if isinstance(source, bytes | io.BytesIO):
-            file.write(source if isinstance(source, bytes) else source.getvalue())
+        if isinstance(source, bytes):
+            file.write(source)
             file.flush()
             name = file.name
         video = cv2.VideoCapture(name)
         try:
             if not video.isOpened():
-                raise ValueError(f"{_cannot_decode(source)}: OpenCV cannot read it as a video")
+                raise ValueError(f"{cannot_decode(source)}: OpenCV cannot read it as a video")
             while True:
                 is_there, frame = video.read()
                 if not is_there:
@@ -195,39 +189,8 @@ def _iter_by_opencv(source: VideoSource) -> Iterator[np.ndarray]:
             video.release()
 
 
-class VideoFacts(NamedTuple):
-    """A video's size, frames a second (None if the file does not say) and number of frames."""
-
-    size: Size
-    fps: Fraction | None
-    num_frames: int
-
-
-def probe(source: VideoSource) -> VideoFacts:
-    """Measures a video without decoding it; raises ValueError for an unreadable file."""
-    with _opened(source) as (container, stream):
-        num_frames = sum(1 for packet in container.demux(stream) if packet.size)
-        return VideoFacts(Size(stream.width, stream.height), stream.average_rate, num_frames)
-
-
-@contextmanager
-def _opened(source: VideoSource) -> Iterator[tuple[Any, Any]]:
-    """Opens a container and its first video stream; turns errors of FFmpeg into ValueErrors."""
-    file: Any = source
-    if isinstance(source, bytes):
-        file = io.BytesIO(source)
-    elif isinstance(source, Path):
-        file = str(source)
-    try:
-        with av.open(file, "r") as container:
-            if not container.streams.video:
-                raise ValueError(f"{_cannot_decode(source)}: it has no video stream")
-            yield container, container.streams.video[0]
-    except (av.error.FFmpegError, OSError) as error:
-        raise ValueError(f"{_cannot_decode(source)}: it cannot be read as a video ({error})") from error
-
-
-def _cannot_decode(source: VideoSource) -> str:
+def cannot_decode(source: VideoSource) -> str:
+    """The beginning of an error about a video, with its file if it is one."""
     return "cannot decode the clip" + (f" {source}" if isinstance(source, Path | str) else "")
 
 

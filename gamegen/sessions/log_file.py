@@ -30,8 +30,9 @@ from pydantic import FailFast
 from gamegen.config import build
 from gamegen.constants import FPS, FRAMES_PER_CHUNK
 from gamegen.controls import KEYS, Control
-from gamegen.media.first_frames import check_video, is_image
+from gamegen.media.first_frames import check_video
 from gamegen.media.images import MAX_IMAGE_BYTES, decode_image
+from gamegen.media.kinds import is_image
 from gamegen.media.recorded_start import MAX_START_BYTES, RecordedStart, is_recorded_start
 from gamegen.media.size import check_size
 from gamegen.media.untrusted import MAX_PROMPT_BYTES, MAX_PROMPT_S, MAX_VIDEO_BYTES, count_frames

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from gamegen.controls import MOVEMENT_KEYS
-from gamegen.curation.curate import CurationConfig, curate_clip
+from gamegen.curation.curate import CurationConfig, curate_clip, plan
 from gamegen.curation.encoded import aligned_operations, segment_prompts
-from gamegen.curation.labels import Scenery, fill_in, find_videos, label_video
-from gamegen.footage.clips import read_table, write_table
+from gamegen.curation.labelling import fill_in, label_videos
+from gamegen.curation.labels import Scenery, find_videos
+from gamegen.curation.shards import read_rejected
+from gamegen.footage.clips import read_table
 from gamegen.media.mp4 import read_mp4, write_mp4
 from gamegen.models.checkpoint import save_checkpoint
 from gamegen.models.inverse_dynamics import InverseDynamics, InverseDynamicsConfig
@@ -28,8 +30,7 @@ def test_a_bare_video_becomes_a_clip_that_curation_and_encoding_take(model, tmp_
     video = tmp_path / "videos" / "walk.mp4"
     video.parent.mkdir()
     write_mp4(video, panning_frames(48))
-    clip = label_video(video, tmp_path / "keys.parquet", Scenery("mygame", "snowy forest"), model)
-    write_table([clip], tmp_path / "keys.parquet")
+    label_videos(video.parent, tmp_path / "keys.parquet", Scenery("mygame", "snowy forest"), model)
     (read,) = read_table(tmp_path)
     assert read.path == "videos/walk.mp4"
     assert (read.num_frames, len(read.keys), len(read.yaw_deg)) == (48, 48, 48)
@@ -50,7 +51,8 @@ def test_only_clips_without_keys_are_filled_in(model, tmp_path):
         aligned_operations(bare, 2)
     source = write_footage(tmp_path, [known, bare]) / "clips.parquet"
     target = tmp_path / "labels" / "clips.parquet"
-    filled = {clip.clip_id: clip for clip in fill_in(source, target, model)}
+    filled = {clip.clip_id: clip for clip in fill_in(source, target, model).clips}
+    assert list(filled.values()) == read_table(target)
     stored = {clip.clip_id: clip for clip in read_table(source)}
     assert filled["known"] == dataclasses.replace(stored["known"], path="../known.mp4")
     assert len(filled["bare"].keys) == len(filled["bare"].yaw_deg) == len(filled["bare"].pitch_deg) == 8
@@ -58,18 +60,85 @@ def test_only_clips_without_keys_are_filled_in(model, tmp_path):
 
 
 def test_what_cannot_be_labelled_is_said(model, tmp_path):
+    table = tmp_path / "keys.parquet"
     with pytest.raises(FileNotFoundError, match="no video at"):
         find_videos(tmp_path)
-    slow = tmp_path / "slow.mp4"
-    write_mp4(slow, panning_frames(8), fps=30)
-    with pytest.raises(ValueError, match="30 frames a second: convert it to 24"):
-        label_video(slow, tmp_path / "keys.parquet", Scenery(), model)
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no video")
-    with pytest.raises(ValueError, match="cannot be read"):
-        label_video(broken, tmp_path / "keys.parquet", Scenery(), model)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"none of 1 videos can be read; broken\.mp4: .* cannot be read"):
+        label_videos(tmp_path, table, Scenery(), model)
+    assert not table.exists()
     with pytest.raises(ValueError, match="first, third"):
         Scenery(view="second")
+
+
+def folder_with_bad_files(folder):
+    """Three videos, one of them with no suffix of a video, between files that are none."""
+    folder.mkdir()
+    for name in ("a.mp4", "c.clip", "e.mp4"):
+        write_mp4(folder / "writing.mp4", panning_frames(8, ord(name[0])))
+        (folder / "writing.mp4").rename(folder / name)
+    (folder / "b.mp4").write_bytes(b"no video")
+    (folder / "d.mp4").write_bytes((folder / "a.mp4").read_bytes()[:-200])
+    (folder / "._a.mp4").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        ")
+    (folder / ".trash").mkdir()
+    (folder / ".trash" / "f.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "notes.txt").write_text("walks in a forest")
+
+
+def test_bad_files_are_put_aside_with_the_reason_and_the_others_labelled(model, tmp_path):
+    footage, table = tmp_path / "footage", tmp_path / "footage" / "keys.parquet"
+    folder_with_bad_files(footage)
+    report = label_videos(footage, table, Scenery(), model)
+    assert [clip.path for clip in report.clips] == ["a.mp4", "c.clip", "e.mp4"]
+    assert sorted(read_table(footage), key=lambda clip: clip.path) == report.clips
+    rejected = {clip.path: clip for clip in read_rejected(footage)}
+    assert sorted(rejected) == ["b.mp4", "d.mp4"]
+    assert "cannot be read" in rejected["b.mp4"].detail and "cut off" in rejected["d.mp4"].detail
+    # A table of macOS is none, and the list of rejects neither.
+    (footage / "._keys.parquet").write_bytes(b"\0\5\x16\7")
+    assert sum(len(step.clip_ids) for step in plan(footage, tmp_path / "out", CurationConfig())) == 3
+
+
+def test_labelling_goes_on_where_it_was_interrupted(model, tmp_path, monkeypatch):
+    footage, table = tmp_path / "footage", tmp_path / "footage" / "keys.parquet"
+    folder_with_bad_files(footage)
+    seen = []
+
+    def predict(frames):
+        seen.append(len(frames))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return InverseDynamics.predict(model, frames)
+
+    monkeypatch.setattr(model, "predict", predict)
+    with pytest.raises(KeyboardInterrupt):
+        label_videos(footage, table, Scenery(), model)
+    assert [clip.path for clip in sorted(read_table(table), key=lambda c: c.path)] == ["a.mp4", "c.clip"]
+    first = label_videos(footage, table, Scenery(), model)
+    assert len(first.clips) == 3 and len(seen) == 4
+    assert label_videos(footage, table, Scenery(), model) == first and len(seen) == 4
+    # Another place is another label, a changed or mended video is labelled again, and one that is gone leaves.
+    label_videos(footage, table, Scenery(place="desert"), model)
+    assert len(seen) == 7
+    (footage / "a.mp4").replace(footage / "b.mp4")
+    again = label_videos(footage, table, Scenery(place="desert"), model)
+    assert sorted(clip.path for clip in again.clips) == ["b.mp4", "c.clip", "e.mp4"] and len(seen) == 8
+    assert [clip.path for clip in again.rejected] == ["d.mp4"]
+
+
+def test_a_table_is_filled_in_as_it_goes(model, tmp_path):
+    bare = {"keys": [], "yaw_deg": [], "pitch_deg": []}
+    clips = [make_clip(tmp_path, name, panning_frames(8, i), **bare) for i, name in enumerate("abc")]
+    clips[1] = dataclasses.replace(clips[1], num_frames=9)
+    (tmp_path / "c.mp4").unlink()
+    table = write_footage(tmp_path, clips) / "clips.parquet"
+    report = fill_in(table, table, model)
+    assert [len(clip.keys) for clip in read_table(table)] == [8, 0, 0]
+    assert "shows 8 frames, the clip table says 9" in report.rejected[0].detail
+    assert "No such file" in report.rejected[1].detail
+    (tmp_path / "c.mp4").write_bytes((tmp_path / "a.mp4").read_bytes())
+    fill_in(table, table, model)
+    assert [len(clip.keys) for clip in read_table(table)] == [8, 0, 8]
 
 
 def test_the_command_labels_a_folder(model, tmp_path):

@@ -11,8 +11,9 @@ from gamegen.controls import Control
 from gamegen.engine.engine import WorldEngine
 from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.media import first_frames
-from gamegen.media.first_frames import check_video, is_image, read_first_frames
+from gamegen.media.first_frames import check_video, read_first_frames
 from gamegen.media.images import encode_jpegs
+from gamegen.media.kinds import is_image
 from gamegen.models.opening import Opening
 from tests.engine.test_world import random_model, words
 from tests.picture_samples import mp4_bytes

@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from gamegen.media.mp4 import Mp4Writer, encode_mp4, probe, read_mp4, write_mp4
+from gamegen.media.footage import Footage
+from gamegen.media.mp4 import Mp4Writer, encode_mp4, read_mp4, write_mp4
 from tests.footage_samples import panning_frames
 from tests.picture_samples import moving_square, mp4_bytes
 
@@ -73,9 +74,13 @@ def test_only_pictures_are_encoded() -> None:
         encode_mp4(np.zeros((4, 16, 16), np.uint8), 24)
 
 
-def test_a_video_is_measured_without_decoding_it(tmp_path):
-    write_mp4(tmp_path / "clip.mp4", moving_square(7), fps=30)
-    assert probe(tmp_path / "clip.mp4") == ((64, 48), 30, 7)
+def test_footage_counts_at_24_frames_a_second(tmp_path):
+    clip = moving_square(10)
+    for fps, shown in ((24, range(10)), (30, [0, 1, 3, 4, 5, 6, 8, 9]), (12, sorted([*range(10)] * 2))):
+        write_mp4(tmp_path / "clip.mp4", clip, fps=fps)
+        stored, footage = read_mp4(tmp_path / "clip.mp4"), Footage(tmp_path / "clip.mp4")
+        assert len(stored) == 10 and (footage.size, footage.num_frames) == ((64, 48), len(shown))
+        np.testing.assert_array_equal(np.stack([*footage.frames()]), stored[[*shown]])
 
 
 def test_a_recording_that_fails_leaves_no_file(tmp_path):

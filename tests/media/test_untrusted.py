@@ -11,8 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from gamegen.media import untrusted
-from gamegen.media.untrusted import count_frames, read_frames
+from gamegen.media import video_file
+from gamegen.media.untrusted import count_frames, open_video, read_frames
 from tests.picture_samples import mp4_bytes
 from tests.serving import png
 
@@ -75,7 +75,7 @@ def test_the_end_is_the_same_wherever_decoding_began():
     for most in (1, 5, 30):
         np.testing.assert_array_equal(read_frames(file, SIZE, most), whole[-most:])
     # Of several key frames the last one before is where it begins.
-    entries = [untrusted._outline(mp4, 10**7, 30).entry(2.0) for mp4 in (file, keyed(noise))]
+    entries = [open_video(mp4)._outline.entry(2.0) for mp4 in (file, keyed(noise))]
     assert entries == [0, 40]
 
 
@@ -147,7 +147,7 @@ def test_what_is_no_video_that_is_known_is_refused(file):
     ids=["bytes", "seconds", "long", "frames", "pixels"],
 )
 def test_what_is_too_large_is_refused_before_it_is_decoded(file, limits, says, monkeypatch):
-    monkeypatch.setattr(untrusted, "_decoded", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(video_file, "_decoded", lambda *_: pytest.fail("decoded"))
     with pytest.raises(ValueError, match=says):
         read_frames(file, SIZE, 100, **limits)
 

@@ -221,7 +221,7 @@ def changed(path: str, value: object) -> str:
             base64.b64encode(video(250)).decode(),
             "is 10.4 s long and the limit is 10",
         ),
-        ("video_prompts", [{"id": "walk", "kind": "pose", "video": ""}] * 2, "holds no video|cannot be read"),
+        ("video_prompts", [{"id": "walk", "kind": "pose", "video": ""}] * 2, "is empty"),
     ],
 )
 def test_a_wrong_field_is_named_with_its_value_and_what_to_do(path, value, says):

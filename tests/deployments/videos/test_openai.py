@@ -12,7 +12,7 @@ import pytest
 
 from deployments.settings import load_settings
 from tests.clip_server import CLIP_BYTES, ClipServer, clip_of
-from tests.media.test_first_frames import video as video_file
+from tests.picture_samples import moving_square, mp4_bytes
 from tests.serving import png
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +57,7 @@ def test_a_picture_to_begin_with_is_sent_as_a_file(client, clip_server):
 
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_what_to_begin_with_may_be_a_data_address(client, clip_server, kind):
-    file = png(160, 96) if kind == "image" else video_file(8)
+    file = png(160, 96) if kind == "image" else mp4_bytes(moving_square(8))
     address = f"data:{kind}/any;base64,{base64.b64encode(file).decode()}"
     # The client takes files alone for its own parameter.
     reference = {"input_reference": {"image_url": address}}
@@ -86,6 +86,16 @@ def test_the_example_of_the_manual_works_as_it_is_written(database_url, tmp_path
     with ClipServer(database_url, tmp_path, max_pixels=load_settings().videos.max_pixels).running() as server:
         exec(example.replace("http://127.0.0.1:8000", server.url), {})
     assert (tmp_path / "clip.mp4").stat().st_size == CLIP_BYTES
+
+
+def test_what_a_file_is_its_bytes_say(client, clip_server):
+    """Of bytes without a name the client says that they are any bytes, of a wrong name something wrong."""
+    picture, film = png(160, 96), mp4_bytes(moving_square(8))
+    for file in (film, ("film", film), ("film.png", film), picture, ("picture.mp4", picture, "video/mp4")):
+        video = client.videos.create(prompt="go on", input_reference=file, extra_body={"num_frames": 8})
+        order = clip_server.do(clip_server.queue.get(video.id, "local")).order
+        data = file[1] if isinstance(file, tuple) else file
+        assert clip_server.objects.read(order.source_key if data is film else order.image_key) == data
 
 
 def test_videos_are_listed_page_after_page(client):

@@ -6,12 +6,14 @@ import base64
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 
 from deployments.videos.schemas import NewVideo
 from gamegen.service.webhooks.webhook_client import AttemptResult
 from tests.clip_server import ClipServer
 from tests.deployments.videos.helping import ended, ordered
+from tests.picture_samples import moving_square, mp4_bytes
 from tests.serving import png
 
 
@@ -137,8 +139,15 @@ def test_files_to_begin_with_are_looked_at_and_stored(http, clip_server):
     assert clip_server.objects.read(order.image_key) == picture
     bad = http.post("/v1/videos", json={"prompt": "a", "image": base64.b64encode(b"no picture").decode()})
     assert_problem(bad, 422, "invalid_image")
-    bad = http.post("/v1/videos", json={"prompt": "a", "video": base64.b64encode(b"no video").decode()})
-    assert_problem(bad, 422, "invalid_video")
+    for video, says in (
+        (b"no video", "cannot be read"),
+        (mp4_bytes(moving_square(3)), "3 frames at 24 a second: send at least 4"),
+        (picture, "is a picture: give it as the image"),
+        (mp4_bytes(np.zeros((8, 16, 640, 3), np.uint8)), "is a strip"),
+    ):
+        bad = http.post("/v1/videos", json={"prompt": "a", "video": base64.b64encode(video).decode()})
+        assert_problem(bad, 422, "invalid_video")
+        assert says in bad.text
 
 
 @pytest.mark.parametrize(
