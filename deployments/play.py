@@ -28,6 +28,7 @@ from deployments.stores import StoreUrls
 from gamegen.service.database import schema
 from gamegen.service.database.embedded import reachable_database
 from gamegen.storage.objects import default_url
+from gamegen.telemetry import without_usage_server
 
 _READY_TIMEOUT_S = 120.0
 _READY_POLL_S = 0.3
@@ -38,7 +39,7 @@ def play(
     host: str = "127.0.0.1",
     port: int = 8000,
     model: str | None = None,
-    settings_file: Path | None = None,
+    settings_name: str = DEFAULT_SETTINGS,
     open_browser: bool = False,
     metrics_port: int | None = None,
 ) -> None:
@@ -54,7 +55,7 @@ def play(
         _check_port("127.0.0.1", metrics_port, "--metrics-port")
         if metrics_port == port:
             raise ValueError(f"--port and --metrics-port are both {port}: choose another for one of them")
-    settings = load_settings(settings_file or DEFAULT_SETTINGS)
+    settings = load_settings(settings_name)
     settings = dataclasses.replace(settings, model=model or settings.model)
     _check_model(settings.model)
     console = Console()
@@ -162,15 +163,17 @@ def _start(
     set_environment()
     import ray
     from ray import serve
+    from ray._private import services
 
     from deployments.app import NAME, build_app
 
-    ray.init(
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _metrics_export_port=metrics_port,
-    )
+    with without_usage_server(services):
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _metrics_export_port=metrics_port,
+        )
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     report("starting the replicas: text encoder, world, decoder, generator, clerk")
     serve.start(

@@ -1,4 +1,4 @@
-"""Settings of the Serve application, read from `configs/serve/*.yaml`."""
+"""Settings of the Serve application, read from `gamegen/configs/serve/*.yaml`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from pathlib import Path
 from deployments.limits import MAX_SOCKET_MESSAGE_BYTES
 from deployments.videos.settings import VideoSettings
 from deployments.workers.settings import WorkerSettings
-from gamegen.config import load_yaml
+from gamegen.config import config_file, load_yaml
 from gamegen.constants import FPS
 
-_SETTINGS_FOLDER = Path(__file__).parent.parent / "configs" / "serve"
-DEFAULT_SETTINGS = _SETTINGS_FOLDER / "local.yaml"
-CLUSTER_SETTINGS = _SETTINGS_FOLDER / "cluster.yaml"
-"""Settings for two worker nodes or more."""
+DEFAULT_SETTINGS = "local"
+CLUSTER_SETTINGS = "cluster"
+"""The shipped settings for two worker nodes or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,9 +255,9 @@ class ServeSettings:
             )
 
 
-def load_settings(path: Path = DEFAULT_SETTINGS) -> ServeSettings:
-    """Reads a settings file; raises ValueError naming the file and the key that is wrong."""
-    return load_yaml(ServeSettings, path)
+def load_settings(name: str | Path = DEFAULT_SETTINGS) -> ServeSettings:
+    """The settings of a shipped name or a YAML file; raises ValueError naming the file and the key that is wrong."""
+    return load_yaml(ServeSettings, config_file("serve", str(name)))
 
 
 def _check_within(settings: object, **limits: int) -> None:

@@ -90,7 +90,7 @@ def play(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
     model: Annotated[str | None, typer.Option(help="instead of the shipped one in int8: runs/world")] = None,
-    settings: Annotated[Path | None, typer.Option(help="instead of configs/serve/local.yaml")] = None,
+    settings: Annotated[str, typer.Option(help="local, cluster, crowd, noop, or a YAML file")] = "local",
     metrics_port: Annotated[
         int | None, typer.Option(help="port on 127.0.0.1 where Prometheus reads metrics")
     ] = None,
@@ -100,7 +100,7 @@ def play(
     Example: gamegen play --port 8080
     """
     play = importlib.import_module(SERVER).play
-    play(host=host, port=port, model=model, settings_file=settings, metrics_port=metrics_port)
+    play(host=host, port=port, model=model, settings_name=settings, metrics_port=metrics_port)
 
 
 @app.command()

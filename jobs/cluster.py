@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 
 import ray
+import ray.data
+from ray._private import services
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gamegen.telemetry import without_usage_server
 
 
 def connect() -> None:
@@ -14,7 +18,8 @@ def connect() -> None:
         # A local Ray has no nodes that could be preempted; a cluster is known by its address.
         if "RAY_ADDRESS" not in os.environ:
             os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        ray.init(include_dashboard=False)
+        with without_usage_server(services):
+            ray.init(include_dashboard=False)
     # A bar of our own counts clips; Ray Data's counts blocks, and writes a page into logs every ten seconds.
     ray.data.DataContext.get_current().enable_progress_bars = False
 

@@ -21,6 +21,7 @@ from gamegen.footage import sources
 from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_worlds
 from gamegen.footage.recording import clip_is_recorded, record_world
 from gamegen.media.size import Size
+from jobs.cluster import connect
 
 POLL_S = 1.0
 MIN_SIDE = 64
@@ -129,8 +130,7 @@ def run(
     Example: gamegen record --game minetest --hours 2 --output footage/
     """
     width, height = parse_size(size)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=True)
+    connect()
     # A shell starts background jobs deaf to Ctrl-C, and a terminated job should close its games as well.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)

@@ -40,8 +40,12 @@ pytest_plugins = ["tests.application", "tests.sharing"]
 def ray_cluster() -> Iterator[None]:
     """One small local Ray for the whole session: starting one takes seconds, so tests share it."""
     import ray
+    from ray._private import services
 
-    ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
+    from gamegen.telemetry import without_usage_server
+
+    with without_usage_server(services):
+        ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     yield
     ray.shutdown()
 

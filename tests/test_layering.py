@@ -19,7 +19,12 @@ ENGINE = MODELS | {"gamegen.engine", "gamegen.gallery", "gamegen.world"}
 SERVICE = {
     f"gamegen.service.{room}" for room in ("backup", "database", "orders", "retention", "safety", "webhooks")
 }
-LIBRARY = ENGINE | SERVICE | {"gamegen", "gamegen.generation", "gamegen.provenance", "gamegen.storage"}
+LIBRARY = (
+    ENGINE
+    | SERVICE
+    | {f"gamegen.{room}" for room in ("generation", "provenance", "storage", "telemetry")}
+    | {"gamegen"}
+)
 REPLICA = {"deployments.background", "deployments.observability", "deployments.sessions"}
 REQUESTS = {f"deployments.{r}" for r in ("errors", "limits", "prompts", "request_schemas")}
 INGRESS = REPLICA | REQUESTS | {f"deployments.{r}" for r in ("clients", "rate_limit", "replicas", "settings")}
@@ -35,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.device": set(),
     "gamegen.microbatch": set(),
     "gamegen.files": set(),
+    "gamegen.telemetry": set(),
     "gamegen.flow": BASE,
     "gamegen.pages": set(),
     "gamegen.models": BASE | {"gamegen.flow", "gamegen.media"},
@@ -70,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"jobs", *LIBRARY, *(f"gamegen.{r}" for r in ("curation", "evaluation", "footage", "training"))},
     # The Ray Serve application, by process.
     "deployments.background": set(),
-    "deployments.environment": set(),
+    "deployments.environment": {"gamegen.telemetry"},
     "deployments.stores": set(),
     "deployments.embedded_store": set(),
     "deployments.autoscaling": set(),

@@ -26,6 +26,7 @@ from deployments.stores import StoreUrls
 from gamegen.service.database import schema
 from gamegen.service.database.embedded import revive, server_of
 from gamegen.service.safety.settings import NONE
+from gamegen.telemetry import without_usage_server
 from loadtest.load.server_memory import processes, trees
 
 if TYPE_CHECKING:
@@ -120,18 +121,20 @@ def local_application(settings: ServeSettings) -> Iterator[LocalApplication]:
     """Starts stores, Ray and the application, and stops them; raises TimeoutError if it does not answer."""
     import ray
     from ray import serve
+    from ray._private import services
 
     from deployments.app import NAME, build_app
 
     with own_stores() as (stores, database):
         port = _free_port()
-        ray.init(
-            "local",
-            num_cpus=_NUM_CPUS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with without_usage_server(services):
+            ray.init(
+                "local",
+                num_cpus=_NUM_CPUS,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         try:
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})

@@ -33,7 +33,7 @@ def main(
     model: Annotated[
         str | None, typer.Option(help="instead of random weights at their smallest: nano:precision=int8")
     ] = None,
-    settings: Annotated[Path, typer.Option(help="instead of configs/serve/cluster.yaml")] = CLUSTER_SETTINGS,
+    settings: Annotated[str, typer.Option(help="a shipped name, or a YAML file")] = CLUSTER_SETTINGS,
     require_p95_s: Annotated[
         float | None, typer.Option(help="exit with 1 if a session is lost or p95 of the pauses is longer")
     ] = None,

@@ -31,6 +31,7 @@ from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.motion import luminance
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, WEIGHTS_FOLDER
+from gamegen.models.file_faults import file_fault
 
 ATTRIBUTES = ("biome", "weather", "time_of_day", "view")
 WINDOW_FRAMES = 8
@@ -202,9 +203,8 @@ def load_scenes(folder: Path = WEIGHTS_FOLDER / "scenes") -> tuple[SceneHeads, d
             f"no scene heads in {folder}: train some (python -m gamegen.evaluation.scenes)"
         ) from error
     if hashlib.sha256(data).hexdigest() != card["sha256"][HEADS_FILE]:
-        raise ValueError(
-            f"{folder / HEADS_FILE} is damaged: its SHA-256 is not that of its card; copy it again"
-        )
+        other = "is damaged: its SHA-256 is not that of its card; copy it again"
+        raise ValueError(f"{folder / HEADS_FILE} {file_fault(folder / HEADS_FILE) or other}")
     weights = {name: value.float() for name, value in load_file(folder / HEADS_FILE).items()}
     width = weights[f"heads.{ATTRIBUTES[0]}.1.weight"].shape[0]
     heads = SceneHeads(len(weights["mean_D"]), card["labels"], ScenesConfig(hidden=width))

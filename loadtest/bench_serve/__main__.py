@@ -127,7 +127,7 @@ def main(
         typer.Option("--bare", help="in turns with the same model drawing here, to see what serving costs"),
     ] = False,
     videos: Annotated[
-        bool, typer.Option("--videos", help="order clips instead: of a server of configs/serve/noop.yaml")
+        bool, typer.Option("--videos", help="order clips instead: of a server with --settings noop")
     ] = False,
     direct: Annotated[
         bool, typer.Option("--direct", help="order from an ingress replica itself, past Serve's proxy")

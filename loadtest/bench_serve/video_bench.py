@@ -1,6 +1,6 @@
 """Benchmark of the clip service: orders accepted and clips completed a second, and the latency of status requests.
 
-gamegen play --settings configs/serve/noop.yaml, then gamegen bench serve --videos
+gamegen play --settings noop, then gamegen bench serve --videos
 """
 
 from __future__ import annotations
