@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gamegen.folders import data_folder
 from gamegen.storage.interface import (
     MissingStoreError,
     ObjectEntry,
@@ -48,5 +48,4 @@ def open_store(url: str) -> ObjectStore:
 
 def default_url() -> str:
     """The default store: a folder in the user's data directory."""
-    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return str(Path(data) / "gamegen" / "objects")
+    return str(data_folder() / "objects")

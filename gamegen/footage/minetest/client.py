@@ -19,6 +19,7 @@ import numpy as np
 
 from gamegen.constants import FPS
 from gamegen.files import write_atomically
+from gamegen.folders import cache_folder
 from gamegen.footage.depth import DEPTH_CELL_PX
 from gamegen.footage.recorder import CAMERA_STEP_DEG
 
@@ -70,7 +71,7 @@ def find_game() -> Path | None:
 def build_hook() -> Path:
     """The compiled hook, built on first use into the user's cache. Raises ClientError if that fails."""
     source = HERE / "hook.c"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gamegen"
+    cache = cache_folder()
     library = cache / f"minetest-hook-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
     if library.exists():
         return library
