@@ -43,7 +43,7 @@ _SETTINGS = {
 }
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
-_POLL_S = 0.05
+_POLL_S = 0.1
 
 
 class PostgresServer:
@@ -75,6 +75,7 @@ class PostgresServer:
             failing.callback(self._leave)
             # Data first, since the socket's path leads through their folder.
             self._wait_for_data()
+            account_of(self.data)
             self._socket_folder = self._closing.enter_context(short_path(self.data))
             self.ensure_running()
             failing.pop_all()
@@ -182,7 +183,7 @@ class PostgresServer:
 
     def _wait_for_data(self) -> None:
         """Creates the database unless it is there; waits while another process does."""
-        while not (self.data / "PG_VERSION").exists():
+        while not self.data.exists():
             lock = self._free_lock()
             if lock is None:
                 time.sleep(_POLL_S)
