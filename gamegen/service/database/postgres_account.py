@@ -74,7 +74,7 @@ class Account:
 def account_of(data: Path) -> Account:
     """The account for a data folder: its owner, or for root and a new folder a user number that nobody has.
 
-    No user is created. Raises DatabaseStartError for a folder of somebody else.
+    No user is created. Raises DatabaseStartError for a folder of somebody else, or if root may not become that user.
     """
     owner = data.stat() if data.exists() else None
     if os.geteuid() != 0:
@@ -85,10 +85,19 @@ def account_of(data: Path) -> Account:
             )
         return Account()
     if owner and owner.st_uid != 0:
-        return Account(owner.st_uid, owner.st_gid)
-    taken = {entry.pw_uid for entry in pwd.getpwall()}
-    number = next(number for number in _OWN_USERS if number not in taken)
-    return Account(number, number)
+        account = Account(owner.st_uid, owner.st_gid)
+    else:
+        taken = {entry.pw_uid for entry in pwd.getpwall()}
+        number = next(number for number in _OWN_USERS if number not in taken)
+        account = Account(number, number)
+    try:
+        subprocess.run(["true"], cwd="/", check=True, **account.options())
+    except OSError as error:
+        raise DatabaseStartError(
+            f"PostgreSQL does not run as root, and this root may not become user {account.user} ({error.strerror}): "
+            f"start GameGen as another user, give it CAP_SETUID and CAP_SETGID, or {REMEDY}"
+        ) from error
+    return account
 
 
 def create_cluster(folder: Path, account: Account, programs: Path) -> None:

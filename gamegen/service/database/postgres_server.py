@@ -242,35 +242,38 @@ class PostgresServer:
         return f"gamegen.start_id={(self.folder / 'start_id').read_text()}"
 
     def _remove_stale_locks(self) -> None:
-        """Removes PostgreSQL's own lock files; raises DatabaseStartError if a server without our lock runs here.
+        """Frees PostgreSQL's own lock files; raises DatabaseStartError if a server without our lock runs here.
 
         PostgreSQL itself would take any process of this user with such a number for a server.
         """
+        other = self._foreign_server()
+        if other is not None:
+            raise DatabaseStartError(
+                f"PostgreSQL (process {other}) runs on {self.data} already, started by another program or "
+                f"an earlier version: stop it with `kill -INT {other}`, or {REMEDY}"
+            )
+        for file in self.data.glob(".s.PGSQL.*"):
+            file.unlink()
+        if not self._pid_file.exists():
+            return
+        _, is_whole, rest = self._pid_file.read_text().partition("\n")
+        if is_whole:
+            # PostgreSQL passes over the number of its parent, and still looks whether the memory named there is in use.
+            self._pid_file.write_text(f"{os.getpid()}\n{rest}")
+        else:
+            self._pid_file.unlink()
+
+    def _foreign_server(self) -> int | None:
+        """The number of a process of PostgreSQL on this data folder, which is its argument or its working folder."""
         import psutil
 
-        if self._pid_file.exists():
-            try:
-                process = psutil.Process(_number_in(self._pid_file))
-                is_server = process.name() == "postgres" and self._is_on_this_folder(process)
-            except (ValueError, psutil.Error):
-                is_server = False
-            if is_server:
-                raise DatabaseStartError(
-                    f"PostgreSQL (process {process.pid}) runs on {self.data} already, started by another program or "
-                    f"an earlier version: stop it with `kill -INT {process.pid}`, or {REMEDY}"
-                )
-        for file in (self._pid_file, *self.data.glob(".s.PGSQL.*")):
-            file.unlink(missing_ok=True)
-
-    def _is_on_this_folder(self, process: Process) -> bool:
-        import psutil
-
-        if str(self.data) in process.cmdline():
-            return True
-        try:
-            return Path(process.cwd()).samefile(self.data)
-        except (OSError, psutil.AccessDenied):
-            return False
+        for process in psutil.process_iter(["name", "cmdline", "cwd", "status"]):
+            found = process.info
+            if found["name"] != "postgres" or found["status"] == psutil.STATUS_ZOMBIE:
+                continue
+            if str(self.data) in (found["cmdline"] or ()) or found["cwd"] == str(self.data.resolve()):
+                return process.pid
+        return None
 
     def _why_no_answer(self) -> str | None:
         """The reason that it answers no query, None if it does."""

@@ -332,6 +332,24 @@ def test_somebody_elses_data_are_refused_in_a_sentence(folder: Path) -> None:
     assert "belongs to user" in last and f"this is user {NOBODY}: start GameGen as that user" in last
 
 
+@needs_root
+def test_root_that_may_become_nobody_else_is_told_what_to_do(tmp_path: Path) -> None:
+    """As in a container without capabilities."""
+    program = f"from gamegen.service.database.postgres_server import *; PostgresServer(Path({str(tmp_path / 'x')!r}))"
+    told = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    last = told.stderr.splitlines()[-1]
+    assert "this root may not become user" in last and last.endswith(
+        "start GameGen as another user, give it CAP_SETUID and CAP_SETGID, "
+        "or set DATABASE_URL to a PostgreSQL 15 or newer"
+    )
+
+
 def test_variables_of_clients_do_not_move_the_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "6543", "PGDATA": "/nowhere", "LANG": "xx_YY.UTF-8"}.items():
         monkeypatch.setenv(name, value)
