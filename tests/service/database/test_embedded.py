@@ -212,7 +212,7 @@ def test_a_foreign_server_on_the_folder_is_left_alone_and_named(folder: Path) ->
         "-c",
         "listen_addresses=",
         "-c",
-        "unix_socket_directories=",
+        "unix_socket_directories=.",
     ]
     with (folder / "log").open("ab") as log:
         other = subprocess.Popen(command, cwd=folder / "data", stderr=log, **account.options())
