@@ -113,7 +113,6 @@ def _open_stores(running: contextlib.ExitStack) -> StoreUrls:
 
 @contextlib.contextmanager
 def _temporary_store() -> Iterator[str]:
-    # A short path: that of a socket file has about a hundred characters at most.
     with tempfile.TemporaryDirectory(prefix="gamegen-") as folder, embedded_store(Path(folder)) as url:
         yield url
 

@@ -12,7 +12,10 @@ from gamegen import cli
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("gamegen", "jobs", "deployments", "loadtest", "cluster")
 
-BASE = {f"gamegen.{name}" for name in ("config", "constants", "controls", "device", "files", "microbatch")}
+BASE = {
+    f"gamegen.{name}"
+    for name in ("config", "constants", "controls", "device", "files", "folders", "microbatch")
+}
 MEDIA = BASE | {"gamegen.media", "gamegen.sessions"}
 MODELS = MEDIA | {"gamegen.flow", "gamegen.models"}
 ENGINE = MODELS | {"gamegen.engine", "gamegen.gallery", "gamegen.world"}
@@ -41,6 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.microbatch": set(),
     "gamegen.files": set(),
     "gamegen.telemetry": set(),
+    "gamegen.folders": set(),
+    "gamegen.unix_sockets": set(),
     "gamegen.flow": BASE,
     "gamegen.pages": set(),
     "gamegen.models": BASE | {"gamegen.flow", "gamegen.media"},
@@ -51,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.world": MODELS | {"gamegen.engine", "gamegen.gallery"},
     "gamegen.generation": ENGINE,
     "gamegen.pipeline": ENGINE | {"gamegen.generation"},
-    "gamegen.footage": MEDIA,
+    "gamegen.footage": MEDIA | {"gamegen.unix_sockets"},
     "gamegen.replay": ENGINE | {"gamegen.footage"},
     "gamegen.curation": MODELS | {"gamegen.footage"},
     "gamegen.training": MODELS
@@ -59,12 +64,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.evaluation": ENGINE
     | {"gamegen.pages", "gamegen.curation", "gamegen.footage", "gamegen.pipeline", "gamegen.training"},
     "gamegen.bench": ENGINE | {"gamegen.generation", "gamegen.pipeline", "gamegen.training"},
-    "gamegen.storage": set(),
-    "gamegen.provenance": {"gamegen", "gamegen.files"},
+    "gamegen.storage": {"gamegen.files", "gamegen.folders"},
+    "gamegen.provenance": {"gamegen", "gamegen.files", "gamegen.folders"},
     "gamegen.registry": MODELS | {"gamegen.evaluation", "gamegen.storage"},
     # What the clip service keeps and promises, without a server.
     "gamegen.service.videos_command": set(),
-    "gamegen.service.database": set(),
+    "gamegen.service.database": {"gamegen.folders", "gamegen.unix_sockets"},
     "gamegen.service.orders": BASE
     | {"gamegen.generation", "gamegen.service.database", "gamegen.service.safety"},
     "gamegen.service.webhooks": {"gamegen.service.database", "gamegen.service.orders", "gamegen.storage"},
@@ -78,7 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deployments.background": set(),
     "deployments.environment": {"gamegen.telemetry"},
     "deployments.stores": set(),
-    "deployments.embedded_store": set(),
+    "deployments.embedded_store": {"gamegen.unix_sockets"},
     "deployments.autoscaling": set(),
     "deployments.limits": set(),
     "deployments.request_schemas": {"deployments.limits"},

@@ -179,7 +179,6 @@ class LocalCluster:
 def local_cluster(settings: str, model: str) -> Iterator[LocalCluster]:
     """Runs a cluster for an application that is yet to be served; raises RuntimeError if it does not start."""
     with contextlib.ExitStack() as stack:
-        # A short path, since the address of a socket file has a hundred characters at most.
         parent = tempfile.TemporaryDirectory(prefix="gamegen-", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(parent))
         url, password = stack.enter_context(embedded_tcp_store(folder))

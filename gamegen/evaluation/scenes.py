@@ -29,6 +29,7 @@ from gamegen.curation import shards
 from gamegen.curation.encoded import ALIKE
 from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.motion import luminance
+from gamegen.files import write_atomically
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, WEIGHTS_FOLDER
 from gamegen.models.file_faults import file_fault
@@ -187,7 +188,8 @@ def train_heads(examples: Examples, config: ScenesConfig = ScenesConfig(), seed:
 def save_scenes(heads: SceneHeads, folder: Path, card: dict[str, Any]) -> None:
     """Writes heads as float16 and a card that names their labels, and the SHA-256 of the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half() for name, value in heads.state_dict().items()}, folder / HEADS_FILE)
+    with write_atomically(folder / HEADS_FILE) as partial:
+        save_file({name: value.half() for name, value in heads.state_dict().items()}, partial)
     sha256 = hashlib.sha256((folder / HEADS_FILE).read_bytes()).hexdigest()
     whole = {"labels": heads.labels, **card, "sha256": {HEADS_FILE: sha256}}
     (folder / CARD_FILE).write_text(json.dumps(whole, indent=2) + "\n")
