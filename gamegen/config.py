@@ -58,6 +58,8 @@ def named_file(name: str, folder: Path, kind: str) -> Path:
     file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not file.is_file():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        if not known:
+            raise ValueError(f"{folder} has no {kind} at all: install GameGen again, or name a YAML file")
         raise ValueError(f"no {kind} {name!r}: use one of {known}, or a YAML file")
     return file
 

@@ -12,7 +12,10 @@ from gamegen import cli
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("gamegen", "jobs", "deployments", "loadtest", "cluster")
 
-BASE = {f"gamegen.{name}" for name in ("config", "constants", "controls", "device", "files", "microbatch")}
+BASE = {
+    f"gamegen.{name}"
+    for name in ("config", "constants", "controls", "device", "files", "microbatch", "process")
+}
 MEDIA = BASE | {"gamegen.media", "gamegen.sessions"}
 MODELS = MEDIA | {"gamegen.flow", "gamegen.models"}
 ENGINE = MODELS | {"gamegen.engine", "gamegen.gallery", "gamegen.world"}
@@ -35,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.device": set(),
     "gamegen.microbatch": set(),
     "gamegen.files": set(),
+    "gamegen.process": set(),
     "gamegen.flow": BASE,
     "gamegen.pages": set(),
     "gamegen.models": BASE | {"gamegen.flow", "gamegen.media"},
@@ -70,7 +74,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"jobs", *LIBRARY, *(f"gamegen.{r}" for r in ("curation", "evaluation", "footage", "training"))},
     # The Ray Serve application, by process.
     "deployments.background": set(),
-    "deployments.environment": set(),
+    "deployments.environment": {"gamegen.process"},
+    "deployments.listen_address": set(),
+    "deployments.start_steps": set(),
     "deployments.stores": set(),
     "deployments.embedded_store": set(),
     "deployments.autoscaling": set(),
@@ -94,7 +100,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"deployments.stores", "deployments.stream", "deployments.videos"},
     "deployments.app": LIBRARY
     | {f"deployments.{room}" for room in ("ingress", "replicas", "settings", "stores")},
-    "deployments.play": LIBRARY | APPLICATION,
+    "deployments.local_server": APPLICATION
+    | {
+        "gamegen.process",
+        "deployments.observability",
+        "deployments.listen_address",
+        "deployments.start_steps",
+    },
+    "deployments.play": LIBRARY
+    | APPLICATION
+    | {f"deployments.{name}" for name in ("listen_address", "local_server", "start_steps")},
     # Programs that use a running application, or break it.
     "loadtest": LIBRARY | {"loadtest", "gamegen.bench", "deployments.settings", "deployments.stream"},
     "cluster": LIBRARY | APPLICATION | {"cluster", "loadtest"},

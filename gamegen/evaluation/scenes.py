@@ -31,6 +31,7 @@ from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.motion import luminance
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, WEIGHTS_FOLDER
+from gamegen.process.command import run_command
 
 ATTRIBUTES = ("biome", "weather", "time_of_day", "view")
 WINDOW_FRAMES = 8
@@ -264,4 +265,4 @@ def _rows(data: Path, splits: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

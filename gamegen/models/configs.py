@@ -11,8 +11,11 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "models"
 
 
 def model_names() -> list[str]:
-    """The named configs, smallest foundation first."""
-    return sorted((file.stem for file in CONFIGS.glob("*.yaml")), key=lambda name: _size(named_config(name)))
+    """The named configs, smallest foundation first; raises ValueError if there are none."""
+    names = [file.stem for file in CONFIGS.glob("*.yaml")]
+    if not names:
+        raise ValueError(f"{CONFIGS} has no model configs: install GameGen again")
+    return sorted(names, key=lambda name: _size(named_config(name)))
 
 
 def named_config(name: str) -> ModelConfig:
