@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from gamegen.process.proxies import bypass_loopback
 from gamegen.telemetry import SWITCHES
 
 _SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -46,9 +47,13 @@ FAULT_TOLERANCE = {
 
 
 def set_environment() -> None:
-    """Sets the variables that are not set already; Ray reads them when it is first imported."""
+    """Sets the variables that are not set already; Ray reads them when it is first imported.
+
+    Ray's processes talk to each other past the proxies of the environment.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    bypass_loopback()
 
 
 if __name__ == "__main__":

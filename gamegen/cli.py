@@ -18,6 +18,7 @@ from rich.table import Table
 from gamegen.bench.commands import bench
 from gamegen.evaluation.idm_command import idm
 from gamegen.gallery.gallery_command import gallery
+from gamegen.process.command import run_command
 from gamegen.provenance.command import verify
 from gamegen.registry.models_command import models
 from gamegen.replay.command import replay
@@ -29,6 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Trains and serves playable game worlds.",
+    epilog="Errors are one sentence; --debug, or GAMEGEN_DEBUG=1, shows the traceback as well.",
 )
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
@@ -307,12 +309,8 @@ def _run_module(module: str, name: str, arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Entry point; a ValueError or FileNotFoundError becomes one sentence on stderr and exit code 2."""
-    try:
-        app()
-    except (ValueError, FileNotFoundError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    """Entry point."""
+    run_command(app)
 
 
 if __name__ == "__main__":

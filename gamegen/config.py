@@ -66,8 +66,16 @@ def load_yaml(cls: type[T], path: Path) -> T:
 
 
 def config_names(kind: str) -> list[str]:
-    """The names of the shipped settings of one of `CONFIG_KINDS`, in alphabetical order."""
-    return sorted(file.stem for file in (CONFIGS / kind).glob("*.yaml"))
+    """The names of the shipped settings of one of `CONFIG_KINDS`, in alphabetical order.
+
+    Raises ValueError if there are none, as in an installation that is not whole.
+    """
+    names = sorted(file.stem for file in (CONFIGS / kind).glob("*.yaml"))
+    if not names:
+        raise ValueError(
+            f"{CONFIGS / kind} has no {CONFIG_KINDS[kind]} at all: install GameGen again, or name a YAML file"
+        )
+    return names
 
 
 def config_file(kind: str, name: str) -> Path:

@@ -14,7 +14,7 @@ PACKAGES = ("gamegen", "jobs", "deployments", "loadtest", "cluster")
 
 BASE = {
     f"gamegen.{name}"
-    for name in ("config", "constants", "controls", "device", "files", "folders", "microbatch")
+    for name in ("config", "constants", "controls", "device", "files", "folders", "microbatch", "process")
 }
 MEDIA = BASE | {"gamegen.media", "gamegen.sessions"}
 MODELS = MEDIA | {"gamegen.flow", "gamegen.models"}
@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.telemetry": set(),
     "gamegen.folders": set(),
     "gamegen.unix_sockets": set(),
+    "gamegen.process": set(),
     "gamegen.flow": BASE,
     "gamegen.pages": set(),
     "gamegen.models": BASE | {"gamegen.flow", "gamegen.media"},
@@ -81,7 +82,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"jobs", *LIBRARY, *(f"gamegen.{r}" for r in ("curation", "evaluation", "footage", "training"))},
     # The Ray Serve application, by process.
     "deployments.background": set(),
-    "deployments.environment": {"gamegen.telemetry"},
+    "deployments.environment": {"gamegen.process", "gamegen.telemetry"},
+    "deployments.listen_address": set(),
+    "deployments.start_steps": set(),
     "deployments.stores": set(),
     "deployments.embedded_store": {"gamegen.unix_sockets"},
     "deployments.autoscaling": set(),
@@ -105,7 +108,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"deployments.stores", "deployments.stream", "deployments.videos"},
     "deployments.app": LIBRARY
     | {f"deployments.{room}" for room in ("ingress", "replicas", "settings", "stores")},
-    "deployments.play": LIBRARY | APPLICATION,
+    "deployments.local_server": APPLICATION
+    | {
+        "gamegen.process",
+        "gamegen.telemetry",
+        "deployments.observability",
+        "deployments.listen_address",
+        "deployments.start_steps",
+    },
+    "deployments.play": LIBRARY
+    | APPLICATION
+    | {f"deployments.{name}" for name in ("listen_address", "local_server", "start_steps")},
     # Programs that use a running application, or break it.
     "loadtest": LIBRARY | {"loadtest", "gamegen.bench", "deployments.settings", "deployments.stream"},
     "cluster": LIBRARY | APPLICATION | {"cluster", "loadtest"},

@@ -33,6 +33,7 @@ from gamegen.files import write_atomically
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, WEIGHTS_FOLDER
 from gamegen.models.file_faults import file_fault
+from gamegen.process.command import run_command
 
 ATTRIBUTES = ("biome", "weather", "time_of_day", "view")
 WINDOW_FRAMES = 8
@@ -266,4 +267,4 @@ def _rows(data: Path, splits: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

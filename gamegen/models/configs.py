@@ -7,7 +7,7 @@ from gamegen.models.model import ModelConfig
 
 
 def model_names() -> list[str]:
-    """The named configs, smallest foundation first."""
+    """The named configs, smallest foundation first; raises ValueError if there are none."""
     return sorted(config_names("models"), key=lambda name: _size(named_config(name)))
 
 
