@@ -35,11 +35,11 @@ check: $(INSTALLED)
 install: $(INSTALLED)
 
 # The stamp is made last: an interrupted installation is taken up again.
-$(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
 	  { echo "$(PYTHON) is not Python 3.11 or 3.12: run make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ./client -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Debian packages that some tests use: a game to record, a display to record it on, a compiler, a browser, an older
-# PostgreSQL beside the one that pip installs.
+# PostgreSQL beside the one that pip installs, a network of one's own.
 # Without them those tests are skipped, so a machine that cannot install them is no error.
 set -euo pipefail
 
@@ -8,6 +8,7 @@ packages=(
   minetest minetest-server xvfb libgl1-mesa-dri
   gcc libc6-dev libx11-dev libxtst-dev libgl-dev
   chromium postgresql
+  iproute2 util-linux
 )
 
 missing=()

@@ -1,6 +1,6 @@
 """The Serve application, built from its settings.
 
-`serve run deployments.app:local` runs it too, with `settings=configs/serve/cluster.yaml` or other settings; set the
+`serve run deployments.app:local` runs it too, with `settings=cluster` or a YAML file of yours; set the
 variables of `deployments.environment` and REDIS_URL, DATABASE_URL and OBJECT_STORE_URL first.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -102,7 +101,7 @@ def local(args: dict[str, Any]) -> serve.Application:
     )
     check_store(stores.sessions)
     prepare_database(stores.database)
-    return build_app(load_settings(Path(args.get("settings", DEFAULT_SETTINGS))), stores)
+    return build_app(load_settings(args.get("settings", DEFAULT_SETTINGS)), stores)
 
 
 def _required(variable: str, meaning: str) -> str:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import os
 
+from gamegen.process.proxies import bypass_loopback
+from gamegen.telemetry import SWITCHES
+
 _SEVERAL_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 ENVIRONMENT = {
+    **SWITCHES,
     # Routers and user code share one event loop and talk over gRPC: a call between replicas takes a third.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # That mode also buffers thousands of log lines: a warning came hours late, or never from a replica that dies.
@@ -23,7 +27,6 @@ ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "deployments.ingress.proxy.configure",
     # Any client of a Ray port can run code on it; the token is made when a cluster first starts on this machine.
     "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
     # The name is misleading: 0 makes Ray a single-machine one, which listens on the loopback address alone.
     _SEVERAL_MACHINES: "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -44,9 +47,13 @@ FAULT_TOLERANCE = {
 
 
 def set_environment() -> None:
-    """Sets the variables that are not set already; Ray reads them when it is first imported."""
+    """Sets the variables that are not set already; Ray reads them when it is first imported.
+
+    Ray's processes talk to each other past the proxies of the environment.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    bypass_loopback()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
+from deployments.observability.logs import server_logs
 from deployments.observability.play_metrics import REQUESTS_REFUSED
 
 PROBLEM_TYPE = "application/problem+json"
@@ -93,6 +94,13 @@ def describe_problems(problems: Sequence[Any]) -> str:
     return shortened("; ".join(sentences))
 
 
+def internal_error_words() -> str:
+    """The message of an error that nobody foresaw: where the server's log is."""
+    logs = server_logs()
+    place = f"in {logs / 'serve'}" if logs else "on its terminal"
+    return f"internal server error: try again, and see the server's log {place} if it keeps failing"
+
+
 def install_error_handlers(api: FastAPI) -> None:
     """Has an application answer all errors with `problem_response`."""
 
@@ -108,8 +116,7 @@ def install_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(Exception)
     async def on_unexpected_error(request: Request, _error: Exception) -> JSONResponse:
         # The traceback goes to the log; a client could do nothing with it.
-        message = "internal server error: try again, and see the server's log if it keeps failing"
-        return problem_response(request.scope, ApiError(500, "internal_error", message))
+        return problem_response(request.scope, ApiError(500, "internal_error", internal_error_words()))
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:

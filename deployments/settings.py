@@ -1,4 +1,4 @@
-"""Settings of the Serve application, read from `configs/serve/*.yaml`."""
+"""Settings of the Serve application, read from `gamegen/configs/serve/*.yaml`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 from deployments.limits import MAX_SOCKET_MESSAGE_BYTES
 from deployments.videos.settings import VideoSettings
 from deployments.workers.settings import WorkerSettings
-from gamegen.config import load_yaml
+from gamegen.config import config_file, load_yaml
 from gamegen.constants import FPS
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._~:\[\]-]+")
-_SETTINGS_FOLDER = Path(__file__).parent.parent / "configs" / "serve"
-DEFAULT_SETTINGS = _SETTINGS_FOLDER / "local.yaml"
-CLUSTER_SETTINGS = _SETTINGS_FOLDER / "cluster.yaml"
-"""Settings for two worker nodes or more."""
+DEFAULT_SETTINGS = "local"
+CLUSTER_SETTINGS = "cluster"
+"""The shipped settings for two worker nodes or more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,9 +263,9 @@ class ServeSettings:
             )
 
 
-def load_settings(path: Path = DEFAULT_SETTINGS) -> ServeSettings:
-    """Reads a settings file; raises ValueError naming the file and the key that is wrong."""
-    return load_yaml(ServeSettings, path)
+def load_settings(name: str | Path = DEFAULT_SETTINGS) -> ServeSettings:
+    """The settings of a shipped name or a YAML file; raises ValueError naming the file and the key that is wrong."""
+    return load_yaml(ServeSettings, config_file("serve", str(name)))
 
 
 def _check_origins(origins: Sequence[str]) -> None:

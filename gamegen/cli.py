@@ -18,6 +18,7 @@ from rich.table import Table
 from gamegen.bench.commands import bench
 from gamegen.evaluation.idm_command import idm
 from gamegen.gallery.gallery_command import gallery
+from gamegen.process.command import run_command
 from gamegen.provenance.command import verify
 from gamegen.registry.models_command import models
 from gamegen.replay.command import replay
@@ -29,6 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Trains and serves playable game worlds.",
+    epilog="Errors are one sentence; --debug, or GAMEGEN_DEBUG=1, shows the traceback as well.",
 )
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
@@ -90,7 +92,7 @@ def play(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
     model: Annotated[str | None, typer.Option(help="instead of the shipped one in int8: runs/world")] = None,
-    settings: Annotated[Path | None, typer.Option(help="instead of configs/serve/local.yaml")] = None,
+    settings: Annotated[str, typer.Option(help="local, cluster, crowd, noop, or a YAML file")] = "local",
     metrics_port: Annotated[
         int | None, typer.Option(help="port on 127.0.0.1 where Prometheus reads metrics")
     ] = None,
@@ -108,7 +110,7 @@ def play(
         host=host,
         port=port,
         model=model,
-        settings_file=settings,
+        settings_name=settings,
         metrics_port=metrics_port,
         allowed_origins=allow_origin or (),
     )
@@ -318,12 +320,8 @@ def _run_module(module: str, name: str, arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Entry point; a ValueError or FileNotFoundError becomes one sentence on stderr and exit code 2."""
-    try:
-        app()
-    except (ValueError, FileNotFoundError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    """Entry point."""
+    run_command(app)
 
 
 if __name__ == "__main__":

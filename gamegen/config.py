@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.resources
 import importlib.util
 import json
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -23,6 +25,16 @@ if TYPE_CHECKING:
     from pydantic_core import ValidationError as PydanticError
 
 T = TypeVar("T")
+
+CONFIGS = Path(str(importlib.resources.files("gamegen"))) / "configs"
+"""Shipped settings: a folder for each of `CONFIG_KINDS`, in it a YAML file for each name."""
+CONFIG_KINDS = {
+    "models": "model config",
+    "stages": "training stage",
+    "bursts": "training plan",
+    "serve": "server settings",
+}
+"""What the files of a folder of `CONFIGS` are called in errors."""
 
 _CHECKS = importlib.util.find_spec("pydantic") is not None
 """False on a machine that only trains from packed shards, whose settings were checked when they were packed."""
@@ -53,12 +65,29 @@ def load_yaml(cls: type[T], path: Path) -> T:
     return build(cls, read_yaml(path, cls.__name__), str(path))
 
 
-def named_file(name: str, folder: Path, kind: str) -> Path:
-    """The YAML file of a name in `folder`, or the path itself; raises ValueError for neither, naming the `kind`."""
-    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+def config_names(kind: str) -> list[str]:
+    """The names of the shipped settings of one of `CONFIG_KINDS`, in alphabetical order.
+
+    Raises ValueError if there are none, as in an installation that is not whole.
+    """
+    names = sorted(file.stem for file in (CONFIGS / kind).glob("*.yaml"))
+    if not names:
+        raise ValueError(
+            f"{CONFIGS / kind} has no {CONFIG_KINDS[kind]} at all: install GameGen again, or name a YAML file"
+        )
+    return names
+
+
+def config_file(kind: str, name: str) -> Path:
+    """The YAML file of a shipped name (`stages`, `vae`), or of a path; raises ValueError for neither.
+
+    Whatever ends in .yaml or .yml, or names a folder, is a path.
+    """
+    is_path = name.endswith((".yaml", ".yml")) or os.sep in name
+    file = Path(name) if is_path else CONFIGS / kind / f"{name}.yaml"
     if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise ValueError(f"no {kind} {name!r}: use one of {known}, or a YAML file")
+        known = ", ".join(config_names(kind))
+        raise ValueError(f"no {CONFIG_KINDS[kind]} {name!r}: use one of {known}, or a YAML file")
     return file
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gamegen.config import to_dict
+from gamegen.process.command import run_command
 from gamegen.training.stages.stage import Stage
 from gamegen.training.stages.table import load_stage, stage_file
 from jobs import train
@@ -167,14 +168,12 @@ def main(
 
     Example: gamegen bench ray --data data/encoded --steps 50 --rounds 2
     """
+    config = load_stage(stage_file(stage))
+    # Before the first round, so that the bare loop shares the machine with Ray as well.
     connect()
-    try:
-        results = run(load_stage(stage_file(stage)), data.resolve(), init, steps, rounds)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    results = run(config, data.resolve(), init, steps, rounds)
     Console().print(table(results))
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

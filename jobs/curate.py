@@ -25,6 +25,7 @@ from gamegen.curation.contact_sheet import write_contact_sheet
 from gamegen.curation.curate import CurationConfig, ShardPlan
 from gamegen.curation.shards import RejectedClip
 from gamegen.media.size import Size
+from gamegen.process.command import run_command
 from jobs.cluster import connect, progress_bar
 
 _RESULT_SCHEMA = pa.schema(
@@ -37,7 +38,7 @@ _RESULT_SCHEMA = pa.schema(
 
 
 def run(source: Path, output: Path, config: CurationConfig) -> Table:
-    """Curates new clips under `source` into `output`; needs a running Ray. Returns the summary to print.
+    """Curates new clips under `source` into `output`; starts Ray if need be. Returns the summary to print.
 
     Raises FileNotFoundError if `source` holds no clip table.
     """
@@ -48,6 +49,7 @@ def run(source: Path, output: Path, config: CurationConfig) -> Table:
     rejected = shards.read_rejected(output)
     new_rejects: list[RejectedClip] = []
     if steps:
+        connect()
         results = ray.data.from_items([dataclasses.asdict(step) for step in steps]).map_batches(
             lambda batch: _curate_batch(batch, source, output, config), batch_size=1, batch_format="pyarrow"
         )
@@ -106,13 +108,8 @@ def main(
 
     Example: gamegen curate footage/ curated/ --size 160x96
     """
-    try:
-        settings = with_sizes(load_yaml(CurationConfig, config) if config else CurationConfig(), size or [])
-        connect()
-        Console().print(run(source, output, settings))
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    settings = with_sizes(load_yaml(CurationConfig, config) if config else CurationConfig(), size or [])
+    Console().print(run(source, output, settings))
 
 
 def with_sizes(config: CurationConfig, sizes: list[str]) -> CurationConfig:
@@ -128,4 +125,4 @@ def with_sizes(config: CurationConfig, sizes: list[str]) -> CurationConfig:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -21,6 +21,7 @@ from rich.table import Table
 from gamegen.curation import encode
 from gamegen.models.checkpoint import load_checkpoint, resolve
 from gamegen.models.digests import vae_sha256
+from gamegen.process.command import run_command
 from jobs.cluster import connect, progress_bar
 
 
@@ -44,7 +45,7 @@ def run(
     workers: int | None = None,
     video_prompts: Sequence[str] = (),
 ) -> Table:
-    """Encodes new shards under `curated` into `output`; needs a running Ray. Returns the summary to print.
+    """Encodes new shards under `curated` into `output`; starts Ray if need be. Returns the summary to print.
 
     Raises FileNotFoundError without curated shards, CheckpointError without a sound checkpoint and ValueError for an
     unknown kind of video prompt.
@@ -57,6 +58,7 @@ def run(
     rows = [{"part": str(part), "target": str(target)} for part, target in steps]
     num_clips, seconds = 0, 0.0
     if rows:
+        connect()
         results = ray.data.from_items(rows).map_batches(
             _EncodeParts,
             fn_constructor_args=(checkpoint, kinds),
@@ -113,13 +115,8 @@ def main(
 
     Example: gamegen encode curated/ encoded/ --vae runs/vae
     """
-    try:
-        connect()
-        Console().print(run(curated, output, vae, workers, video_prompt or ()))
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    Console().print(run(curated, output, vae, workers, video_prompt or ()))
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import ray
-import typer
 
 from gamegen.device import keep_freed_memory
 from gamegen.engine.variants import Variant
@@ -19,6 +18,7 @@ from gamegen.evaluation.context import Options
 from gamegen.evaluation.evaluate_command import command
 from gamegen.evaluation.rollouts import Advance
 from gamegen.evaluation.suite import Task, run_task
+from gamegen.process.command import run_command
 from jobs.cluster import connect
 
 
@@ -65,4 +65,4 @@ def _connected(options: Options, tasks: list[Task], folder: Path, advance: Advan
 
 
 if __name__ == "__main__":
-    typer.run(command(_connected))
+    run_command(command(_connected))

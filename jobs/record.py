@@ -6,11 +6,9 @@ python -m jobs.record --game minetest --hours 2.0 --output footage --size 256x14
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import ray
@@ -21,6 +19,8 @@ from gamegen.footage import sources
 from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_worlds
 from gamegen.footage.recording import clip_is_recorded, record_world
 from gamegen.media.size import Size
+from gamegen.process.command import run_command
+from jobs.cluster import connect
 
 POLL_S = 1.0
 MIN_SIDE = 64
@@ -110,10 +110,6 @@ def parse_size(text: str) -> Size:
     return size
 
 
-def _interrupt(signal_number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
 def run(
     output: Annotated[Path, typer.Option(help="Folder for the clips and their rows.")],
     game: Annotated[str, typer.Option(help="minetest or vizdoom.")] = "minetest",
@@ -129,15 +125,11 @@ def run(
     Example: gamegen record --game minetest --hours 2 --output footage/
     """
     width, height = parse_size(size)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=True)
-    # A shell starts background jobs deaf to Ctrl-C, and a terminated job should close its games as well.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    config = RecordConfig(game, hours, output, width, height, seed, recorders)
+    connect()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         try:
-            config = RecordConfig(game, hours, output, width, height, seed, recorders)
             count = record(config, progress)
         except KeyboardInterrupt:
             progress.console.print("stopped; run again to go on")
@@ -146,4 +138,4 @@ def run(
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    run_command(run)

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
+from gamegen.process.command import run_command
 from gamegen.service.database.connection import connect as connect_database
 from gamegen.service.database.embedded import reachable_database
 from gamegen.service.database.schema import check_newest
@@ -76,15 +77,11 @@ def main(
 
     Example: gamegen retention --content-days 30 --metadata-days 90
     """
-    try:
-        settings = RetentionSettings(content_days, metadata_days, grace_minutes)
-        with reachable_database(database) as url:
-            check_newest(url)
-            connect()
-            removed = run(url, store, settings)
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+    settings = RetentionSettings(content_days, metadata_days, grace_minutes)
+    with reachable_database(database) as url:
+        check_newest(url)
+        connect()
+        removed = run(url, store, settings)
     Console().print(_table(removed) if removed else "another run is at it")
     if removed and removed.not_removed:
         typer.echo(f"error: {removed.reason}; run this again once it is mended", err=True)
@@ -100,4 +97,4 @@ def _table(removed: RemovedCounts) -> Table:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

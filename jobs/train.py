@@ -26,6 +26,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
+from gamegen.process.command import run_command
 from gamegen.storage.encryption import open_sealed_store
 from gamegen.training.feed import WindowDataset, WindowSource, interleaved_pools, read_pool
 from gamegen.training.loop import Run
@@ -56,7 +57,9 @@ def run(
     archive: str | None = None,
     threads: int | None = None,
 ) -> Path:
-    """Trains one stage on the running Ray; returns its checkpoint folder. Raises ValueError or FileNotFoundError.
+    """Trains one stage on Ray, which is started if need be; returns its checkpoint folder.
+
+    Raises ValueError or FileNotFoundError, before Ray is started, for what cannot be trained.
 
     A worker that dies is replaced, up to three times, and all go on from the last state saved. With
     `min_workers`, training goes on with fewer than `workers` where the cluster has shrunk. `threads` None gives each
@@ -69,6 +72,7 @@ def run(
     if not any((data / "split=train").rglob("*.parquet")):
         raise FileNotFoundError(f"no training shards under {data}: run the curate and encode jobs first")
     output.mkdir(parents=True, exist_ok=True)
+    connect()
     trainer = _Trainer(
         _train_worker,
         train_loop_config={
@@ -285,24 +289,19 @@ def main(
 
     Example: gamegen train foundation --data encoded --init runs/vae --output runs/foundation --workers 2
     """
-    connect()
-    try:
-        run(
-            stage=stage,
-            data=data,
-            output=output,
-            init=init,
-            minutes=minutes,
-            workers=workers,
-            gpu=gpu,
-            min_workers=min_workers,
-            archive=archive,
-            threads=threads,
-        )
-    except (ValueError, FileNotFoundError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    run(
+        stage=stage,
+        data=data,
+        output=output,
+        init=init,
+        minutes=minutes,
+        workers=workers,
+        gpu=gpu,
+        min_workers=min_workers,
+        archive=archive,
+        threads=threads,
+    )
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -40,8 +39,12 @@ pytest_plugins = ["tests.application", "tests.sharing"]
 def ray_cluster() -> Iterator[None]:
     """One small local Ray for the whole session: starting one takes seconds, so tests share it."""
     import ray
+    from ray._private import services
 
-    ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
+    from gamegen.telemetry import without_usage_server
+
+    with without_usage_server(services):
+        ray.init(num_cpus=2, include_dashboard=False, ignore_reinit_error=True, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -82,7 +85,7 @@ def stores(
 
 
 @pytest.fixture(scope="session")
-def database_server() -> Iterator[str]:
+def database_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running PostgreSQL with a database `template` of the newest schema."""
     from sqlalchemy import make_url, text
 
@@ -90,19 +93,16 @@ def database_server() -> Iterator[str]:
     from gamegen.service.database.connection import connect_blocking
     from gamegen.service.database.embedded import embedded_database
 
-    # Another user runs it, and a socket's path is short.
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as folder:
-        Path(folder).chmod(0o711)
-        with embedded_database(Path(folder) / "data") as url:
-            engine = connect_blocking(url).execution_options(isolation_level="AUTOCOMMIT")
-            with engine.connect() as connection:
-                # What a power cut would lose is of no use here.
-                for statement in ("alter system set fsync = off", "select pg_reload_conf()"):
-                    connection.execute(text(statement))
-                connection.execute(text("create database template"))
-            engine.dispose()
-            schema.upgrade(make_url(url).set(database="template").render_as_string(hide_password=False))
-            yield url
+    with embedded_database(tmp_path_factory.mktemp("server") / "database") as url:
+        engine = connect_blocking(url).execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            # What a power cut would lose is of no use here.
+            for statement in ("alter system set fsync = off", "select pg_reload_conf()"):
+                connection.execute(text(statement))
+            connection.execute(text("create database template"))
+        engine.dispose()
+        schema.upgrade(make_url(url).set(database="template").render_as_string(hide_password=False))
+        yield url
 
 
 @pytest.fixture

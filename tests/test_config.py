@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from gamegen.config import build, load_yaml, to_dict
+from gamegen.config import CONFIG_KINDS, CONFIGS, build, config_file, config_names, load_yaml, to_dict
 
 
 @dataclass(frozen=True)
@@ -84,3 +84,25 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path: Path, text: str, messag
     file.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_yaml(Outer, file)
+
+
+@pytest.mark.parametrize("kind", CONFIG_KINDS)
+def test_shipped_settings_go_by_their_names(kind: str) -> None:
+    assert config_names(kind)
+    assert [config_file(kind, name) for name in config_names(kind)] == sorted((CONFIGS / kind).iterdir())
+
+
+def test_settings_of_ones_own_are_paths_and_others_are_named_errors(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for own in ("vae.yaml", "vae.yml", "own/vae"):
+        (tmp_path / own).parent.mkdir(exist_ok=True)
+        (tmp_path / own).write_text("{}")
+        assert config_file("stages", own) == Path(own)
+    # A folder of that name is no reason not to find the shipped settings.
+    (tmp_path / "crowd").mkdir()
+    assert config_file("serve", "crowd") == CONFIGS / "serve" / "crowd.yaml"
+    for wrong in ("gan", "configs/serve/noop.yaml", "../vae"):
+        with pytest.raises(
+            ValueError, match=r"no server settings .*: use one of cluster, crowd, local, noop, or a"
+        ):
+            config_file("serve", wrong)

@@ -12,14 +12,22 @@ from gamegen import cli
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("gamegen", "jobs", "deployments", "loadtest", "cluster")
 
-BASE = {f"gamegen.{name}" for name in ("config", "constants", "controls", "device", "files", "microbatch")}
+BASE = {
+    f"gamegen.{name}"
+    for name in ("config", "constants", "controls", "device", "files", "folders", "microbatch", "process")
+}
 MEDIA = BASE | {"gamegen.media", "gamegen.sessions"}
 MODELS = MEDIA | {"gamegen.flow", "gamegen.models"}
 ENGINE = MODELS | {"gamegen.engine", "gamegen.gallery", "gamegen.world"}
 SERVICE = {
     f"gamegen.service.{room}" for room in ("backup", "database", "orders", "retention", "safety", "webhooks")
 }
-LIBRARY = ENGINE | SERVICE | {"gamegen", "gamegen.generation", "gamegen.provenance", "gamegen.storage"}
+LIBRARY = (
+    ENGINE
+    | SERVICE
+    | {f"gamegen.{room}" for room in ("generation", "provenance", "storage", "telemetry")}
+    | {"gamegen"}
+)
 REPLICA = {"deployments.background", "deployments.observability", "deployments.sessions"}
 REQUESTS = {f"deployments.{r}" for r in ("errors", "limits", "prompts", "request_schemas")}
 INGRESS = REPLICA | REQUESTS | {f"deployments.{r}" for r in ("clients", "rate_limit", "replicas", "settings")}
@@ -36,6 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.device": set(),
     "gamegen.microbatch": set(),
     "gamegen.files": set(),
+    "gamegen.telemetry": set(),
+    "gamegen.folders": set(),
+    "gamegen.unix_sockets": set(),
+    "gamegen.process": set(),
     "gamegen.flow": BASE,
     "gamegen.pages": set(),
     "gamegen.models": BASE | {"gamegen.flow", "gamegen.media"},
@@ -46,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.world": MODELS | {"gamegen.engine", "gamegen.gallery"},
     "gamegen.generation": ENGINE,
     "gamegen.pipeline": ENGINE | {"gamegen.generation"},
-    "gamegen.footage": MEDIA,
+    "gamegen.footage": MEDIA | {"gamegen.unix_sockets"},
     "gamegen.replay": ENGINE | {"gamegen.footage"},
     "gamegen.curation": MODELS | {"gamegen.footage"},
     "gamegen.training": MODELS
@@ -54,12 +66,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.evaluation": ENGINE
     | {"gamegen.pages", "gamegen.curation", "gamegen.footage", "gamegen.pipeline", "gamegen.training"},
     "gamegen.bench": ENGINE | {"gamegen.generation", "gamegen.pipeline", "gamegen.training"},
-    "gamegen.storage": set(),
-    "gamegen.provenance": {"gamegen", "gamegen.files"},
+    "gamegen.storage": {"gamegen.files", "gamegen.folders"},
+    "gamegen.provenance": {"gamegen", "gamegen.files", "gamegen.folders"},
     "gamegen.registry": MODELS | {"gamegen.evaluation", "gamegen.storage"},
     # What the clip service keeps and promises, without a server.
     "gamegen.service.videos_command": set(),
-    "gamegen.service.database": set(),
+    "gamegen.service.database": {"gamegen.folders", "gamegen.unix_sockets"},
     "gamegen.service.orders": BASE
     | {"gamegen.generation", "gamegen.service.database", "gamegen.service.safety"},
     "gamegen.service.webhooks": {"gamegen.service.database", "gamegen.service.orders", "gamegen.storage"},
@@ -71,9 +83,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jobs": {"jobs", *LIBRARY, *(f"gamegen.{r}" for r in ("curation", "evaluation", "footage", "training"))},
     # The Ray Serve application, by process.
     "deployments.background": set(),
-    "deployments.environment": set(),
+    "deployments.environment": {"gamegen.process", "gamegen.telemetry"},
+    "deployments.listen_address": set(),
+    "deployments.start_steps": set(),
     "deployments.stores": set(),
-    "deployments.embedded_store": set(),
+    "deployments.embedded_store": {"gamegen.unix_sockets"},
     "deployments.autoscaling": set(),
     "deployments.limits": set(),
     "deployments.request_schemas": {"deployments.limits"},
@@ -95,7 +109,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"deployments.stores", "deployments.stream", "deployments.videos"},
     "deployments.app": LIBRARY
     | {f"deployments.{room}" for room in ("ingress", "replicas", "sessions", "settings", "stores")},
-    "deployments.play": LIBRARY | APPLICATION,
+    "deployments.local_server": APPLICATION
+    | {
+        "gamegen.process",
+        "gamegen.telemetry",
+        "deployments.observability",
+        "deployments.listen_address",
+        "deployments.start_steps",
+    },
+    "deployments.play": LIBRARY
+    | APPLICATION
+    | {f"deployments.{name}" for name in ("listen_address", "local_server", "start_steps")},
     # Programs that use a running application, or break it.
     "loadtest": LIBRARY | {"loadtest", "gamegen.bench", "deployments.settings", "deployments.stream"},
     "cluster": LIBRARY | APPLICATION | {"cluster", "loadtest"},

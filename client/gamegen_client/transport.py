@@ -12,6 +12,7 @@ from typing import Any, Callable
 import httpx
 
 from gamegen_client.errors import UnavailableError, error_of, retry_after
+from gamegen_client.proxies import is_loopback, proxy_words
 
 _AGAIN = frozenset({429, 502, 503, 504})
 _FIRST_DELAY_S = 0.25
@@ -37,11 +38,21 @@ class Backoff:
 
 
 class Transport:
-    """HTTP connection to one server; retries a request `max_retries` times while the server is unreachable or busy."""
+    """HTTP connection to one server; retries a request `max_retries` times while the server is unreachable or busy.
+
+    A server on this machine is reached past the proxies of the environment. Raises UnavailableError if a package for
+    the kind of proxy is missing.
+    """
 
     def __init__(self, base_url: str, api_key: str | None, timeout_s: float, max_retries: int) -> None:
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.http = httpx.Client(base_url=base_url, headers=headers, timeout=timeout_s)
+        try:
+            self.http = httpx.Client(
+                base_url=base_url, headers=headers, timeout=timeout_s, trust_env=not is_loopback(base_url)
+            )
+        except ImportError as error:
+            # Of a SOCKS proxy; httpx says which package it lacks.
+            raise UnavailableError(f"{base_url} cannot be reached{proxy_words(base_url)}: {error}") from error
         self._max_retries = max_retries
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -76,4 +87,6 @@ class Transport:
 def unreachable(address: Any, error: Exception) -> UnavailableError:
     """The error for a broken connection."""
     reason = str(error) or type(error).__name__
-    return UnavailableError(f"{address} cannot be reached ({reason}): is the server running there?")
+    proxy = proxy_words(str(address))
+    advice = "add its host to NO_PROXY if it needs none" if proxy else "is the server running there?"
+    return UnavailableError(f"{address} cannot be reached{proxy} ({reason}): {advice}")

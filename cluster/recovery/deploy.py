@@ -10,7 +10,6 @@ import json
 import logging
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from deployments.environment import set_environment
@@ -27,7 +26,7 @@ class DeployRequest:
     """
 
     head_address: str
-    settings_file: str
+    settings: str
     model: str
     stores: StoreUrls
     port: int
@@ -47,7 +46,7 @@ def run(order: DeployRequest) -> None:
     from deployments.app import NAME, build_app
     from deployments.settings import load_settings
 
-    settings = dataclasses.replace(load_settings(Path(order.settings_file)), model=order.model)
+    settings = dataclasses.replace(load_settings(order.settings), model=order.model)
     ray.init(order.head_address, log_to_driver=False, logging_level=logging.ERROR)
     if order.deploys:
         serve.start(

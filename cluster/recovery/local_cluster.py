@@ -81,12 +81,10 @@ class LocalCluster:
     A node that was killed comes back under its name, with its proxy at the same port. All files are below `folder`.
     """
 
-    def __init__(
-        self, folder: Path, settings_file: Path, model: str, stores: StoreUrls, password: str
-    ) -> None:
+    def __init__(self, folder: Path, settings: str, model: str, stores: StoreUrls, password: str) -> None:
         self.folder = folder
         self._password = password
-        self._settings_file = settings_file
+        self._settings = settings
         self._model = model
         self._stores = stores
         self._head_port, *ports = _free_ports(2 + len(_WORKERS))
@@ -147,7 +145,7 @@ class LocalCluster:
         """
         order = DeployRequest(
             head_address=f"127.0.0.1:{self._head_port}",
-            settings_file=str(self._settings_file),
+            settings=self._settings,
             model=self._model,
             stores=self._stores,
             port=self._proxy_ports[HEAD],
@@ -178,17 +176,16 @@ class LocalCluster:
 
 
 @contextlib.contextmanager
-def local_cluster(settings_file: Path, model: str) -> Iterator[LocalCluster]:
+def local_cluster(settings: str, model: str) -> Iterator[LocalCluster]:
     """Runs a cluster for an application that is yet to be served; raises RuntimeError if it does not start."""
     with contextlib.ExitStack() as stack:
-        # A short path, since the address of a socket file has a hundred characters at most.
         parent = tempfile.TemporaryDirectory(prefix="gamegen-", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(parent))
         url, password = stack.enter_context(embedded_tcp_store(folder))
         database_url = stack.enter_context(embedded_database(folder / "database"))
         schema.upgrade(database_url)
         stores = StoreUrls(sessions=url, database=database_url, objects=str(folder / "objects"))
-        cluster = LocalCluster(folder, settings_file, model, stores, password)
+        cluster = LocalCluster(folder, settings, model, stores, password)
         stack.callback(cluster.stop)
         cluster.start()
         yield cluster

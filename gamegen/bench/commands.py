@@ -15,7 +15,10 @@ bench = typer.Typer(
 )
 
 Model = Annotated[
-    str, typer.Argument(help="a model, a size of configs/models, or either with changes: nano:num_steps=4")
+    str,
+    typer.Argument(
+        help="a model, a size of gamegen/configs/models, or either with changes: nano:num_steps=4"
+    ),
 ]
 Compare = Annotated[
     list[str] | None, typer.Option("--compare", help="another to measure in turns with it; may be repeated")

@@ -7,7 +7,7 @@ runs/world:precision=int8,size=256x144
 nano:decoder_reference=false                what the streaming decoder draws from latents alone
 nano:view_memory=false                      a world that forgets what one turns away from
 nano:exemplars=false                        a world that does not walk towards recorded pictures
-gamegen-x:size=848x480,num_steps=4          a size of configs/models with random weights
+gamegen-x:size=848x480,num_steps=4          a size of gamegen/configs/models with random weights
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Variant:
         return model
 
     def load_or_draw(self) -> Model:
-        """The model of `load`, or a size of `configs/models` with random weights, for measuring speed.
+        """The model of `load`, or a size of `gamegen/configs/models` with random weights, for measuring speed.
 
         Raises ValueError or CheckpointError if there is neither.
         """

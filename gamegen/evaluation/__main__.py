@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
 from gamegen.device import keep_freed_memory
 from gamegen.evaluation.evaluate_command import command
 from gamegen.evaluation.suite import run_here
+from gamegen.process.command import run_command
 
 if __name__ == "__main__":
     keep_freed_memory()
-    typer.run(command(run_here))
+    run_command(command(run_here))

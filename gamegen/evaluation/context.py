@@ -14,7 +14,7 @@ import numpy as np
 from gamegen.config import to_dict
 from gamegen.constants import FPS, FRAMES_PER_CHUNK
 from gamegen.engine.variants import Variant
-from gamegen.evaluation.real_clips import SHIPPED_CLIPS, RealClip, clips_in, fingerprint, held_out_clips
+from gamegen.evaluation.real_clips import RealClip, clips_in, fingerprint, held_out_clips
 from gamegen.evaluation.reference_models import ReferenceModels
 from gamegen.evaluation.scenes import SceneHeads, load_scenes
 from gamegen.evaluation.training_frames import training_features
@@ -198,8 +198,3 @@ def load_context(options: Options) -> EvaluationContext:
         gallery=gallery,
         training_features=training,
     )
-
-
-def default_clips() -> str | None:
-    """The repository's own clips, if this is the repository."""
-    return str(SHIPPED_CLIPS) if SHIPPED_CLIPS.is_dir() else None

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gamegen.evaluation.context import Options, SuiteConfig, default_clips
+from gamegen.evaluation.context import Options, SuiteConfig
 from gamegen.evaluation.evaluation_report import REPORT_FILE, EvaluationReport, write_report
 from gamegen.evaluation.metrics import METRICS
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS
 from gamegen.evaluation.reference_models import ReferenceModels
 from gamegen.evaluation.report_page import PAGE_FILE, shown, write_page
 from gamegen.evaluation.suite import Runner, make_report, plan_evaluation
@@ -61,7 +62,7 @@ def command(run_tasks: Runner) -> Callable[..., None]:
             play_seeds=drift_seeds,
             start="gallery" if start == "gallery" else "drawn",
         )
-        folder = str(clips) if clips else None if data else default_clips()
+        folder = str(clips) if clips else None if data else str(SHIPPED_CLIPS)
         paths = {"fid": fid, "fvd": fvd, "lpips": lpips, "clip": clip}
         options = Options(
             checkpoint=checkpoint,

@@ -15,8 +15,8 @@ from gamegen.footage.clips import Clip, read_table
 from gamegen.media.footage import read_footage
 from gamegen.media.frames import resize_to
 
-SHIPPED_CLIPS = Path(__file__).parents[2] / "tests" / "data" / "clips"
-"""Eight short clips in the repository; an installed package has none."""
+SHIPPED_CLIPS = Path(__file__).with_name("clips")
+"""Eight short recorded clips that come with the package."""
 _HELD_OUT = ("validation", "test")
 
 

@@ -79,6 +79,9 @@ class ClipNetwork:
 
     def __init__(self, folder: str) -> None:
         from transformers import AutoTokenizer, CLIPModel
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
 
         if not Path(folder).is_dir():
             raise ValueError(f"{folder} is not a folder: give one with a CLIP model and its tokenizer")

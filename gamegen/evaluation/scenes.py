@@ -29,8 +29,11 @@ from gamegen.curation import shards
 from gamegen.curation.encoded import ALIKE
 from gamegen.evaluation.features import feature_network
 from gamegen.evaluation.motion import luminance
+from gamegen.files import write_atomically
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, WEIGHTS_FOLDER
+from gamegen.models.file_faults import file_fault
+from gamegen.process.command import run_command
 
 ATTRIBUTES = ("biome", "weather", "time_of_day", "view")
 WINDOW_FRAMES = 8
@@ -186,7 +189,8 @@ def train_heads(examples: Examples, config: ScenesConfig = ScenesConfig(), seed:
 def save_scenes(heads: SceneHeads, folder: Path, card: dict[str, Any]) -> None:
     """Writes heads as float16 and a card that names their labels, and the SHA-256 of the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half() for name, value in heads.state_dict().items()}, folder / HEADS_FILE)
+    with write_atomically(folder / HEADS_FILE) as partial:
+        save_file({name: value.half() for name, value in heads.state_dict().items()}, partial)
     sha256 = hashlib.sha256((folder / HEADS_FILE).read_bytes()).hexdigest()
     whole = {"labels": heads.labels, **card, "sha256": {HEADS_FILE: sha256}}
     (folder / CARD_FILE).write_text(json.dumps(whole, indent=2) + "\n")
@@ -202,9 +206,8 @@ def load_scenes(folder: Path = WEIGHTS_FOLDER / "scenes") -> tuple[SceneHeads, d
             f"no scene heads in {folder}: train some (python -m gamegen.evaluation.scenes)"
         ) from error
     if hashlib.sha256(data).hexdigest() != card["sha256"][HEADS_FILE]:
-        raise ValueError(
-            f"{folder / HEADS_FILE} is damaged: its SHA-256 is not that of its card; copy it again"
-        )
+        other = "is damaged: its SHA-256 is not that of its card; copy it again"
+        raise ValueError(f"{folder / HEADS_FILE} {file_fault(folder / HEADS_FILE) or other}")
     weights = {name: value.float() for name, value in load_file(folder / HEADS_FILE).items()}
     width = weights[f"heads.{ATTRIBUTES[0]}.1.weight"].shape[0]
     heads = SceneHeads(len(weights["mean_D"]), card["labels"], ScenesConfig(hidden=width))
@@ -264,4 +267,4 @@ def _rows(data: Path, splits: tuple[str, ...]) -> Iterator[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from gamegen.files import file_sha256, write_atomically
 from gamegen.gallery.scene_probes import ATTRIBUTES, SceneProbes, unit_vectors
 from gamegen.media.recorded_start import RecordedStart
+from gamegen.models.file_faults import file_fault
 
 GALLERY_FOLDER = "gallery"
 """Folder of a gallery, beside a checkpoint's files or among the shipped weights."""
@@ -194,7 +195,8 @@ class Gallery:
         try:
             card = json.loads((folder / CARD_FILE).read_text())
             if file_sha256(file) != card["sha256"][GALLERY_FILE]:
-                raise ValueError(f"{file} is damaged: its SHA-256 is not that of its card; build it again")
+                other = "is damaged: its SHA-256 is not that of its card; build it again"
+                raise ValueError(f"{file} {file_fault(file) or other}")
             with safe_open(file, "np") as opened:
                 described = opened.metadata()
                 listed, values = json.loads(described[_STARTS]), json.loads(described.get(_PROBES, "{}"))

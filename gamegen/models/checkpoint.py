@@ -9,9 +9,9 @@ Loading verifies the sums.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gamegen.config import build, to_dict
 from gamegen.device import default_device
 from gamegen.files import file_sha256, write_atomically
+from gamegen.models.file_faults import file_fault
 from gamegen.models.model import Model, ModelConfig
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "card.json"
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
+"""PyTorch's names of types, as cards have them, with those of safetensors files."""
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into the names of weights."""
 
 
 class CheckpointError(ValueError):
@@ -72,8 +77,13 @@ def read_settings(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def read_card(name_or_path: str | Path) -> dict[str, Any]:
-    """The card of a checkpoint."""
-    return read_json(resolve(name_or_path) / CARD_FILE)
+    """The card of a checkpoint; raises CheckpointError if it is missing or cannot be read."""
+    file = resolve(name_or_path) / CARD_FILE
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is missing: gamegen models adopt {file.parent} writes one for weights of yours"
+        )
+    return read_json(file)
 
 
 def count_weights(name_or_path: str | Path) -> dict[str, int]:
@@ -116,17 +126,57 @@ def load_weights(module: nn.Module, folder: Path) -> None:
 
 
 def verify(folder: Path, card: dict[str, Any]) -> None:
-    """Checks the files of a checkpoint against the sums in its card; raises CheckpointError."""
+    """Checks the files of a checkpoint against the sums in its card; raises CheckpointError saying how they differ."""
     for name in (WEIGHTS_FILE, CONFIG_FILE):
-        expected = card.get("sha256", {}).get(name)
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing: copy the whole checkpoint folder again")
-        found = file_sha256(folder / name)
-        if found != expected:
-            raise CheckpointError(
-                f"{folder / name} is damaged: its SHA-256 is {found[:16]}..., the card says "
-                f"{str(expected)[:16]}...; fetch or train the checkpoint again"
-            )
+        file = folder / name
+        if not file.is_file():
+            if name == WEIGHTS_FILE and (shards := sorted(folder.glob("model-*-of-*.safetensors"))):
+                raise CheckpointError(
+                    f"{folder} has its weights in {len(shards)} shards: gamegen models adopt {folder} makes one "
+                    "file of them"
+                )
+            raise CheckpointError(f"{file} is missing: copy the whole checkpoint folder again")
+        if file_sha256(file) != card.get("sha256", {}).get(name):
+            raise CheckpointError(f"{file} {file_fault(file) or _change(file, card)}")
+
+
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name of a weight with what it is called without wrappers: `module.vae.x` or `vae._orig_mod.x` is `vae.x`."""
+    plain = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names}
+    # Lightning keeps what it trains as `model`.
+    if plain and all(name.startswith("model.") for name in plain.values()):
+        return {name: short.removeprefix("model.") for name, short in plain.items()}
+    return plain
+
+
+def _change(file: Path, card: dict[str, Any]) -> str:
+    """How a file that can be read differs from what its card describes, and what to do."""
+    folder = file.parent
+    if file.name != WEIGHTS_FILE:
+        if b"\r\n" in file.read_bytes():
+            return f"was stored with line ends of Windows: gamegen models adopt {folder} takes it as it is"
+        return (
+            "is damaged, or was changed after its card was written: fetch or train the checkpoint again, or if the "
+            f"change was meant, gamegen models adopt {folder} takes it as it is"
+        )
+    with safe_open(file, "pt") as weights:
+        names = list(weights.keys())
+        dtypes = {str(weights.get_slice(name).get_dtype()) for name in names}
+    if wrapped := next((name for name, plain in plain_names(names).items() if name != plain), None):
+        return (
+            f"has weights named as a wrapper names them, {wrapped}: gamegen models adopt {folder} gives them their "
+            "plain names"
+        )
+    stored = card.get("dtype")
+    if stored and (others := sorted(dtypes - {_DTYPES.get(str(stored), "")})):
+        return (
+            f"holds {', '.join(others)} and its card says {stored}: gamegen models adopt {folder} takes the weights "
+            "as they are, if they were converted on purpose"
+        )
+    return (
+        "is damaged, or its weights were changed after its card was written: fetch or train the checkpoint again, or "
+        f"if the change was meant, gamegen models adopt {folder} takes them as they are"
+    )
 
 
 def save_checkpoint(
@@ -139,12 +189,20 @@ def save_checkpoint(
     """Writes a checkpoint folder; `weights` are named as in the model's `state_dict`, floats stored as `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in weights.items()}
-    with write_atomically(folder / WEIGHTS_FILE) as partial:
-        save_file(stored, partial)
+    write_weights(folder / WEIGHTS_FILE, stored)
     (folder / CONFIG_FILE).write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    sums = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS_FILE, CONFIG_FILE)
-    }
+    write_card(folder, card)
+
+
+def write_weights(file: Path, weights: dict[str, Tensor]) -> None:
+    """Writes tensors as a safetensors file; no reader meets half of it."""
+    with write_atomically(file) as partial:
+        save_file(weights, partial)
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Writes the card of a checkpoint folder with the SHA-256 of its other files as they are."""
+    sums = {name: file_sha256(folder / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
     (folder / CARD_FILE).write_text(json.dumps({**card, "sha256": sums}, indent=2) + "\n")
 
 
@@ -163,5 +221,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; raises CheckpointError if it cannot be read."""
     try:
         return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"cannot read {file}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} {file_fault(file) or f'is not valid JSON: {error}'}") from error

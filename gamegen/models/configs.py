@@ -1,23 +1,19 @@
-"""Named model sizes: each file of `configs/models/` is a complete `ModelConfig`."""
+"""Named model sizes: each file of `gamegen/configs/models/` is a complete `ModelConfig`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from gamegen.config import load_yaml, named_file
+from gamegen.config import config_file, config_names, load_yaml
 from gamegen.models.model import ModelConfig
-
-CONFIGS = Path(__file__).parents[2] / "configs" / "models"
 
 
 def model_names() -> list[str]:
-    """The named configs, smallest foundation first."""
-    return sorted((file.stem for file in CONFIGS.glob("*.yaml")), key=lambda name: _size(named_config(name)))
+    """The named configs, smallest foundation first; raises ValueError if there are none."""
+    return sorted(config_names("models"), key=lambda name: _size(named_config(name)))
 
 
 def named_config(name: str) -> ModelConfig:
     """The config of a name or a YAML file; raises ValueError for an unknown name or a wrong file."""
-    file = named_file(name, CONFIGS, "model config")
+    file = config_file("models", name)
     config = load_yaml(ModelConfig, file)
     for part in ("foundation", "instructnet"):
         if getattr(config, part) is None:

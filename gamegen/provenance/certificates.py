@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import platformdirs
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from gamegen.folders import data_folder
 from gamegen.provenance.development import CERTIFICATE_FILE, KEY_FILE, make_development_files
 
 CERTIFICATE_VARIABLE = "GAMEGEN_C2PA_CERTIFICATE"
@@ -92,7 +92,7 @@ def read_anchors(text: str, where: str) -> str:
 
 def default_folder() -> Path:
     """The folder of the development certificate."""
-    return platformdirs.user_data_path("gamegen") / "provenance"
+    return data_folder() / "provenance"
 
 
 def _pem_or_file(value: str, variable: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -102,8 +101,5 @@ def _usage(
 
 def _write(file: Path, data: bytes, mode: int) -> None:
     """Writes a file atomically, never readable by more people than `mode` allows."""
-    with write_atomically(file, is_durable=True) as partial:
-        # A partial file of a killed process may have another mode.
-        partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as opened:
-            opened.write(data)
+    with write_atomically(file, is_durable=True, mode=mode) as partial:
+        partial.write_bytes(data)

@@ -140,6 +140,23 @@ def fetch(
 
 
 @models.command()
+def adopt(
+    folder: Annotated[Path, typer.Argument(help="a checkpoint folder that was converted on purpose")],
+) -> None:
+    """Renews the card of a checkpoint whose weights or config were changed, if they fit each other.
+
+    Converted types stay as they are, names lose what DistributedDataParallel and torch.compile put into them, shards
+    become one file.
+    Example: gamegen models adopt runs/converted
+    """
+    from gamegen.models.adoption import adopt as adopt_checkpoint
+
+    adopted = adopt_checkpoint(folder)
+    changes = f", rewritten: {', '.join(adopted.rewritten)}" if adopted.rewritten else ""
+    print(f"{folder}: {adopted.num_weights:,} weights in {', '.join(adopted.dtypes)} fit the config{changes}")
+
+
+@models.command()
 def sizes() -> None:
     """Prints how large the named configs are and how much they compute.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -172,12 +173,12 @@ class Registry:
         if target.exists():
             raise RegistryError(f"{target} already exists: give a folder that does not exist yet")
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+        partial.mkdir()
         try:
             for file in _FILES:
                 self.store.download(f"models/{name}/{version.number:06d}/{file}", partial / file)
             verify(partial, read_card(partial))
-            partial.chmod(0o755)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

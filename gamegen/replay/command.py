@@ -111,6 +111,7 @@ def _read(path: Path) -> bytes:
 def _fetch(address: str) -> bytes:
     import httpx
 
+    from gamegen.process.error_sentences import answered, unreachable
     from gamegen.sessions.log_file import MAX_FILE_BYTES
 
     deadline_s = time.monotonic() + FETCH_TIMEOUT_S
@@ -118,7 +119,7 @@ def _fetch(address: str) -> bytes:
     try:
         with httpx.stream("GET", address, timeout=_SOCKET_TIMEOUT_S, follow_redirects=True) as answer:
             if answer.is_error:
-                raise ValueError(f"{address}: the server answers {answer.status_code} ({_reason(answer)})")
+                raise ValueError(f"{answered(address, answer.status_code)} ({_reason(answer)})")
             for piece in answer.iter_bytes():
                 data += piece
                 if len(data) > MAX_FILE_BYTES:
@@ -126,7 +127,7 @@ def _fetch(address: str) -> bytes:
                 if time.monotonic() > deadline_s:
                     raise ValueError(f"{address}: not complete after {FETCH_TIMEOUT_S:g} s, try again later")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ValueError(f"{address} cannot be fetched ({error}): is the server running there?") from error
+        raise ValueError(unreachable(address, error)) from error
     return bytes(data)
 
 

@@ -139,10 +139,8 @@ def download(
 @contextmanager
 def _client(url: str) -> Iterator[Client]:
     """A client whose errors become ValueErrors with a sentence."""
-    try:
-        from gamegen_client import Client, GameGenError
-    except ModuleNotFoundError as error:
-        raise ValueError("gamegen videos needs the client package: pip install ./client") from error
+    from gamegen_client import Client, GameGenError
+
     try:
         with Client(url, os.environ.get("GAMEGEN_API_KEY")) as client:
             yield client

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from gamegen.files import create_file
 from gamegen.storage.interface import (
     PIECE_BYTES,
     ObjectEntry,
@@ -29,7 +30,7 @@ _TRIES = 5
 
 
 class LocalStore(ObjectStore):
-    """Objects as files of a folder, which only this user can read."""
+    """Objects as files of a folder; the umask says who can read them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -138,8 +139,8 @@ def _partial_beside(target: Path) -> tuple[int, Path]:
         # The folder may also go between the two calls.
         with suppress(FileNotFoundError, FileExistsError):
             target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".", suffix=_PARTIAL, dir=target.parent)
-            return descriptor, Path(name)
+            partial = target.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
+            return create_file(partial), partial
     raise StorageError(
         f"{target.parent} is removed each time it is created: another program works in this folder"
     )

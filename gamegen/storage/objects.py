@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gamegen.folders import create_folder, data_folder
 from gamegen.storage.interface import (
     MissingStoreError,
     NotRemovedError,
@@ -51,6 +52,13 @@ def open_store(url: str) -> ObjectStore:
 
 
 def default_url() -> str:
-    """The default store: a folder in the user's data directory."""
-    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return str(Path(data) / "gamegen" / "objects")
+    """The default store: a folder in the user's data directory, made if missing, which only this user may enter.
+
+    Raises ValueError if there can be none.
+    """
+    folder = data_folder() / "objects"
+    create_folder(folder, "set XDG_DATA_HOME to a folder that this user can write to, or OBJECT_STORE_URL")
+    # Clips are their players' own. Earlier versions closed each file instead.
+    if folder.stat().st_uid == os.geteuid():
+        folder.chmod(0o700)
+    return str(folder)

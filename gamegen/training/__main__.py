@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gamegen.process.command import run_command
 from gamegen.training.loop import Run
 from gamegen.training.run_stage import run_stage
 from gamegen.training.stages.table import STAGES, load_stage, shards_help, stage_file
@@ -28,13 +29,10 @@ def train(
         config = load_stage(stage_file(stage))
         run = Run(output=output, minutes=minutes, data=str(data), init=init or "")
         run_stage(stage=config, data=data, run=run, init=init)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("gamegen: stopped and saved; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 if __name__ == "__main__":
-    typer.run(train)
+    run_command(train)

@@ -28,6 +28,7 @@ from gamegen.files import file_sha256
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, load_checkpoint, read_json
 from gamegen.models.model import Model
+from gamegen.process.command import run_program
 from gamegen.training.burst_plan import (
     CURATED_FOLDER,
     ENCODED_FOLDER,
@@ -179,7 +180,7 @@ def time_limit(minutes: float | None) -> Iterator[None]:
 
 
 def main() -> None:
-    """Entry point: exit code 0 when all stages are done, 75 when the same command has to run again, 2 for an error."""
+    """Exit code 0 when all stages are done, 75 when the same command has to run again, 2 for an error."""
     parser = argparse.ArgumentParser(prog="python -m gamegen.training.burst", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the pack (gamegen pack)")
     parser.add_argument("--output", type=Path, required=True, help="checkpoint folder; what is there goes on")
@@ -189,9 +190,6 @@ def main() -> None:
         with time_limit(given.minutes):
             verify_pack(given.data)
             Burst(given.data, given.output).run()
-    except (ValueError, FileNotFoundError) as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("gamegen: stopped and saved; run the same command again to go on", file=sys.stderr)
         raise SystemExit(NOT_YET) from None
@@ -199,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

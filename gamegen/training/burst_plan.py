@@ -6,18 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gamegen.config import load_yaml, named_file
+from gamegen.config import config_file, load_yaml
 from gamegen.training.stages.stage import Stage
 from gamegen.training.stages.table import build_stage
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "bursts"
 ENCODED_FOLDER, CURATED_FOLDER, INIT_FOLDER = "encoded", "curated", "init"
 PLAN_FILE, MANIFEST_FILE = "plan.yaml", "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BurstStage:
-    """One stage: its `settings`, as in a file of `configs/stages/`, and the most `minutes` it takes."""
+    """One stage: its `settings`, as in a file of `gamegen/configs/stages/`, and the most `minutes` it takes."""
 
     minutes: float
     settings: dict[str, Any]
@@ -62,4 +61,4 @@ def load_plan(file: Path) -> BurstPlan:
 
 def plan_file(name: str) -> Path:
     """The YAML file of a named plan, or the path itself; raises ValueError for neither."""
-    return named_file(name, CONFIGS, "plan")
+    return config_file("bursts", name)

@@ -225,7 +225,7 @@ def run_facts(objective: Objective, config: Stage, context: RunContext, peak: Pe
         "data": context.data or "-",
         "initialised from": context.init or "-",
     }
-    if revision := git_revision(Path(__file__).parent):
+    if revision := git_revision(Path(__file__)):
         machine["git revision"] = revision
     parts = {"stage": to_dict(config), "model": to_dict(objective.model.config)}
     settings = json.loads(json.dumps(parts))
@@ -237,14 +237,16 @@ def run_facts(objective: Objective, config: Stage, context: RunContext, peak: Pe
     )
 
 
-def git_revision(folder: Path) -> str | None:
-    """The commit that `folder` is checked out from, marked if files differ from it; None outside of git."""
-    if shutil.which("git") is None:
+def git_revision(file: Path) -> str | None:
+    """The commit that `file` is checked out from, marked if files differ from it; None if git does not keep it.
+
+    The folder alone would not do: a package may be installed into a folder of somebody else's repository.
+    """
+    if shutil.which("git") is None or not _git(file.parent, "ls-files", "--", file.name):
         return None
-    described = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or None
+    return _git(file.parent, "describe", "--always", "--dirty", "--abbrev=40") or None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

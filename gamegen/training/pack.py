@@ -1,6 +1,6 @@
 """One folder of small files that a machine with PyTorch, OpenCV, NumPy and safetensors trains from.
 
-gamegen/, configs/, cachetools/, ...   the code, and the pure Python packages that training imports
+gamegen/, cachetools/, ...             the code, and the pure Python packages that training imports
 licences/                              their licences
 encoded/, curated/                     packed shards (`gamegen/curation/packed.py`)
 init/                                  the checkpoint that the first stage builds on
@@ -92,11 +92,8 @@ def _pack_init(plan: BurstPlan, folder: Path) -> None:
 
 def _copy_code(output: Path) -> None:
     package = Path(__file__).parents[1]
-    for file in _files(package, (".py", ".css")):
+    for file in _files(package, (".py", ".css", ".yaml")):
         _copy(file, output / "gamegen" / file.relative_to(package))
-    configs = package.parent / "configs"
-    for file in _files(configs, (".yaml",)):
-        _copy(file, output / "configs" / file.relative_to(configs))
     for name in CARRIED:
         spec = importlib.util.find_spec(name)
         assert spec is not None and spec.submodule_search_locations

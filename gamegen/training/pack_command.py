@@ -14,7 +14,7 @@ def pack(
     curated: Annotated[
         Path | None, typer.Option(help="curated shards of the same clips, for the stages that read some")
     ] = None,
-    plan: Annotated[str, typer.Option(help="a name in configs/bursts, or a YAML file")] = "gpu",
+    plan: Annotated[str, typer.Option(help="a name in gamegen/configs/bursts, or a YAML file")] = "gpu",
 ) -> None:
     """Packs shards, code and a checkpoint for a machine with PyTorch, OpenCV, NumPy and safetensors.
 

@@ -5,7 +5,6 @@ python -m gamegen.training.publish runs/turbo gamegen/weights/nano
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from gamegen.engine.variants import Variant
 from gamegen.models.checkpoint import CheckpointError, load_checkpoint, read_card, read_json, save_checkpoint
 from gamegen.models.inverse_dynamics import InverseDynamics, load_inverse_dynamics
 from gamegen.models.model import Model
+from gamegen.process.command import run_command
 
 EVALUATION_FILE = "evaluation.json"
 """Figures that an evaluation left in the run's folder: they go into the card."""
@@ -77,12 +77,8 @@ def main(
 
     Example: python -m gamegen.training.publish runs/turbo weights/mine --footage "my game" --hours 2
     """
-    try:
-        publish(run, target, {"footage": footage, "hours": hours}, licence)
-    except CheckpointError as error:
-        print(f"gamegen: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    publish(run, target, {"footage": footage, "hours": hours}, licence)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

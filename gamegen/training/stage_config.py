@@ -56,7 +56,7 @@ class StageConfig:
     `keep_states` states to resume from are kept; of older ones the averaged weights go to the archive.
 
     At each save the averaged weights are tried on `validation_batches` batches that training never sees; 0 is none.
-    Parts that a stage creates have the sizes of `model`: a name in `configs/models/`, or a YAML file.
+    Parts that a stage creates have the sizes of `model`: a name in `gamegen/configs/models/`, or a YAML file.
     """
 
     stage: str

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gamegen.bench.paired import summary_ms
+from gamegen.process.command import run_command
 from loadtest.bench_serve import serve_cost, video_bench
 from loadtest.load.load_figures import STALL_S, stages_ms
 from loadtest.load.load_report import STAGES, percentiles
@@ -127,7 +128,7 @@ def main(
         typer.Option("--bare", help="in turns with the same model drawing here, to see what serving costs"),
     ] = False,
     videos: Annotated[
-        bool, typer.Option("--videos", help="order clips instead: of a server of configs/serve/noop.yaml")
+        bool, typer.Option("--videos", help="order clips instead: of a server with --settings noop")
     ] = False,
     direct: Annotated[
         bool, typer.Option("--direct", help="order from an ingress replica itself, past Serve's proxy")
@@ -141,20 +142,14 @@ def main(
     Example: gamegen bench serve http://127.0.0.1:8000 --sessions 2 --seconds 60
     """
     url = url.rstrip("/")
-    try:
-        if bare:
-            _compare(url, sessions, seconds, json_file)
-            return
-        if videos:
-            url = video_bench.direct_url(url) if direct else url
-            _order_videos(
-                url, video_bench.VideoBench(orders=orders, clients=clients, seconds=seconds), json_file
-            )
-            return
-        result = asyncio.run(measure(url, sessions, seconds))
-    except (ValueError, OSError) as error:
-        print(f"gamegen: {url}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    if bare:
+        _compare(url, sessions, seconds, json_file)
+        return
+    if videos:
+        url = video_bench.direct_url(url) if direct else url
+        _order_videos(url, video_bench.VideoBench(orders=orders, clients=clients, seconds=seconds), json_file)
+        return
+    result = asyncio.run(measure(url, sessions, seconds))
     Console().print(table(result))
     if json_file:
         _write(json_file, result.__dict__)
@@ -183,4 +178,4 @@ def _write(file: Path, facts: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

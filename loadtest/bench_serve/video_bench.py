@@ -1,15 +1,13 @@
 """Benchmark of the clip service: orders accepted and clips completed a second, and the latency of status requests.
 
-gamegen play --settings configs/serve/noop.yaml, then gamegen bench serve --videos
+gamegen play --settings noop, then gamegen bench serve --videos
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +15,9 @@ import numpy as np
 from rich.table import Table
 
 from gamegen.bench.paired import summary_ms
-from loadtest.bench_serve.order_clients import TIMEOUT_S, OrderClient, OrderClients, bodies
+from loadtest.bench_serve.order_clients import OrderClient, OrderClients, bodies
 from loadtest.load.load_report import percentiles
+from loadtest.players.socket_player import Server
 
 _LOOKS_EVERY_S = 0.5
 _PATIENCE_S = 120.0
@@ -58,8 +57,7 @@ class VideoFigures:
 
 def direct_url(url: str) -> str:
     """URL of an ingress replica past Serve's proxy; raises ValueError if it has none."""
-    with urllib.request.urlopen(f"{url}/v1/status", timeout=TIMEOUT_S) as answer:
-        found = json.load(answer)["direct_url"]
+    found = Server(url).status()["direct_url"]
     if found is None:
         raise ValueError("its replicas have no addresses of their own for this machine: leave --direct out")
     return found

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deployments.stream.client_messages import Format
 from gamegen.constants import FPS
+from gamegen.process.command import run_command
 from loadtest.load.arrivals import full_at_s
 from loadtest.load.crowd import Counts, LoadConfig, run
 from loadtest.load.load_figures import figures
@@ -116,28 +117,24 @@ def main(
     """
     console = Console()
     url = url.rstrip("/")
-    try:
-        config = LoadConfig(
-            url=url,
-            sessions=sessions,
-            arrival_rate=arrival_rate,
-            minutes=minutes,
-            mean_stay_s=mean_stay,
-            seed=seed,
-            processes=processes,
-            fps=fps,
-            frame_format=frame_format,
-        )
-        full_s = full_at_s(config.visits(), sessions) or 0.0
-        status = Server(url).status()
-        roots = [int(pid) for pid in pids.split(",")] if pids else []
-        sampler = MemorySampler(url, roots) if roots or is_local(url) else None
-        columns = BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}")
-        with Progress(*columns, console=console, transient=True) as bar, _stop_on_signal() as told:
-            crowd = run(config, _ProgressDisplay(config, bar, sampler), lambda: bool(told))
-    except (ValueError, OSError) as error:
-        print(f"gamegen: {url}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    config = LoadConfig(
+        url=url,
+        sessions=sessions,
+        arrival_rate=arrival_rate,
+        minutes=minutes,
+        mean_stay_s=mean_stay,
+        seed=seed,
+        processes=processes,
+        fps=fps,
+        frame_format=frame_format,
+    )
+    full_s = full_at_s(config.visits(), sessions) or 0.0
+    status = Server(url).status()
+    roots = [int(pid) for pid in pids.split(",")] if pids else []
+    sampler = MemorySampler(url, roots) if roots or is_local(url) else None
+    columns = BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[text]}")
+    with Progress(*columns, console=console, transient=True) as bar, _stop_on_signal() as told:
+        crowd = run(config, _ProgressDisplay(config, bar, sampler), lambda: bool(told))
     result = figures(crowd, sampler.memory(crowd.began_s + full_s) if sampler else None, fps)
     console.print(table(config, result))
     if json_file:
@@ -151,4 +148,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app)

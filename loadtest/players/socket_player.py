@@ -18,6 +18,8 @@ from typing import Any
 import websockets
 
 from gamegen.constants import FPS
+from gamegen.process.error_sentences import unreachable
+from gamegen.process.proxies import opener_for
 from loadtest.players.key_tracks import Track
 from loadtest.players.play_record import FrameRecorder, PlayerStay
 
@@ -74,10 +76,14 @@ class Server:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_S) as response:
+            with opener_for(self.url).open(request, timeout=_REQUEST_TIMEOUT_S) as response:
                 return response.read()
         except http.client.HTTPException as error:
             raise OSError(f"the answer broke off: {error!r}") from error
+        except urllib.error.HTTPError:
+            raise
+        except (urllib.error.URLError, TimeoutError) as error:
+            raise OSError(unreachable(self.url, error)) from error
 
 
 def _seconds(header: str | None) -> float:

@@ -6,25 +6,24 @@ import pytest
 from gamegen.curation.buckets import BucketConfig
 from gamegen.curation.curate import CurationConfig, curate_clip
 from gamegen.curation.shards import RejectedClip
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS
 from gamegen.footage.clips import Clip, read_table
 from gamegen.footage.geometry import CameraTrack
 from tests.footage_samples import HEIGHT, NUM_FRAMES, WIDTH, make_clip, panning_frames, write_footage
 
-CLIPS = Path(__file__).parent.parent / "data" / "clips"
 
-
-@pytest.mark.parametrize("clip", read_table(CLIPS / "clips.parquet"), ids=lambda clip: clip.clip_id)
+@pytest.mark.parametrize("clip", read_table(SHIPPED_CLIPS / "clips.parquet"), ids=lambda clip: clip.clip_id)
 def test_real_footage_is_good_footage(clip: Clip) -> None:
-    row = curate_clip(clip, CLIPS / clip.path, "train", CurationConfig())
+    row = curate_clip(clip, SHIPPED_CLIPS / clip.path, "train", CurationConfig())
     assert not isinstance(row, RejectedClip), row
     assert (row["width"], row["height"], row["source_sha256"]) == (160, 96, clip.sha256)
     assert row["num_frames"] == clip.num_frames
 
 
 def test_a_truncated_recording_is_broken(tmp_path: Path) -> None:
-    clip = read_table(CLIPS / "clips.parquet")[0]
+    clip = read_table(SHIPPED_CLIPS / "clips.parquet")[0]
     cut = tmp_path / "cut.mp4"
-    cut.write_bytes((CLIPS / clip.path).read_bytes()[: clip.size_bytes // 2])
+    cut.write_bytes((SHIPPED_CLIPS / clip.path).read_bytes()[: clip.size_bytes // 2])
     outcome = curate_clip(clip, cut, "train", CurationConfig())
     assert isinstance(outcome, RejectedClip)
     assert (outcome.reason, outcome.detail) == ("broken", "SHA-256 differs from the clip table's")

@@ -1,4 +1,4 @@
-"""Makes the small real clips that tests use, out of recorded footage.
+"""Makes the small real clips that come with the package, out of recorded footage.
 
     python -m tests.data.make_clips footage
 
@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS
 from gamegen.footage.clips import Clip, read_table, write_table
 from gamegen.footage.excerpts import cut_excerpt
 
-OUTPUT = Path(__file__).parent / "clips"
+OUTPUT = SHIPPED_CLIPS
 NUM_FRAMES = 72
 STEP = 6
 MAX_TOTAL_BYTES = 900 * 1024

@@ -7,6 +7,7 @@ import socket
 
 import pytest
 
+from deployments.listen_address import ListenAddress
 from deployments.play import play
 from gamegen.models.checkpoint import CARD_FILE
 from tests.serving import free_port
@@ -30,6 +31,30 @@ def test_metrics_port_that_is_taken_or_the_same_is_refused(tiny_model):
         taken.listen()
         with pytest.raises(ValueError, match="choose another with --metrics-port"):
             play(port=free_port(), model=str(tiny_model), metrics_port=taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("[::1]", "http://[::1]:8000"),
+        ("::", "http://[::1]:8000"),
+        ("localhost", "http://localhost:8000"),
+    ],
+)
+def test_address_for_this_machine(host, url):
+    assert ListenAddress(host, 8000).url == url
+
+
+def test_taken_port_of_ipv6_is_refused(tiny_model):
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"cannot listen on ::1:{port}.*choose another with --port"):
+            play(host="::1", port=port, model=str(tiny_model))
 
 
 @pytest.mark.parametrize("port", [0, 70000])

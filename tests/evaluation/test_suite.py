@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from gamegen.evaluation import metrics
-from gamegen.evaluation.context import Options, SuiteConfig, default_clips
+from gamegen.evaluation.context import Options, SuiteConfig
 from gamegen.evaluation.evaluate_command import run
 from gamegen.evaluation.evaluation_report import EvaluationReport, read_report
 from gamegen.evaluation.metrics import METRICS
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS
 from gamegen.evaluation.reference_models import ReferenceModels
 from gamegen.evaluation.report_builder import ReportBuilder
 from gamegen.evaluation.report_page import PAGE_FILE, SHEET_FILE, VIDEO_FILE, side_by_side
@@ -25,7 +26,7 @@ ONLY_FROM_FILES = ("FID", "FVD", "LPIPS", "CLIP")
 
 @pytest.fixture(scope="module")
 def options(tiny_model: Path) -> Options:
-    return Options(checkpoint=str(tiny_model), clips=default_clips(), config=SuiteConfig.tiny())
+    return Options(checkpoint=str(tiny_model), clips=str(SHIPPED_CLIPS), config=SuiteConfig.tiny())
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
+import struct
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from gamegen.footage import recording, sources
 from gamegen.footage.clips import Clip, read_table
 from gamegen.footage.geometry import CameraTrack
 from gamegen.footage.maneuvers import Operation
-from gamegen.footage.minetest.client import find_game
+from gamegen.footage.minetest.client import Client, ClientConfig, find_game
 from gamegen.footage.plan import Change, ClipPlan
 from gamegen.footage.policy import ExplorerPolicy, PolicyConfig
 from gamegen.footage.recorder import Scene, SceneNotFoundError, Truth
@@ -200,6 +203,26 @@ def test_a_failed_recording_leaves_no_clip(tmp_path: Path) -> None:
 
 
 @needs_minetest
+@needs_minetest
+def test_the_game_runs_wherever_temporary_files_are_and_strangers_do_not_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loaders of libraries end a path at a space, addresses of sockets after a hundred characters."""
+    folder = tmp_path / "First Last" / ("x" * 120)
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    client = Client(ClientConfig(), world_seed=3)
+    try:
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(f"/tmp/.X11-unix/X{client.display}")
+            stranger.sendall(struct.pack("<BxHHHHxx", ord("l"), 11, 0, 0, 0))
+            assert stranger.recv(1) == b"\0", "the display takes a client without its cookie"
+    finally:
+        client.close()
+    assert [file.name for file in folder.iterdir()] == ["cache"]
+
+
 def test_a_missing_biome_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from gamegen.footage.minetest import recorder as minetest
 

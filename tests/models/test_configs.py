@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from gamegen import config
 from gamegen.models.checkpoint import read_config
 from gamegen.models.configs import model_names, named_config
 from gamegen.models.model import ModelConfig
@@ -50,3 +51,11 @@ def test_mistakes_are_named(tmp_path):
         MSDiTConfig(width=40, num_heads=4)
     with pytest.raises(ValueError, match="latent_channels"):
         ModelConfig(foundation=MSDiTConfig.tiny())
+
+
+def test_an_installation_without_its_settings_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    with pytest.raises(ValueError, match="models has no model config at all: install GameGen again"):
+        model_names()
+    with pytest.raises(ValueError, match="models has no model config at all"):
+        named_config("nano")

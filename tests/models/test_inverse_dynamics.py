@@ -1,7 +1,6 @@
 """Inverse dynamics: where motion is seen, how far around a step it looks, what is refused, what is shipped."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from gamegen.controls import MOVEMENT_KEYS
 from gamegen.evaluation.action_scores import score_actions
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS
 from gamegen.footage.clips import read_table
 from gamegen.media.mp4 import read_mp4
 from gamegen.models.checkpoint import (
@@ -31,7 +31,6 @@ from gamegen.models.inverse_dynamics import (
 from gamegen.training.recorded_windows import recorded_actions
 from tests.footage_samples import panning_frames
 
-CLIPS = Path(__file__).parent.parent / "data" / "clips"
 TINY = InverseDynamicsConfig.tiny()
 
 
@@ -129,7 +128,10 @@ def shipped() -> InverseDynamics:
 @pytest.fixture(scope="module")
 def real_clips(shipped):
     """(clip, what the shipped weights read off it) of every real test clip."""
-    return {clip.clip_id: (clip, shipped.predict(read_mp4(CLIPS / clip.path))) for clip in read_table(CLIPS)}
+    return {
+        clip.clip_id: (clip, shipped.predict(read_mp4(SHIPPED_CLIPS / clip.path)))
+        for clip in read_table(SHIPPED_CLIPS)
+    }
 
 
 def test_shipped_weights_read_keys_and_turns_off_real_clips(real_clips):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import struct
+import subprocess
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.model import Model, ModelConfig
 from gamegen.training.curves import chart, number
 from gamegen.training.loop import Run, Trainer
+from gamegen.training.observe import git_revision
 from gamegen.training.stages.stage import Stage
 from gamegen.training.validation import HeldOut, held_out, measure
 from tests.training.samples import encoded_folder, latent_feed, plain_flow, stage
@@ -172,3 +174,17 @@ def test_charts_bear_single_points_flat_lines_and_what_is_not_a_number():
         "1.50e+09",
         "-",
     ]
+
+
+def test_the_revision_is_that_of_the_code_and_not_of_the_repository_around_it(tmp_path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    kept, installed = tmp_path / "kept.py", tmp_path / ".venv" / "observe.py"
+    installed.parent.mkdir()
+    for file in (kept, installed):
+        file.write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    subprocess.run([*git, "add", "kept.py"], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    assert len(git_revision(kept) or "") == 40
+    assert git_revision(installed) is None
+    assert git_revision(Path("/")) is None

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gamegen.config import to_dict
+from gamegen.config import config_names, to_dict
 from gamegen.models.checkpoint import load_checkpoint, save_random
 from gamegen.models.configs import named_config
 from gamegen.models.model import ModelConfig
 from gamegen.training.loop import Run
 from gamegen.training.run_stage import run_stage
-from gamegen.training.stages.table import CONFIGS, STAGES, build_stage, load_stage, shards_help, stage_file
+from gamegen.training.stages.table import STAGES, build_stage, load_stage, shards_help, stage_file
 from tests.training.penalty_stage import PenaltyStage
 from tests.training.samples import encoded_folder
 
@@ -50,10 +50,10 @@ def test_every_stage_goes_by_its_name():
 
 
 def test_shipped_stages_load_and_wrong_ones_are_named(tmp_path):
-    for file in CONFIGS.glob("*.yaml"):
-        config = load_stage(stage_file(file.stem))
-        assert file.stem.endswith(config.stage) and named_config(config.model).foundation
-    with pytest.raises(ValueError, match="no stage 'gan'"):
+    for name in config_names("stages"):
+        config = load_stage(stage_file(name))
+        assert name.endswith(config.stage) and named_config(config.model).foundation
+    with pytest.raises(ValueError, match="no training stage 'gan'"):
         stage_file("gan")
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("stage: vae\nspeed: 3\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import socket
 import struct
@@ -19,11 +20,14 @@ import numpy as np
 
 from gamegen.constants import FPS
 from gamegen.files import write_atomically
+from gamegen.folders import cache_folder
 from gamegen.footage.depth import DEPTH_CELL_PX
 from gamegen.footage.recorder import CAMERA_STEP_DEG
+from gamegen.unix_sockets import short_path
 
 HERE = Path(__file__).parent
 HOOK_LIBRARIES = ("-ldl", "-lX11", "-lXtst", "-lGL", "-lpthread")
+HOOK_FILE, AUTHORITY_FILE = "hook.so", "authority"
 CAPTURE, VIRTUAL_CLOCK = 1, 2
 FRAME_US = round(1e6 / FPS)
 KEYSYMS = {"w": 0x77, "a": 0x61, "s": 0x73, "d": 0x64, "space": 0x20, "q": 0x71, "f7": 0xFFC4}
@@ -70,7 +74,7 @@ def find_game() -> Path | None:
 def build_hook() -> Path:
     """The compiled hook, built on first use into the user's cache. Raises ClientError if that fails."""
     source = HERE / "hook.c"
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "gamegen"
+    cache = cache_folder()
     library = cache / f"minetest-hook-{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
     if library.exists():
         return library
@@ -170,15 +174,24 @@ class Client:
         (self.home / "client.conf").write_text("".join(f"{k} = {v}\n" for k, v in settings.items()))
 
     def _start(self, game: Path, hook: Path) -> None:
+        # Beside the game, whose working folder that is: the loader of libraries reads spaces as the end of a path.
+        shutil.copyfile(hook, self.home / HOOK_FILE)
+        self.display = self._start_display()
+        with short_path(self.home) as home:
+            self._connection = self._run(game, home / "hook.sock")
+        self._connection.settimeout(self.config.start_timeout_s)
+
+    def _run(self, game: Path, socket_path: Path) -> socket.socket:
+        """Runs the game; returns the hook's connection."""
         listener = socket.socket(socket.AF_UNIX)
-        socket_path = self.home / "hook.sock"
         listener.bind(str(socket_path))
         listener.listen(1)
         listener.settimeout(self.config.start_timeout_s)
         environment = os.environ | {
             "HOME": str(self.home),
-            "DISPLAY": f":{self._start_display()}",
-            "LD_PRELOAD": str(hook),
+            "DISPLAY": f":{self.display}",
+            "XAUTHORITY": str(self.home / AUTHORITY_FILE),
+            "LD_PRELOAD": f"./{HOOK_FILE}",
             "GAMEGEN_HOOK_SOCKET": str(socket_path),
             "GAMEGEN_HOOK_WIDTH": str(self.config.width),
             "GAMEGEN_HOOK_HEIGHT": str(self.config.height),
@@ -191,20 +204,23 @@ class Client:
         output_path = self.home / "out.txt"
         with output_path.open("w") as output:
             self._processes.append(
-                subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                subprocess.Popen(
+                    command, env=environment, cwd=self.home, stdout=output, stderr=subprocess.STDOUT
+                )
             )
         self._output = output_path.open(errors="replace")
         try:
-            self._connection, _ = listener.accept()
+            connection, _ = listener.accept()
         except TimeoutError as error:
             raise ClientError(
                 f"the game opened no window in {self.config.start_timeout_s} s{self.log()}"
             ) from error
         finally:
             listener.close()
-        self._connection.settimeout(self.config.start_timeout_s)
+        return connection
 
     def _start_display(self) -> int:
+        self._write_authority()
         read_end, write_end = os.pipe()
         screen = f"{self.config.width}x{self.config.height}x24"
         command = [
@@ -216,6 +232,9 @@ class Client:
             screen,
             "-nolisten",
             "tcp",
+            # Other users of this machine neither see the game nor press its keys.
+            "-auth",
+            str(self.home / AUTHORITY_FILE),
             "-terminate",
         ]
         self._processes.append(
@@ -229,6 +248,14 @@ class Client:
         if not number:
             raise ClientError("Xvfb did not start: install the package xvfb")
         return int(number)
+
+    def _write_authority(self) -> None:
+        """Writes a random cookie that lets clients of any host and display in, as libXau reads it."""
+        any_host = 0xFFFF
+        fields = (b"", b"", b"MIT-MAGIC-COOKIE-1", secrets.token_bytes(16))
+        entry = struct.pack(">H", any_host) + b"".join(struct.pack(">H", len(f)) + f for f in fields)
+        with write_atomically(self.home / AUTHORITY_FILE, mode=0o600) as partial:
+            partial.write_bytes(entry)
 
     def log(self) -> str:
         """The last lines of the game's log, for messages."""

@@ -24,7 +24,7 @@ class Stage(StageConfig, ABC, Generic[ConfigT, ModelT]):
     """One stage of training.
 
     A subclass adds the settings of its own, gives `stage` its name, and builds everything that depends on them. Its
-    instances are what `configs/stages/*.yaml` load as.
+    instances are what `gamegen/configs/stages/*.yaml` load as.
     """
 
     shards: ClassVar[Literal["curated", "encoded"]]

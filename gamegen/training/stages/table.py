@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gamegen.config import build, named_file, read_yaml
+from gamegen.config import build, config_file, read_yaml
 from gamegen.training.stages.adversarial import AdversarialStage
 from gamegen.training.stages.decoder import DecoderStage
 from gamegen.training.stages.foundation import FoundationStage
@@ -32,12 +32,11 @@ STAGES: dict[str, type[Stage]] = {
     "streaming": StreamingStage,
 }
 """Every stage by its name: the value of `stage` in a YAML file."""
-CONFIGS = Path(__file__).parents[3] / "configs" / "stages"
 
 
 def stage_file(name: str) -> Path:
     """The YAML file of a named stage, or the path itself; raises ValueError for neither."""
-    return named_file(name, CONFIGS, "stage")
+    return config_file("stages", name)
 
 
 def shards_help() -> str:

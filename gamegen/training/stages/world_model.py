@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gamegen.device import default_device
+from gamegen.files import write_atomically
 from gamegen.models.checkpoint import load_checkpoint
 from gamegen.models.configs import named_config
 from gamegen.models.model import Model, ModelConfig
@@ -139,7 +140,8 @@ def build_model(
         if not is_sharded:
             return model.to(default_device())
         output.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, file)
+        with write_atomically(file) as partial:
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial)
         del model
     dist.barrier()
     with torch.device("meta"):

