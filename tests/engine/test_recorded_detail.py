@@ -1,4 +1,4 @@
-"""Worlds that take detail from recorded pictures, played by the shipped weights."""
+"""Worlds that walk towards recorded pictures and turn to them, played by the shipped weights."""
 
 import cv2
 import numpy as np
@@ -32,13 +32,33 @@ def test_where_one_walks_there_is_detail():
     assert found[0] > 2 * found[1]
 
 
-def test_restored_is_uninterrupted_while_one_walks():
+def test_where_one_turns_there_is_something_to_see():
+    found = []
+    for model in ("nano", "nano:exemplars=false"):
+        world = World.load(model)
+        world.reset("grassland at noon", seed=3, start="gallery")
+        found.append(detail([world.step(Control({"right"})) for _ in range(2 * SECONDS + 4)][-1][-1]))
+    assert found[0] > 1.5 * found[1]
+
+
+def test_restored_is_uninterrupted_while_one_walks_and_turns():
     world, other = World.load("nano"), World.load("nano")
     world.reset("jungle by day", seed=2, start="gallery")
     walked(world, 14)
+    world.step(Control({"right"}))
     other.restore(WorldSnapshot.from_bytes(world.snapshot().to_bytes()))
-    for _ in range(6):
-        assert np.array_equal(world.step(Control({"w"})), other.step(Control({"w"})))
+    for keys in ({"right"}, {"right"}, {"w"}, {"w", "left"}, {"w"}):
+        assert np.array_equal(world.step(Control(keys)), other.step(Control(keys)))
+
+
+def test_an_order_still_changes_the_world():
+    world = World.load("nano")
+    world.reset("grassland at noon", seed=3, start="gallery")
+    before = walked(world, 6)
+    world.instruct("make it night")
+    assert walked(world, 12).mean() < 0.8 * before.mean()
+    # Nor does it come back when pictures are taken again.
+    assert walked(world, 12).mean() < 0.8 * before.mean()
 
 
 def test_a_world_at_rest_stays_as_it_is():
