@@ -10,7 +10,10 @@ import websockets.sync.client
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
+from deployments.errors import install_error_handlers
 from deployments.ingress.base_path import BasePathMiddleware
+from deployments.ingress.lost_replica import LostReplicaMiddleware
+from deployments.ingress.request_rules import install_request_rules
 from deployments.ingress.status_routes import WEB_FOLDER
 from deployments.ingress.status_routes import router as status_router
 from tests.prefix_proxy import prefix_proxy
@@ -68,6 +71,42 @@ def test_addresses_of_clips_lead_back_through_the_proxy(clip_server, names_prefi
         redirect = client.get(f"{base}/v1/videos/?limit=1")
         assert redirect.status_code == 307
         assert redirect.url.join(redirect.headers["Location"]) == f"{base}/v1/videos?limit=1"
+
+
+async def test_errors_found_before_and_behind_the_routes_lead_back_too(monkeypatch):
+    monkeypatch.delenv("GAMEGEN_API_KEYS", raising=False)
+
+    async def break_down() -> None:
+        raise RuntimeError("a fault")
+
+    app = FastAPI()
+    app.get("/broken")(break_down)
+    app.post("/")(break_down)
+    install_error_handlers(app)
+    install_request_rules(app, ["https://play.example"])
+    app.add_middleware(BasePathMiddleware)
+    transport = httpx.ASGITransport(LostReplicaMiddleware(app), raise_app_exceptions=False)
+    forwarded = {"X-Forwarded-Prefix": PREFIX}
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        for request, code in (
+            (client.get("/none", headers=forwarded), "not_found"),
+            (client.get("/", headers=forwarded), "method_not_allowed"),
+            (client.get("/broken", headers=forwarded), "internal_error"),
+            (client.post("/", content=b" " * (13 << 20), headers=forwarded), "body_too_large"),
+            (
+                client.post("/", content=b"x", headers={**forwarded, "Content-Type": "text/x"}),
+                "unsupported_media_type",
+            ),
+            (client.get("/", headers={**forwarded, "Origin": "https://evil.example"}), "foreign_origin"),
+            (client.get("/", headers={**forwarded, "Host": "evil.example"}), "foreign_host"),
+        ):
+            answer = await request
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert answer.json()["type"] == f"{PREFIX}/docs#{code}"
+        assert f"see {PREFIX}/docs" in (await client.get("/none", headers=forwarded)).json()["detail"]
+        # A page that the proxy serves under its own name may use the server once that name is allowed.
+        own = {**forwarded, "Host": "play.example", "Origin": "https://play.example"}
+        assert (await client.get("/none", headers=own)).json()["code"] == "not_found"
 
 
 @pytest.mark.parametrize(
