@@ -16,7 +16,6 @@ from gamegen.process.error_sentences import describe
 from gamegen.storage.interface import StorageError
 
 
-
 def error_of(call, *arguments, **options) -> BaseException:
     """The exception that a call raises."""
     with pytest.raises(BaseException) as raised:
