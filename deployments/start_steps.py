@@ -44,4 +44,4 @@ class StartSteps:
     def done(self, name: str, seconds: float, details: list[str]) -> None:
         """Prints the line of a step that is done."""
         text = f"{name}: {', '.join(details)}" if details else name
-        self._console.print(f"{seconds:4.0f} s  {text}", style="dim", highlight=False)
+        self._console.print(f"{seconds:4.0f} s  {text}", style="dim", highlight=False, soft_wrap=True)
