@@ -19,17 +19,19 @@ import pytest
 from tests.serving import PATIENCE_S, free_port
 
 PROXY = "http://proxy.invalid:3128"
-LONG = "/tmp/jobs-of-a-scheduler-that-writes-out-whole-names-of-users"
+LONG = "jobs-of-a-scheduler-that-writes-out-whole-names-of-users"
 
 
 class Started:
     """A running `gamegen play` with the tiny model, in a session of its own."""
 
     def __init__(self, port: int, model: Path, data: Path) -> None:
-        Path(LONG).mkdir(exist_ok=True)
+        self._data = data
+        temporary = data / LONG
+        temporary.mkdir()
         variables = {
             "XDG_DATA_HOME": str(data),
-            "TMPDIR": LONG,
+            "TMPDIR": str(temporary),
             "HTTP_PROXY": PROXY,
             "HTTPS_PROXY": PROXY,
             "ALL_PROXY": PROXY.replace("http", "socks5"),
@@ -71,13 +73,15 @@ class Started:
         return code
 
     def left(self) -> list[str]:
-        """Names of the processes of its session."""
+        """Names of the processes of its session, and of its stores, which have sessions of their own."""
         names = []
         for process in psutil.process_iter(["pid", "name"]):
             try:
-                if os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                is_its = os.getsid(process.pid) == self.process.pid
+                is_its = is_its or process.cwd().startswith(str(self._data))
+                if is_its and process.status() != psutil.STATUS_ZOMBIE:
                     names.append(process.info["name"])
-            except (ProcessLookupError, psutil.NoSuchProcess):
+            except (ProcessLookupError, psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return names
 

@@ -23,16 +23,16 @@ def kept_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_a_long_temporary_folder_is_not_used_for_sockets(monkeypatch):
+def test_a_long_temporary_folder_is_not_used_for_sockets(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    Path(LONG).mkdir(exist_ok=True)
-    monkeypatch.setenv("TMPDIR", LONG)
+    folder = tmp_path / LONG.removeprefix("/tmp/")
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
     assert ray_machine.short_folder() == Path("/tmp")
     monkeypatch.setenv("TMPDIR", "/var/tmp")
     assert ray_machine.short_folder() == Path("/var/tmp")
     monkeypatch.setenv("TMPDIR", "/nonexistent")
     assert ray_machine.short_folder() == Path("/tmp")
-    Path(LONG).rmdir()
 
 
 @pytest.mark.parametrize("folder", [LONG, "/nonexistent"])
