@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -115,11 +116,13 @@ def source(found: Ahead) -> int:
 def number_of(view: KeyView | None) -> int:
     assert view is not None
     shown = from_pixels(view.pixels()[None])
-    fits = [
-        F.cosine_similarity((shown - worn(shown)).flatten(), (x - worn(x)).flatten(), 0)
-        for x in map(frame, NUMBERS)
-    ]
-    return int(torch.stack(fits).argmax())
+    return int(F.cosine_similarity((shown - worn(shown)).flatten()[None], details(), 1).argmax())
+
+
+@cache
+def details() -> torch.Tensor:
+    """The high frequencies of each picture, `(N, 3HW)`."""
+    return torch.stack([(x - worn(x)).flatten() for x in map(frame, NUMBERS)])
 
 
 def taken(last: torch.Tensor) -> float:
@@ -215,8 +218,9 @@ def test_the_choice_is_a_function_of_the_seed_and_the_time():
     def chosen(seed: int, number: int) -> int:
         return source(Walk(torch.zeros(1, 3, HEIGHT, WIDTH)).step(seed=seed, number=number))
 
-    assert [chosen(1, number) for number in range(8)] == [chosen(1, number) for number in range(8)]
-    assert len({chosen(seed, 0) for seed in range(16)}) > 1 < len({chosen(1, number) for number in range(16)})
+    of_one_world = [chosen(1, number) for number in range(6)]
+    assert of_one_world[:2] == [chosen(1, number) for number in range(2)]
+    assert len(set(of_one_world)) > 1 < len({chosen(seed, 0) for seed in range(6)})
 
 
 def test_an_instruction_may_darken_what_is_shown():
