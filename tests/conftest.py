@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deployments.environment import set_environment
+from gamegen.process.command import run_command
 
 if TYPE_CHECKING:
+    import typer
+
     from deployments.stores import StoreUrls
     from gamegen.storage.objects import ObjectStore
     from tests.clip_server import ClipServer
@@ -33,6 +36,20 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()
 
 pytest_plugins = ["tests.application", "tests.sharing"]
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command line that must end with exit code 2; returns the sentence on stderr."""
+
+    def refused(app: typer.Typer, *arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["gamegen", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            run_command(app)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return refused
 
 
 @pytest.fixture(scope="session")

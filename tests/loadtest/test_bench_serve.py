@@ -67,9 +67,8 @@ def test_orders_of_a_running_server_are_measured(address, tmp_path):
     assert found["look_ms"]["p95"] > 0 and found["clip_bytes"] > 1000
 
 
-def test_a_server_that_is_not_there_is_named():
-    result = CliRunner().invoke(app, ["http://127.0.0.1:9"])
-    assert result.exit_code == 2
+def test_a_server_that_is_not_there_is_named(refusal):
+    assert "127.0.0.1:9" in refusal(app, "http://127.0.0.1:9")
 
 
 def frames(*rows: tuple[float, int, float]) -> np.ndarray:
@@ -104,7 +103,6 @@ def test_a_player_who_saw_nothing_is_an_error():
         figures([PlayerStay()], 1.0)
 
 
-def test_more_players_than_places_are_an_error(address, client, nobody_else):
-    result = CliRunner().invoke(app, [address, "--sessions", "4", "--seconds", "1"])
-    assert result.exit_code == 2 and "session 4 of 4: refused" in result.output
+def test_more_players_than_places_are_an_error(address, client, nobody_else, refusal):
+    assert "session 4 of 4: refused" in refusal(app, address, "--sessions", "4", "--seconds", "1")
     assert client.get("/v1/status").json()["sessions"]["live"] == 0

@@ -339,9 +339,8 @@ def test_players_who_leave_make_room_for_others(address, client, nobody_else, tm
     assert client.get("/v1/status").json()["sessions"]["live"] == 0
 
 
-def test_a_server_that_is_not_there_is_named():
-    result = CliRunner().invoke(app, ["http://127.0.0.1:9"])
-    assert result.exit_code == 2 and "127.0.0.1:9" in result.output
+def test_a_server_that_is_not_there_is_named(refusal):
+    assert "127.0.0.1:9" in refusal(app, "http://127.0.0.1:9")
 
 
 def test_memory_of_processes_that_are_named_is_sampled():
