@@ -12,7 +12,11 @@ from jobs import bench, curate, encode, train
 @pytest.mark.parametrize(
     ("app", "arguments", "sentence"),
     [
-        (train.app, ["atlantis", "--data", "nowhere", "--output", "out"], "no training stage 'atlantis': use one of"),
+        (
+            train.app,
+            ["atlantis", "--data", "nowhere", "--output", "out"],
+            "no training stage 'atlantis': use one of",
+        ),
         (train.app, ["vae", "--data", "nowhere", "--output", "out"], "no training shards under nowhere"),
         (bench.app, ["--data", "nowhere", "--stage", "atlantis"], "no training stage 'atlantis'"),
         (encode.main, ["nowhere", "out", "--vae", "atlantis"], "no checkpoint at 'atlantis'"),

@@ -9,12 +9,13 @@ import torch
 from gamegen.config import config_names, to_dict
 from gamegen.models.checkpoint import load_checkpoint, save_random
 from gamegen.models.configs import named_config
-from gamegen.models.model import ModelConfig
+from gamegen.models.model import Model, ModelConfig
 from gamegen.training.loop import Run
 from gamegen.training.run_stage import run_stage
 from gamegen.training.stages.table import STAGES, build_stage, load_stage, shards_help, stage_file
 from tests.training.penalty_stage import PenaltyStage
-from tests.training.samples import encoded_folder
+from tests.training.samples import encoded_folder, latent_feed, plain_flow
+from tests.training.samples import stage as short_stage
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -84,3 +85,18 @@ def test_earlier_names_of_settings_still_load():
     assert (stage.flow.scheduled_sampling, stage.flow.scheduled_sampling_start) == (0.5, 0.0)
     with pytest.raises(ValueError, match="'visits' is the earlier name of 'repeats'"):
         build_stage(settings | {"repeats": 2}, "old.yaml")
+
+
+def test_high_noise_levels_count_more_in_the_loss_the_higher_the_power(tmp_path):
+    data = encoded_folder(tmp_path)
+    losses = []
+    for power in (0.0, 1.0, 2.0):
+        config = short_stage("instructnet", flow=plain_flow(level_power=power))
+        torch.manual_seed(0)
+        objective = config.objective(Model(ModelConfig.tiny()))
+        batch = latent_feed(config, data).example()
+        loss, metrics = objective.loss(batch, torch.Generator().manual_seed(0), 0.0)
+        losses.append((loss.item(), metrics["velocity_error"], metrics["x0_error"]))
+    # The same errors, of levels below 1.
+    assert len({found[1:] for found in losses}) == 1
+    assert losses[0][0] > losses[1][0] > losses[2][0] > 0
