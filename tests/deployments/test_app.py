@@ -8,7 +8,7 @@ from deployments.app import local
 from deployments.settings import CLUSTER_SETTINGS
 
 
-def test_the_application_builder_says_what_it_takes(monkeypatch, database_url, tmp_path):
+def test_the_application_builder_says_what_it_takes(monkeypatch, database_url, store_url, tmp_path):
     with pytest.raises(ValueError, match="REDIS_URL is not set: name the Valkey or Redis"):
         local({})
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
@@ -20,4 +20,7 @@ def test_the_application_builder_says_what_it_takes(monkeypatch, database_url, t
     monkeypatch.setenv("OBJECT_STORE_URL", str(tmp_path))
     with pytest.raises(ValueError, match=r"'model'.*settings=FILE"):
         local({"model": "nano"})
+    with pytest.raises(ValueError, match="the session store does not answer: .*check REDIS_URL"):
+        local({})
+    monkeypatch.setenv("REDIS_URL", store_url)
     assert local({"settings": str(CLUSTER_SETTINGS)})
