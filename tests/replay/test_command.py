@@ -157,7 +157,7 @@ def test_files_that_are_no_logs(gamegen, saved, tmp_path):
         (cut, "only a part of one"),
         (binary, "not text in UTF-8"),
         (tmp_path, "is a folder"),
-        (tmp_path / "none.json", "No such file"),
+        (tmp_path / "none.json", "no such file or directory: check the path"),
     ):
         done = gamegen("replay", str(source), "-o", str(tmp_path / "x.mp4"))
         assert done.returncode == 2 and says in done.stderr and str(source) in done.stderr
@@ -203,7 +203,7 @@ def test_a_log_is_fetched_from_a_server(gamegen, server, saved, tmp_path):
 def test_what_a_server_does_not_give_is_one_sentence(gamegen, server, monkeypatch, tmp_path):
     output = str(tmp_path / "x.png")
     done = gamegen("replay", f"{server}/b/log", "-o", output)
-    assert done.returncode == 2 and "the server answers 404 (no session 'b')" in done.stderr
+    assert done.returncode == 2 and "/b/log answers 404 (no session 'b')" in done.stderr
     done = gamegen("replay", "http://127.0.0.1:1/v1/sessions/a/log", "-o", output)
     assert done.returncode == 2 and "cannot be fetched" in done.stderr and "running there" in done.stderr
     with monkeypatch.context() as limits:
