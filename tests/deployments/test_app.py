@@ -20,7 +20,7 @@ def test_the_application_builder_says_what_it_takes(monkeypatch, database_url, s
     monkeypatch.setenv("OBJECT_STORE_URL", str(tmp_path))
     with pytest.raises(ValueError, match=r"'model'.*settings=FILE"):
         local({"model": "nano"})
-    with pytest.raises(ValueError, match="the session store does not answer: .*check REDIS_URL"):
+    with pytest.raises(ValueError, match=r"the session store does not answer: .*check REDIS_URL"):
         local({})
     monkeypatch.setenv("REDIS_URL", store_url)
     assert local({"settings": str(CLUSTER_SETTINGS)})

@@ -205,7 +205,7 @@ def test_what_a_server_does_not_give_is_one_sentence(gamegen, server, monkeypatc
     done = gamegen("replay", f"{server}/b/log", "-o", output)
     assert done.returncode == 2 and "/b/log answers 404 (no session 'b')" in done.stderr
     done = gamegen("replay", "http://127.0.0.1:1/v1/sessions/a/log", "-o", output)
-    assert done.returncode == 2 and "cannot be fetched" in done.stderr and "running there" in done.stderr
+    assert done.returncode == 2 and "cannot be reached" in done.stderr and "running there" in done.stderr
     with monkeypatch.context() as limits:
         limits.setattr(log_file, "MAX_FILE_BYTES", 100_000)
         done = gamegen("replay", f"{server}/c/log", "-o", output)
