@@ -114,7 +114,7 @@ def _start(folder: Path, settings: Sequence[str], url: str) -> subprocess.Popen[
 
 
 def _answers(client: Valkey, process_number: int) -> bool:
-    """Whether this process answers, not another server at its address."""
+    """True if the server at the address has this process's number."""
     try:
         found: Any = client.info("server")
         return found["process_id"] == process_number

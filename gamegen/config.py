@@ -34,7 +34,7 @@ CONFIG_KINDS = {
     "bursts": "training plan",
     "serve": "server settings",
 }
-"""What the files of a folder of `CONFIGS` are called in errors."""
+"""Names in error messages for the files in each folder of `CONFIGS`."""
 
 _CHECKS = importlib.util.find_spec("pydantic") is not None
 """False on a machine that only trains from packed shards, whose settings were checked when they were packed."""

@@ -1,4 +1,4 @@
-"""Where the logs of this server are."""
+"""The folder of the log files of a local Ray."""
 
 from __future__ import annotations
 

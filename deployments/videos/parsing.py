@@ -27,7 +27,7 @@ _INPUT_REFERENCE = "input_reference"
 """OpenAI's field for a first image or a source video: a file, or an object with its `image_url`."""
 _IMAGE_URL = "image_url"
 _NESTED = re.compile(rf"{_INPUT_REFERENCE}\[(\w+)\]")
-"""How OpenAI's client writes it in a form."""
+"""Name of the form field of one key of that object, as OpenAI's client sends it."""
 _MAX_FORM_PARTS = 64
 _MAX_HEADER_BYTES = 4096
 _REMEDY = "send it as multipart/form-data, as curl -F or the openai client do"
@@ -177,7 +177,7 @@ def _form_fields(parts: list[FormPart]) -> dict[str, Any]:
 
 
 def _field_of(file: bytes, declared_type: str) -> str:
-    """What a file is by its bytes, `image` or `video`; only of those that tell nothing the client's word counts."""
+    """The media kind of a file by its bytes, `image` or `video`; by the declared type if they do not tell."""
     if is_image(file) or is_video(file):
         return "video" if is_video(file) else "image"
     return "video" if declared_type.lower().startswith("video/") else "image"

@@ -130,7 +130,7 @@ class _LabelRun:
         self.num_unwritten = 0
 
     def report(self, paths: list[str]) -> LabelReport:
-        """What became of some files, once the table is written; raises ValueError if none could be read."""
+        """Writes the table and returns the report on some files; raises ValueError if none could be read."""
         rejected = [self.rejected[path] for path in paths if path in self.rejected]
         if not self.rows:
             raise ValueError(

@@ -19,7 +19,7 @@ from gamegen.engine.motion_prediction import build_motion_prediction
 from gamegen.engine.state import ChunkReference, DenoisingState, Session
 from gamegen.flow import add_noise, counter_noise
 from gamegen.models.exemplar_views import Ahead, Beside, complete, fill_beside
-from gamegen.models.exemplars import Wish
+from gamegen.models.exemplars import ExemplarQuery
 from gamegen.models.folding import to_pixels
 from gamegen.models.instructnet import ControlInputs
 from gamegen.models.layered_warp import Layers, split_layers
@@ -163,15 +163,15 @@ class InputStacker:
         motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
         layers = split_layers(motion)
         last = shown[:, 1].to(motion.flow.dtype)
-        wishes = [_wish(session) for session in sessions]
-        completions = self._completions(last, motion, layers, memories, wishes)
+        queries = [_query(session) for session in sessions]
+        completions = self._completions(last, motion, layers, memories, queries)
         detail = torch.cat([each.residual for each in completions]) if completions else None
         frames = layers.move(last, detail)
         completed = last if detail is None else last + detail
         recalled = [
             memory.recall(frames[i], layers.row(i), motion.row(i)) for i, memory in enumerate(memories)
         ]
-        filled = self._beside(frames, motion, layers, memories, recalled, wishes)
+        filled = self._beside(frames, motion, layers, memories, recalled, queries)
         views = [
             [view for view in (first, second.view) if view is not None]
             for first, second in zip(recalled, filled, strict=True)
@@ -197,7 +197,7 @@ class InputStacker:
         motion: PredictedMotion,
         layers: Layers,
         memories: Sequence[ViewMemory],
-        wishes: Sequence[Wish],
+        queries: Sequence[ExemplarQuery],
     ) -> list[Ahead]:
         """What exemplars add to the last frames; empty for a model without exemplars."""
         exemplars = self._model.exemplars
@@ -210,7 +210,7 @@ class InputStacker:
                 layers.row(i),
                 motion.row(i),
                 memory,
-                wishes[i],
+                queries[i],
                 self._depth_of,
             )
             for i, memory in enumerate(memories)
@@ -223,7 +223,7 @@ class InputStacker:
         layers: Layers,
         memories: Sequence[ViewMemory],
         recalled: Sequence[RecalledView | None],
-        wishes: Sequence[Wish],
+        queries: Sequence[ExemplarQuery],
     ) -> list[Beside]:
         """What exemplars show of places that nothing else does; nothing for a model without exemplars."""
         exemplars = self._model.exemplars
@@ -237,7 +237,7 @@ class InputStacker:
                 motion.row(i),
                 memory,
                 recalled[i],
-                wishes[i],
+                queries[i],
                 self._depth_of,
             )
             for i, memory in enumerate(memories)
@@ -275,8 +275,8 @@ class InputStacker:
         return text
 
 
-def _wish(session: Session) -> Wish:
-    return Wish(
+def _query(session: Session) -> ExemplarQuery:
+    return ExemplarQuery(
         prompt=session.prompt,
         is_instructed=session.upcoming[0].gate > 0,
         is_changing=session.is_changing,

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gamegen.models.camera import CameraMotion
-from gamegen.models.exemplars import Exemplars, Wish, light_gain, lit
+from gamegen.models.exemplars import ExemplarQuery, Exemplars, light_gain, lit
 from gamegen.models.folding import from_pixels, to_pixels
 from gamegen.models.layered_warp import Layers
 from gamegen.models.motion import PredictedMotion
@@ -66,7 +66,7 @@ def complete(
     layers: Layers,
     motion: PredictedMotion,
     memory: ViewMemory,
-    wish: Wish,
+    query: ExemplarQuery,
     depth_of: DepthOf,
 ) -> Ahead:
     """Completes the last frame, before it is warped into the next chunk, from the exemplar that is walked towards.
@@ -82,14 +82,14 @@ def complete(
     scenery = _scenery(layers)
     ahead, seen = _still_in_view(memory, focal)
     if ahead is None or seen is None:
-        chosen = exemplars.choose(last, scenery, memory.ahead or memory.beside, wish)
+        chosen = exemplars.choose(last, scenery, memory.ahead or memory.beside, query)
         depth = depth_of(chosen.picture)[0]
         ahead = memory.view_at(to_pixels(chosen.picture[0]), depth, chosen.covered, place_3=_place(way))
         seen = _seen_from(memory, ahead, focal)
-    change = _towards(last, seen.picture, seen.places * scenery, wish.is_instructed)
-    change = change * (_CHANGING_SHARE if wish.is_changing else 1.0)
+    change = _towards(last, seen.picture, seen.places * scenery, query.is_instructed)
+    change = change * (_CHANGING_SHARE if query.is_changing else 1.0)
     here, free = from_pixels(ahead.pixels()[None]), 1 - ahead.still.float()[None, None]
-    change = change + _finer(last + change, here, free * scenery, wish.is_instructed)
+    change = change + _finer(last + change, here, free * scenery, query.is_instructed)
     completed = last + min(amount, 1.0) * change
     return Ahead((completed.clamp(-1, 1) - last).to(last_13HW), ahead)
 
@@ -108,7 +108,7 @@ def fill_beside(
     motion: PredictedMotion,
     memory: ViewMemory,
     recalled: RecalledView | None,
-    wish: Wish,
+    query: ExemplarQuery,
     depth_of: DepthOf,
 ) -> Beside:
     """Finds what an exemplar shows of the places of a chunk's moved frames that nothing that was seen shows.
@@ -118,7 +118,7 @@ def fill_beside(
     unseen = layers.unseen[0] if recalled is None else layers.unseen[0] * (1 - recalled.seen)
     lacking = unseen[-1].float().cpu()
     side = _side(lacking)
-    if wish.is_changing or not side:
+    if query.is_changing or not side:
         return Beside(None, memory.beside)
     beside, shown, seen = memory.beside, None, None
     if beside is not None and memory.distance(beside) <= _FAR_NODES:
@@ -126,14 +126,14 @@ def fill_beside(
     if beside is None or seen is None or (seen[-1].cpu() * lacking).sum() < _LEAST_FILLED * lacking.sum():
         last = frames_K3HW[-1:].float().cpu()
         before = memory.beside or memory.ahead
-        chosen = exemplars.choose(last, _scenery(layers), before, wish, side * _BESIDE_WIDTHS)
+        chosen = exemplars.choose(last, _scenery(layers), before, query, side * _BESIDE_WIDTHS)
         depth = depth_of(chosen.picture)[0]
         turned = _turned(math.radians(side * _BESIDE_DEG)) @ memory.rotation
         beside = memory.view_at(to_pixels(chosen.picture[0]), depth, chosen.covered, rotation=turned)
         shown, seen = beside.moved(*memory.to_last(beside), motion.camera)
     assert shown is not None and seen is not None
     known = _over_pixels((seen * (1 - layers.unseen[0]) * (1 - layers.covered[0]))[-1:, None], shown)
-    gain = light_gain(frames_K3HW[-1:].to(shown), shown[-1:], known, wish.is_instructed)[0]
+    gain = light_gain(frames_K3HW[-1:].to(shown), shown[-1:], known, query.is_instructed)[0]
     return Beside(RecalledView(lit(shown, gain), seen, has_detail=False), beside)
 
 
@@ -210,11 +210,11 @@ def _finer(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_ins
     return share * (in_light + _over_pixels(difference, last_13HW) - last_13HW)
 
 
-def _worn(last_13HW: Tensor, exemplar_13HW: Tensor, weight: Tensor) -> Tensor:
+def _worn(last_13HW: Tensor, exemplar_13HW: Tensor, weight_11cd: Tensor) -> Tensor:
     """How far a frame's blocks lack an exemplar's high frequencies, from 0 to 1, times a weight, `(1, 1, c, d)`."""
     wanted = _detail(exemplar_13HW)
     worn = ((0.9 * wanted - _detail(last_13HW)) / (0.5 * wanted + 1e-3)).clamp(0, 1)
-    return worn * F.interpolate(weight, worn.shape[-2:], mode="area")
+    return worn * weight_11cd
 
 
 def _lit(exemplar_13HW: Tensor, last_13HW: Tensor, weight_11cd: Tensor, is_instructed: bool) -> Tensor:

@@ -46,8 +46,8 @@ _KEPT_PROMPTS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What a chunk should show: its world's prompt, its seed and its number.
+class ExemplarQuery:
+    """The inputs of a choice of exemplar besides the frame: the world's prompt and seed, and the chunk's number.
 
     Where an instruction is in force (`is_instructed`), the prompt says less of what should be seen than the frame does,
     and its light is kept. While it is new (`is_changing`), little is taken over.
@@ -90,7 +90,12 @@ class Exemplars:
         self._preferences: LRUCache[int, tuple[TextStates, Tensor]] = LRUCache(_KEPT_PROMPTS)
 
     def choose(
-        self, last_13HW: Tensor, scenery_11qr: Tensor, before: KeyView | None, wish: Wish, aside: float = 0.0
+        self,
+        last_13HW: Tensor,
+        scenery_11qr: Tensor,
+        before: KeyView | None,
+        query: ExemplarQuery,
+        aside: float = 0.0,
     ) -> Choice:
         """The exemplar that is most like the frame and the one before; `scenery` is 0 where something is in front.
 
@@ -100,20 +105,20 @@ class Exemplars:
         coarse = F.interpolate(last_13HW, self._coarse_N3cd.shape[-2:], mode="area")
         share = F.interpolate(scenery_11qr, coarse.shape[-2:], mode="area")
         here, there = _overlapping(coarse.shape[-1], aside)
-        gain_N3, cost_N = _compared(coarse[..., here], self._coarse_N3cd[..., there], share[..., here], wish)
+        gain_N3, cost_N = _compared(coarse[..., here], self._coarse_N3cd[..., there], share[..., here], query)
         is_same_N = cost_N < _SAME
-        preference_N = self._preferred(wish.prompt)
-        if wish.is_instructed:
+        preference_N = self._preferred(query.prompt)
+        if query.is_instructed:
             preference_N = preference_N.where(preference_N.isinf(), 0.0)
         elif before is not None:
             shown = F.interpolate(_values(before.pixels().numpy()), coarse.shape[-2:], mode="area")
-            _, difference_N = _compared(shown, self._coarse_N3cd, share, wish)
+            _, difference_N = _compared(shown, self._coarse_N3cd, share, query)
             is_same_N |= difference_N < _SAME
             cost_N = cost_N + _LIKE_BEFORE * (difference_N - cost_N)
         cost_N = cost_N - (_FIRST_PREFERENCE if before is None else _PREFERENCE) * preference_N
         here_A = self._scenes_NA[int(cost_N.argmin())]
         cost_N = cost_N + _OTHER_SCENE * (self._scenes_NA != here_A).sum(1)
-        drawn = np.random.default_rng([wish.seed, wish.number]).random(len(self._pictures))
+        drawn = np.random.default_rng([query.seed, query.number]).random(len(self._pictures))
         is_left_out_N = is_same_N | torch.from_numpy(drawn >= _ELIGIBLE_SHARE)
         # Of a few pictures all may be left out; those of another perspective cost infinitely much.
         best = int((cost_N + 10 * is_left_out_N).argmin())
@@ -145,11 +150,11 @@ def lit(picture_C3HW: Tensor, gain_3: Tensor) -> Tensor:
 
 
 def _compared(
-    coarse_13cd: Tensor, exemplars_N3cd: Tensor, share_11cd: Tensor, wish: Wish
+    coarse_13cd: Tensor, exemplars_N3cd: Tensor, share_11cd: Tensor, query: ExemplarQuery
 ) -> tuple[Tensor, Tensor]:
     """Gains `(N, 3)` that give exemplars the light of a coarse picture, and their differences then, `(N,)`."""
     share = share_11cd / share_11cd.sum().clamp_min(1e-6)
-    gain_N3 = light_gain(coarse_13cd, exemplars_N3cd, share, wish.is_instructed)
+    gain_N3 = light_gain(coarse_13cd, exemplars_N3cd, share, query.is_instructed)
     in_light = (exemplars_N3cd + 1) * gain_N3[:, :, None, None] - 1
     return gain_N3, ((in_light - coarse_13cd).abs().mean(1) * share[:, 0]).sum((1, 2))
 

@@ -1,4 +1,4 @@
-"""The way into every command: what goes wrong ends as one sentence on stderr."""
+"""Entry point of all commands, which prints an error as one sentence on stderr."""
 
 from __future__ import annotations
 

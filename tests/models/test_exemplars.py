@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from gamegen.models.camera import accumulate, backward_flow, turn_vectors
 from gamegen.models.exemplar_views import Ahead, Beside, complete, fill_beside
-from gamegen.models.exemplars import Exemplars, Wish
+from gamegen.models.exemplars import ExemplarQuery, Exemplars
 from gamegen.models.folding import from_pixels, to_pixels
 from gamegen.models.layered_warp import Layers, split_layers
 from gamegen.models.motion import FINE, PredictedMotion
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 48, 80
 ROWS, COLUMNS = HEIGHT // FINE, WIDTH // FINE
 FOCAL = torch.tensor([0.6882])
 PROMPT = TextStates(torch.zeros(1, 4), torch.zeros(4))
-WISH = Wish(prompt=PROMPT, is_instructed=False, is_changing=False, seed=1, number=3)
+QUERY = ExemplarQuery(prompt=PROMPT, is_instructed=False, is_changing=False, seed=1, number=3)
 BEYOND = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64)
 """A place that is not where the world began."""
 INNER = (..., slice(16, -8), slice(16, -16))
@@ -100,8 +100,8 @@ class Walk:
         covered = torch.full_like(layers.covered, float(dark))
         covered[..., : COLUMNS * 3 // 8] += held
         layers = Layers(layers.flow, layers.front, covered, layers.unseen)
-        wish = dataclasses.replace(WISH, **changes)
-        found = complete(self.exemplars, self.last, layers, motion, self.memory, wish, far)
+        query = dataclasses.replace(QUERY, **changes)
+        found = complete(self.exemplars, self.last, layers, motion, self.memory, query, far)
         self.memory = self.memory.next(
             to_pixels(self.last[0]), motion.moving[0], motion, layers, ahead=found.ahead
         )
@@ -186,7 +186,7 @@ def test_a_picture_is_walked_towards_until_it_is_passed_and_then_the_next_follow
 def test_walking_to_a_side_the_next_picture_comes_sooner():
     motion = walking(0.0, 0.6)
     walk = Walk(worn(frame(2)))
-    found = complete(walk.exemplars, walk.last, split_layers(motion), motion, walk.memory, WISH, far)
+    found = complete(walk.exemplars, walk.last, split_layers(motion), motion, walk.memory, QUERY, far)
     assert found.ahead is not None
     torch.testing.assert_close(found.ahead.position, BEYOND + torch.tensor([1.0, 0, 0]))
 
@@ -247,7 +247,7 @@ def test_frames_of_another_size_are_completed():
         inverse_depth=torch.full((1, ROWS // 2, COLUMNS // 2), 0.05),
     )
     walk = Walk(last)
-    found = complete(walk.exemplars, last, split_layers(small), small, walk.memory, WISH, far)
+    found = complete(walk.exemplars, last, split_layers(small), small, walk.memory, QUERY, far)
     assert found.residual.shape == last.shape and found.residual.any()
 
 
@@ -261,9 +261,9 @@ class Turn:
     def step(self, deg: float, recalled: RecalledView | None = None, **changes) -> tuple[Beside, Layers]:
         motion = turning(deg)
         layers = split_layers(motion)
-        wish = dataclasses.replace(WISH, **changes)
+        query = dataclasses.replace(QUERY, **changes)
         frames = layers.move(self.last)[0]
-        found = fill_beside(self.exemplars, frames, layers, motion, self.memory, recalled, wish, far)
+        found = fill_beside(self.exemplars, frames, layers, motion, self.memory, recalled, query, far)
         pixels = to_pixels(self.last[0])
         self.memory = self.memory.next(pixels, motion.moving[0], motion, layers, beside=found.beside)
         return found, layers
