@@ -11,7 +11,7 @@ from deployments.sessions.admission_queue import AdmissionQueue
 from deployments.sessions.limits import StoreLimits
 from deployments.sessions.store import SessionStore
 from deployments.sessions.valkey_client import connect
-from tests.deployments.sessions.cluster_nodes import LAST_SLOT, cluster_node, wait_until_up
+from tests.deployments.sessions.valkey_servers import LAST_SLOT, cluster_node, wait_until_up
 
 LIMITS = StoreLimits(kept_s=60, lease_s=30, return_s=30)
 

