@@ -97,7 +97,7 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     `expected` names in errors what the mapping describes.
     """
     try:
-        data = yaml.safe_load(path.read_text()) or {}
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(data, dict):

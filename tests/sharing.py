@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     worker = getattr(config, "workerinput", {})
     if worker.get("workerid") == "gw0":
         groups = {item.nodeid: group for item in items if (group := group_of(item))}
-        Path(worker["groups_file"]).write_text(json.dumps(groups))
+        Path(worker["groups_file"]).write_text(json.dumps(groups), encoding="utf-8")
 
 
 @pytest.hookimpl(optionalhook=True)

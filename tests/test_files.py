@@ -48,7 +48,10 @@ def test_writers_of_a_shared_file_do_not_mix(tmp_path):
     file = tmp_path / "file"
 
     def write(letter: str) -> None:
-        with write_atomically(file, is_shared=True) as partial, Path(partial).open("w") as stream:
+        with (
+            write_atomically(file, is_shared=True) as partial,
+            Path(partial).open("w", encoding="utf-8") as stream,
+        ):
             for _ in range(1000):
                 stream.write(letter)
                 stream.flush()

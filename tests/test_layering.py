@@ -133,7 +133,7 @@ def imported_modules(file: Path) -> set[str]:
     """Absolute names of everything that a file imports anywhere."""
     package = file.relative_to(REPOSITORY).with_suffix("").parts[:-1]
     names = set()
-    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

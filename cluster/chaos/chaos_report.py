@@ -45,7 +45,7 @@ def write_json(
         "kills": [dataclasses.asdict(kill) for kill in kills],
         "verdict": dataclasses.asdict(verdict),
     }
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _by_kind(kills: Sequence[Kill]) -> dict[str, int]:

@@ -50,7 +50,7 @@ def write_json(file: Path, config: dict[str, Any], results: Sequence[RecoveryFig
         "config": config,
         "figures": [dataclasses.asdict(one) for one in results],
     }
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def missed(results: Sequence[RecoveryFigures], limit_s: float | None) -> list[str]:

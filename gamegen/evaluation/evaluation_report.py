@@ -80,13 +80,13 @@ def rounded(value: float) -> float:
 def write_report(report: EvaluationReport, file: Path) -> None:
     """Writes a report as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(to_dict(report), indent=1) + "\n")
+    file.write_text(json.dumps(to_dict(report), indent=1) + "\n", encoding="utf-8")
 
 
 def read_report(file: Path) -> EvaluationReport:
     """Reads a report; raises ValueError naming the file and its fault."""
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"cannot read the evaluation report {file}: {error}") from error
     return build(EvaluationReport, data, str(file))

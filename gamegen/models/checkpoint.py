@@ -220,7 +220,7 @@ def save_random(folder: Path, config: ModelConfig, seed: int = 0) -> None:
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object; raises CheckpointError if it cannot be read."""
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
     except ValueError as error:

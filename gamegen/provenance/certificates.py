@@ -103,7 +103,7 @@ def _pem_or_file(value: str, variable: str) -> str:
         file = Path(value)
         if file.stat().st_size > MAX_PEM_BYTES:
             raise ProvenanceError(f"the file of {variable} has over {MAX_PEM_BYTES} bytes: give a PEM file")
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         if isinstance(error, ProvenanceError):
             raise

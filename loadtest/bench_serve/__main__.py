@@ -174,7 +174,7 @@ def _compare(url: str, sessions: int, seconds: float, json_file: Path | None) ->
 
 
 def _write(file: Path, facts: dict[str, Any]) -> None:
-    file.write_text(json.dumps(facts | {"command": sys.argv}, indent=2) + "\n")
+    file.write_text(json.dumps(facts | {"command": sys.argv}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -126,4 +126,4 @@ def write_json(file: Path, config: LoadConfig, status: dict[str, Any], result: L
         "versions": status.get("versions"),
         "figures": dataclasses.asdict(result),
     }
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -184,8 +184,11 @@ def main(plan: Path, results: Path, isolated: bool) -> None:
         for route in _ROUTES:
             subprocess.run(["ip", *route.split()], check=True)
     recorder = Recorder() if isolated else None
-    outcomes = {step["name"]: asdict(run(Step(**step), recorder)) for step in json.loads(plan.read_text())}
-    results.write_text(json.dumps(outcomes))
+    outcomes = {
+        step["name"]: asdict(run(Step(**step), recorder))
+        for step in json.loads(plan.read_text(encoding="utf-8"))
+    }
+    results.write_text(json.dumps(outcomes), encoding="utf-8")
 
 
 if __name__ == "__main__":

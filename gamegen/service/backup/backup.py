@@ -121,7 +121,7 @@ def _dump_database(database_url: str, blobs: Blobs, listed: Path, progress: Prog
 def _list_objects(connection: Connection, listed: Path) -> int:
     # To a file: the transaction must not stay open while gigabytes are copied, nor memory hold the list.
     count = 0
-    with listed.open("w") as file:
+    with listed.open("w", encoding="utf-8") as file:
         for row in connection.execute(all_referenced(), execution_options={"stream_results": True}):
             file.write(json.dumps([row.key, row.sha256, row.size_bytes]) + "\n")
             count += 1
@@ -137,7 +137,7 @@ def _saved_objects(
         key, sha256, size_bytes = json.loads(line)
         return key, _save(objects, blobs, key, sha256, size_bytes)
 
-    with listed.open() as lines:
+    with listed.open(encoding="utf-8") as lines:
         for number, (key, blob) in enumerate(in_threads(save, lines)):
             progress("objects", number, total)
             if blob is None:

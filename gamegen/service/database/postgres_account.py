@@ -160,7 +160,7 @@ def programs_for(account: Account, record: Path) -> Path:
             return _programs(found)
     remove_copy(record)
     copy = Path(tempfile.mkdtemp(prefix=_COPIES))
-    record.write_text(str(copy))
+    record.write_text(str(copy), encoding="utf-8")
     _copy_package(package, copy)
     if not _can_run(copy / package.name, account):
         remove_copy(record)
@@ -198,7 +198,7 @@ def _recorded_copy(record: Path) -> Path | None:
     """The copy that a record names; None if there is none, or none of ours: the record may be of another machine."""
     if not record.exists():
         return None
-    copy = Path(record.read_text())
+    copy = Path(record.read_text(encoding="utf-8"))
     is_ours = copy.name.startswith(_COPIES) and copy.is_dir() and copy.lstat().st_uid == os.geteuid()
     return copy if is_ours else None
 

@@ -323,4 +323,4 @@ def _open_lock(file: Path) -> int:
 
 def _number_in(file: Path) -> int:
     """The process number in the first line of PostgreSQL's lock file; raises ValueError if there is none."""
-    return int(file.read_text().partition("\n")[0])
+    return int(file.read_text(encoding="utf-8").partition("\n")[0])

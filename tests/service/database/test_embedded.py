@@ -137,7 +137,7 @@ def test_what_is_outside_of_the_folder_stays_as_it_was(user: int, home: Path) ->
 
 def is_alive(number: int) -> bool:
     try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
