@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from cachetools import LRUCache
 from torch import Tensor
 
@@ -30,6 +31,11 @@ from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.streaming_decoder import Reference
 from gamegen.models.text import TextStates
 from gamegen.models.view_memory import RecalledView, ViewMemory
+
+_SURE, _SURE_SLOPE = -0.5, 4.0
+"""Confidence at which moved frames count half, and how fast they count more with it."""
+_FRONT_SHARE = 0.7
+"""How much of that counts where something stands in front of the camera: its edges are not known well."""
 
 
 @dataclass(frozen=True)
@@ -146,22 +152,24 @@ class InputStacker:
         begun = [i for i, session in enumerate(sessions) if session.chunks]
         # One by one on a CPU, where rounding would depend on the other rows.
         for rows in [[i] for i in begun] if device.type == "cpu" else [begun] * bool(begun):
-            found = self._references([sessions[i] for i in rows], [conditions[i].operations for i in rows])
+            found = self._references([sessions[i] for i in rows], [conditions[i] for i in rows])
             latent[rows] = self._model.normalise(found.latent.float()).half()
             confidence[rows] = found.confidence.half()
         return Compensated(latent, confidence)
 
-    def _references(self, sessions: Sequence[Session], done: Sequence[np.ndarray]) -> Reference:
+    def _references(self, sessions: Sequence[Session], conditions: Sequence[Conditioning]) -> Reference:
         """The references of sessions' next chunks, which each session keeps, with what it recalls for its chunk."""
         model, pasts = self._model, [session.upto_last for session in sessions]
-        steps = np.stack([np.concatenate([past.operations, o]) for past, o in zip(pasts, done, strict=True)])
+        done = [np.concatenate([p.operations, c.operations]) for p, c in zip(pasts, conditions, strict=True)]
+        steps = np.stack(done)
         shown = last_shown(model, pasts)
         operations = torch.from_numpy(steps).float().to(model.device)
         predicted = predict_motion(model, shown, operations, self._predict_motion)
         memories = [session.memory for session in sessions] if model.recalls_views else []
         steady = [memory.moving_now(predicted.row(i)) for i, memory in enumerate(memories)]
         motion = predicted.with_moving(torch.stack(steady).to(predicted.moving)) if steady else predicted
-        layers = split_layers(motion)
+        expected = [memory.expected_opacity(shown.shape[-2:]) for memory in memories]
+        layers = split_layers(motion, torch.stack(expected) if expected else None)
         last = shown[:, 1].to(motion.flow.dtype)
         queries = [_query(session) for session in sessions]
         completions = self._completions(last, motion, layers, memories, queries)
@@ -188,8 +196,36 @@ class InputStacker:
                     ahead=completions[i].ahead if completions else None,
                     beside=filled[i].beside,
                 )
-            session.reference = ChunkReference(session.version, found.row(i), memory)
+            kept = self._kept_share(found.confidence[i], layers.row(i), session, conditions[i], memory)
+            reference = found.row(i)._replace(kept=kept[None].half().cpu())
+            session.reference = ChunkReference(session.version, reference, memory)
         return found
+
+    def _kept_share(
+        self,
+        confidence_1hw: Tensor,
+        layers: Layers,
+        session: Session,
+        conditioning: Conditioning,
+        memory: ViewMemory,
+    ) -> Tensor:
+        """`Reference.kept` of one row, `(1, h, w)`: up to `SamplingConfig.keep` where the moved frames are sure.
+
+        What is drawn is a mean, and drawn again in each chunk it would be all that is left of what was recorded; what
+        is only moved need not pass through the autoencoder. What is magnified becomes stripes that way, and is drawn
+        the more. What an instruction or a video prompt changes, and worlds whose detail nothing renews, are as they are
+        drawn.
+        """
+        is_changing = session.is_changing or conditioning.video is not None
+        if self._model.exemplars is None or is_changing:
+            return torch.zeros_like(confidence_1hw)
+        share = torch.sigmoid((confidence_1hw - _SURE) * _SURE_SLOPE) * session.params.sampling.keep
+        area = F.interpolate(layers.source_area()[:, None], share.shape[-2:], mode="area")[0]
+        share = share * area.clamp(max=1).to(share).square()
+        if memory.moving is None:
+            return share
+        moving = F.interpolate(memory.moving[None, None].to(share), share.shape[-2:], mode="area")[0]
+        return share * (_FRONT_SHARE + (1 - _FRONT_SHARE) * moving)
 
     def _completions(
         self,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gamegen.constants import SPATIAL_FACTOR
@@ -22,7 +21,7 @@ from gamegen.engine.frame_pass import (
 )
 from gamegen.engine.sampler import SolverStep, denoise_step
 from gamegen.engine.snapshot import PastChunk
-from gamegen.engine.state import DenoisingState, Session
+from gamegen.engine.state import Session
 from gamegen.flow import add_noise
 from gamegen.models.instructnet import temporal_attentions
 from gamegen.models.kv_cache import KVCaches
@@ -30,9 +29,6 @@ from gamegen.models.model import Model
 from gamegen.models.motion_compensation import PAST_CHUNKS, Compensated
 from gamegen.models.msdit import PATCH
 from gamegen.models.text import MAX_TOKENS
-
-_SURE, _SURE_SLOPE = -0.5, 3.0
-"""Confidence at which a motion-compensated latent counts half, and how fast it counts more with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +124,12 @@ class BatchRunner:
         ]
 
     def _kept(self, batch: Batch, inputs: FrameInputs) -> Tensor:
-        """The drawn latents, with the motion-compensated ones in their place where these are sure.
-
-        What is drawn is a mean, and drawn again in each chunk it would be all that is left of what was recorded. What
-        an instruction or a video prompt changes, what stands in front of the camera, and worlds that take nothing from
-        recorded pictures, are as they are drawn.
-        """
+        """The drawn latents, with the motion-compensated ones in their place as far as moved frames are shown."""
         drawn = torch.stack([chunk.x for chunk in batch.chunks])
         if inputs.previous.confidence is None:
             return drawn
-        # Row by row, so that rounding depends on no other.
-        rows = zip(inputs.previous.confidence[:, 0], batch.sessions, batch.chunks, strict=True)
-        share = [_sure(confidence, session, chunk) for confidence, session, chunk in rows]
-        given = inputs.previous.latent[:, 0]
-        return drawn + batch.sampling.keep * torch.stack(share).to(drawn) * (given - drawn)
+        share = torch.stack([_kept_share(session, drawn) for session in batch.sessions])
+        return drawn + share * (inputs.previous.latent[:, 0] - drawn)
 
     def add_known(self, session: Session, chunk: PastChunk) -> PastChunk:
         """Adds a chunk of known latent after the session's last one, to be committed; returns it with its inputs."""
@@ -219,17 +207,12 @@ class BatchRunner:
         self._pending = [pending for pending in self._pending if {*pending.slots} != {slot}]
 
 
-def _sure(confidence_1hw: Tensor, session: Session, chunk: DenoisingState) -> Tensor:
-    """Where a session's latent may be the motion-compensated one, from 0 to 1, `(1, h, w)`."""
-    memory = session.next_memory
-    is_changing = session.is_changing or chunk.conditioning.video is not None
-    if (memory.ahead is None and memory.beside is None) or is_changing:
-        return torch.zeros_like(confidence_1hw)
-    sure = torch.sigmoid((confidence_1hw - _SURE) * _SURE_SLOPE)
-    if memory.moving is None:
-        return sure
-    moving = F.interpolate(memory.moving[None, None].to(sure), sure.shape[-2:], mode="area")[0]
-    return sure * moving.square()
+def _kept_share(session: Session, drawn_BCHW: Tensor) -> Tensor:
+    """`Reference.kept` of the chunk that a session draws, `(1, h, w)`; zeros if it has no reference."""
+    known = session.reference
+    if known is None or known.version != session.version or known.reference is None:
+        return torch.zeros_like(drawn_BCHW[0, :1])
+    return known.reference.kept[0].to(drawn_BCHW)
 
 
 def _given(inputs: FrameInputs, num_rows: int) -> list[Compensated | None]:

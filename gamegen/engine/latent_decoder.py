@@ -101,7 +101,7 @@ class LatentDecoder:
         """Both halves of the decoder, compiled if there are graphs of both."""
         ends, between = _parts(decoder)
         latent = torch.zeros(2, *self._latent_shape)
-        inputs = [latent, latent, *(Reference.none(latent) if decoder.sees_reference else ())]
+        inputs = [latent, latent, *(_seen(Reference.none(latent)) if decoder.sees_reference else ())]
         with torch.inference_mode():
             _, *remaining = ends(*inputs)
         may_export = bool(self._model.may_compile)
@@ -135,14 +135,15 @@ class LatentDecoder:
         `memories` are the latents before, None where a stream begins, `reference` what `reference` returns.
         """
         latent, memory = self._pair(latents, memories)
-        sees: Sequence[Tensor] = ()
-        if self._decoder.sees_reference:
-            shown = reference if self._model.decoder_reference else None
-            sees = [part.to(latent) for part in shown or Reference.none(latent)]
+        if not self._decoder.sees_reference or not self._model.decoder_reference or reference is None:
+            reference = Reference.none(latent)
+        reference = Reference(*(part.to(latent) for part in reference))
+        sees = _seen(reference) if self._decoder.sees_reference else ()
         first, *remaining = self._run(self._ends, latent, memory, *sees)
-        yield chunk_pixels(first).cpu()
+        yield chunk_pixels(reference.show_kept(first, (0,))).cpu()
         (between,) = self._run(self._between, *remaining)
-        yield chunk_pixels(torch.cat([between, remaining[0]], 1)).cpu()
+        others = reference.show_kept(torch.cat([between, remaining[0]], 1), (1, 2, 3))
+        yield chunk_pixels(others).cpu()
 
     @torch.inference_mode()
     def reference(self, pasts: Sequence[StreamPast], operations: Sequence[np.ndarray]) -> Reference | None:
@@ -189,9 +190,10 @@ class _EndFrames(nn.Module):
         self.decoder = decoder
 
     def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor, *reference: Tensor) -> tuple[Tensor, ...]:
-        first, last, remaining = self.decoder.ends(
-            latent_NCHW, memory_NCHW, Reference(*reference) if reference else None
-        )
+        seen = None
+        if reference:
+            seen = Reference(*reference, kept=torch.zeros_like(memory_NCHW[:, :1]))
+        first, last, remaining = self.decoder.ends(latent_NCHW, memory_NCHW, seen)
         return first, last, *(tensor for tensor in remaining if tensor is not None)
 
 
@@ -204,6 +206,11 @@ class _MiddleFrames(nn.Module):
 
     def forward(self, last_NCHW: Tensor, *remaining: Tensor) -> tuple[Tensor]:
         return (self.decoder.between(last_NCHW, RemainingFrames(*remaining)),)
+
+
+def _seen(reference: Reference) -> tuple[Tensor, ...]:
+    """The parts of a reference that the decoder's network sees."""
+    return reference[:-1]
 
 
 def _parts(decoder: StreamingDecoder) -> tuple[nn.Module, nn.Module]:

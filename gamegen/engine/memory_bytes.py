@@ -20,14 +20,13 @@ from gamegen.models.view_memory import MAX_VIEWS, KeyView, ViewMemory
 _DTYPES = {
     "poses_P34": torch.float64,
     "moving_qr": torch.float16,
+    "opacity_HW": torch.uint8,
     "depths_Vqr": torch.float16,
     "still_Vqr": torch.uint8,
     "lengths_V": torch.int32,
     "kinds_V": torch.uint8,
     "pictures_B": torch.uint8,
 }
-_ADDED = "kinds_V"
-"""Tensor that older memories lack."""
 _AHEAD, _BESIDE = 1, 2
 _LAID: tuple[list[int], ...] = ([], [_AHEAD], [_BESIDE], [_AHEAD, _BESIDE])
 """Kinds of the views that are no frames of the world, 0 being those that are."""
@@ -46,6 +45,7 @@ def memory_to_bytes(memory: ViewMemory) -> bytes:
     tensors = {
         "poses_P34": torch.stack(poses),
         "moving_qr": torch.empty(0, 0) if memory.moving is None else memory.moving,
+        "opacity_HW": torch.empty(0, 0) if memory.opacity is None else memory.opacity,
         "depths_Vqr": torch.stack([view.inverse_depth for view in views]),
         "still_Vqr": torch.stack([view.still for view in views]),
         "lengths_V": torch.tensor([len(picture) for picture in pictures]),
@@ -64,10 +64,12 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
     except SafetensorError as error:
         raise ValueError(f"its views are cut off or damaged ({error})") from error
     if "lengths_V" in tensors:
-        tensors.setdefault(_ADDED, torch.zeros(len(tensors["lengths_V"]), dtype=_DTYPES[_ADDED]))
+        # Older memories lack these.
+        tensors.setdefault("kinds_V", torch.zeros(len(tensors["lengths_V"]), dtype=torch.uint8))
+        tensors.setdefault("opacity_HW", torch.empty(0, 0, dtype=torch.uint8))
     found = {name: tensor.dtype for name, tensor in tensors.items()}
     _require(found == _DTYPES, f"its views have the tensors {found}")
-    poses, moving, depths, still, lengths, kinds_V, pictures = (tensors[name] for name in _DTYPES)
+    poses, moving, opacity, depths, still, lengths, kinds_V, pictures = (tensors[name] for name in _DTYPES)
     num_views, kinds = len(lengths), kinds_V.tolist()
     laid = [kind for kind in kinds if kind]
     _require(
@@ -85,6 +87,10 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         moving.shape in ((0, 0), depths.shape[1:]),
         f"what stands still has the shape {tuple(moving.shape)}",
     )
+    size = tuple(FINE * side for side in depths.shape[1:])
+    _require(
+        opacity.shape in ((0, 0), size), f"the opacity in front of it has the shape {tuple(opacity.shape)}"
+    )
     is_finite = all(bool(part.isfinite().all()) for part in (poses, moving, depths))
     _require(is_finite, "its views have NaN or infinity")
     _require(
@@ -93,7 +99,6 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
     )
     ends = [0, *lengths.cumsum(0).tolist()]
     raw = pictures.numpy().tobytes()
-    size = tuple(FINE * side for side in depths.shape[1:])
     views = tuple(
         KeyView(_checked(raw[a:b], size), depth, mask.bool(), pose[:, :3].clone(), pose[:, 3].clone())
         for (a, b), depth, mask, pose in zip(pairwise(ends), depths, still, poses[1:], strict=True)
@@ -104,6 +109,7 @@ def memory_from_bytes(data: bytes) -> ViewMemory:
         position=poses[0, :, 3].clone(),
         views=views[:num_kept],
         moving=moving if len(moving) else None,
+        opacity=opacity if len(opacity) else None,
         ahead=by_kind.get(_AHEAD),
         beside=by_kind.get(_BESIDE),
     )

@@ -3,9 +3,10 @@
 A frame that is moved chunk after chunk is magnified and worn, and where something should be new a small network draws
 the mean of what could be. So a recorded picture is laid into the world with its depth and its pose, as a kept view is:
 
-- **ahead** of a camera that walks, a few nodes away: what is worn is replaced by what it shows from where the camera
-  is, and when the camera has passed it, the next one follows;
-- **beside** a camera that turns: what comes into view, and was never seen before, is filled in from it.
+- **ahead** of a camera that walks, a few nodes away: what is far becomes what it shows from where the camera is, what
+  is near is walked past, and when the camera has reached it, the next one follows;
+- **beside** a camera that turns: what comes into view, and was never seen before, is filled in from it, from the
+  second chunk of a turn on.
 
 Shape suffixes as in `motion.py`; c and d rows and columns of blocks.
 """
@@ -31,15 +32,17 @@ DepthOf = Callable[[Tensor], Tensor]
 """Inverse depth of a picture, `(1, 3, H, W)` to `(1, q, r)`."""
 _AHEAD_NODES, _ASIDE_NODES = 3.0, 1.0
 """Distance at which an exemplar is laid, walking forwards or backwards, and to a side."""
-_FAR_NODES, _LEAST_SEEN = 4.0, 0.5
-"""Distance from which on, and share of its scenery in view below which, the next one follows."""
+_REACHED_NODES, _FAR_NODES, _LEAST_SEEN = 0.3, 4.0, 0.5
+"""Distances up to which and from which on, and share of its scenery in view below which, the next one follows."""
+_NEAR_NODES, _BEYOND_NODES, _LEAST_FAR = 2.5, 4.5, 0.2
+"""Distance up to which things are walked past, from which on they are the exemplar's; the least share of those."""
 _BESIDE_DEG, _BESIDE_WIDTHS = 60.0, 0.6
 """Angle by which one is laid beside the frame, and about how many of its widths that is."""
 _LEAST_LACKING, _LEAST_FILLED = 0.4, 0.6
 """Share of a frame's border that must lack scenery, and the share of what is lacking that an exemplar must show."""
 _WORN_PIXELS, _FINE_PIXELS = 8, 4
 """Sizes of the blocks that are worn or not, and of the low-pass filter whose residual is the detail."""
-_WORN_SHARE, _SHARE, _CHANGING_SHARE = 0.9, 0.3, 0.3
+_WORN_SHARE, _SHARE, _CHANGING_SHARE = 0.9, 0.5, 0.3
 """Share of the difference that a chunk takes over in worn places, and in others; and the part of it while an
 instruction is new: the world should change as that says."""
 _MOST_COVERED = 0.4
@@ -80,13 +83,14 @@ def complete(
         return Ahead(torch.zeros_like(last_13HW), memory.ahead)
     last, focal = last_13HW.float().cpu(), motion.focal.float().cpu()
     scenery = _scenery(layers)
-    ahead, seen = _still_in_view(memory, focal)
+    ahead, seen = _still_in_view(memory, way, focal)
     if ahead is None or seen is None:
         chosen = exemplars.choose(last, scenery, memory.ahead or memory.beside, query)
         depth = depth_of(chosen.picture)[0]
         ahead = memory.view_at(to_pixels(chosen.picture[0]), depth, chosen.covered, place_3=_place(way))
         seen = _seen_from(memory, ahead, focal)
-    change = _towards(last, seen.picture, seen.places * scenery, query.is_instructed)
+    far = _far(motion.inverse_depth.float().cpu()[:, None], scenery)
+    change = _towards(last, seen.picture, seen.places * scenery, far, query.is_instructed)
     change = change * (_CHANGING_SHARE if query.is_changing else 1.0)
     here, free = from_pixels(ahead.pixels()[None]), 1 - ahead.still.float()[None, None]
     change = change + _finer(last + change, here, free * scenery, query.is_instructed)
@@ -121,7 +125,8 @@ def fill_beside(
     if query.is_changing or not side:
         return Beside(None, memory.beside)
     beside, shown, seen = memory.beside, None, None
-    if beside is not None and memory.distance(beside) <= _FAR_NODES:
+    is_turning = beside is not None and memory.distance(beside) <= _FAR_NODES
+    if beside is not None and is_turning:
         shown, seen = beside.moved(*memory.to_last(beside), motion.camera)
     if beside is None or seen is None or (seen[-1].cpu() * lacking).sum() < _LEAST_FILLED * lacking.sum():
         last = frames_K3HW[-1:].float().cpu()
@@ -130,6 +135,9 @@ def fill_beside(
         depth = depth_of(chosen.picture)[0]
         turned = _turned(math.radians(side * _BESIDE_DEG)) @ memory.rotation
         beside = memory.view_at(to_pixels(chosen.picture[0]), depth, chosen.covered, rotation=turned)
+        if not is_turning:
+            # What is next to the frame is more like its border than like any other picture.
+            return Beside(None, beside)
         shown, seen = beside.moved(*memory.to_last(beside), motion.camera)
     assert shown is not None and seen is not None
     known = _over_pixels((seen * (1 - layers.unseen[0]) * (1 - layers.covered[0]))[-1:, None], shown)
@@ -163,14 +171,24 @@ class _Seen(NamedTuple):
     share: float
 
 
-def _still_in_view(memory: ViewMemory, focal: Tensor) -> tuple[KeyView | None, _Seen | None]:
-    """The exemplar that is walked towards, or the one that was turned to, if it is near and in view."""
-    for view in filter(None, (memory.ahead, memory.beside)):
-        if memory.distance(view) <= _FAR_NODES:
-            seen = _seen_from(memory, view, focal)
-            if seen.share >= _LEAST_SEEN:
-                return view, seen
-    return None, None
+def _still_in_view(memory: ViewMemory, way_3: Tensor, focal: Tensor) -> tuple[KeyView | None, _Seen | None]:
+    """The exemplar that is walked towards, if it is still ahead and in view."""
+    view = memory.ahead
+    if view is None:
+        return None, None
+    left = memory.rotation @ (view.position - memory.position) @ (way_3 / way_3.norm())
+    if not _REACHED_NODES < left <= _FAR_NODES:
+        return None, None
+    seen = _seen_from(memory, view, focal)
+    return (view, seen) if seen.share >= _LEAST_SEEN else (None, None)
+
+
+def _far(inverse_depth_11qr: Tensor, scenery_11qr: Tensor) -> Tensor:
+    """Places of a frame that are far away, `(1, 1, q, r)` from 0 to 1; all where there are few: one must get on."""
+    near, far = 1 / _NEAR_NODES, 1 / _BEYOND_NODES
+    found = ((near - inverse_depth_11qr) / (near - far)).clamp(0, 1)
+    share = (found * scenery_11qr).sum() / scenery_11qr.sum().clamp_min(1e-6)
+    return found if share >= _LEAST_FAR else torch.ones_like(found)
 
 
 def _seen_from(memory: ViewMemory, ahead: KeyView, focal: Tensor) -> _Seen:
@@ -187,14 +205,19 @@ def _place(way: Tensor) -> Tensor:
     return direction * (_ASIDE_NODES + (_AHEAD_NODES - _ASIDE_NODES) * forward)
 
 
-def _towards(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_instructed: bool) -> Tensor:
-    """Residual that makes the frame an exemplar: at once where it is worn, in a few chunks elsewhere."""
+def _towards(
+    last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, far_11qr: Tensor, is_instructed: bool
+) -> Tensor:
+    """Residual that makes the frame an exemplar where it is far away: at once where it is worn, else in a few chunks.
+
+    What is near is walked past.
+    """
     weight = F.interpolate(places_11qr, _coarse(last_13HW).shape[-2:], mode="area")
-    share = weight * (_WORN_SHARE * _worn(last_13HW, exemplar_13HW, weight)).clamp_min(_SHARE)
+    share = (_WORN_SHARE * _worn(last_13HW, exemplar_13HW, weight)).clamp_min(_SHARE)
     in_light = _lit(exemplar_13HW, last_13HW, weight, is_instructed)
     # Blocks are larger than places, and a block in part covered would show some of what covers it.
-    over_pixels = [_over_pixels(x, last_13HW) for x in (share, places_11qr)]
-    return over_pixels[0] * over_pixels[1].square() * (in_light - last_13HW)
+    over_pixels = [_over_pixels(x, last_13HW) for x in (share, places_11qr, far_11qr)]
+    return over_pixels[0] * over_pixels[1].square() * over_pixels[2] * (in_light - last_13HW)
 
 
 def _finer(last_13HW: Tensor, exemplar_13HW: Tensor, places_11qr: Tensor, is_instructed: bool) -> Tensor:

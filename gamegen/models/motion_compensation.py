@@ -101,7 +101,9 @@ def as_reference(
             row_layers = row_layers.filled(filled)
     warped = fold_frames(frames_N4CHW.to(model.vae.encoder.patch.weight.dtype))
     latent, _ = model.vae.encoder(warped, 1)
-    return Reference(warped, latent, _confidence(log_error), warped.new_ones(len(warped), 1, 1, 1))
+    confidence = _confidence(log_error)
+    is_there = warped.new_ones(len(warped), 1, 1, 1)
+    return Reference(warped, latent, confidence, is_there, kept=torch.zeros_like(confidence))
 
 
 def compensate(

@@ -15,8 +15,8 @@ class SamplingConfig:
     the flow, `consistency` jumps to x_0 and noises it again, which suits few steps. The latent before a chunk is
     given at noise level `context_level`; temporal attention reads the past at `history_level`, which must be frequent
     in training, or worlds drift. The last latent of a recorded start is noised to `start_level` and denoised under the
-    world's prompt, so that seeds begin differently; 0 leaves it as recorded. Of worlds that walk towards exemplars, up
-    to the share `keep` of a drawn latent gives way to the motion-compensated one, where that is sure.
+    world's prompt, so that seeds begin differently; 0 leaves it as recorded. In worlds that recorded pictures complete,
+    up to the share `keep` of a chunk is the frame before it, moved, in place of what is drawn and decoded.
     """
 
     num_steps: int = 4
@@ -26,5 +26,5 @@ class SamplingConfig:
     context_level: float = 0.1
     history_level: float = 0.6
     start_level: float = 0.1
-    keep: float = 0.8
+    keep: float = 0.9
     solver: Literal["euler", "consistency"] = "euler"

@@ -49,13 +49,15 @@ class Reference(NamedTuple):
 
     `warped` `(N, 12, H, W)` are the moved frames, folded, `latent` `(N, z, h, w)` what the encoder makes of them,
     `confidence` `(N, 1, h, w)` as in `gamegen.models.motion_compensation`. Where `is_there` `(N, 1, 1, 1)` is 0 there
-    is none, and the rest means nothing.
+    is none, and the rest means nothing. `kept` `(N, 1, h, w)` is the share of the moved frames that is shown as it is,
+    in place of what is decoded: no network sees it.
     """
 
     warped: Tensor
     latent: Tensor
     confidence: Tensor
     is_there: Tensor
+    kept: Tensor
 
     @classmethod
     def none(cls, latent_NCHW: Tensor) -> Reference:
@@ -67,7 +69,13 @@ class Reference(NamedTuple):
             torch.zeros_like(latent_NCHW),
             torch.zeros_like(latent_NCHW[:, :1]),
             latent_NCHW.new_zeros(N, 1, 1, 1),
+            torch.zeros_like(latent_NCHW[:, :1]),
         )
+
+    def show_kept(self, folded_NCHW: Tensor, numbers: tuple[int, ...]) -> Tensor:
+        """Decoded frames of these numbers in the chunk, folded, with the share of the moved ones that is kept."""
+        kept = F.interpolate(self.kept, scale_factor=SPATIAL_FACTOR, mode="bilinear")
+        return folded_NCHW + kept * (_some_frames(self.warped, numbers) - folded_NCHW)
 
     @classmethod
     def batch(cls, rows: Sequence[Reference | None], latent_NCHW: Tensor) -> Reference:

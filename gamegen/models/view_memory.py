@@ -48,6 +48,8 @@ _OTHER_LIGHT = 0.15
 _MOVES_PX = 1.0
 _MOVING_SHARE, _STILL_SHARE = 0.4, 0.15
 """Share of a new chunk in the average of what stands still, in places that move now and in those that do not."""
+_OPACITY_SHARE = 0.15
+"""Share of a new chunk in the average opacity of what stands in front."""
 _JPEG_QUALITY = 92
 
 
@@ -151,14 +153,17 @@ class ViewMemory:
     A point at X of the world is at `rotation @ (X - position)` in the axes of the last frame's camera; both are
     float64. The world's axes are those of its first frame. `moving` `(q, r)` float16 is the average of
     `PredictedMotion.moving` while the camera moves, None before: a held tool stays where it is, while a place of the
-    scenery that the motion network takes for one would go along with the camera from then on. `ahead` and
-    `beside` are recorded pictures that are laid into the world, see `gamegen.models.exemplar_views`.
+    scenery that the motion network takes for one would go along with the camera from then on. `opacity` `(H, W)` uint8
+    is the average of `Layers.opacity`, times 255, known where `moving` is: by one frame alone, a tool's pixels that are
+    like the scenery behind them would be worn away. `ahead` and `beside` are recorded pictures that are laid into the
+    world, see `gamegen.models.exemplar_views`.
     """
 
     rotation: Tensor = field(default_factory=_level)
     position: Tensor = field(default_factory=_origin)
     views: tuple[KeyView, ...] = ()
     moving: Tensor | None = None
+    opacity: Tensor | None = None
     ahead: KeyView | None = None
     beside: KeyView | None = None
 
@@ -178,6 +183,10 @@ class ViewMemory:
         """`PredictedMotion.moving` of one row, `(q, r)` float16, where the average agrees that a place stands still."""
         now = motion.moving[0].half()
         return now if self.moving is None else torch.maximum(now, self.moving.to(now))
+
+    def expected_opacity(self, size: tuple[int, ...]) -> Tensor:
+        """Opacity of each pixel of what stands in front, as in `Layers.expected`, `(1, H, W)`."""
+        return torch.full((1, *size), 0.5) if self.opacity is None else self.opacity[None] / 255
 
     def recall(self, frames_K3HW: Tensor, layers: Layers, motion: PredictedMotion) -> RecalledView | None:
         """The view that shows most of what the moved frames lack; None if none does, or shows something else.
@@ -268,14 +277,17 @@ class ViewMemory:
         # Rounding would add up; one step towards the nearest rotation.
         rotation = 1.5 * rotation - 0.5 * rotation @ rotation.T @ rotation
         position = self.position + self.rotation.T @ motion.translation[0, -1].double().cpu()
-        views, moving = self._with(last_HWC, motion, layers), self.moving
+        views, moving, opacity = self._with(last_HWC, motion, layers), self.moving, self.opacity
         # Of a camera at rest nothing can be told.
         if motion.scenery[0, -1].abs().mean() > _MOVES_PX:
             now = predicted_moving_qr.float().cpu()
             before = now if moving is None else moving.float()
             share = torch.where(now > before, _MOVING_SHARE, _STILL_SHARE)
             moving = torch.lerp(before, now, share).half()
-        return ViewMemory(rotation, position, views, moving, ahead, beside)
+            opaque = layers.opacity(from_pixels(last_HWC[None]).to(layers.front)).float().cpu()[0]
+            opacity = torch.lerp(self.expected_opacity(opaque.shape[1:]), opaque, _OPACITY_SHARE)
+            opacity = (255 * opacity[0]).round().to(torch.uint8)
+        return ViewMemory(rotation, position, views, moving, opacity, ahead, beside)
 
     def _with(self, last_HWC: Tensor, motion: PredictedMotion, layers: Layers) -> tuple[KeyView, ...]:
         last = last_HWC.cpu()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from gamegen.controls import OPERATION_SIZE, Control
 from gamegen.engine.latent_decoder import LatentDecoder, StreamPast
-from gamegen.models.folding import unfold_patches
+from gamegen.models.folding import chunk_pixels, unfold_patches
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import PAST_OPERATIONS, MotionConfig
 from gamegen.models.motion_compensation import refer
@@ -123,7 +123,9 @@ def test_what_is_shown_is_encoded_to_the_latent_that_was_given():
     vae.streaming.frame[-2].bias[12:] = 0.0
     latent, memory = torch.randn(2, 2, 4, 4, 4)
     is_there, warped = torch.tensor([1.0, 0.0])[:, None, None, None], torch.randn(2, 12, 32, 32) * 0.05
-    reference = Reference(warped, vae.encoder(warped, 1)[0], torch.randn(2, 1, 4, 4), is_there)
+    reference = Reference(
+        warped, vae.encoder(warped, 1)[0], torch.randn(2, 1, 4, 4), is_there, torch.zeros(2, 1, 4, 4)
+    )
     for given in (reference, None):
         shown = vae.streaming(latent, memory, given)
         torch.testing.assert_close(vae.encoder(shown, 1)[0], latent, rtol=1e-3, atol=1e-3)
@@ -140,7 +142,9 @@ def test_where_all_detail_is_kept_a_moved_frame_loses_a_fixed_share_of_it():
     warped, memory = torch.rand(2, 12, 32, 32) * 2 - 1, torch.randn(2, 4, 4, 4)
     latent = encoder(warped, 1)[0]
     is_there = torch.tensor([1.0, 0.0])[:, None, None, None]
-    shown = streaming(latent, memory, Reference(warped, latent, torch.zeros(2, 1, 4, 4), is_there))
+    shown = streaming(
+        latent, memory, Reference(warped, latent, torch.zeros(2, 1, 4, 4), is_there, torch.zeros(2, 1, 4, 4))
+    )
     plain = streaming(latent, memory)
     seen = unfold_patches(F.conv2d(latent, streaming.encoder_inverse, streaming.encoder_origin))
     assert (warped - seen).abs().max() > 2 * MAX_DETAIL
@@ -148,6 +152,29 @@ def test_where_all_detail_is_kept_a_moved_frame_loses_a_fixed_share_of_it():
     expected = seen + (1 - MAX_SHARE) * (plain - seen) + MAX_SHARE * detail
     torch.testing.assert_close(shown[0], expected[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(shown[1], plain[1])
+
+
+def test_moved_frames_are_shown_as_they_are_as_far_as_they_are_kept():
+    decoder, latents = LatentDecoder(referring_model()), torch.randn(3, 4, 4, 4)
+    _, past = played(decoder, latents[:2])
+    reference = decoder.reference([past], OPERATIONS[:1])
+
+    def shown(kept: float) -> torch.Tensor:
+        given = reference._replace(kept=torch.full_like(reference.kept, kept))
+        return torch.cat([*decoder.decode_in_parts([latents[2]], [past.latent], given)], 1)[0].float()
+
+    moved = chunk_pixels(reference.warped.float())[0].float()
+    assert torch.equal(shown(1.0), moved)
+    assert not reference.kept.any() and (shown(0.0) - moved).abs().mean() > 4
+    # Each is rounded.
+    clamped = shown(0.25) - (0.75 * shown(0.0) + 0.25 * moved)
+    inside = (shown(0.0) % 255 > 0) & (moved % 255 > 0)
+    assert clamped[inside].abs().max() <= 1.5
+    lost = LatentDecoder(referring_model())
+    lost._model.decoder_reference = False
+    parts = [reference._replace(kept=torch.full_like(reference.kept, kept)) for kept in (0.0, 1.0)]
+    one, other = (torch.cat([*lost.decode_in_parts([latents[2]], [past.latent], p)], 1) for p in parts)
+    assert torch.equal(one, other)
 
 
 @torch.inference_mode()

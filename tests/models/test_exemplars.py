@@ -99,7 +99,7 @@ class Walk:
         layers = split_layers(motion)
         covered = torch.full_like(layers.covered, float(dark))
         covered[..., : COLUMNS * 3 // 8] += held
-        layers = Layers(layers.flow, layers.front, covered, layers.unseen)
+        layers = layers._replace(covered=covered)
         query = dataclasses.replace(QUERY, **changes)
         found = complete(self.exemplars, self.last, layers, motion, self.memory, query, far)
         self.memory = self.memory.next(
@@ -146,7 +146,7 @@ def test_a_worn_world_becomes_like_a_picture_that_looks_like_it(number):
 def test_a_world_at_rest_and_what_is_held_stay_as_they_are_and_a_sharp_frame_changes_slowly():
     still = Walk(worn(frame(2))).step(0.0)
     assert not still.residual.any() and still.ahead is None
-    assert taken(frame(2)) < 0.6 < 0.7 < taken(worn(frame(2)))
+    assert taken(frame(2)) < 0.75 < 0.8 < taken(worn(frame(2)))
     held = Walk(worn(frame(2))).step(held=True).residual
     assert not held[..., : WIDTH // 4].any() and held[..., WIDTH // 2 :].any()
 
@@ -170,16 +170,26 @@ def test_what_stands_in_front_of_a_pictures_scenery_is_not_shown():
     assert residual[..., 8 : WIDTH // 2 - 8].any() and not residual[..., WIDTH // 2 + 8 :].any()
 
 
-def test_a_picture_is_walked_towards_until_it_is_passed_and_then_the_next_follows():
+def test_what_is_near_is_walked_past_unless_that_is_all_there_is():
+    for columns, is_kept in ((COLUMNS // 2, True), (COLUMNS, False)):
+        motion, walk = walking(0.6), Walk(frame(2))
+        motion.inverse_depth[..., :columns] = 1.0
+        found = complete(walk.exemplars, walk.last, split_layers(motion), motion, walk.memory, QUERY, far)
+        change = found.residual[:, :, 16:-16].abs()
+        left, right = change[..., 16 : WIDTH // 2 - 16].mean(), change[..., WIDTH // 2 + 16 : -16].mean()
+        assert right > 0.05 and (left < 0.2 * right) == is_kept
+
+
+def test_a_picture_is_walked_towards_until_it_is_reached_and_then_the_next_follows():
     walk = Walk(worn(frame(2)))
     found = [walk.step(number=number) for number in range(24)]
     views = [each.ahead for each in found]
     lengths = np.unique([views.index(view) for view in views], return_counts=True)[1]
-    # Of .6 nodes each: from three nodes before it to four behind it.
-    assert list(lengths[:2]) == [12, 12]
-    assert source(found[0]) != source(found[12])
+    # Three nodes, of .6 nodes each.
+    assert list(lengths[:3]) == [5, 5, 5]
+    assert source(found[0]) != source(found[5])
     # It moves along with the world.
-    first, later = found[0].residual, found[5].residual
+    first, later = found[0].residual, found[4].residual
     assert (first - later)[INNER].abs().mean() > 0.3 * first[INNER].abs().mean()
 
 
@@ -272,7 +282,11 @@ class Turn:
 @pytest.mark.parametrize("side", [1, -1])
 def test_what_comes_into_view_is_a_picture_that_goes_on_from_the_frame(side):
     turn = Turn()
+    # Up to here the frame's own border is the best guess.
+    first, _ = turn.step(side * 10.0)
+    assert first.view is None and first.beside is not None
     found, layers = turn.step(side * 10.0)
+    assert found.beside is first.beside
     assert found.view is not None and number_of(found.beside) // 8 == 0
     _, filled = found.view.lay_into(layers.move(turn.last)[0], layers)
     assert filled[-1].sum() > 0.9 * layers.unseen[0, -1].sum() > 0

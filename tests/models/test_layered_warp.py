@@ -54,6 +54,40 @@ def test_scenery_alone_is_merely_warped():
     torch.testing.assert_close(moved[0, 3, :, :, : WIDTH - 8], last[0, :, :, 8:], atol=1e-5, rtol=0)
 
 
+def test_scenery_near_what_stands_still_is_moved_as_it_is():
+    """Its places are covered in part; what is filled in there is for what nothing is known of."""
+    still = torch.zeros(ROWS, COLUMNS)
+    still[4:, 8:10] = 1
+    last = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 0.04
+    layers = split_layers(to_the_left(8.0, still))
+    assert layers.covered[0, 0, 3:, 7:11].all()
+    moved = layers.move(last)
+    torch.testing.assert_close(moved[0, 3, :, :, : WIDTH - 8], last[0, :, :, 8:], atol=1e-5, rtol=0)
+
+
+def test_of_what_stands_still_pixels_like_the_scenery_stay_if_they_mostly_were_in_front():
+    still = torch.zeros(ROWS, COLUMNS)
+    still[4:, 8:12] = 1
+    # It is as bright as the scenery, which gets brighter to the right.
+    last = torch.linspace(-1, 1, WIDTH).expand(1, 3, HEIGHT, WIDTH).clone()
+    tool = (slice(None), slice(None), slice(20, None), slice(36, 44))
+    expected = torch.full((1, 1, HEIGHT, WIDTH), 0.5)
+    expected[tool] = 1.0
+    for known, stays in ((None, False), (expected, True)):
+        moved = split_layers(to_the_left(8.0, still), known).move(last)[0]
+        assert torch.allclose(moved[3][:, 20:, 36:44], last[0][:, 20:, 36:44], atol=1e-4) == stays
+
+
+def test_what_is_magnified_comes_from_a_smaller_area():
+    motion = to_the_left(8.0, torch.zeros(ROWS, COLUMNS))
+    torch.testing.assert_close(split_layers(motion).source_area(), torch.ones(1, ROWS, COLUMNS))
+    y, x = torch.meshgrid(torch.arange(ROWS), torch.arange(COLUMNS), indexing="ij")
+    # To the right twice as wide as it was, and turned a little.
+    grown = torch.stack([-0.5 * x + 0.2 * y, 0.0 * x])[None, None].expand(1, 4, 2, ROWS, COLUMNS) * FINE
+    area = split_layers(motion._replace(flow=grown, scenery=grown)).source_area()
+    torch.testing.assert_close(area[:, 1:-1, 1:-1], torch.full((1, ROWS - 2, COLUMNS - 2), 0.5))
+
+
 def test_what_is_known_stays_and_the_rest_is_between():
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 45, 80, generator=generator)

@@ -174,11 +174,30 @@ def test_only_what_stood_still_before_stands_still():
     assert torch.equal(now, still[0].half())
 
 
+def test_pixels_that_mostly_are_in_front_are_known_by_and_by():
+    """A tool is as bright as the scenery behind it in every other frame."""
+    motion, still = turning(TURN_DEG), torch.ones(1, ROWS, COLUMNS)
+    still[:, 6:, 10:16] = 0
+    tool = motion._replace(moving=still)
+    memory = ViewMemory()
+    assert (memory.expected_opacity((HEIGHT, WIDTH)) == 0.5).all()
+    for number in range(12):
+        last = torch.zeros(3, HEIGHT, WIDTH)
+        last[:, 28:, 44:60] = 0.9 * (number % 2)
+        memory = memory.next(to_pixels(last), still[0], tool, split_layers(tool))
+    expected = memory.expected_opacity((HEIGHT, WIDTH))[0]
+    assert expected[32:, 48:56].min() > 0.4 and expected[32:, 48:56].max() < 0.65
+    assert expected[:20].max() < 0.1
+    with pytest.raises(ValueError, match=r"the opacity in front of it has the shape \(2, 3\)"):
+        memory_from_bytes(memory_to_bytes(dataclasses.replace(memory, opacity=torch.zeros(2, 3))))
+
+
 def test_bytes_hold_all_of_it():
     memory = looked_away()[0]
     found = memory_from_bytes(memory_to_bytes(memory))
     assert memory_to_bytes(found) == memory_to_bytes(memory)
     assert torch.equal(found.rotation, memory.rotation) and torch.equal(found.moving, memory.moving)
+    assert torch.equal(found.opacity, memory.opacity)
     assert [each.picture for each in found.views] == [each.picture for each in memory.views]
     assert memory_from_bytes(memory_to_bytes(ViewMemory())).is_new
     at_rest = turned(ViewMemory(), 0.0, 0.0)[0]
@@ -203,8 +222,10 @@ def test_bytes_hold_the_pictures_that_are_laid_into_the_world_which_older_ones_l
     assert found.beside is not None and torch.equal(found.beside.rotation, beside.rotation)
 
     older = load(memory_to_bytes(memory))
-    del older["kinds_V"]
-    assert memory_to_bytes(memory_from_bytes(save(older))) == memory_to_bytes(memory)
+    del older["kinds_V"], older["opacity_HW"]
+    read = memory_from_bytes(save(older))
+    assert read.opacity is None
+    assert memory_to_bytes(dataclasses.replace(read, opacity=memory.opacity)) == memory_to_bytes(memory)
 
 
 def test_damaged_bytes_are_refused():
