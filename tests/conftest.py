@@ -31,6 +31,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["GAMEGEN_CACHE"] = str(Path(__file__).parent / "data" / "graphs")
 # Ray's workers would stand behind every other process, and wait as long as other tests compute.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# A worker that has nothing to do ends after a second, and the next task starts another: loading Ray and PyTorch again.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "30000")
 # Processes that Ray Train begins on clusters only.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 set_environment()

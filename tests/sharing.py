@@ -1,7 +1,8 @@
 """The order of the tests, and how several processes share them: `pytest -n 2`.
 
 Tests that need a Ray belong to a group, of which one process runs all: "serve" with an application on it, "jobs"
-without. These groups mostly wait. The other processes take file after file meanwhile.
+without. So do those of what people install, which is built and used once: "packaging". These groups mostly wait. The
+other processes take file after file meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
+_GROUPS = ("serve", "jobs", "packaging")
+"""In the order in which they begin."""
 _OWN_APPLICATION = ("tests/e2e/", "tests/survival/")
 """Folders whose tests are served another application than the others: they come last, so that each begins once."""
 _LONGEST = (
@@ -35,14 +38,16 @@ def group_of(item: pytest.Item) -> str:
     fixtures = getattr(item, "fixturenames", ())
     if "serve_address" in fixtures:
         return "serve"
-    return "jobs" if "ray_cluster" in fixtures else ""
+    if "ray_cluster" in fixtures:
+        return "jobs"
+    return "packaging" if "distribution" in fixtures else ""
 
 
 def rank_of(item: pytest.Item) -> tuple[int, int]:
     """The place of a test in the order, smallest first."""
     file, group = _file(item.nodeid), group_of(item)
     if group:
-        return {"serve": 0, "jobs": 1}[group], group == "serve" and file.startswith(_OWN_APPLICATION)
+        return _GROUPS.index(group), group == "serve" and file.startswith(_OWN_APPLICATION)
     return 2, _LONGEST.index(file) if file in _LONGEST else len(_LONGEST)
 
 

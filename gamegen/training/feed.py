@@ -10,7 +10,7 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -160,29 +160,25 @@ class _StreamBuffer:
         return [self._waiting[stream].popleft() for _ in range(count)]
 
 
-def ahead(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
-    """Prefetches items in a thread, at most `depth` of them; an error there is raised here."""
+def ahead(batches: Iterator[Any], depth: int = 2) -> Generator[Any, None, None]:
+    """Prefetches items in a thread, at most `depth` of them; an error there is raised here.
+
+    Closing waits until the thread has ended: one that still computes when the interpreter ends aborts the process.
+    """
     ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
     stopped = threading.Event()
-
-    def put(item: tuple[Any, BaseException | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
 
     def work() -> None:
         try:
             for item in batches:
-                if not put((item, None)):
+                ready.put((item, None))
+                if stopped.is_set():
                     return
         except BaseException as error:
-            put((None, error))
+            ready.put((None, error))
 
-    threading.Thread(target=work, name="feed", daemon=True).start()
+    thread = threading.Thread(target=work, name="feed", daemon=True)
+    thread.start()
     try:
         while True:
             item, error = ready.get()
@@ -191,3 +187,7 @@ def ahead(batches: Iterator[Any], depth: int = 2) -> Iterator[Any]:
             yield item
     finally:
         stopped.set()
+        # Room for what the thread waits to put, and for what it may put after that.
+        while not ready.empty():
+            ready.get_nowait()
+        thread.join()

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,23 +147,23 @@ class Trainer:
         began = time.monotonic() - self.elapsed_s
         seen: dict[str, list[float]] = {}
         keep_helpers_to_one_thread()
-        stream = ahead(self.feed.batches(self.step, self.positions))
-        while True:
-            metrics = self.train_step(self.observer.throughput.fetch(stream))
-            self.observer.throughput.finish_step()
-            self.elapsed_s = time.monotonic() - began
-            # Buckets may differ in their metrics: each is averaged over the steps that have it.
-            for name, value in metrics.items():
-                seen.setdefault(name, []).append(value)
-            if self.step % self.config.log_every == 0:
-                self._log({name: sum(values) / len(values) for name, values in seen.items()})
-                seen = {}
-            is_last = self._agreed_progress() >= 1
-            if self.step % self.config.save_every == 0 or is_last:
-                self.save()
-            yield metrics
-            if is_last:
-                return
+        with closing(ahead(self.feed.batches(self.step, self.positions))) as stream:
+            while True:
+                metrics = self.train_step(self.observer.throughput.fetch(stream))
+                self.observer.throughput.finish_step()
+                self.elapsed_s = time.monotonic() - began
+                # Buckets may differ in their metrics: each is averaged over the steps that have it.
+                for name, value in metrics.items():
+                    seen.setdefault(name, []).append(value)
+                if self.step % self.config.log_every == 0:
+                    self._log({name: sum(values) / len(values) for name, values in seen.items()})
+                    seen = {}
+                is_last = self._agreed_progress() >= 1
+                if self.step % self.config.save_every == 0 or is_last:
+                    self.save()
+                yield metrics
+                if is_last:
+                    return
 
     @property
     def progress(self) -> float:

@@ -12,13 +12,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.curation.buckets import Bucket
 from gamegen.curation.row_groups import column_by_group, shard_files
-from gamegen.training.stage_config import StageConfig, TrainingBucket
+
+if TYPE_CHECKING:
+    from gamegen.training.stage_config import StageConfig, TrainingBucket
 
 
 @dataclass(frozen=True)

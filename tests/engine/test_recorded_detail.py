@@ -2,12 +2,20 @@
 
 import cv2
 import numpy as np
+import pytest
 
 from gamegen.controls import Control
 from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.world import World
 
 SECONDS = 4
+MODELS = ("nano", "nano:exemplars=false")
+
+
+@pytest.fixture(scope="module")
+def worlds() -> dict[str, World]:
+    """With recorded pictures and without; a test begins anew in them."""
+    return {model: World.load(model) for model in MODELS}
 
 
 def walked(world: World, chunks: int) -> np.ndarray:
@@ -23,26 +31,24 @@ def detail(frame: np.ndarray) -> float:
     return float(np.abs(ground - cv2.blur(ground, (5, 5))).mean())
 
 
-def test_where_one_walks_there_is_detail():
+def test_where_one_walks_there_is_detail(worlds):
     found = []
-    for model in ("nano", "nano:exemplars=false"):
-        world = World.load(model)
+    for world in (worlds[model] for model in MODELS):
         world.reset("jungle by day", seed=2, start="gallery")
         found.append(detail(walked(world, 6 * SECONDS)))
     assert found[0] > 2 * found[1]
 
 
-def test_where_one_turns_there_is_something_to_see():
+def test_where_one_turns_there_is_something_to_see(worlds):
     found = []
-    for model in ("nano", "nano:exemplars=false"):
-        world = World.load(model)
+    for world in (worlds[model] for model in MODELS):
         world.reset("grassland at noon", seed=3, start="gallery")
         found.append(detail([world.step(Control({"right"})) for _ in range(2 * SECONDS + 4)][-1][-1]))
     assert found[0] > 1.5 * found[1]
 
 
-def test_restored_is_uninterrupted_while_one_walks_and_turns():
-    world, other = World.load("nano"), World.load("nano")
+def test_restored_is_uninterrupted_while_one_walks_and_turns(worlds):
+    world, other = worlds["nano"], World.load("nano")
     world.reset("jungle by day", seed=2, start="gallery")
     walked(world, 14)
     world.step(Control({"right"}))
@@ -51,8 +57,8 @@ def test_restored_is_uninterrupted_while_one_walks_and_turns():
         assert np.array_equal(world.step(Control(keys)), other.step(Control(keys)))
 
 
-def test_an_order_still_changes_the_world():
-    world = World.load("nano")
+def test_an_order_still_changes_the_world(worlds):
+    world = worlds["nano"]
     world.reset("grassland at noon", seed=3, start="gallery")
     before = walked(world, 6)
     world.instruct("make it night")
@@ -61,10 +67,10 @@ def test_an_order_still_changes_the_world():
     assert walked(world, 12).mean() < 0.8 * before.mean()
 
 
-def test_a_world_at_rest_stays_as_it_is():
+def test_a_world_at_rest_stays_as_it_is(worlds):
+    """Without recorded pictures it is drawn again and again."""
     changes = []
-    for model in ("nano", "nano:keep=0"):
-        world = World.load(model)
+    for world in (worlds[model] for model in MODELS):
         world.reset("jungle by day", seed=2, start="gallery")
         shown = np.stack([world.step(Control())[-1] for _ in range(3 * SECONDS)]).astype(np.float32)
         changes.append(np.abs(shown[-1] - shown[0]).mean())

@@ -1,6 +1,9 @@
 """Worlds that remember what one turns away from, played by the shipped weights."""
 
+from dataclasses import dataclass
+
 import numpy as np
+import pytest
 import torch
 
 from gamegen.controls import Control
@@ -10,12 +13,40 @@ from gamegen.engine.snapshot import WorldSnapshot
 from gamegen.world import World
 
 TURN = [set()] * 2 + [{"right"}] * 9 + [set()] + [{"left"}] * 9 + [set()]
-BEFORE, BACK = 1, len(TURN) - 1
+BEFORE, AWAY, STOPPED, BACK = 1, 10, 13, len(TURN) - 1
+"""Chunks before the turn, at its far end, amid it, and at its end."""
 
 
-def played(world: World, keys: list[set[str]]) -> np.ndarray:
-    """Frames `(chunks, 4, H, W, 3)`."""
-    return np.stack([world.step(Control(held)) for held in keys])
+@dataclass(frozen=True)
+class Played:
+    """Frames `(chunks, 4, H, W, 3)` and the camera's heading in degrees after each chunk, and a snapshot amid them."""
+
+    frames: np.ndarray
+    headings_deg: list[float]
+    snapshot: bytes
+
+
+def played(world: World, keys: list[set[str]]) -> Played:
+    """A desert in which those keys are held, a chunk each."""
+    world.reset("a desert at noon", seed=20, start="gallery")
+    frames, headings_deg, snapshot = [], [], b""
+    for number, held in enumerate(keys):
+        frames.append(world.step(Control(held)))
+        headings_deg.append(heading_deg(world))
+        if number == STOPPED:
+            snapshot = world.snapshot().to_bytes()
+    return Played(np.stack(frames), headings_deg, snapshot)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.load("nano")
+
+
+@pytest.fixture(scope="module")
+def turned(world: World) -> Played:
+    """A turn away and back that nothing interrupts."""
+    return played(world, TURN)
 
 
 def change(frames: np.ndarray) -> float:
@@ -23,55 +54,41 @@ def change(frames: np.ndarray) -> float:
     return float(np.abs(frames[BACK, -1].astype(float) - frames[BEFORE, -1]).mean())
 
 
-def test_a_world_is_there_again_when_one_turns_back():
-    changes = []
-    for model in ("nano", "nano:view_memory=false"):
-        world = World.load(model)
-        world.reset("a desert at noon", seed=20, start="gallery")
-        changes.append(change(played(world, TURN)))
-    assert changes[0] < 0.6 * changes[1]
+def test_a_world_is_there_again_when_one_turns_back(turned):
+    forgets = played(World.load("nano:view_memory=false"), TURN)
+    assert change(turned.frames) < 0.6 * change(forgets.frames)
 
 
-def test_a_restored_world_remembers_and_so_does_a_decoder_elsewhere():
-    world, other = World.load("nano"), World.load("nano")
-    world.reset("a desert at noon", seed=20, start="gallery")
-    played(world, TURN[:14])
-    snapshot = world.snapshot()
+def test_a_restored_world_remembers_and_so_does_a_decoder_elsewhere(turned):
+    other, snapshot = World.load("nano"), WorldSnapshot.from_bytes(turned.snapshot)
     assert len(snapshot.memory.views) > 2
-    other.restore(WorldSnapshot.from_bytes(snapshot.to_bytes()))
-    decoder, engine = LatentDecoder(world.engine.model), world.engine
+    other.restore(snapshot)
+    decoder, engine = LatentDecoder(other.engine.model), other.engine
     previous = snapshot.chunks[-1].latent
-    for held in TURN[14:]:
+    for held, uninterrupted in zip(TURN[STOPPED + 1 :], turned.frames[STOPPED + 1 :], strict=True):
         operations = Control(held).operations()
         latent = torch.from_numpy(engine.step({World.SESSION: operations})[World.SESSION])
         parts = decoder.decode_in_parts([latent], [previous], engine.reference(World.SESSION))
         elsewhere, previous = torch.cat([part[0] for part in parts]), latent
-        frames = engine.frames(World.SESSION)
-        assert np.array_equal(frames, other.step(Control(held)))
-        assert np.array_equal(frames, elsewhere)
+        assert np.array_equal(engine.frames(World.SESSION), uninterrupted)
+        assert np.array_equal(elsewhere, uninterrupted)
 
 
-def test_worlds_remember_each_for_itself():
+def test_worlds_remember_each_for_itself(world, turned):
     engine = WorldEngine.load("nano", config=EngineConfig(max_sessions=2, rows=1))
-    lone, text = World.load("nano"), World.load("nano").text_encoder
-    prompt = text.encode(["a desert at noon"])[0]
+    prompt = world.text_encoder.encode(["a desert at noon"])[0]
+    world.engine.close(World.SESSION)
     engine.open("a", prompt, seed=1)
     engine.open("b", prompt, seed=2)
-    lone.engine.open(World.SESSION, prompt, seed=1)
+    world.engine.open(World.SESSION, prompt, seed=1)
     for held in TURN[:16]:
         operations = Control(held).operations()
         engine.step({"a": operations, "b": Control({"w"}).operations()})
-        frames = lone.step(Control(held))
-        assert np.array_equal(engine.frames("a"), frames)
+        assert np.array_equal(engine.frames("a"), world.step(Control(held)))
 
 
-def test_the_camera_is_where_it_was_when_one_has_turned_back():
-    world = World.load("nano")
-    world.reset("a desert at noon", seed=20, start="gallery")
-    played(world, TURN[:11])
-    away = heading_deg(world)
-    played(world, TURN[11:])
-    assert 83 < away < 89 and abs(heading_deg(world)) < 0.5
+def test_the_camera_is_where_it_was_when_one_has_turned_back(turned):
+    assert 83 < turned.headings_deg[AWAY] < 89 and abs(turned.headings_deg[BACK]) < 0.5
 
 
 def heading_deg(world: World) -> float:

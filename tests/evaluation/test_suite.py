@@ -13,20 +13,21 @@ from gamegen.evaluation.context import Options, SuiteConfig
 from gamegen.evaluation.evaluate_command import run
 from gamegen.evaluation.evaluation_report import EvaluationReport, read_report
 from gamegen.evaluation.metrics import METRICS
-from gamegen.evaluation.real_clips import SHIPPED_CLIPS
 from gamegen.evaluation.reference_models import ReferenceModels
 from gamegen.evaluation.report_builder import ReportBuilder
 from gamegen.evaluation.report_page import PAGE_FILE, SHEET_FILE, VIDEO_FILE, side_by_side
 from gamegen.evaluation.suite import plan_evaluation, run_here
 from gamegen.media.mp4 import read_mp4
+from tests.evaluation.samples import few_clips
 from tests.evaluation.test_reference_models import MeanColour, MeanDifference, saved
 
 ONLY_FROM_FILES = ("FID", "FVD", "LPIPS", "CLIP")
 
 
 @pytest.fixture(scope="module")
-def options(tiny_model: Path) -> Options:
-    return Options(checkpoint=str(tiny_model), clips=str(SHIPPED_CLIPS), config=SuiteConfig.tiny())
+def options(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Options:
+    clips = few_clips(tmp_path_factory.mktemp("clips"))
+    return Options(checkpoint=str(tiny_model), clips=clips, config=SuiteConfig.tiny())
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,19 @@ def finished(options: Options, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """The output of an evaluation that nothing stopped, and its report."""
     output = tmp_path_factory.mktemp("evaluation")
     return output, run(options, output, run_here)
+
+
+@pytest.fixture(scope="module")
+def short(options: Options) -> Options:
+    """Without real clips and long play."""
+    return replace(options, clips=None, config=replace(options.config, play_s=0, num_seeds=2))
+
+
+@pytest.fixture(scope="module")
+def shortly(short: Options, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EvaluationReport]:
+    """The output of that, and its report."""
+    output = tmp_path_factory.mktemp("short")
+    return output, run(short, output, run_here)
 
 
 def test_every_figure_that_needs_no_weights_of_others_is_there(finished):
@@ -71,7 +85,9 @@ def test_the_report_is_written_as_json_and_as_a_page_with_pictures(finished):
     assert read_mp4(output / VIDEO_FILE).shape == (8, 32, 68, 3)
 
 
-def test_stopped_and_taken_up_equals_uninterrupted(options, finished, tmp_path):
+def test_stopped_and_taken_up_equals_uninterrupted(short, shortly, tmp_path):
+    """With real clips and long play: tests/jobs/test_evaluate.py."""
+
     class StoppedError(Exception):
         pass
 
@@ -80,11 +96,11 @@ def test_stopped_and_taken_up_equals_uninterrupted(options, finished, tmp_path):
         raise StoppedError
 
     with pytest.raises(StoppedError):
-        run(options, tmp_path, stop_after_some)
-    left = plan_evaluation(options, tmp_path).missing()
-    assert len(left) == len(plan_evaluation(options, tmp_path).tasks) - 3
-    resumed = run(options, tmp_path, run_here)
-    assert replace(resumed, wall_s=0) == replace(finished[1], wall_s=0)
+        run(short, tmp_path, stop_after_some)
+    left = plan_evaluation(short, tmp_path).missing()
+    assert len(left) == len(plan_evaluation(short, tmp_path).tasks) - 3
+    resumed = run(short, tmp_path, run_here)
+    assert replace(resumed, wall_s=0) == replace(shortly[1], wall_s=0)
 
 
 def test_more_seeds_or_longer_play_add_to_what_is_there_and_other_settings_do_not_mix(options, finished):
@@ -98,11 +114,10 @@ def test_more_seeds_or_longer_play_add_to_what_is_there_and_other_settings_do_no
     assert len(plan_evaluation(longer, output).missing()) == len(plan_evaluation(longer, output).tasks)
 
 
-def test_without_real_clips_or_long_play_it_says_what_is_left_out(options, finished, tmp_path):
-    short = replace(options, clips=None, config=replace(options.config, play_s=0, num_seeds=2))
-    report = run(short, tmp_path, run_here)
+def test_without_real_clips_or_long_play_it_says_what_is_left_out(finished, shortly):
+    output, report = shortly
     assert metrics.TURNS in report.figures and metrics.IMAGE_DISTANCE not in report.figures
-    assert not report.curves and not (tmp_path / VIDEO_FILE).exists()
+    assert not report.curves and not (output / VIDEO_FILE).exists()
     assert report.skipped[0].startswith("next frames, likeness") and "--no-long-play" in report.skipped[1]
     # The same seeds give the same figures, whatever else is measured.
     other = finished[1].figures["mean flow left (px)"].per_unit

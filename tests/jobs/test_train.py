@@ -67,17 +67,20 @@ def curated(ray_cluster, tmp_path_factory) -> Path:
     return root / "curated"
 
 
-def test_every_stage_from_shards_to_a_world(curated, tmp_path):
-    """Pixels and latents on Ray, with one worker and with two; the other stages in this process, which comes to the
-    same (tests/jobs/test_fault_tolerance.py)."""
-    vae = train.run(stage_file(tmp_path, "vae", 2), curated, tmp_path / "vae", threads=1)
-    encode.run(curated, tmp_path / "encoded", str(vae))
-    file = stage_file(tmp_path, "foundation", 2)
-    init = train.run(file, tmp_path / "encoded", tmp_path / "foundation", str(vae), workers=2)
-    for name, data in (("instructnet", "encoded"), ("turbo", "encoded"), ("decoder", None)):
-        config = load_stage(Path(stage_file(tmp_path, name, 2)))
-        output = Run(output=tmp_path / name, show_progress=False)
-        init = run_stage(config, tmp_path / data if data else curated, output, str(init))
+@pytest.mark.parametrize("two_on_ray", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_every_stage_from_shards_to_a_world(curated, tmp_path, two_on_ray):
+    """Pixels on Ray, and in the long one latents too, with two workers; the other stages in this process, which comes
+    to the same, as tests/jobs/test_fault_tolerance.py shows of latents and of two workers."""
+    init = train.run(stage_file(tmp_path, "vae", 2), curated, tmp_path / "vae", threads=1)
+    encoded = tmp_path / "encoded"
+    encode.run(curated, encoded, str(init))
+    for name in ("foundation", "instructnet", "turbo", "decoder"):
+        file, output = stage_file(tmp_path, name, 2), tmp_path / name
+        data = curated if name == "decoder" else encoded
+        if two_on_ray and name == "foundation":
+            init = train.run(file, data, output, str(init), workers=2)
+        else:
+            init = run_stage(load_stage(Path(file)), data, Run(output=output, show_progress=False), str(init))
     for name in ("vae", "foundation", "instructnet", "turbo", "decoder"):
         card = load_checkpoint(tmp_path / name, "cpu").card
         assert (card["stage"], card["steps"]) == (name, 2)

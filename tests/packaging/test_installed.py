@@ -21,7 +21,7 @@ def test_every_command_ends_well(used: Used, name: str) -> None:
 
 
 def test_shipped_settings_and_weights_are_found(used: Used) -> None:
-    assert all(name in used.outcomes["sizes"].output for name in config_names("models"))
+    assert all(name in used.outcomes["sizes"].output for name in (*config_names("models"), "the paper"))
     assert "Minetest" in used.outcomes["info"].output
     assert all(name in used.outcomes["train"].output for name in ("instructnet", "--workers"))
 

@@ -48,13 +48,6 @@ def test_an_evaluation_is_what_the_registry_takes(gamegen, models, tiny_model, t
     assert "turns: flow left > 0 > right" in models("show", "mine", "--version", "1").stdout
 
 
-def test_sizes_of_the_named_configs_stand_beside_the_papers(models):
-    done = models("sizes")
-    assert done.returncode == 0, done.stderr
-    for name in ("nano", "base", "gamegen-x", "xl", "paper"):
-        assert name in done.stdout
-
-
 def test_mistakes_are_one_sentence_and_exit_code_2(models, tmp_path):
     for arguments, words in (
         (["show", "mine"], "no model 'mine'"),

@@ -2,6 +2,9 @@
 
 import dataclasses
 import itertools
+import threading
+import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -191,3 +194,19 @@ def test_reading_ahead_keeps_the_order_and_passes_errors_on():
         found.extend(ahead(numbers()))
     stream = ahead(numbers())
     assert [next(stream) for _ in range(5)] == list(range(5))
+
+
+@pytest.mark.parametrize("num_taken", [1, 4])
+def test_reading_ahead_has_ended_once_it_is_closed(num_taken):
+    """A thread that still computes while the interpreter ends would abort the process."""
+
+    def numbers():
+        for i in itertools.count():
+            # The thread is amid this when the stream is closed, or waits for room behind two others.
+            time.sleep(0.05)
+            yield i
+
+    with closing(ahead(numbers())) as stream:
+        assert [next(stream) for _ in range(num_taken)] == list(range(num_taken))
+        assert "feed" in {thread.name for thread in threading.enumerate()}
+    assert "feed" not in {thread.name for thread in threading.enumerate()}

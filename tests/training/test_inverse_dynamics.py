@@ -17,6 +17,7 @@ from gamegen.models.inverse_dynamics import (
 )
 from gamegen.training.feed import Feed
 from gamegen.training.loop import Run, Trainer
+from gamegen.training.memory_feed import windows_in_memory
 from gamegen.training.optimisers import OptimiserConfig
 from gamegen.training.recorded_windows import (
     InverseDynamicsLossConfig,
@@ -57,7 +58,8 @@ def trainer(folder, data, config: InverseDynamicsStage = STAGE) -> Trainer:
     torch.manual_seed(0)
     objective = config.objective(InverseDynamics(TINY))
     dataset = config.windows(TINY)
-    feed = Feed(WindowPlan(config, index_clips(data, "train", dataset.length_column)), dataset)
+    plan = WindowPlan(config, index_clips(data, "train", dataset.length_column))
+    feed = Feed(plan, dataset, windows_in_memory(dataset))
     return Trainer(objective, config, Run(output=folder, show_progress=False), feed)
 
 

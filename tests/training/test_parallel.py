@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +31,7 @@ WHOLE = stage(
     batch_size=4,
     micro_batches=2,
     steps=4,
-    save_every=2,
+    save_every=4,
     buckets=(TrainingBucket(SIZE, 16, 0.75), TrainingBucket(SIZE, 1, 0.25)),
     optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=1, decay_fraction=0.0),
     flow=plain_flow(train_foundation=True, scheduled_sampling=0.5, scheduled_sampling_start=0.0),
@@ -78,6 +81,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder, "cpu").model.state_dict()
 
 
+def together(work: Callable[..., None], arguments: tuple[Any, ...], num_processes: int) -> None:
+    """Runs `work(rank, *arguments)` in processes that are forked from one which has imported this file."""
+    set_forkserver_preload([__name__])
+    mp.start_processes(work, arguments, num_processes, start_method="forkserver")
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """A folder with the run of one process in `alone` and those of two beside it."""
@@ -85,7 +94,7 @@ def root(tmp_path_factory) -> Path:
     data = encoded_folder(root / "data")
     train(WHOLE, root / "alone", data)
     train(first_half(WHOLE), root / "one to two", data)
-    mp.spawn(in_pair, (free_port(), root, data), nprocs=2)
+    together(in_pair, (free_port(), root, data), 2)
     train(WHOLE, root / "two to one", data)
     return root
 
@@ -143,7 +152,7 @@ def in_four(rank: int, port: int, results: Path, width: int) -> None:
 @pytest.mark.parametrize("width, least", [(256, 3.5e6), pytest.param(4096, 800e6, marks=pytest.mark.long)])
 def test_four_processes_hold_a_quarter_each_of_a_layer_of_the_largest_model(tmp_path, width, least):
     """The narrow one has every tensor of such a layer, each in four parts; the long one their sizes too."""
-    mp.spawn(in_four, (free_port(), tmp_path, width), nprocs=4)
+    together(in_four, (free_port(), tmp_path, width), 4)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(4)]
     assert all(result["finite"] for result in found)
     total = found[0]["all"]

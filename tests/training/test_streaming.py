@@ -34,6 +34,7 @@ STAGE = StreamingStage(
     buckets=(TrainingBucket("128x72", 12),),
     save_every=2,
     log_every=1,
+    validation_batches=0,
     ema_decay=0.5,
     streaming_loss=StreamingLossConfig(discriminator=DiscriminatorConfig.tiny()),
     optimiser=OptimiserConfig(learning_rate=1e-3, warmup_steps=1),
