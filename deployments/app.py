@@ -35,6 +35,9 @@ NAME = "gamegen"
 
 _HEALTH_CHECK_S = 1.0
 _METRICS_INTERVAL_S = 1.0
+_DRAIN_POLL_S = 0.2
+"""How often a replica that is to end looks whether its last requests are answered; Serve's own 2 s are waited even by
+one that has none."""
 
 
 def build_app(settings: ServeSettings, stores: StoreUrls) -> serve.Application:
@@ -116,6 +119,7 @@ def _replica(settings: ServeSettings, num_cpus: float) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": num_cpus},
         "max_replicas_per_node": settings.max_replicas_per_node or None,
         "health_check_period_s": _HEALTH_CHECK_S,
+        "graceful_shutdown_wait_loop_s": _DRAIN_POLL_S,
         "logging_config": LoggingConfig(log_level=logging.WARNING, enable_access_log=False),
     }
 

@@ -21,10 +21,25 @@ def application(serve_address: str) -> Iterator[Application]:
     application.stop()
 
 
+@pytest.fixture(scope="session")
+def served_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint like `tiny_model` with a gallery, which most tests leave alone: they share one application."""
+    from gamegen.models.checkpoint import load_checkpoint
+    from gamegen.models.text import load_text_encoder
+    from tests.conftest import save_tiny
+    from tests.gallery.samples import tiny_gallery
+
+    folder = tmp_path_factory.mktemp("served")
+    save_tiny(folder)
+    gallery = tiny_gallery(folder / "encoded", load_checkpoint(folder).model, load_text_encoder())
+    gallery.save(folder / "gallery")
+    return folder
+
+
 @pytest.fixture(scope="module")
-def address(application: Application, stores: StoreUrls, tiny_model: Path) -> str:
+def address(application: Application, stores: StoreUrls, served_model: Path) -> str:
     """The address of the application, served by Ray with the tiny model."""
-    return application.serve(tiny_settings(tiny_model), stores)
+    return application.serve(tiny_settings(served_model), stores)
 
 
 @pytest.fixture
@@ -35,11 +50,21 @@ def client(address: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def begin(client: httpx.Client, nobody_else: None) -> Iterator[Callable[..., dict[str, Any]]]:
+def usual_start() -> str | None:
+    """What the worlds of `begin` begin from that are given nothing; None leaves it to the server."""
+    return "drawn"
+
+
+@pytest.fixture
+def begin(
+    client: httpx.Client, nobody_else: None, usual_start: str | None
+) -> Iterator[Callable[..., dict[str, Any]]]:
     """Begins a world and returns the answer's body; the worlds end with the test."""
     opened = []
 
     def begin(**body: object) -> dict[str, Any]:
+        if usual_start and not body.keys() & {"branch", "image", "video", "gallery_id"}:
+            body = {"start": usual_start, **body}
         response = client.post("/v1/sessions", json={"prompt": "a green forest", **body})
         assert response.status_code == 201, response.text
         opened.append(response.json()["id"])

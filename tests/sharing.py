@@ -1,8 +1,8 @@
 """The order of the tests, and how several processes share them: `pytest -n 2`.
 
-Tests that need a Ray belong to a group, of which one process runs all: "serve" with an application on it, "jobs"
-without. So do those of what people install, which is built and used once: "packaging". These groups mostly wait. The
-other processes take file after file meanwhile.
+Tests that need a Ray belong to a group, of which one process runs all: "jobs" without an application on it, the others
+with one each, so that each is started once. A process keeps its Ray from group to group. So do those of what people
+install, which is built and used once: "packaging". The groups come first, and file after file follows.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-_GROUPS = ("serve", "jobs", "packaging")
-"""In the order in which they begin."""
-_OWN_APPLICATION = ("tests/e2e/", "tests/survival/")
-"""Folders whose tests are served another application than the others: they come last, so that each begins once."""
+_OWN_APPLICATION = {"tests/e2e/": "page", "tests/survival/": "survival"}
+"""Folders whose tests are served another application than the others, and their groups."""
+_GROUPS = ("page", "jobs", "serve", "survival", "packaging")
+"""The groups in their order: of two processes one begins with the page, the other with jobs."""
 _LONGEST = (
     "tests/training/test_parallel.py",
     "tests/engine/test_steady_state.py",
     "tests/survival/test_nodes.py",
+    "tests/deployments/test_start.py",
     "tests/evaluation/test_suite.py",
     "tests/footage/test_real_games.py",
 )
@@ -37,7 +38,8 @@ def group_of(item: pytest.Item) -> str:
     """The group of a test, "" for none."""
     fixtures = getattr(item, "fixturenames", ())
     if "serve_address" in fixtures:
-        return "serve"
+        own = [group for folder, group in _OWN_APPLICATION.items() if item.nodeid.startswith(folder)]
+        return own[0] if own else "serve"
     if "ray_cluster" in fixtures:
         return "jobs"
     return "packaging" if "distribution" in fixtures else ""
@@ -47,8 +49,8 @@ def rank_of(item: pytest.Item) -> tuple[int, int]:
     """The place of a test in the order, smallest first."""
     file, group = _file(item.nodeid), group_of(item)
     if group:
-        return _GROUPS.index(group), group == "serve" and file.startswith(_OWN_APPLICATION)
-    return 2, _LONGEST.index(file) if file in _LONGEST else len(_LONGEST)
+        return 0, _GROUPS.index(group)
+    return 1, _LONGEST.index(file) if file in _LONGEST else len(_LONGEST)
 
 
 @pytest.hookimpl(tryfirst=True)

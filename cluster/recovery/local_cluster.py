@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cluster.recovery.deploy import DeployRequest
@@ -110,8 +111,10 @@ class LocalCluster:
 
     def start(self) -> None:
         """Starts all nodes; raises RuntimeError."""
-        for name in (HEAD, *_WORKERS):
-            self.start_node(name)
+        self.start_node(HEAD)
+        with ThreadPoolExecutor() as threads:
+            for _ in threads.map(self.start_node, _WORKERS):
+                pass
 
     def start_node(self, name: str) -> None:
         """Starts a node that is not running; raises RuntimeError."""

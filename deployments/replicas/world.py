@@ -57,8 +57,7 @@ class WorldDeployment:
         from gamegen.engine.engine import EngineConfig, WorldEngine
         from gamegen.engine.variants import Variant
         from gamegen.gallery.opening import find_gallery
-        from gamegen.models.checkpoint import read_card
-        from gamegen.models.counts import parameter_counts
+        from gamegen.models.checkpoint import count_weights, read_card
 
         # What is compiled below takes its number from here; the thread that uses it sets its own.
         torch.set_num_threads(settings.engine_threads)
@@ -71,7 +70,7 @@ class WorldDeployment:
             "model": model,
             "width": config.width,
             "height": config.height,
-            "parameters": sum(parameter_counts(config).values()),
+            "parameters": sum(count_weights(variant.model).values()),
             "steps_per_chunk": config.sampling.num_steps,
             "sampling": dataclasses.asdict(config.sampling),
             "remembered_chunks": engine.history,

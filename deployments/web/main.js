@@ -170,8 +170,8 @@ async function showFrame(frame) {
     showBanner("a picture came that this browser cannot show: reload the page");
     return;
   }
-  // Frames of the old world still come while another is begun.
-  if (!isBeginning && ["starting", "reconnecting", "queued"].includes(state)) setState("playing");
+  // Frames of the old world still come while another is begun, and some are decoded when their socket has dropped.
+  if (!isBeginning && stream?.isWelcome && ["starting", "reconnecting", "queued"].includes(state)) setState("playing");
 }
 
 function onMessage(message) {

@@ -29,6 +29,7 @@ export class Stream {
     this.events = events;
     this.attempts = 0;
     this.hasOpened = false;
+    this.isWelcome = false;
     this.closed = false;
     this.connect();
   }
@@ -58,6 +59,7 @@ export class Stream {
     const message = JSON.parse(data);
     if (message.type === "welcome") {
       this.attempts = 0;
+      this.isWelcome = true;
       this.events.onOpen(message);
     }
     this.events.onMessage(message);
@@ -96,6 +98,7 @@ export class Stream {
     const moves = event.code === CLOSE_MIGRATE && this.attempts === 0;
     const delay = moves ? 0 : Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** this.attempts);
     this.attempts += 1;
+    this.isWelcome = false;
     this.events.onDropped({ attempts: this.attempts, hasOpened: this.hasOpened });
     // A little chance keeps many pages from coming back in the same instant.
     this.timer = setTimeout(() => this.connect(), delay * (0.8 + 0.4 * Math.random()));

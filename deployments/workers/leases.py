@@ -6,15 +6,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from deployments.observability import video_metrics
-from gamegen.generation.drawing import Drawing
 from gamegen.service.database.retrying import DatabaseAwayError
 from gamegen.service.orders.queue import VideoQueue
 from gamegen.service.orders.records import Claim, LeaseStatus
 from gamegen.service.orders.states import State
+
+if TYPE_CHECKING:
+    from gamegen.generation.drawing import Drawing
 
 logger = logging.getLogger("ray.serve")
 

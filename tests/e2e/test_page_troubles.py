@@ -20,6 +20,13 @@ window.WebSocket = class {
   close() {}
 };
 """
+SLOW_PICTURES = """
+const decode = createImageBitmap;
+window.createImageBitmap = async (jpeg) => {
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  return decode(jpeg);
+};
+"""
 NO_SUCH_CLIP = {"error": {"code": "unknown_video", "message": "no such video: it was removed"}}
 
 
@@ -28,6 +35,20 @@ def test_a_browser_that_keeps_nothing_plays(open_page):
     page.get_by_test_id("look-speed").fill("2")
     page.get_by_test_id("thin").dispatch_event("change")
     wait_for_frames(page, 4)
+
+
+def test_frames_of_a_dropped_socket_do_not_say_that_it_plays_again(open_page):
+    said = open_page(SLOW_PICTURES).evaluate(
+        """async () => {
+          const later = () => new Promise((resolve) => setTimeout(resolve, 1));
+          const said = new Set();
+          sockets.at(-1).close();
+          while (!gamegen.reconnects) await later();
+          for (; sockets.length === 1; await later()) said.add(gamegen.state);
+          return [...said];
+        }"""
+    )
+    assert said == ["reconnecting"]
 
 
 def test_a_server_that_does_not_answer_at_a_reload_loses_no_world(page):

@@ -29,7 +29,17 @@ def finish(renderer: ClipRenderer, *drawings: Drawing) -> torch.Tensor:
     return drawings[0].latents
 
 
-@pytest.fixture(scope="module", params=[(how, rows) for how in PASSES for rows in (1, 4)], ids=str)
+RENDERERS = [
+    # The slowest one: what moves is seen with four rows, and one row with the others.
+    pytest.param(
+        (how, rows), id=str((how, rows)), marks=[pytest.mark.long] if (how, rows) == ("moving", 1) else []
+    )
+    for how in PASSES
+    for rows in (1, 4)
+]
+
+
+@pytest.fixture(scope="module", params=RENDERERS)
 def renderer(request: pytest.FixtureRequest) -> ClipRenderer:
     how, rows = request.param
     renderer = ClipRenderer(PASSES[how](), ClipConfig(rows=rows))

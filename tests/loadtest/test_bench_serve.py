@@ -28,7 +28,7 @@ def test_serving_is_compared_with_the_engine_by_itself(address, tmp_path):
     file = tmp_path / "cost.json"
     result = CliRunner().invoke(
         app,
-        [address, "--bare", "--sessions", "2", "--seconds", "9", "--json", str(file)],
+        [address, "--bare", "--sessions", "2", "--seconds", "6", "--json", str(file)],
         env={"COLUMNS": "200"},
     )
     assert result.exit_code == 0, result.output

@@ -96,8 +96,34 @@ VIDEO = {"video": base64.b64encode(video(30)).decode()}
 
 
 @pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ({"start": "gallery"}, "invalid_start", "has no gallery of its latents, take"),
+        ({"gallery_id": "a-1"}, "unknown_start", "this model has no gallery"),
+    ],
+)
+def test_a_model_without_a_gallery_draws_worlds_unless_one_is_asked_for(address, begin, body, code, message):
+    """In this file because the application of the other tests has one."""
+    session = begin(30)
+    assert session["start"] == {"kind": "drawn", "id": None, "caption": None, "credit": None}
+    with httpx.Client(base_url=address, timeout=PATIENCE_S) as client:
+        client.delete(f"/v1/sessions/{session['id']}")
+        assert client.get("/v1/gallery").json() == {"starts": [], "total": 0, "credit": None}
+        refused = client.post("/v1/sessions", json={"prompt": "x", **body})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (422, code)
+    assert message in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("deployment", "more"),
-    [("Ingress", {}), ("Decoder", {}), ("World", {}), ("Ingress", VIDEO), ("World", VIDEO)],
+    [
+        ("Ingress", {}),
+        ("Decoder", {}),
+        ("World", {}),
+        # Another ingress takes up what the store keeps, whatever the world began from.
+        pytest.param("Ingress", VIDEO, marks=pytest.mark.long),
+        ("World", VIDEO),
+    ],
     ids=["ingress", "decoder", "world", "ingress after a video", "world after a video"],
 )
 async def test_a_session_goes_on_when_replicas_are_killed(address, begin, undisturbed, deployment, more):

@@ -85,21 +85,6 @@ def test_wrong_session_is_refused_with_what_to_do(client, body, says):
     assert says in error_of(response)["message"]
 
 
-@pytest.mark.parametrize(
-    ("body", "code", "message"),
-    [
-        ({"start": "gallery"}, "invalid_start", "has no gallery of its latents, take"),
-        ({"gallery_id": "a-1"}, "unknown_start", "this model has no gallery"),
-    ],
-)
-def test_a_model_without_a_gallery_draws_worlds_unless_one_is_asked_for(client, begin, body, code, message):
-    assert begin()["start"] == {"kind": "drawn", "id": None, "caption": None, "credit": None}
-    assert client.get("/v1/gallery").json() == {"starts": [], "total": 0, "credit": None}
-    refused = client.post("/v1/sessions", json={"prompt": "x", **body})
-    assert (refused.status_code, refused.json()["error"]["code"]) == (422, code)
-    assert message in refused.json()["error"]["message"]
-
-
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_file_that_is_too_large_is_413(client, kind):
     file = base64.b64encode(bytes(8 * 2**20 + 1)).decode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,28 +11,18 @@ import simplejpeg
 from PIL import Image
 
 from deployments.settings import load_settings
-from deployments.stores import StoreUrls
 from gamegen.media.images import encode_jpegs
 from gamegen.media.recorded_start import RecordedStart
-from gamegen.models.checkpoint import load_checkpoint
-from gamegen.models.text import load_text_encoder
 from gamegen.replay.replay import replay
 from gamegen.sessions.log_file import from_json
-from tests.conftest import save_tiny
-from tests.gallery.samples import tiny_gallery
-from tests.serving import Application, end_sessions, png, streaming, tiny_settings
+from tests.serving import end_sessions, png, streaming
 
 PICTURE = base64.b64encode(png(40, 40)).decode()
 
 
-@pytest.fixture(scope="module")
-def address(application: Application, stores: StoreUrls, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The application with a tiny model that has a gallery."""
-    folder: Path = tmp_path_factory.mktemp("tiny")
-    save_tiny(folder)
-    gallery = tiny_gallery(folder / "encoded", load_checkpoint(folder).model, load_text_encoder())
-    gallery.save(folder / "gallery")
-    return application.serve(tiny_settings(folder), stores)
+@pytest.fixture
+def usual_start() -> None:
+    return None
 
 
 def test_it_is_listed_page_by_page_with_pictures(client):

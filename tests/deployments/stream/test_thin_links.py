@@ -148,7 +148,11 @@ async def test_a_slow_reader_loses_whole_chunks(address, begin, client):
     session = begin()
     async with streaming(address, session, acknowledges=False) as player:
         await player.send(THIN)
-        first = await player.fragments(12)
+        first = await player.fragments(1)
+        # On a busy machine frames come before the format is heard of; the room that they take is needed below.
+        if before := first[0].headers[0].sequence:
+            await player.send({"type": "seen", "sequence": before - 1})
+        first += await player.fragments(11)
         assert await dropped(client, session, 8) % 4 == 0
         await player.send({"type": "seen", "sequence": first[-1].headers[-1].sequence})
         later = await player.fragments(2)
