@@ -192,7 +192,8 @@ class _EndFrames(nn.Module):
     def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor, *reference: Tensor) -> tuple[Tensor, ...]:
         seen = None
         if reference:
-            seen = Reference(*reference, kept=torch.zeros_like(memory_NCHW[:, :1]))
+            # What is kept is not the network's.
+            seen = Reference(*reference, torch.zeros_like(memory_NCHW[:, :1]))
         first, last, remaining = self.decoder.ends(latent_NCHW, memory_NCHW, seen)
         return first, last, *(tensor for tensor in remaining if tensor is not None)
 
