@@ -192,8 +192,10 @@ class _EndFrames(nn.Module):
     def forward(self, latent_NCHW: Tensor, memory_NCHW: Tensor, *reference: Tensor) -> tuple[Tensor, ...]:
         seen = None
         if reference:
+            warped, latent, confidence, is_there = reference
             # What is kept is not the network's.
-            seen = Reference(*reference, torch.zeros_like(memory_NCHW[:, :1]))
+            kept = torch.zeros_like(confidence)
+            seen = Reference(warped, latent, confidence, is_there, kept)
         first, last, remaining = self.decoder.ends(latent_NCHW, memory_NCHW, seen)
         return first, last, *(tensor for tensor in remaining if tensor is not None)
 
