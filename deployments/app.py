@@ -36,8 +36,7 @@ NAME = "gamegen"
 _HEALTH_CHECK_S = 1.0
 _METRICS_INTERVAL_S = 1.0
 _DRAIN_POLL_S = 0.2
-"""How often a replica that is to end looks whether its last requests are answered; Serve's own 2 s are waited even by
-one that has none."""
+"""Seconds between checks of a draining replica for open requests; Serve's default of 2 s delays idle ones too."""
 
 
 def build_app(settings: ServeSettings, stores: StoreUrls) -> serve.Application:

@@ -51,7 +51,7 @@ def client(address: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def usual_start() -> str | None:
-    """What the worlds of `begin` begin from that are given nothing; None leaves it to the server."""
+    """The `start` of a session that names none; None takes the server's default."""
     return "drawn"
 
 

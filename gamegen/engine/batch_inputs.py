@@ -33,9 +33,9 @@ from gamegen.models.text import TextStates
 from gamegen.models.view_memory import RecalledView, ViewMemory
 
 _SURE, _SURE_SLOPE = -0.5, 4.0
-"""Confidence at which moved frames count half, and how fast they count more with it."""
+"""Confidence at which half of `SamplingConfig.keep` is kept, and the slope of the sigmoid about it."""
 _FRONT_SHARE = 0.7
-"""How much of that counts where something stands in front of the camera: its edges are not known well."""
+"""Factor of the kept share at held tools and avatars, whose edges the motion network does not know well."""
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ DepthOf = Callable[[Tensor], Tensor]
 _AHEAD_NODES, _ASIDE_NODES = 3.0, 1.0
 """Distance at which an exemplar is laid, walking forwards or backwards, and to a side."""
 _REACHED_NODES, _FAR_NODES, _LEAST_SEEN = 0.3, 4.0, 0.5
-"""Distances up to which and from which on, and share of its scenery in view below which, the next one follows."""
+"""The next exemplar follows below and above these distances, and where less than this share of it is in view."""
 _NEAR_NODES, _BEYOND_NODES, _LEAST_FAR = 2.5, 4.5, 0.2
-"""Distance up to which things are walked past, from which on they are the exemplar's; the least share of those."""
+"""Distances up to which a place is near and from which on it is far; below this share of far ones, all are."""
 _BESIDE_DEG, _BESIDE_WIDTHS = 60.0, 0.6
 """Angle by which one is laid beside the frame, and about how many of its widths that is."""
 _LEAST_LACKING, _LEAST_FILLED = 0.4, 0.6
@@ -184,7 +184,10 @@ def _still_in_view(memory: ViewMemory, way_3: Tensor, focal: Tensor) -> tuple[Ke
 
 
 def _far(inverse_depth_11qr: Tensor, scenery_11qr: Tensor) -> Tensor:
-    """Places of a frame that are far away, `(1, 1, q, r)` from 0 to 1; all where there are few: one must get on."""
+    """Places of a frame that are far away, `(1, 1, q, r)` from 0 to 1; ones everywhere if few are.
+
+    In front of a wall all of the frame would otherwise stay as it is, and wear.
+    """
     near, far = 1 / _NEAR_NODES, 1 / _BEYOND_NODES
     found = ((near - inverse_depth_11qr) / (near - far)).clamp(0, 1)
     share = (found * scenery_11qr).sum() / scenery_11qr.sum().clamp_min(1e-6)

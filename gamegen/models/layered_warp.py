@@ -25,7 +25,7 @@ _EDGE_PLACES = 2
 _LIKE, _UNLIKE = 0.08, 0.22
 """Difference from the scenery, in [-1, 1], up to which a pixel is scenery, and from which on it is in front of it."""
 _EXPECTED_WORTH = 0.5
-"""Difference that an expected opacity of 1 makes up for, beside one of 0."""
+"""Added to the difference, in [-1, 1], for each unit of expected opacity above 0.5."""
 _COVERED_SHARE = 0.3
 """Share of a place's source from which on it counts as covered."""
 
