@@ -16,7 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gamegen.footage import sources
-from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_worlds
+from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_every_scene, plan_worlds
 from gamegen.footage.recording import clip_is_recorded, record_world
 from gamegen.media.size import Size
 from gamegen.process.command import run_command
@@ -31,11 +31,13 @@ MIN_SIDE = 64
 class RecordConfig:
     """Game, amount and target of a recording; sizes in pixels. `recorders` None means one for each free core.
 
+    `hours` None records every scene: each biome in each weather, time of day and view.
+
     Recorders start `start_gap_s` apart: games that draw their port from the clock would take the same one.
     """
 
     game: str
-    hours: float
+    hours: float | None
     output: Path
     width: int = 256
     height: int = 144
@@ -50,19 +52,21 @@ def _record_world_task(game: str, size: tuple[int, int], plans: list[ClipPlan], 
     return record_world(lambda seed: sources.open_recorder(game, seed, size), plans, output)
 
 
+def _plans(config: RecordConfig) -> list[list[ClipPlan]]:
+    biomes = sources.biomes_of(config.game)
+    if config.hours is None:
+        return plan_every_scene(config.game, biomes, config.seed, config.plan)
+    clips = num_clips(config.hours, config.plan)
+    return plan_worlds(config.game, biomes, clips, config.seed, config.plan)
+
+
 def record(config: RecordConfig, progress: Progress | None = None) -> int:
     """Records the clips that `config.output` lacks; returns the number of new clips.
 
     Needs an initialised Ray. A world whose recorder fails is left for the next run, and RuntimeError is
     raised at the end. On KeyboardInterrupt the running recorders are closed; whole clips stay.
     """
-    worlds = plan_worlds(
-        config.game,
-        sources.biomes_of(config.game),
-        num_clips(config.hours, config.plan),
-        config.seed,
-        config.plan,
-    )
+    worlds = _plans(config)
     plans = [plan for world in worlds for plan in world]
     waiting = [w for w in worlds if not all(clip_is_recorded(plan, config.output) for plan in w)]
     bar = progress.add_task(f"recording {config.game}", total=len(plans)) if progress else None
@@ -114,6 +118,13 @@ def run(
     output: Annotated[Path, typer.Option(help="Folder for the clips and their rows.")],
     game: Annotated[str, typer.Option(help="minetest or vizdoom.")] = "minetest",
     hours: Annotated[float, typer.Option(help="Hours of footage in all, recorded ones included.")] = 1.0,
+    every_scene: Annotated[
+        bool,
+        typer.Option(
+            "--every-scene",
+            help="Each biome in each weather, time of day and view once, for galleries, however long that takes.",
+        ),
+    ] = False,
     size: Annotated[str, typer.Option(help="Picture size in pixels.")] = "256x144",
     seed: Annotated[int, typer.Option(help="Seed of worlds, scenes and play.")] = 1,
     recorders: Annotated[
@@ -125,7 +136,7 @@ def run(
     Example: gamegen record --game minetest --hours 2 --output footage/
     """
     width, height = parse_size(size)
-    config = RecordConfig(game, hours, output, width, height, seed, recorders)
+    config = RecordConfig(game, None if every_scene else hours, output, width, height, seed, recorders)
     connect()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:

@@ -1,4 +1,8 @@
-"""Which clips are recorded: scenes and mid-clip changes drawn from a seed, with even biomes."""
+"""Which clips are recorded: scenes and mid-clip changes drawn from a seed, with even biomes.
+
+Drawn by their shares, rare combinations of biome, weather, time of day and view are missing from hours of footage; a
+gallery of starts needs them all, so `plan_every_scene` goes through them.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ SECONDS_PER_HOUR = 3600
 class PlanConfig:
     """What footage is made of. Shares need not sum to one; lengths and positions are frames.
 
-    A clip's changes fall between `first_change` and `last_change` before its end, `change_gap` apart.
+    A clip's changes fall between `first_change` and `last_change` before its end, `change_gap` apart. Where every
+    scene is recorded, `every_weather` are the weathers.
     """
 
     num_frames: int = 480
@@ -36,6 +41,7 @@ class PlanConfig:
     )
     time_of_day: tuple[tuple[str, float], ...] = (("day", 50), ("dusk", 12), ("dawn", 8), ("night", 30))
     changes: tuple[tuple[str, float], ...] = (("time", 50), ("weather", 35), ("perspective", 15))
+    every_weather: tuple[str, ...] = ("clear", "rain", "snow", "fog")
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,57 @@ def plan_worlds(
             [_plan_clip(game, world_seed, index, order[index], rng, config) for index in range(count)]
         )
     return worlds
+
+
+def plan_every_scene(
+    game: str, biomes: tuple[str, ...], seed: int, config: PlanConfig
+) -> list[list[ClipPlan]]:
+    """Plans of clips, a list for each world, that show each biome in every weather, at every time and in both views.
+
+    A world has a clip of each biome in one weather, which goes through the times of day and views one by one.
+    """
+    worlds: list[list[ClipPlan]] = []
+    for world in range(len(config.every_weather)):
+        rng = Random(f"{seed}/{game}/every scene/{world}")
+        world_seed, plans = seed * 1000 + world + 1, []
+        for index, biome in enumerate(biomes):
+            scenes = _scenes_of(biome, config.every_weather[(world + index) % len(config.every_weather)], rng)
+            length = config.num_frames // len(scenes)
+            plans.append(
+                ClipPlan(
+                    clip_id=f"{game}-{world_seed:06d}-{index:02d}",
+                    world_seed=world_seed,
+                    num_frames=config.num_frames,
+                    scene=scenes[0],
+                    changes=tuple(
+                        _change_to(scene, scenes[number - 1], number * length)
+                        for number, scene in enumerate(scenes[1:], start=1)
+                    ),
+                    seed=rng.randrange(2**31),
+                )
+            )
+        worlds.append(plans)
+    return worlds
+
+
+def _scenes_of(biome: str, weather: str, rng: Random) -> list[Scene]:
+    """The scenes of a biome in one weather, each different from the one before in its time or its view alone."""
+    # Dusk and dawn look much alike.
+    times, views = ["day", rng.choice(("dusk", "dawn")), "night"], ["first", "third"]
+    rng.shuffle(times)
+    rng.shuffle(views)
+    place_seed = rng.randrange(1, 2**31)
+    return [
+        Scene(biome=biome, weather=weather, time_of_day=time, view=view, place_seed=place_seed)
+        for number, time in enumerate(times)
+        for view in (views if number % 2 == 0 else views[::-1])
+    ]
+
+
+def _change_to(scene: Scene, before: Scene, frame: int) -> Change:
+    if scene.view != before.view:
+        return Change(frame, "perspective", scene.view)
+    return Change(frame, "time", scene.time_of_day)
 
 
 def _draw(shares: tuple[tuple[str, float], ...], rng: Random, without: tuple[str, ...] = ()) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_worlds
+from gamegen.footage.plan import ClipPlan, PlanConfig, num_clips, plan_every_scene, plan_worlds
 
 BIOMES = tuple(f"biome {i}" for i in range(12))
 CONFIG = PlanConfig()
@@ -73,3 +73,26 @@ def test_time_changes_most_often(plans) -> None:
 def test_short_clips_have_no_changes() -> None:
     worlds = plan_worlds("minetest", BIOMES, 3, 1, PlanConfig(num_frames=100))
     assert all(plan.changes == () for plan in worlds[0])
+
+
+def test_every_scene_is_planned_and_each_change_is_of_one_kind() -> None:
+    worlds = plan_every_scene("minetest", BIOMES, 1, CONFIG)
+    plans = [plan for world in worlds for plan in world]
+    assert plan_every_scene("minetest", BIOMES, 1, CONFIG) == worlds
+    assert len({plan.clip_id for plan in plans}) == len(plans) == 48
+    seen = set()
+    for plan in plans:
+        shown = {
+            "biome": plan.scene.biome,
+            "weather": plan.scene.weather,
+            "time": plan.scene.time_of_day,
+            "perspective": plan.scene.view,
+        }
+        frames = [0, *(change.frame for change in plan.changes), plan.num_frames]
+        assert min(after - before for before, after in zip(frames, frames[1:], strict=False)) == 80
+        for change in (None, *plan.changes):
+            if change is not None:
+                assert shown[change.kind] != change.value
+                shown[change.kind] = change.value
+            seen.add(tuple({**shown, "time": shown["time"].replace("dawn", "dusk")}.values()))
+    assert len(seen) == len(BIOMES) * 4 * 3 * 2
