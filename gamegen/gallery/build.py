@@ -25,6 +25,7 @@ from gamegen.curation import shards
 from gamegen.curation.encoded import FULL_PROMPTS
 from gamegen.curation.encoded_clip import EncodedClip
 from gamegen.gallery.gallery import MAX_STARTS, Gallery, GalleryEntry, quantised
+from gamegen.gallery.looks import look_of
 from gamegen.gallery.probe_fitting import fit_probes, read_texts, scene_value
 from gamegen.media.mp4 import read_mp4
 from gamegen.media.recorded_start import START_CHUNKS
@@ -177,7 +178,7 @@ def _moments_of(row: dict[str, Any], model: Model, config: GalleryConfig) -> Ite
             vector_D=torch.stack([text.pooled for text in clip.segments[number].prompts[:FULL_PROMPTS]]).mean(
                 0
             ),
-            look=_look(frame),
+            look=look_of(frame),
             score=score,
         )
 
@@ -239,11 +240,6 @@ def _next(
 def _nearest(moment: _Moment, kept: list[_Moment]) -> float:
     differences = np.stack([other.look for other in kept]) - moment.look
     return float(np.sqrt(np.square(differences).mean(1)).min())
-
-
-def _look(frame: np.ndarray) -> np.ndarray:
-    small = Image.fromarray(frame).resize((16, 10), Image.Resampling.BOX)
-    return np.sqrt(np.asarray(small, np.float32).ravel() / 255)
 
 
 def _pictures(curated: Path, entries: list[GalleryEntry], config: GalleryConfig) -> tuple[bytes, ...]:

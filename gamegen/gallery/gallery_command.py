@@ -41,6 +41,28 @@ def build(
 
 
 @gallery.command()
+def merge(
+    kept: Annotated[Path, typer.Argument(help="a gallery's folder; its probes stay")],
+    added: Annotated[
+        Path, typer.Argument(help="another gallery's folder, of the same model and other clips")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder to write the gallery to")],
+    starts: Annotated[int, typer.Option(help="how many at most, up to 1000")] = 1000,
+) -> None:
+    """Puts two galleries together: of scenes that both have many of, starts that look alike give way.
+
+    Example: gamegen gallery merge runs/world/gallery runs/more --output runs/both
+    """
+    from gamegen.gallery.gallery import Gallery
+    from gamegen.gallery.merge import merge_galleries
+
+    merged = merge_galleries(Gallery.load(kept), Gallery.load(added), starts)
+    merged.save(output)
+    scenes = len({(*entry.scene.values(), entry.perspective) for entry in merged.entries})
+    print(f"{output}: {len(merged.entries)} starts of {scenes} scenes")
+
+
+@gallery.command()
 def sheet(
     output: Annotated[Path, typer.Option("--output", "-o", help="the .png file to write")],
     folder: Annotated[
