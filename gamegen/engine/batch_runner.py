@@ -25,6 +25,7 @@ from gamegen.engine.state import Session
 from gamegen.flow import add_noise
 from gamegen.models.instructnet import temporal_attentions
 from gamegen.models.kv_cache import KVCaches
+from gamegen.models.change_limit import limit_change
 from gamegen.models.model import Model
 from gamegen.models.motion_compensation import PAST_CHUNKS, Compensated
 from gamegen.models.msdit import PATCH
@@ -124,12 +125,24 @@ class BatchRunner:
         ]
 
     def _kept(self, batch: Batch, inputs: FrameInputs) -> Tensor:
-        """The drawn latents, with the motion-compensated ones in their place as far as moved frames are shown."""
+        """The drawn latents as they are shown, `(B, C, h, w)`.
+
+        They change no more than footage does, unless an instruction or a video prompt changes the world, and the
+        motion-compensated latents are in their place as far as moved frames are shown.
+        """
         drawn = torch.stack([chunk.x for chunk in batch.chunks])
-        if inputs.previous.confidence is None:
+        previous = inputs.previous
+        if previous.confidence is None:
             return drawn
+        given = previous.latent[:, 0]
+        limited = limit_change(drawn, given, previous.confidence[:, 0])
+        is_free = [
+            not session.chunks or session.is_changing or chunk.conditioning.video is not None
+            for session, chunk in zip(batch.sessions, batch.chunks, strict=True)
+        ]
+        shown = torch.where(torch.tensor(is_free, device=drawn.device)[:, None, None, None], drawn, limited)
         share = torch.stack([_kept_share(session, drawn) for session in batch.sessions])
-        return drawn + share * (inputs.previous.latent[:, 0] - drawn)
+        return shown + share * (given - shown)
 
     def add_known(self, session: Session, chunk: PastChunk) -> PastChunk:
         """Adds a chunk of known latent after the session's last one, to be committed; returns it with its inputs."""
