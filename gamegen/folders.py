@@ -22,12 +22,17 @@ def cache_folder() -> Path:
     return _user_folder("XDG_CACHE_HOME", Path(".cache"))
 
 
-def create_folder(folder: Path, remedy: str) -> None:
-    """Creates a folder and its parents; raises ValueError that ends with `remedy` where that is not allowed."""
+def create_folder(folder: Path, remedy: str, mode: int = 0o777) -> None:
+    """Creates a folder, of `mode` less the umask, and its parents, unless it is there.
+
+    Raises ValueError that ends with `remedy` where that is not allowed, or where nothing can be written into it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot create {folder} ({error.strerror}): {remedy}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write into {folder}: {remedy}")
 
 
 def _user_folder(variable: str, below_home: Path) -> Path:

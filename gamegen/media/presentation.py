@@ -8,6 +8,7 @@ in one step.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from av.sidedata.sidedata import Type
 from av.video.format import VideoFormat
 from av.video.reformatter import ColorTrc
 
-from gamegen.media.container_crop import Crop
+from gamegen.media.container_track import PROJECTED, STEREOSCOPIC, Crop
 from gamegen.media.frames import covering, cropped_to
 from gamegen.media.size import Size
 
@@ -29,6 +30,10 @@ _HIGH_DYNAMIC_RANGE = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 _TO_STANDARD_RANGE = ("scale", "out_transfer=bt709:out_primaries=bt709:intent=saturation")
 """Of the rendering intents this is the one that needs no table of seconds."""
 _DEINTERLACING = ("bwdif", "mode=send_frame:deint=interlaced")
+_NO_STEREO = (0, 8)
+"""FFmpeg's numbers of pictures for one eye, or of a part for each eye of which the decoder shows one."""
+_RECTILINEAR = 4
+"""FFmpeg's number of the projection of a usual camera."""
 _RIGHT_ANGLE = 0.02
 """Largest deviation of a display matrix from a turn by right angles, as a share of its scale."""
 
@@ -53,6 +58,17 @@ class Turn(NamedTuple):
 def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction) -> Size:
     """The size in pixels at which a frame is shown: upright, with square pixels."""
     return _turn_of(frame).of_size(_square(frame, pixel_aspect))
+
+
+def check_flat(frame: av.VideoFrame) -> None:
+    """Raises ValueError for a frame of a sphere, or one that holds a picture for each eye."""
+    for kind, are_flat, hindrance in (
+        (Type.STEREO3D, _NO_STEREO, STEREOSCOPIC),
+        (Type.SPHERICAL, (_RECTILINEAR,), PROJECTED),
+    ):
+        facts: Any = frame.side_data.get(kind)  # type: ignore[call-overload]
+        if facts is not None and int.from_bytes(bytes(facts)[:4], sys.byteorder) not in are_flat:
+            raise ValueError(hindrance)
 
 
 def picture(frame: av.VideoFrame, pixel_aspect: Fraction, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -19,10 +19,10 @@ import numpy as np
 from av.stream import Disposition
 
 from gamegen.constants import FPS
-from gamegen.media.container_crop import Crop, read_crop
+from gamegen.media.container_track import Crop, read_track
 from gamegen.media.frames import covering, resize_to
 from gamegen.media.kinds import HEAD_BYTES, is_image, other_kind
-from gamegen.media.presentation import MAX_PIXEL_ASPECT, filtered, picture, shown_size
+from gamegen.media.presentation import MAX_PIXEL_ASPECT, check_flat, filtered, picture, shown_size
 from gamegen.media.size import Size
 from gamegen.media.video_outline import FOOTAGE, WHAT_TO_SEND, VideoLimits, VideoOutline, scan_packets
 
@@ -66,16 +66,19 @@ class VideoFile:
             raise ValueError(f"the video is {kind}: {WHAT_TO_SEND}")
         with _opened(source, limits) as (container, stream):
             _check_kind(stream, limits)
+            track = read_track(source, container.streams.video.index(stream))
+            if track.hindrance is not None:
+                raise ValueError(track.hindrance)
             outline = scan_packets(container, stream, limits)
-            crop = read_crop(source, container.streams.video.index(stream))
         with _opened(source, limits) as (container, stream):
-            first = next(_decoded(container, stream, limits, crop), None)
+            first = next(_decoded(container, stream, limits, track.crop), None)
             if first is None:
                 raise ValueError(f"the file holds no video frames: {WHAT_TO_SEND}")
+            check_flat(first)
             size = shown_size(first, _pixel_aspect(stream))
         if limits.max_pixels is not None and size.num_pixels > limits.max_pixels:
             raise _too_large(size, limits.max_pixels)
-        return cls(source, limits, num_threads, size, first.time, outline, crop)
+        return cls(source, limits, num_threads, size, first.time, outline, track.crop)
 
     @property
     def num_frames(self) -> int:
@@ -135,9 +138,10 @@ class _ShownFrame:
         return shown_size(self.frame, self.pixel_aspect)
 
     def check(self) -> None:
-        """Raises ValueError for a damaged frame, and one of another shape than the video."""
+        """Raises ValueError for a damaged frame, one that is not flat, and one of another shape than the video."""
         if self.frame.is_corrupt:
             raise ValueError(f"the video is damaged at {self.time_s:.2f} s: {WHAT_TO_SEND}")
+        check_flat(self.frame)
         (width, height), (old_width, old_height) = self.shown_size, self.video_size
         if abs(width * old_height / (height * old_width) - 1) > _SAME_ASPECT:
             raise ValueError(

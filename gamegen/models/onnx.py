@@ -8,6 +8,7 @@ compared with the network's.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -96,7 +97,7 @@ def compiled(
     if found is not None or not may_export:
         return found
     path = cache_folder() / file_name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folders.create_folder(path.parent, "set GAMEGEN_CACHE to a folder that this user can write to")
     with FileLock(f"{path}.lock"):
         # Another process may have exported it while this one waited.
         return _kept(file_name, module, inputs, expected) or _export(
@@ -121,7 +122,9 @@ def _kept(
         found = CompiledModule(onnx.load(path), module)
         if _are_close(found(*inputs), expected):
             if folder == cache_folder():
-                path.touch()
+                # Its time says that it is still used, which a cache that came with the machine need not know.
+                with contextlib.suppress(OSError):
+                    path.touch()
             return found
         logger.warning("%s computes something else than this code and is not used; run gamegen compile", path)
     return None

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gamegen.process.error_sentences import describe
+from gamegen.process.interrupts import interrupts_heard
 from gamegen.process.proxies import bypass_loopback
 from gamegen.process.signals import received_signal
 
@@ -35,6 +36,11 @@ def run_program(program: Callable[[], Any]) -> None:
     where it arose. `--debug` anywhere on the command line, or GAMEGEN_DEBUG=1, shows the traceback too. A signal ends
     it with 128 and its number.
     """
+    with interrupts_heard():
+        _run(program)
+
+
+def _run(program: Callable[[], Any]) -> None:
     _prepare()
     try:
         program()

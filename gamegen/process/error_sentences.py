@@ -33,6 +33,8 @@ _ADVICE = {
     errno.ENOMEM: "end some other programs, or use a machine with more memory",
 }
 """What to do about an error of the operating system, by its number."""
+_NO_TEMPORARY_FOLDER = "No usable temporary directory found"
+"""How Python's `tempfile` says so, with the number of a file that is missing."""
 _REMOTE_LINE = re.compile(r'File "([^"]+)", line (\d+)[^\n]*\n\s*([^\n]*)')
 _MAX_CHARACTERS = 600
 
@@ -169,6 +171,10 @@ def _system(error: BaseException) -> Description | None:
     """Errors of the operating system, with the file and what to do."""
     if not isinstance(error, OSError) or error.errno is None:
         return None
+    if _NO_TEMPORARY_FOLDER in str(error):
+        return Description(
+            "no temporary folder can be written to: set TMPDIR to a folder that this user can write to", True
+        )
     files = [str(name) for name in (error.filename, error.filename2) if name is not None]
     reason = (error.strerror or str(error)).rstrip(".")
     what = f"{' and '.join(files)}: {reason[:1].lower()}{reason[1:]}" if files else reason

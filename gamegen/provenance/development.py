@@ -13,9 +13,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from filelock import FileLock
 
 from gamegen.files import write_atomically
+from gamegen.folders import create_folder
 
 CERTIFICATE_FILE, KEY_FILE = "certificate.pem", "key.pem"
 ORGANISATION = "GameGen development"
+_REMEDY = "set XDG_DATA_HOME to a folder that this user can write to, or GAMEGEN_C2PA_CERTIFICATE and GAMEGEN_C2PA_KEY"
 _GOOD_FOR = timedelta(days=3650)
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
@@ -23,9 +25,13 @@ _CLOCKS_DIFFER = timedelta(minutes=5)
 def make_development_files(folder: Path) -> None:
     """Creates an authority and one ES256 certificate of it, and discards the authority's key; once for a folder.
 
-    `folder` then holds the chain and the certificate's key, which only this user can read.
+    `folder` then holds the chain and the certificate's key, which only this user can read. Raises ValueError if they
+    cannot be written there.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Nothing is written where they are already: the folder may be read-only.
+    if (folder / CERTIFICATE_FILE).exists():
+        return
+    create_folder(folder, _REMEDY, mode=0o700)
     with FileLock(folder / ".lock"):
         if (folder / CERTIFICATE_FILE).exists():
             return

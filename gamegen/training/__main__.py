@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -29,9 +30,10 @@ def train(
         config = load_stage(stage_file(stage))
         run = Run(output=output, minutes=minutes, data=str(data), init=init or "")
         run_stage(stage=config, data=data, run=run, init=init)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("gamegen: stopped and saved; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+        number = interrupt.args[0] if interrupt.args else signal.SIGINT
+        raise SystemExit(128 + number) from None
 
 
 if __name__ == "__main__":

@@ -124,17 +124,18 @@ class Trainer:
     def train(self) -> Path:
         """Runs to the last step or the time limit, resuming from the output folder; returns the checkpoint folder.
 
-        Raises KeyboardInterrupt once a run stopped by hand is saved: the same command goes on from there.
+        Raises KeyboardInterrupt, with the signal's number, once a run stopped by hand is saved: the same command goes
+        on from there.
         """
         self.resume()
-        with stop_signals() as stopping, self._progress() as bar:
+        with stop_signals() as received, self._progress() as bar:
             task = bar.add_task(self.config.stage, total=1.0)
             try:
                 for metrics in self.steps():
                     bar.update(task, completed=self.progress, description=self._describe(metrics))
-                    if stopping.is_set():
+                    if received:
                         self.save()
-                        raise KeyboardInterrupt
+                        raise KeyboardInterrupt(received[0])
             finally:
                 self.finish_writing()
                 self.observer.close()
@@ -344,26 +345,26 @@ class Trainer:
 
 
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Event that the first Ctrl-C or termination sets, so that a run ends between two steps; a second one kills.
+def stop_signals() -> Iterator[list[int]]:
+    """List that the first Ctrl-C or termination is added to, so that a run ends between two steps; a second one kills.
 
     A shell starts background jobs deaf to Ctrl-C; here they receive it. Only a process's main thread can listen: in
-    another the event is never set.
+    another the list stays empty.
     """
-    stopping = threading.Event()
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield stopping
+        yield received
         return
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def stop(number: int, frame: object) -> None:
-        stopping.set()
+        received.append(number)
         signal.signal(number, signal.SIG_DFL)
 
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
     try:
-        yield stopping
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

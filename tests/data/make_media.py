@@ -12,10 +12,9 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import av
 import numpy as np
@@ -26,8 +25,8 @@ from tests.data.media_files import (
     HEIGHT,
     LUMA,
     NUM_FRAMES,
-    STILL,
     WIDTH,
+    Sample,
     Setup,
     colours,
     joined,
@@ -40,26 +39,7 @@ from tests.data.media_files import (
     with_clean_aperture,
     with_pixel_crop,
 )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A file and what it shows: a size, and the scene's frame for each at 24 a second; or why it is refused.
-
-    Its colours differ by `tolerance` at most; those of high dynamic range, `is_bright`, by any. `refused_upload` is why
-    it is refused as an upload alone, where less is read than of footage.
-    """
-
-    name: str
-    kind: Literal["image", "video"]
-    data: bytes
-    size: tuple[int, int] = (WIDTH, HEIGHT)
-    frames: tuple[int, ...] = STILL
-    refused: str = ""
-    refused_upload: str = ""
-    is_grey: bool = False
-    is_bright: bool = False
-    tolerance: int = 16
+from tests.data.unflat_videos import videos_of_several_pictures
 
 
 def sampled(times_s: Sequence[float], end_s: float) -> tuple[int, ...]:
@@ -74,6 +54,7 @@ def corpus() -> list[Sample]:
         *turned_videos(),
         *timed_videos(),
         *coloured_videos(),
+        *videos_of_several_pictures(),
         *refused_videos(),
         *pictures(),
         *no_pictures(),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
+from av.stream import Disposition
 from PIL import Image
 
 from gamegen.constants import FPS
@@ -23,6 +25,26 @@ NUM_FRAMES = 12
 ALPHA = 215
 STILL = (0, 0, 0, 0)
 """A picture is four equal frames."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file and what it shows: a size, and the scene's frame for each at 24 a second; or why it is refused.
+
+    Its colours differ by `tolerance` at most; those of high dynamic range, `is_bright`, by any. `refused_upload` is why
+    it is refused as an upload alone, where less is read than of footage.
+    """
+
+    name: str
+    kind: Literal["image", "video"]
+    data: bytes
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+    frames: tuple[int, ...] = STILL
+    refused: str = ""
+    refused_upload: str = ""
+    is_grey: bool = False
+    is_bright: bool = False
+    tolerance: int = 16
 
 
 def level(frame: int) -> int:
@@ -143,13 +165,52 @@ def colours(matrix: int, color_range: int, primaries: int = 2, transfer: int = 2
 def with_clean_aperture(mp4: bytes, width: int, height: int, right: int, down: int) -> bytes:
     """An MP4, its index last, whose picture is cropped by a `clap` box; offsets are from centre to centre."""
     fields = (width, 1, height, 1, right, 1, down, 1)
-    box = struct.pack(">I4s8i", 40, b"clap", *fields)
-    place = mp4.index(b"avcC") - 4
-    grown = bytearray(mp4[:place] + box + mp4[place:])
-    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+    return with_boxes(mp4, box(b"clap", struct.pack(">8i", *fields)))
+
+
+def box(name: bytes, *parts: bytes) -> bytes:
+    """A box of an MP4 file with its length and name."""
+    content = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(content), name) + content
+
+
+DESCRIPTION = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+"""The boxes around the sample descriptions of a track."""
+
+
+def with_boxes(
+    mp4: bytes, boxes: bytes, around: Sequence[bytes] = (*DESCRIPTION, b"avc1"), before: bytes = b"avcC"
+) -> bytes:
+    """An MP4, its index last, with more boxes before another one, in those around it from the outermost on."""
+    place = mp4.index(before) - 4
+    grown = bytearray(mp4[:place] + boxes + mp4[place:])
+    for name in around:
         at = grown.index(name, grown.index(b"moov")) - 4
-        struct.pack_into(">I", grown, at, struct.unpack_from(">I", grown, at)[0] + len(box))
+        struct.pack_into(">I", grown, at, struct.unpack_from(">I", grown, at)[0] + len(boxes))
     return bytes(grown)
+
+
+def two_tracks(codec: str, is_cover: bool) -> bytes:
+    """A Matroska file with a track of another shape first, which is a cover picture or not the one to show."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        other: Any = output.add_stream(codec, rate=FPS)
+        other.width, other.height = HEIGHT, WIDTH
+        other.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        other.disposition = Disposition.attached_pic if is_cover else Disposition(0)
+        shown: Any = output.add_stream("libx264", rate=FPS, options={"crf": "8", "preset": "veryfast"})
+        shown.width, shown.height, shown.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        shown.disposition = Disposition.default
+        for stream, frames in (
+            (other, scene([0] if is_cover else [3] * 12, HEIGHT, WIDTH)),
+            (shown, scene()),
+        ):
+            for index, pixels in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, FPS)
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def with_pixel_crop(frames: np.ndarray) -> bytes:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def run_shell(command: str) -> None:
 def test_what_the_machine_refuses_is_a_sentence(error, words):
     found = describe(error)
     assert found.is_foreseen and words in found.sentence and "\n" not in found.sentence
+
+
+def test_a_machine_without_a_temporary_folder_is_told_the_variable(monkeypatch):
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
+    with pytest.raises(FileNotFoundError) as caught:
+        tempfile._get_default_tempdir()
+    assert describe(caught.value).sentence.endswith("set TMPDIR to a folder that this user can write to")
 
 
 def test_refusals_of_this_program_are_left_as_they_are():

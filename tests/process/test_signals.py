@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -53,6 +54,27 @@ def work(told):
 run_program(lambda: run_until_signal(work, 0.2))
 """
 
+# Python imports it at its start.
+INTERRUPTING = """
+import os, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        own = sys.stdlib_module_names | {{"usercustomize", "gamegen", "jobs", "loadtest"}}
+        if name.partition(".")[0] not in own:
+            os.kill(os.getpid(), {number})
+
+sys.meta_path.insert(0, Interrupting())
+"""
+LIBRARY = """
+import os, signal
+import gamegen
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
 
 def ended(program: str, numbers: list[int]) -> tuple[int, str, str]:
     """Runs a program, sends it signals after its first line, and returns its exit code and what it printed."""
@@ -73,6 +95,30 @@ def test_a_server_ends_at_its_first_signal(numbers):
     code, output, errors = ended(SERVER, numbers)
     assert (code, errors) == (0, "")
     assert output == f"started\nchild {-signal.SIGTERM}\nended\n"
+
+
+@pytest.mark.parametrize(
+    "module", ["gamegen.cli", "gamegen.training", "gamegen.evaluation", "jobs.record", "loadtest.load"]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_still_loads_ends_without_a_word(module, number, tmp_path):
+    """The signal comes at the first import of a library that is none of Python's own, which stands for all of them."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING.format(number=int(number)))
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-m", module],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
+
+
+def test_another_program_that_imports_the_library_hears_ctrl_c_as_before():
+    done = subprocess.run([sys.executable, "-c", LIBRARY], capture_output=True, text=True, check=True)
+    assert done.stdout == "heard\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

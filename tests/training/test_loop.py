@@ -102,8 +102,9 @@ def test_a_run_stopped_by_hand_ends_its_step_and_saves(data, tmp_path, number):
     run.run = dataclasses.replace(
         run.run, on_log=lambda row: row["step"] == 2 and os.kill(os.getpid(), number)
     )
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupt:
         run.train()
+    assert interrupt.value.args == (number,)
     again = trainer(config, tmp_path / "run", data)
     again.train()
     assert run.step == 2 and again.step == 6

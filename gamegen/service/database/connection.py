@@ -9,8 +9,19 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _DIALECT = "postgresql+psycopg"
-_CONNECT = {"connect_timeout": 5}
-_CONNECT_TO_POOLER = {**_CONNECT, "prepare_threshold": None}
+CONNECT: dict[str, int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+"""Settings of libpq, in seconds but for the last one, in milliseconds.
+
+A server that vanishes without closing the connection is noticed within half a minute, whether or not something was
+just sent to it; Linux alone would wait for a quarter of an hour, or for ever.
+"""
+_CONNECT_TO_POOLER = {**CONNECT, "prepare_threshold": None}
 """A statement prepared on one of a pooler's connections would be missing on the next."""
 _POOL_TIMEOUT_S = 10
 
@@ -51,7 +62,7 @@ def connect(url: str, pool_size: int = 8, *, prepares: bool = True) -> AsyncEngi
         pool_pre_ping=True,
         # Errors are logged; parameters, which include secrets, must not be.
         hide_parameters=True,
-        connect_args=_CONNECT if prepares else _CONNECT_TO_POOLER,
+        connect_args=CONNECT if prepares else _CONNECT_TO_POOLER,
     )
 
 

@@ -12,18 +12,11 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from gamegen.service.database.connection import libpq_url
+from gamegen.service.database.connection import CONNECT, libpq_url
 
 _log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.1
 _MAX_PAUSE_S = 2.0
-# A server that vanishes without closing the connection is noticed within half a minute.
-_CONNECT = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 4,
-}
 
 Heard = Callable[[str, str], None]
 """Called with the channel and the payload of a notification."""
@@ -44,7 +37,7 @@ class NotificationListener:
         on_notification: Heard,
         on_connection: Callable[[], None],
     ) -> None:
-        self._url = make_conninfo(libpq_url(url), **_CONNECT)
+        self._url = make_conninfo(libpq_url(url), **CONNECT)
         self._channels = channels
         self._on_notification = on_notification
         self._on_connection = on_connection

@@ -6,12 +6,12 @@ import secrets
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from gamegen.service.database import schema
-from gamegen.service.database.connection import libpq_url
+from gamegen.service.database.connection import CONNECT, libpq_url
 
 _OLDEST = 15
-_CONNECT_TIMEOUT_S = 5
 _HEARD_WITHIN_S = 15.0
 
 
@@ -33,9 +33,7 @@ def prepare_database(url: str, *, heard_within_s: float = _HEARD_WITHIN_S) -> No
 
 
 def _connected(url: str) -> psycopg.Connection:
-    return psycopg.connect(
-        libpq_url(url), autocommit=True, connect_timeout=_CONNECT_TIMEOUT_S, prepare_threshold=None
-    )
+    return psycopg.connect(make_conninfo(libpq_url(url), **CONNECT), autocommit=True, prepare_threshold=None)
 
 
 def _check_server(connection: psycopg.Connection) -> None:

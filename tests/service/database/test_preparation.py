@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url, select, text
@@ -54,6 +57,36 @@ def test_commands_work_behind_a_pooler_as_often_as_they_are_run(empty_database_u
                     select(generations.c.id).where(generations.c.id == f"{number}")
                 ).all()
         engine.dispose()
+
+
+def test_a_server_that_vanishes_without_a_word_is_noticed_by_every_pool(empty_database_url) -> None:
+    async def asynchronous(url: str) -> dict[str, int]:
+        engine = connect(url, pool_size=1, prepares=False)
+        async with engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            options = socket_options(raw.driver_connection)
+        await engine.dispose()
+        return options
+
+    # Through a socket of TCP.
+    with pooled(empty_database_url, 2) as url:
+        engine = connect_blocking(url)
+        with engine.connect() as connection:
+            blocking = socket_options(connection.connection.driver_connection)
+        engine.dispose()
+        for options in (blocking, asyncio.run(asynchronous(url))):
+            assert options["SO_KEEPALIVE"] and options["TCP_USER_TIMEOUT"] <= 30_000
+            probes_s = options["TCP_KEEPINTVL"] * options["TCP_KEEPCNT"]
+            assert options["TCP_KEEPIDLE"] + probes_s <= 30
+
+
+def socket_options(connection: Any) -> dict[str, int]:
+    """What the kernel does about a silent other end of a connection, by the names of the options."""
+    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate:
+        found = {"SO_KEEPALIVE": duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)}
+        for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"):
+            found[name] = duplicate.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+    return found
 
 
 def test_a_schema_that_stays_locked_is_not_waited_for_for_ever(database_url) -> None:
