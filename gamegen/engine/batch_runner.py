@@ -23,9 +23,9 @@ from gamegen.engine.sampler import SolverStep, denoise_step
 from gamegen.engine.snapshot import PastChunk
 from gamegen.engine.state import Session
 from gamegen.flow import add_noise
+from gamegen.models.change_limit import limit_change
 from gamegen.models.instructnet import temporal_attentions
 from gamegen.models.kv_cache import KVCaches
-from gamegen.models.change_limit import limit_change
 from gamegen.models.model import Model
 from gamegen.models.motion_compensation import PAST_CHUNKS, Compensated
 from gamegen.models.msdit import PATCH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -89,7 +90,7 @@ def test_every_scene_is_planned_and_each_change_is_of_one_kind() -> None:
             "perspective": plan.scene.view,
         }
         frames = [0, *(change.frame for change in plan.changes), plan.num_frames]
-        assert min(after - before for before, after in zip(frames, frames[1:], strict=False)) == 80
+        assert min(after - before for before, after in pairwise(frames)) == 80
         for change in (None, *plan.changes):
             if change is not None:
                 assert shown[change.kind] != change.value
