@@ -23,6 +23,7 @@ from gamegen.provenance.command import verify
 from gamegen.registry.models_command import models
 from gamegen.replay.command import replay
 from gamegen.service.backup.commands import backup, restore
+from gamegen.service.storage_command import storage
 from gamegen.service.videos_command import videos
 from gamegen.training.pack_command import pack
 
@@ -37,6 +38,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(idm, name="idm")
 app.add_typer(gallery, name="gallery")
 app.add_typer(videos, name="videos")
+app.add_typer(storage, name="storage")
 chaos = typer.Typer(no_args_is_help=True, help="Kills parts of a service while it is used.")
 app.add_typer(chaos, name="chaos")
 app.command()(replay)

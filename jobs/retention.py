@@ -23,7 +23,7 @@ from gamegen.service.database.embedded import reachable_database
 from gamegen.service.database.schema import check_newest
 from gamegen.service.retention.retention import Retention
 from gamegen.service.retention.settings import RemovedCounts, RetentionSettings
-from gamegen.storage.encryption import open_sealed_store
+from gamegen.storage.encryption import open_store
 from jobs.cluster import connect
 
 _KINDS = {
@@ -55,7 +55,7 @@ async def _remove(
 ) -> RemovedCounts | None:
     engine = connect_database(database_url, pool_size=2, prepares=False)
     try:
-        return await Retention(engine, open_sealed_store(store_url), settings).run()
+        return await Retention(engine, open_store(store_url), settings).run()
     finally:
         await engine.dispose()
 

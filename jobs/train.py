@@ -22,7 +22,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from gamegen.process.command import run_command
-from gamegen.storage.encryption import open_sealed_store
+from gamegen.storage.encryption import open_store
 from gamegen.training.loop import Run
 from gamegen.training.run_stage import run_stage
 from gamegen.training.stage_config import StageConfig
@@ -149,7 +149,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         data=config["data"],
         init=config["init"] or "",
         show_progress=is_first,
-        archive=open_sealed_store(config["archive"]) if config["archive"] else None,
+        archive=open_store(config["archive"]) if config["archive"] else None,
         command=config["command"],
         on_log=on_log,
     )

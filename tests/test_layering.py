@@ -71,6 +71,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gamegen.registry": MODELS | {"gamegen.evaluation", "gamegen.storage"},
     # What the clip service keeps and promises, without a server.
     "gamegen.service.videos_command": set(),
+    "gamegen.service.storage_command": {
+        "gamegen.service.database",
+        "gamegen.service.webhooks",
+        "gamegen.storage",
+    },
     "gamegen.service.database": {"gamegen.folders", "gamegen.unix_sockets"},
     "gamegen.service.orders": BASE
     | {"gamegen.generation", "gamegen.service.database", "gamegen.service.safety"},
@@ -176,6 +181,15 @@ def test_the_library_knows_neither_ray_nor_a_web_server() -> None:
     for file in files_of("gamegen"):
         found = {name for name in imported_modules(file) if name.split(".")[0] in NOT_IN_LIBRARY}
         assert not found, f"{file} is library code: it must not import {sorted(found)}"
+
+
+def test_one_way_opens_a_store_and_it_seals_where_there_is_a_key() -> None:
+    for package in PACKAGES:
+        for file in files_of(package):
+            if "open_plain_store" in file.read_text(encoding="utf-8"):
+                assert file.parent.name == "storage", (
+                    f"{file}: open stores by gamegen.storage.encryption.open_store"
+                )
 
 
 def test_the_command_line_runs_programs_that_exist_and_knows_nothing_else_of_their_packages() -> None:

@@ -16,8 +16,9 @@ from cluster.chaos.ordering_clients import OrderingClients
 from deployments.stores import StoreUrls
 from gamegen.service.database.connection import connect_blocking
 from gamegen.service.orders.states import State
+from gamegen.storage.encryption import open_store
 from gamegen.storage.interface import StorageError
-from gamegen.storage.objects import ObjectStore, open_store
+from gamegen.storage.objects import ObjectStore
 
 _ORDERS = text("select id, request_id, state, frames_sha256, content_key, content_sha256 from generations")
 _EVENTS = text(

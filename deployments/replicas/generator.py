@@ -68,7 +68,7 @@ class GeneratorDeployment:
         from gamegen.service.orders.listen import Listener
         from gamegen.service.orders.queue import VideoQueue
         from gamegen.service.safety.checks import SafetyChecks
-        from gamegen.storage.objects import open_store
+        from gamegen.storage.encryption import open_store
 
         settings = self._settings
         async with AsyncExitStack() as stack:

@@ -46,7 +46,7 @@ class MaintenanceDeployment:
         from gamegen.service.retention.retention import Retention
         from gamegen.service.safety.checks import SafetyChecks
         from gamegen.service.webhooks.sender import WebhookSender
-        from gamegen.storage.objects import open_store
+        from gamegen.storage.encryption import open_store
 
         settings = self._settings.videos
         async with AsyncExitStack() as stack:

@@ -29,7 +29,8 @@ from gamegen.service.safety.settings import NONE, SafetySettings
 from gamegen.service.webhooks.deliveries import Deliveries
 from gamegen.service.webhooks.secret_box import SecretBox
 from gamegen.service.webhooks.signing import SigningSecrets
-from gamegen.storage.objects import MissingStoreError, ObjectStore, StorageError, open_store
+from gamegen.storage.encryption import open_store
+from gamegen.storage.objects import MissingStoreError, ObjectStore, StorageError
 
 logger = logging.getLogger("ray.serve")
 

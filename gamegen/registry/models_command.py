@@ -170,6 +170,6 @@ def sizes() -> None:
 def _open(url: str | None) -> Registry:
     # Here and not above: PyTorch and boto3 take seconds to import, and `gamegen --help` needs neither.
     from gamegen.registry.registry import Registry
-    from gamegen.storage.encryption import open_sealed_store
+    from gamegen.storage.encryption import open_store
 
-    return Registry(open_sealed_store(url))
+    return Registry(open_store(url))

@@ -34,12 +34,15 @@ __all__ = [
     "StorageError",
     "check_key",
     "default_url",
-    "open_store",
+    "open_plain_store",
 ]
 
 
-def open_store(url: str) -> ObjectStore:
-    """The store of `s3://bucket/prefix` or of a folder; raises StorageError for any other scheme."""
+def open_plain_store(url: str) -> ObjectStore:
+    """The store of `s3://bucket/prefix` or of a folder, whose objects are as they lie there.
+
+    `gamegen.storage.encryption.open_store` is what everything else opens. Raises StorageError for any other scheme.
+    """
     if url.startswith("s3://"):
         # Not by urlsplit: a prefix may hold # and ?.
         bucket, _, prefix = url.removeprefix("s3://").partition("/")

@@ -12,6 +12,7 @@ from gamegen.models.checkpoint import WEIGHTS_FILE, CheckpointError, load_checkp
 from gamegen.models.model import ModelConfig
 from gamegen.registry.registry import Registry, RegistryError
 from gamegen.storage.encryption import EncryptedStore
+from gamegen.storage.store_keys import StoreKeys
 
 
 def figure(value: float, num_seeds: int) -> Figure:
@@ -157,7 +158,7 @@ def test_two_who_promote_at_once_are_told(registry, add, monkeypatch):
 
 def test_sealed_models_are_unreadable_without_the_key(store, tmp_path):
     save_random(tmp_path / "checkpoint", ModelConfig.tiny())
-    sealed = Registry(EncryptedStore(store, bytes(32)))
+    sealed = Registry(EncryptedStore(store, StoreKeys(bytes(32))))
     sealed.add("mine", tmp_path / "checkpoint")
     stored = store.read("models/mine/000001/model.safetensors")
     assert b"vae.encoder" not in stored

@@ -20,6 +20,7 @@ from gamegen.storage.objects import (
     S3Store,
     StorageError,
 )
+from gamegen.storage.store_keys import StoreKeys
 
 DATA = bytes(i % 251 for i in range(3000))
 
@@ -28,7 +29,7 @@ DATA = bytes(i % 251 for i in range(3000))
 def any_store(request, store, monkeypatch):
     """Each kind of store, and each with its objects sealed in small blocks."""
     monkeypatch.setattr(encryption, "BLOCK_BYTES", 256)
-    return EncryptedStore(store, bytes(32)) if request.param == "sealed" else store
+    return EncryptedStore(store, StoreKeys(bytes(32))) if request.param == "sealed" else store
 
 
 def test_sizes_and_ranges(any_store):
@@ -60,7 +61,7 @@ def test_pieces_are_bounded(store):
 
 def test_a_changed_block_is_noticed_in_a_range(store, monkeypatch):
     monkeypatch.setattr(encryption, "BLOCK_BYTES", 256)
-    sealed = EncryptedStore(store, bytes(32))
+    sealed = EncryptedStore(store, StoreKeys(bytes(32)))
     sealed.write("a", DATA)
     stored = bytearray(store.read("a"))
     stored[11 + 2 * 272 + 5] ^= 1
@@ -143,7 +144,7 @@ def test_a_folder_has_no_addresses_and_a_bucket_does(store, monkeypatch):
     for seconds in (0, 8 * 24 * 3600):
         with pytest.raises(StorageError, match="604800"):
             store.url("a", seconds)
-    assert EncryptedStore(store, bytes(32)).url("a", 60) is None
+    assert EncryptedStore(store, StoreKeys(bytes(32))).url("a", 60) is None
 
 
 def test_objects_in_a_bucket_say_what_they_are(s3_bucket):
@@ -235,6 +236,6 @@ def test_a_silent_service_is_an_error_too(monkeypatch):
 
 def test_a_sealed_store_is_opened_by_address(tmp_path, monkeypatch):
     monkeypatch.setenv("GAMEGEN_STORE_KEY", base64.b64encode(bytes(32)).decode())
-    store = encryption.open_sealed_store(str(tmp_path))
+    store = encryption.open_store(str(tmp_path))
     store.write("a", b"secret")
     assert b"secret" not in (tmp_path / "a").read_bytes() and list(store.keys("")) == ["a"]

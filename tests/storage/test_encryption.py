@@ -3,12 +3,16 @@
 import base64
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gamegen.storage import encryption
-from gamegen.storage.encryption import BLOCK_BYTES, EncryptedStore, key_from_environment
-from gamegen.storage.objects import StorageError
+from gamegen.storage.encryption import BLOCK_BYTES, EncryptedStore, open_store
+from gamegen.storage.objects import LocalStore, StorageError
+from gamegen.storage.rotation import KeyRotation, rotate_keys
+from gamegen.storage.store_keys import StoreKeys
 
-KEY = bytes(range(32))
+KEY = StoreKeys(bytes(range(32)))
+OTHER = StoreKeys(bytes(32))
 
 
 @pytest.fixture
@@ -61,20 +65,94 @@ def test_a_wrong_key_and_a_plain_object_are_told_apart(store):
     EncryptedStore(store, KEY).write("m/1", b"sealed")
     store.write("m/2", b"a plain object")
     with pytest.raises(StorageError, match="not the key"):
-        EncryptedStore(store, bytes(32)).read("m/1")
+        EncryptedStore(store, OTHER).read("m/1")
     with pytest.raises(StorageError, match="not encrypted"):
         EncryptedStore(store, KEY).read("m/2")
 
 
-def test_the_key_comes_from_the_environment(monkeypatch):
-    monkeypatch.delenv("GAMEGEN_STORE_KEY", raising=False)
-    assert key_from_environment() is None
-    monkeypatch.setenv("GAMEGEN_STORE_KEY", base64.b64encode(KEY).decode())
-    assert key_from_environment() == KEY
+def encoded(keys: StoreKeys) -> str:
+    return base64.b64encode(keys.newest).decode()
+
+
+def test_the_keys_come_from_the_environment(monkeypatch, tmp_path):
+    for name in ("GAMEGEN_STORE_KEY", "GAMEGEN_STORE_OLD_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    assert StoreKeys.from_environment() is None
+    assert isinstance(open_store(str(tmp_path)), LocalStore)
+    monkeypatch.setenv("GAMEGEN_STORE_OLD_KEYS", encoded(OTHER))
+    with pytest.raises(StorageError, match="set the key to seal with"):
+        StoreKeys.from_environment()
+    monkeypatch.setenv("GAMEGEN_STORE_KEY", encoded(KEY))
+    assert StoreKeys.from_environment() == StoreKeys(KEY.newest, (OTHER.newest,))
+    store = open_store(str(tmp_path))
+    store.write("a", b"words")
+    assert b"words" not in (tmp_path / "a").read_bytes() and store.read("a") == b"words"
     for bad in ("short", base64.b64encode(b"short").decode()):
         monkeypatch.setenv("GAMEGEN_STORE_KEY", bad)
         with pytest.raises(StorageError, match="openssl rand"):
-            key_from_environment()
+            StoreKeys.from_environment()
+
+
+def test_each_object_has_a_key_of_its_own(store):
+    """Neither the master key nor another object's opens it."""
+    EncryptedStore(store, KEY).write("m/1", b"words")
+    sealed = store.read("m/1")
+    with pytest.raises(StorageError, match="cannot be opened"):
+        # As the first format would read it.
+        store.write("m/1", b"GGS1" + sealed[4:])
+        EncryptedStore(store, KEY).read("m/1")
+
+
+def sealed_as_before(name: str, data: bytes, key: bytes, block_bytes: int = 64) -> bytes:
+    """What the first version of the format wrote."""
+    blocks = [data[i : i + block_bytes] for i in range(0, len(data), block_bytes)] or [b""]
+    prefix = b"1234567"
+    nonces = [
+        prefix + number.to_bytes(4) + bytes([number == len(blocks) - 1]) for number in range(len(blocks))
+    ]
+    return (
+        b"GGS1"
+        + prefix
+        + b"".join(
+            AESGCM(key).encrypt(nonce, block, name.encode())
+            for nonce, block in zip(nonces, blocks, strict=True)
+        )
+    )
+
+
+def test_a_rotation_leaves_everything_readable_by_the_new_key_alone(store, small_blocks):
+    before = EncryptedStore(store, OTHER)
+    before.write("m/1", b"sealed with the old key" * 9)
+    store.write("m/2", b"stored in the clear")
+    store.write("m/3", sealed_as_before("m/3", b"in the first format" * 9, OTHER.newest))
+    both = EncryptedStore(store, StoreKeys(KEY.newest, (OTHER.newest,)))
+    both.write("m/4", b"sealed with the new key")
+    assert both.read("m/1") == b"sealed with the old key" * 9
+    assert both.read("m/3") == b"in the first format" * 9
+    assert b"".join(both.read_range("m/3", 60, 70)) == (b"in the first format" * 9)[60:70]
+    with pytest.raises(StorageError, match="OLD_KEYS"):
+        EncryptedStore(store, KEY).read("m/1")
+    with pytest.raises(StorageError, match="storage rotate"):
+        both.read("m/2")
+    counted = []
+    assert rotate_keys(both, counted.append) == KeyRotation(resealed=2, newly_sealed=1, unchanged=1)
+    assert counted == [1, 2, 3, 4]
+    alone = EncryptedStore(store, KEY)
+    assert [alone.read(f"m/{i}")[:6] for i in (1, 2, 3, 4)] == [b"sealed", b"stored", b"in the", b"sealed"]
+    assert {entry.key: entry.size_bytes for entry in alone.entries("m/")}["m/2"] == len(
+        b"stored in the clear"
+    )
+    assert rotate_keys(alone) == KeyRotation(resealed=0, newly_sealed=0, unchanged=4)
+
+
+def test_a_rotation_without_the_old_key_says_so_and_changes_nothing(store):
+    EncryptedStore(store, OTHER).write("m/1", b"words")
+    sealed = store.read("m/1")
+    with pytest.raises(
+        StorageError, match=r"m/1 .* is sealed with the key .* name it in GAMEGEN_STORE_OLD_KEYS"
+    ):
+        rotate_keys(EncryptedStore(store, KEY))
+    assert store.read("m/1") == sealed
 
 
 def test_blocks_bound_memory():

@@ -9,7 +9,7 @@ from gamegen.storage.objects import (
     ObjectNotFoundError,
     S3Store,
     StorageError,
-    open_store,
+    open_plain_store,
 )
 
 
@@ -66,8 +66,8 @@ def test_a_bucket_that_does_not_exist_is_an_error(s3_bucket):
 
 
 def test_stores_by_address(s3_bucket, tmp_path):
-    assert isinstance(open_store(str(tmp_path)), LocalStore)
-    assert repr(open_store("s3://worlds/some/prefix")) == "s3://worlds/some/prefix/"
+    assert isinstance(open_plain_store(str(tmp_path)), LocalStore)
+    assert repr(open_plain_store("s3://worlds/some/prefix")) == "s3://worlds/some/prefix/"
     for url in ("https://example.org/x", "s3:///x"):
         with pytest.raises(StorageError, match="s3://bucket/prefix"):
-            open_store(url)
+            open_plain_store(url)

@@ -16,7 +16,7 @@ from gamegen.storage.objects import (
     S3Settings,
     S3Store,
     StorageError,
-    open_store,
+    open_plain_store,
 )
 from tests.storage.other_services import GATES, Service, has_no_batches, knows_no_checksums, running
 
@@ -80,7 +80,7 @@ def test_any_prefix_of_a_bucket_will_do(
     service: Service, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OBJECT_STORE_ENDPOINT", service.endpoint)
-    store = open_store(f"s3://{BUCKET}/{prefix}")
+    store = open_plain_store(f"s3://{BUCKET}/{prefix}")
     check_contract(store, tmp_path)
     store.write("x", b"1")
     client = boto3.client("s3", endpoint_url=service.endpoint)
@@ -99,7 +99,7 @@ def test_a_service_is_treated_alike_however_boto3_is_told_of_it(
         (tmp_path / "config").write_text(f"[default]\nendpoint_url = {address}\n")
         address = str(tmp_path / "config")
     monkeypatch.setenv(named, address)
-    check_contract(open_store(f"s3://{BUCKET}"), tmp_path)
+    check_contract(open_plain_store(f"s3://{BUCKET}"), tmp_path)
 
 
 def test_amazon_is_told_by_its_address() -> None:

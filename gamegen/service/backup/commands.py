@@ -33,10 +33,10 @@ def backup(folder: Folder, database: Database = None, store: Store = None) -> No
     """
     from gamegen.service.backup import backup as saving
     from gamegen.service.database.embedded import reachable_database
-    from gamegen.storage.encryption import open_sealed_store
+    from gamegen.storage.encryption import open_store
 
     with reachable_database(database) as url, _bars() as progress:
-        name, manifest = saving.backup(url, open_sealed_store(store), open_sealed_store(folder), progress)
+        name, manifest = saving.backup(url, open_store(store), open_store(folder), progress)
     size_mib = manifest.object_bytes / 2**20
     print(f"{name}: {manifest.num_rows} rows and {manifest.num_objects} objects of {size_mib:.1f} MiB")
     if manifest.num_lost:
@@ -57,16 +57,16 @@ def restore(
     """
     from gamegen.service.backup import restore as restoring
     from gamegen.service.database.embedded import reachable_database
-    from gamegen.storage.encryption import open_sealed_store
+    from gamegen.storage.encryption import open_store
 
-    source = open_sealed_store(folder)
+    source = open_store(folder)
     if check:
         with _bars() as progress:
             name, manifest = restoring.check(source, name, progress)
         print(f"{name} is whole: {manifest.num_rows} rows and {manifest.num_objects} objects")
         return
     with reachable_database(database) as url, _bars() as progress:
-        name, manifest = restoring.restore(source, name, url, open_sealed_store(store), progress)
+        name, manifest = restoring.restore(source, name, url, open_store(store), progress)
     print(f"{name} is back: {manifest.num_rows} rows and {manifest.num_objects} objects")
 
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from gamegen.storage.encryption import KEY_VARIABLE, key_from_environment
+from gamegen.storage.store_keys import KEY_VARIABLE, OLD_KEYS_VARIABLE, StoreKeys
 
 _MARK = "sealed1:"
 _NONCE_BYTES = 12
@@ -23,36 +23,40 @@ class UnreadableSecretError(ValueError):
 
 
 class SecretBox:
-    """Encrypts texts with a key of 32 bytes; without a key they stay plain."""
+    """Encrypts texts with the newest of the object store's keys, and opens what any of them sealed.
 
-    def __init__(self, key: bytes | None) -> None:
-        self._cipher = AESGCM(HKDF(SHA256(), 32, None, _PURPOSE).derive(key)) if key else None
+    Without keys texts stay plain.
+    """
+
+    def __init__(self, keys: StoreKeys | None) -> None:
+        self._ciphers = [AESGCM(HKDF(SHA256(), 32, None, _PURPOSE).derive(key)) for key in keys or ()]
 
     @classmethod
     def from_environment(cls) -> SecretBox:
-        """A box with the key of `GAMEGEN_STORE_KEY`; raises ValueError if that is not a valid key."""
-        return cls(key_from_environment())
+        """A box with the keys of the environment; raises ValueError if one is not valid."""
+        return cls(StoreKeys.from_environment())
 
     def seal(self, text: str, owner: str) -> str:
         """The encrypted text, which opens for the same `owner` only."""
-        if self._cipher is None:
+        if not self._ciphers:
             return text
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, text.encode(), owner.encode())
+        sealed = self._ciphers[0].encrypt(nonce, text.encode(), owner.encode())
         return _MARK + base64.b64encode(nonce + sealed).decode()
 
     def open(self, stored: str, owner: str) -> str:
         """The inverse of `seal`, also for texts stored without a key; raises UnreadableSecretError."""
         if not stored.startswith(_MARK):
             return stored
-        if self._cipher is None:
+        if not self._ciphers:
             raise UnreadableSecretError(f"a webhook secret is encrypted: set {KEY_VARIABLE} to use it")
-        try:
-            sealed = base64.b64decode(stored.removeprefix(_MARK), validate=True)
-            text = self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode())
-        except (InvalidTag, ValueError, binascii.Error) as error:
-            raise UnreadableSecretError(
-                f"a webhook secret cannot be decrypted: it is damaged, or {KEY_VARIABLE} is not the key it was "
-                "encrypted with; restore that key, or make a new secret with no overlap"
-            ) from error
-        return text.decode()
+        for cipher in self._ciphers:
+            try:
+                sealed = base64.b64decode(stored.removeprefix(_MARK), validate=True)
+                return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], owner.encode()).decode()
+            except (InvalidTag, ValueError, binascii.Error):
+                continue
+        raise UnreadableSecretError(
+            f"a webhook secret cannot be decrypted: it is damaged, or {KEY_VARIABLE} is not the key it was encrypted "
+            f"with; name that key in {OLD_KEYS_VARIABLE}, or make a new secret with no overlap"
+        )

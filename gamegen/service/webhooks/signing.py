@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from standardwebhooks import Webhook
 
+from gamegen.service.database.connection import connect
 from gamegen.service.database.tables import webhook_secrets as table
 from gamegen.service.webhooks.secret_box import SecretBox
 from gamegen.service.webhooks.settings import RotationSettings
@@ -94,6 +95,31 @@ class SigningSecrets:
                 table.c.account == account, or_(table.c.expires_at <= func.now(), table.c.id.not_in(newest))
             )
         )
+
+
+async def reseal_secrets(database_url: str) -> int:
+    """Seals the secrets of all accounts with the newest key of the environment; returns how many there are.
+
+    Raises UnreadableSecretError for one that none of the keys opens.
+    """
+    secret_box, engine = SecretBox.from_environment(), connect(database_url, 1)
+    try:
+        async with engine.begin() as connection:
+            rows = (
+                await connection.execute(
+                    select(table.c.id, table.c.account, table.c.secret).with_for_update()
+                )
+            ).all()
+            for row in rows:
+                text = secret_box.open(row.secret, row.account)
+                await connection.execute(
+                    update(table)
+                    .where(table.c.id == row.id)
+                    .values(secret=secret_box.seal(text, row.account))
+                )
+    finally:
+        await engine.dispose()
+    return len(rows)
 
 
 def signed_headers(secrets: Sequence[str], message_id: str, now: datetime, body: str) -> dict[str, str]:

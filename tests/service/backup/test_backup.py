@@ -1,5 +1,6 @@
 """Backed up, wiped and brought back: every row and object is as it was, or nothing is written."""
 
+import base64
 import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,8 +22,9 @@ from gamegen.service.database.tables import (
     safety_audit,
     tiers,
 )
-from gamegen.storage.encryption import EncryptedStore
+from gamegen.storage.encryption import EncryptedStore, open_store
 from gamegen.storage.objects import LocalStore
+from gamegen.storage.store_keys import StoreKeys
 from tests.databases import insert_orders, order_row
 
 PROMPT = 'snow\t"and"\\n\\N; \u2603 \U0001f30a\nnew line'
@@ -138,7 +140,7 @@ def test_to_an_older_postgresql_and_back(
 
 
 def test_into_buckets_and_sealed(filled_url, empty_database_url, objects, store, tmp_path):
-    sealed = EncryptedStore(store, bytes(32))
+    sealed = EncryptedStore(store, StoreKeys(bytes(32)))
     backup(filled_url, objects, sealed, silent)
     assert not any(b"snow" in data or b"thumbnail" in data for data in contents_of(store).values())
     other = LocalStore(tmp_path / "other")
@@ -292,3 +294,32 @@ def test_as_commands(gamegen, filled_url, empty_database_url, tmp_path):
     assert unknown.returncode == 2 and "there are: 20" in unknown.stderr
     dead = gamegen("backup", folder, "--database", "postgresql://127.0.0.1:9/none", "--store", store)
     assert dead.returncode == 2 and "DATABASE_URL" in dead.stderr
+
+
+def test_with_a_key_from_the_store_to_the_restored_one(
+    gamegen, filled_url, objects, empty_database_url, tmp_path, monkeypatch
+):
+    """What was stored in the clear is sealed first; then backup, another rotation and restore know the keys alone."""
+    first, second = (base64.b64encode(bytes([i]) * 32).decode() for i in (1, 2))
+    place = (str(tmp_path / "objects"), "--database", filled_url)
+    monkeypatch.setenv("GAMEGEN_STORE_KEY", first)
+    backup_folder = str(tmp_path / "backups")
+    early = gamegen("backup", backup_folder, "--database", filled_url, "--store", place[0])
+    assert early.returncode == 2 and "storage rotate" in early.stderr
+    done = gamegen("storage", "rotate", *place)
+    assert done.returncode == 0 and "5 sealed for the first time" in done.stdout, done.stderr
+    assert not any(b"picture" in data or b"thumbnail" in data for data in contents_of(objects).values())
+    done = gamegen("backup", backup_folder, "--database", filled_url, "--store", place[0])
+    assert done.returncode == 0 and "13 rows and 4 objects" in done.stdout, done.stderr
+    monkeypatch.setenv("GAMEGEN_STORE_OLD_KEYS", first)
+    monkeypatch.setenv("GAMEGEN_STORE_KEY", second)
+    assert "5 objects sealed anew" in gamegen("storage", "rotate", *place).stdout
+    assert gamegen("storage", "rotate", backup_folder, "--objects-only").returncode == 0
+    monkeypatch.delenv("GAMEGEN_STORE_OLD_KEYS")
+    other = str(tmp_path / "other")
+    done = gamegen("restore", backup_folder, "--database", empty_database_url, "--store", other)
+    assert done.returncode == 0 and "is back" in done.stdout, done.stderr
+    assert rows_of(empty_database_url) == rows_of(filled_url)
+    assert open_store(other).read("videos/done/clip.mp4") == CLIP
+    monkeypatch.delenv("GAMEGEN_STORE_KEY")
+    assert "openssl rand" in gamegen("storage", "rotate", *place).stderr

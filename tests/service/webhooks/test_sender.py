@@ -19,6 +19,7 @@ from gamegen.service.webhooks.sender import WebhookSender
 from gamegen.service.webhooks.settings import WebhookSettings
 from gamegen.service.webhooks.signing import SigningSecrets
 from gamegen.service.webhooks.webhook_client import AttemptResult, WebhookClient
+from gamegen.storage.store_keys import StoreKeys
 from tests.service.webhooks.conftest import here, write_delivery
 from tests.service.webhooks.receiver import Receiver, status
 
@@ -132,7 +133,7 @@ async def test_a_private_address_is_refused_when_it_is_sent(engine, receiver, se
 
 
 async def test_a_secret_that_cannot_be_read_is_an_attempt_in_vain(engine, receiver, settings) -> None:
-    await SigningSecrets(engine, settings.rotation, SecretBox(bytes(32))).of("ada")
+    await SigningSecrets(engine, settings.rotation, SecretBox(StoreKeys(bytes(32)))).of("ada")
     async with sending(engine, settings):
         await write_delivery(engine, receiver.url())
         done = await delivery(engine, settings, is_ended)

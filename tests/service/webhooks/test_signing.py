@@ -15,7 +15,7 @@ from gamegen.service.database.tables import webhook_secrets
 from gamegen.service.webhooks.secret_box import SecretBox, UnreadableSecretError
 from gamegen.service.webhooks.settings import RotationSettings
 from gamegen.service.webhooks.signing import SigningSecrets, signed_headers
-from gamegen.storage.encryption import KEY_VARIABLE
+from gamegen.storage.store_keys import KEY_VARIABLE, StoreKeys
 
 KEY = bytes(range(32))
 BODY = '{"data":"snow — Schnee"}'
@@ -103,29 +103,29 @@ async def test_secrets_are_sealed_where_there_is_a_key(engine, monkeypatch) -> N
     (secret,) = await sealed.of("ada")
     (row,) = await stored(engine)
     assert row.startswith("sealed1:") and secret.text not in row
-    assert (await secrets_of(engine, SecretBox(KEY)).of("ada"))[0].text == secret.text
+    assert (await secrets_of(engine, SecretBox(StoreKeys(KEY))).of("ada"))[0].text == secret.text
 
 
 async def test_a_key_may_be_given_later(engine) -> None:
     (old,) = await secrets_of(engine).of("ada")
-    secrets = secrets_of(engine, SecretBox(KEY))
+    secrets = secrets_of(engine, SecretBox(StoreKeys(KEY)))
     new = await secrets.rotate("ada")
     assert [secret.text for secret in await secrets.of("ada")] == [new.text, old.text]
 
 
 async def test_without_its_key_a_sealed_secret_is_an_error_that_says_what_to_do(engine) -> None:
-    await secrets_of(engine, SecretBox(KEY)).of("ada")
+    await secrets_of(engine, SecretBox(StoreKeys(KEY))).of("ada")
     with pytest.raises(UnreadableSecretError, match=f"set {KEY_VARIABLE}"):
         await secrets_of(engine).of("ada")
-    with pytest.raises(UnreadableSecretError, match="restore that key"):
-        await secrets_of(engine, SecretBox(os.urandom(32))).of("ada")
+    with pytest.raises(UnreadableSecretError, match="OLD_KEYS"):
+        await secrets_of(engine, SecretBox(StoreKeys(os.urandom(32)))).of("ada")
     # What the message advises.
     new = await secrets_of(engine).rotate("ada", overlap_s=0)
     assert [secret.text for secret in await secrets_of(engine).of("ada")] == [new.text]
 
 
 def test_a_sealed_text_belongs_to_its_owner() -> None:
-    secret_box = SecretBox(KEY)
+    secret_box = SecretBox(StoreKeys(KEY))
     sealed = secret_box.seal("whsec_x", "ada")
     assert secret_box.open(sealed, "ada") == "whsec_x"
     assert secret_box.seal("whsec_x", "ada") != sealed
