@@ -1,15 +1,16 @@
-# make play       install what is missing, then open a world in the browser
-# make test       the test suite
-# make test-long  the soaks that it leaves out
-# make test-cov   the test suite with its coverage; fails below 80 % of the lines
-# make check      format, lint, types, layering and structure
+# make play          install what is missing, then open a world in the browser
+# make test          the test suite
+# make test-cluster  what it leaves out of killed nodes, drivers and replicas: some minutes
+# make test-long     the soaks that both leave out
+# make test-cov      the test suite with its coverage; fails below 80 % of the lines
+# make check         format, lint, types, layering and structure
 
 PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: play test test-long test-cov check install clean
+.PHONY: play test test-cluster test-long test-cov check install clean
 
 play: $(INSTALLED)
 	$(BIN)/gamegen play
@@ -17,6 +18,10 @@ play: $(INSTALLED)
 test: $(INSTALLED)
 	./cluster/install-system-packages.sh
 	$(BIN)/python -m pytest -n 2
+
+test-cluster: $(INSTALLED)
+	./cluster/install-system-packages.sh
+	$(BIN)/python -m pytest -n 2 -m 'cluster and not long'
 
 test-long: $(INSTALLED)
 	./cluster/install-system-packages.sh

@@ -25,13 +25,11 @@ _GROUPS = ("page", "jobs", "serve", "survival", "packaging")
 _LONGEST = (
     "tests/training/test_parallel.py",
     "tests/engine/test_steady_state.py",
-    "tests/survival/test_nodes.py",
     "tests/deployments/test_start.py",
     "tests/evaluation/test_suite.py",
     "tests/footage/test_real_games.py",
 )
-"""The files without a group that take longest: begun last they would keep one process busy beside idle ones. The one
-that starts a cluster comes after files that do not: the groups start theirs meanwhile."""
+"""The files without a group that take longest: begun last they would keep one process busy beside idle ones."""
 
 
 def group_of(item: pytest.Item) -> str:

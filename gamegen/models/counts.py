@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,7 +24,7 @@ from gamegen.models.instructnet import ControlInputs
 from gamegen.models.kv_cache import KVCaches, RingCache
 from gamegen.models.model import Model, ModelConfig
 from gamegen.models.motion import NUM_OPERATIONS, MotionConfig, MotionNetwork
-from gamegen.models.msdit import PATCH
+from gamegen.models.msdit import PATCH, ControlBranch
 from gamegen.models.network_inputs import Previous, Text
 from gamegen.models.text import MAX_TOKENS
 
@@ -178,17 +180,41 @@ def _part_flops(model: Model, latents: Latents, batch: int, caches: list[RingCac
         )
     previous = Previous(x, x, level, x[:, :, :1] if foundation.config.motion_compensation else None)
 
-    def run(controlled: bool) -> None:
-        control = instructnet.bind(controls) if instructnet is not None and controlled else None
+    def run() -> int:
+        """Runs both parts once; returns what the InstructNet took of it."""
+        control = None
+        if instructnet is not None:
+            control = _CountedBranch(lambda: instructnet.bind(controls))
         foundation(x, level, previous, text, model.video_format, control, caches)
+        return control.flops if control else 0
 
     with torch.inference_mode(caches is not None):
         if caches is not None:
             # Shapes alone do not say that there is no instruction.
             controls.instruction.cache.get("is_empty", lambda: True)
-            run(controlled=True)
-        alone = measured_flops(lambda: run(controlled=False))
-        return PartFlops(alone, measured_flops(lambda: run(controlled=True)) - alone)
+            run()
+        control_flops = []
+        total = measured_flops(lambda: control_flops.append(run()))
+        return PartFlops(total - control_flops[0], control_flops[0])
+
+
+class _CountedBranch(ControlBranch):
+    """A control branch whose FLOPs are counted apart, while a counter around it counts everything."""
+
+    def __init__(self, bind: Callable[[], ControlBranch]) -> None:
+        self.flops = 0
+        self._branch: ControlBranch = self._counted(bind)
+
+    def start(self, x_BTSD: Tensor, rows: int) -> None:
+        self._counted(lambda: self._branch.start(x_BTSD, rows))
+
+    def after_layer(self, layer: int, x_BTSD: Tensor, caches: Any) -> Tensor:
+        return self._counted(lambda: self._branch.after_layer(layer, x_BTSD, caches))
+
+    def _counted(self, compute: Callable[[], Any]) -> Any:
+        results = []
+        self.flops += measured_flops(lambda: results.append(compute()))
+        return results[0]
 
 
 def _full_caches(model: Model, latents: Latents) -> list[RingCache]:

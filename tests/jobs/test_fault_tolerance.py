@@ -52,6 +52,7 @@ def run_here(data: Path, output: Path, init: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(output, "cpu").model.state_dict()
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("again_with_two", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_killed_driver_a_killed_worker_and_other_numbers_of_workers(
     ray_cluster, data, tiny_model, untroubled, tmp_path, again_with_two

@@ -47,6 +47,7 @@ def scene(application: Application, settings: ServeSettings) -> Iterator[LocalAp
         application.stop()
 
 
+@pytest.mark.cluster
 def test_every_order_ends_once_whatever_is_killed(scene: LocalApplication, settings: ServeSettings) -> None:
     """Each kind of part is killed once; every clip is the same to the last bit as if nothing had been."""
     jobs = new_requests(16, num_frames=8, num_steps=6)

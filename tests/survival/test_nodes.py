@@ -62,6 +62,7 @@ async def play_on(players: list[Player]) -> None:
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.cluster
 async def test_sessions_go_on_when_a_node_and_the_head_are_killed(cluster, tiny_model):
     """Each is shown what its log leads to, in order, but for chunks that were on their way from the node."""
     first, second = cluster.urls

@@ -147,6 +147,7 @@ async def test_a_session_goes_on_when_replicas_are_killed(address, begin, undist
             np.testing.assert_array_equal(pixels, expected[number])
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("directly", [True, pytest.param(False, marks=pytest.mark.long)])
 async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(
     address, begin, settings, stores, directly
@@ -175,6 +176,7 @@ async def test_a_new_version_of_the_ingress_costs_players_a_reconnect(
     httpx.delete(f"{address}/v1/sessions/{player.session['id']}", timeout=PATIENCE_S)
 
 
+@pytest.mark.cluster
 async def test_world_replicas_come_and_go_with_the_players(address, begin):
     players = [Player([address], begin(40 + i), fps=SLOW_FPS) for i in range(3)]
     stay = asyncio.Event()
