@@ -120,7 +120,7 @@ def play(
 def generate(
     prompt: Annotated[str, typer.Argument(help="what the world looks like")],
     output: Output = Path("clip.mp4"),
-    frames: Annotated[int, typer.Option(help="1 to 102, at 24 a second")] = 102,
+    frames: Annotated[int, typer.Option(min=1, help="at 24 a second; 1440 are a minute")] = 102,
     seed: Seed = 0,
     perspective: Perspective = "first",
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, multiples of 16")] = None,
@@ -130,11 +130,10 @@ def generate(
 
     Example: gamegen generate "snowy forest at night" -o clip.mp4 --frames 102 --seed 7
     """
-    from gamegen.media.export import check_suffix, write_by_suffix
-    from gamegen.media.size import Size, check_frames, check_size
+    from gamegen.media.export import check_suffix, write_as_it_comes
+    from gamegen.media.size import Size, check_size
     from gamegen.pipeline import VideoPipeline
 
-    check_frames(frames)
     check_suffix(output)
     dimensions = Size.parse(size) if size else None
     if dimensions:
@@ -142,16 +141,16 @@ def generate(
     pipeline = VideoPipeline.load(model)
     with Progress() as bar:
         task = bar.add_task("drawing", total=None)
-        video = pipeline.generate(
+        video = pipeline.stream(
             prompt,
-            frames,
-            seed,
-            perspective,
-            dimensions,
+            num_frames=frames,
+            seed=seed,
+            perspective=perspective,
+            size=dimensions,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    write_by_suffix(output, video)
-    print(f"{output}: {len(video)} frames of {video.shape[2]}x{video.shape[1]}")
+        written = write_as_it_comes(output, video, frames)
+    print(f"{output}: {frames} frames of {written}")
 
 
 @app.command("compile")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from gamegen.constants import FRAMES_PER_CHUNK
 from gamegen.controls import Control
-from gamegen.generation.decode import decode_clip
+from gamegen.generation.decode import ClipDecoder
 from gamegen.generation.drawing import Drawing
 from gamegen.generation.renderer import ClipConfig, ClipRenderer
-from gamegen.generation.spec import ClipSpec, ClipStart
+from gamegen.generation.spec import DEFAULT_FRAMES, ClipSpec, ClipStart
 from gamegen.media.first_frames import check_frames_fit
-from gamegen.media.size import MAX_FRAMES
 from gamegen.models.folding import from_pixels, to_pixels
 from gamegen.models.text import EncodesText, compose_prompt, load_text_encoder
 
@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 
 
 class VideoPipeline:
-    """Renders clips of up to `MAX_FRAMES` frames, one at a time."""
+    """Renders clips, one at a time."""
 
     def __init__(self, renderer: ClipRenderer, text_encoder: EncodesText) -> None:
         self.renderer = renderer
@@ -35,23 +35,27 @@ class VideoPipeline:
         renderer = ClipRenderer.load(name_or_path, device, ClipConfig(max_drawings=1))
         return cls(renderer, load_text_encoder(renderer.model.config.text_encoder))
 
-    @torch.inference_mode()
-    def generate(
+    def generate(self, prompt: str, **options: Any) -> np.ndarray:
+        """A whole clip, uint8 `(num_frames, H, W, 3)`; options and errors as of `stream`."""
+        return np.concatenate([*self.stream(prompt, **options)])
+
+    def stream(
         self,
         prompt: str,
-        num_frames: int = MAX_FRAMES,
+        *,
+        num_frames: int = DEFAULT_FRAMES,
         seed: int = 0,
         perspective: str = "first",
         size: tuple[int, int] | None = None,
-        controls: list[Control] | None = None,
+        controls: Sequence[Control] = (),
         image: np.ndarray | None = None,
         progress: Progress | None = None,
-    ) -> np.ndarray:
-        """A clip, uint8 `(num_frames, H, W, 3)`.
+    ) -> Iterator[np.ndarray]:
+        """The frames of a clip, uint8 `(T, H, W, 3)`, chunk after chunk as they are drawn; the memory stays as it is.
 
         `size` is (width, height) in pixels, the model's own by default; `controls` one for each chunk, walking
         forward by default; `image` a first picture of that size; `progress` is called with (chunks done, all).
-        Raises ValueError for too many frames, a size that is not a multiple of 16, or a text that is too long.
+        Raises ValueError for no frames, a size that is not a multiple of 16, or a text that is too long.
         """
         model = self.renderer.model
         width, height = size or (model.config.width, model.config.height)
@@ -70,19 +74,26 @@ class VideoPipeline:
             frames = np.repeat(image[None], FRAMES_PER_CHUNK, 0)
             check_frames_fit(frames, spec.size)
             first = model.encode(frames)
-        drawing = self.renderer.begin(spec, states, first=first, controls=controls or ())
+        drawing = self.renderer.begin(spec, states, first=first, controls=controls)
         try:
-            self._draw(drawing, progress)
+            yield from self._frames(drawing, progress)
         finally:
             self.renderer.close(drawing)
-        return decode_clip(model, drawing.latents)[:num_frames]
 
-    def _draw(self, drawing: Drawing, progress: Progress | None) -> None:
-        while not drawing.is_done:
-            done = len(drawing.finished)
-            self.renderer.step([drawing])
-            if progress and len(drawing.finished) > done:
-                progress(len(drawing.finished), drawing.plan.num_chunks)
+    def _frames(self, drawing: Drawing, progress: Progress | None) -> Iterator[np.ndarray]:
+        """Draws a clip and decodes each chunk once it is finished."""
+        decoder, num_chunks = ClipDecoder(self.renderer.model), drawing.plan.num_chunks
+        left, done = drawing.spec.num_frames, 0
+        while done < num_chunks:
+            while len(drawing.finished) == done:
+                with torch.inference_mode():
+                    self.renderer.step([drawing])
+            for latent in drawing.finished.each_latent(done):
+                frames = decoder.decode(latent)[:left]
+                left, done = left - len(frames), done + 1
+                if progress:
+                    progress(done, num_chunks)
+                yield frames
 
     @torch.inference_mode()
     def reconstruct(self, frames: np.ndarray) -> np.ndarray:

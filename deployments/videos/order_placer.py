@@ -16,6 +16,7 @@ from deployments.videos.orders import OrderInputs, ServedModel, body_hash_of, sh
 from deployments.videos.schemas import NewVideo
 from deployments.videos.settings import VideoSettings
 from deployments.workers.intake import block_reason, check_texts
+from gamegen.constants import FPS
 from gamegen.generation.render_plan import RenderPlan
 from gamegen.media.first_frames import FirstFrames, check_first_frames
 from gamegen.media.images import MAX_IMAGE_BYTES
@@ -145,6 +146,13 @@ class OrderPlacer:
 
     def _count_steps(self, order: Order, model: ServedModel) -> int:
         """Denoising steps of all chunks of an order; raises ApiError (422) for an order beyond the limits."""
+        max_frames = self._settings.max_frames
+        if order.num_frames > max_frames:
+            message = (
+                f"num_frames: {order.num_frames} frames are {order.num_frames / FPS:g} s and the limit here is "
+                f"{max_frames}, {max_frames / FPS:g} s: ask for a shorter clip"
+            )
+            raise ApiError(422, "invalid_request", message)
         num_pixels, limit = order.width * order.height, self._settings.max_pixels
         if num_pixels > limit:
             message = (

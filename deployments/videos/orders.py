@@ -12,7 +12,8 @@ from deployments.videos.presets import size_of, styled
 from deployments.videos.schemas import NewVideo
 from gamegen.config import build
 from gamegen.constants import FPS
-from gamegen.media.size import MAX_FRAMES, Size
+from gamegen.generation.spec import DEFAULT_FRAMES
+from gamegen.media.size import Size
 from gamegen.models.sampling import SamplingConfig
 from gamegen.service.orders.order import Order, Tier, body_hash
 from gamegen.service.orders.tiers import TiersConfig
@@ -93,4 +94,4 @@ def _size(new: NewVideo, model: ServedModel) -> tuple[int, int]:
 def _num_frames(new: NewVideo) -> int:
     if new.seconds is not None:
         return round(new.seconds * FPS)
-    return new.num_frames or MAX_FRAMES
+    return new.num_frames or DEFAULT_FRAMES

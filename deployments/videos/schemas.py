@@ -20,10 +20,12 @@ from deployments.request_schemas import Base64File, RequestBody
 from deployments.videos.presets import ASPECT_RATIOS, RESOLUTIONS, STYLES
 from gamegen.constants import FPS
 from gamegen.generation.spec import MAX_GUIDANCE_SCALE, MAX_STEPS
-from gamegen.media.size import MAX_FRAMES, Size, check_frames, check_size
+from gamegen.media.size import Size, check_frames, check_size
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_URL_CHARACTERS = 2000
+_MAX_SECONDS = 24 * 3600
+"""No server draws a day; `VideoSettings` says how long its clips may be."""
 _SIZE = r"^[0-9]{2,4}x[0-9]{2,4}$"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -57,8 +59,8 @@ class NewVideo(RequestBody):
     style: Literal[tuple(STYLES)] | None = Field(None, description="adds words to the prompt")  # type: ignore[valid-type]
     image: Base64File | None = Field(None, description="a PNG, JPEG or WebP file in base64 to begin with")
     video: Base64File | None = Field(None, description="an MP4 or WebM file in base64 to go on from")
-    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="drawn, at 24 a second")
-    seconds: float | None = Field(None, gt=0, le=MAX_FRAMES / FPS, description="instead of num_frames")
+    num_frames: int | None = Field(None, ge=1, le=_MAX_SECONDS * FPS, description="drawn, at 24 a second")
+    seconds: float | None = Field(None, gt=0, le=_MAX_SECONDS, description="instead of num_frames")
     size: str | None = Field(None, pattern=_SIZE, examples=["160x96"], description="WIDTHxHEIGHT in pixels")
     resolution: Literal[tuple(RESOLUTIONS)] | None = Field(None, description="instead of size")  # type: ignore[valid-type]
     aspect_ratio: Literal[tuple(ASPECT_RATIOS)] | None = Field(None, description="with resolution")  # type: ignore[valid-type]

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from gamegen.media.size import Size, check_frames, check_size
 
+DEFAULT_FRAMES = 102
+"""Frames of a clip whose length nobody names: four and a quarter seconds."""
 MAX_STEPS = 100
 """Denoising steps of one chunk."""
 MAX_GUIDANCE_SCALE = 20.0

@@ -36,7 +36,7 @@ def create(
     style: Annotated[str | None, typer.Option(help="a preset, such as cinematic")] = None,
     image: Annotated[Path | None, typer.Option(help="picture to begin with")] = None,
     video: Annotated[Path | None, typer.Option(help="video to go on from")] = None,
-    frames: Annotated[int | None, typer.Option(help="1 to 102, at 24 a second")] = None,
+    frames: Annotated[int | None, typer.Option(help="at 24 a second")] = None,
     seconds: Annotated[float | None, typer.Option(help="instead of --frames")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, multiples of 16")] = None,
     resolution: Annotated[str | None, typer.Option(help="nano, 480p or 720p, instead of --size")] = None,

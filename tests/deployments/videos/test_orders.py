@@ -159,7 +159,7 @@ def test_files_to_begin_with_are_looked_at_and_stored(http, clip_server):
         ({"prompt": " "}, "prompt"),
         ({"prompt": "a", "colour": 1}, "colour"),
         ({"prompt": "a", "num_frames": 8, "seconds": 1}, "num_frames, seconds"),
-        ({"prompt": "a", "num_frames": 103}, "102"),
+        ({"prompt": "a", "num_frames": 1441}, "1440, 60 s"),
         ({"prompt": "a", "seconds": 0.01}, "frames"),
         ({"prompt": "a", "size": "100x100"}, "multiple of 16"),
         ({"prompt": "a", "size": "160x96", "resolution": "480p"}, "size, resolution"),
