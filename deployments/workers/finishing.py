@@ -18,8 +18,9 @@ from gamegen.files import file_sha256
 from gamegen.generation.clip_files import ClipFacts, ClipWriter
 from gamegen.generation.drawing import Drawing
 from gamegen.media.frame_file import FrameFile
+from gamegen.media.motion_interpolation import INTERPOLATOR
 from gamegen.provenance.certificates import Signer
-from gamegen.provenance.manifest import ClipManifest, sign_mp4
+from gamegen.provenance.manifest import ClipManifest, FrameChange, sign_mp4
 from gamegen.service.orders.order import Order
 from gamegen.service.orders.queue import VideoQueue
 from gamegen.service.orders.records import Claim, Failure, Result
@@ -140,10 +141,12 @@ class ClipFinisher:
 
     def _write(self, order: Order, frames: FrameFile, folder: Path) -> tuple[Path, ClipFacts]:
         plain, signed = folder / "plain.mp4", folder / "clip.mp4"
-        with ClipWriter.open(plain, (order.width, order.height), order.num_frames, order.fps) as writer:
+        with ClipWriter.open(plain, order.size, order.num_frames, order.fps, order.drawn) as writer:
             for part in frames.parts(_FRAMES_PER_WRITE):
                 writer.add(part)
-        manifest = ClipManifest(order.model[:200], order.content_hash, datetime.now(UTC))
+        manifest = ClipManifest(
+            order.model[:200], order.content_hash, datetime.now(UTC), changes=_changes(order)
+        )
         sign_mp4(plain, signed, manifest, self.signer)
         return signed, writer.facts
 
@@ -160,3 +163,16 @@ class ClipFinisher:
             frames_sha256=facts.frames_sha256,
             thumbnail_key=thumbnail,
         )
+
+
+def _changes(order: Order) -> tuple[FrameChange, ...]:
+    """What was done to the drawn frames, for the clip's manifest."""
+    changes = []
+    if order.fps != FPS:
+        changes.append(
+            FrameChange("c2pa.edited", f"from {FPS} to {order.fps} frames a second by {INTERPOLATOR}")
+        )
+    if order.size != order.drawn:
+        how = f"enlarged by {order.upscaler}" if order.upscaler else "cropped or shrunk"
+        changes.append(FrameChange("c2pa.resized", f"drawn at {order.drawn}, {how} to {order.size}"))
+    return tuple(changes)

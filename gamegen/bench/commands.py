@@ -1,4 +1,4 @@
-"""`gamegen bench world|clip|memory|vae|motion|layers|train`: speed of drawing and of training, and the errors of int8."""
+"""`gamegen bench world|clip|memory|enlarging|vae|motion|layers|train`: speed and memory of drawing and of training."""
 
 from __future__ import annotations
 
@@ -84,6 +84,22 @@ def memory(
         first = first or found
         more = found.peak_bytes / first.peak_bytes - 1
         print(found if found is first else f"{found}, {more:+.1%}")
+
+
+@bench.command()
+def enlarging(
+    clips: Annotated[Path, typer.Argument(help="folder of MP4s")],
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT whose time is measured")] = "1280x720",
+) -> None:
+    """Compares what enlarges frames and what makes frames between: similarity to real ones, and milliseconds.
+
+    Frames are shrunk to half and enlarged again; every second frame is left out and made again.
+    Example: gamegen bench enlarging data/held-out
+    """
+    from gamegen.bench.enlarging import comparison
+    from gamegen.media.size import Size
+
+    Console().print(comparison(sorted(clips.glob("*.mp4")), Size.parse(size)))
 
 
 @bench.command()

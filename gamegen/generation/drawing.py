@@ -59,14 +59,16 @@ class Drawing:
 
     @property
     def num_steps(self) -> int:
-        """Denoising steps of all chunks together."""
+        """Passes of the model for all chunks together, see `RenderPlan.num_steps`."""
         return self.plan.num_steps
 
     @property
     def step(self) -> int:
-        """Denoising steps that are done, of `num_steps`."""
+        """Passes of the model that are done, of `num_steps`."""
         done = self.plan.steps_of(self._num_drawn)
-        return done + self.chunk.steps_done if self.chunk else done
+        if self.chunk is None:
+            return done
+        return done + self.plan.sampling.passes(self.chunk.steps_done, self.chunk.num_steps)
 
     @property
     def is_done(self) -> bool:

@@ -10,6 +10,11 @@ MIN_SIDE = 32
 MAX_PIXELS = 1280 * 720
 
 
+MAX_FILE_PIXELS = 3840 * 2160
+MAX_ASPECT = 4
+"""Largest ratio of a file's longer side to the shorter one."""
+
+
 class Size(NamedTuple):
     """Width and height in pixels."""
 
@@ -45,6 +50,21 @@ def check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"{width}x{height} has {width * height} pixels; the limit is {MAX_PIXELS} (1280x720)"
+        )
+
+
+def check_file_size(width: int, height: int) -> None:
+    """Raises ValueError unless a clip's file may have this size: even sides from 32 on, up to 3840x2160, no strip."""
+    check_even(width, height)
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{width}x{height}: both sides must be at least {MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(
+            f"{width}x{height} is a strip: the longer side is at most {MAX_ASPECT} times the shorter"
+        )
+    if width * height > MAX_FILE_PIXELS:
+        raise ValueError(
+            f"{width}x{height} has {width * height} pixels; the limit is {MAX_FILE_PIXELS} (3840x2160)"
         )
 
 

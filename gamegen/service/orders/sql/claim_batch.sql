@@ -30,7 +30,8 @@ with head as (
 ), charged as (
     insert into tiers (name, pass)
     select :tier, work / :share from (
-        select sum(num_steps * ("order"->>'width')::float8 * ("order"->>'height')::float8) / 1e6 as work
+        select sum(num_steps * coalesce("order"->>'drawn_width', "order"->>'width')::float8
+            * coalesce("order"->>'drawn_height', "order"->>'height')::float8) / 1e6 as work
         from changed
     ) total
     where work is not null
