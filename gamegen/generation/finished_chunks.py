@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -20,7 +21,9 @@ class FinishedChunks:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="gamegen-chunks-", buffering=0)  # noqa: SIM115 - as long as this object
+        file = tempfile.TemporaryFile(prefix="gamegen-chunks-", buffering=0)  # noqa: SIM115 - lives as long as this
+        weakref.finalize(self, file.close)
+        self._descriptor = file.fileno()
         self._shape: tuple[int, int, int] = (0, 0, 0)
         self._has_compensated: bool | None = None
         self._count = 0
@@ -37,7 +40,7 @@ class FinishedChunks:
         self._shape, self._has_compensated = shape, has_compensated
         parts = [latent, *(compensated or ())]
         record = torch.cat([part.detach().half().cpu() for part in parts]).contiguous()
-        _write(self._file.fileno(), record.numpy().tobytes(), self._count * record.nbytes)
+        _write(self._descriptor, record.numpy().tobytes(), self._count * record.nbytes)
         self._count += 1
 
     def latents(self, start: int, stop: int) -> Tensor:
@@ -66,7 +69,7 @@ class FinishedChunks:
         channels, height, width = self._shape
         rows = 2 * channels + 1 if self._has_compensated else channels
         num_bytes = 2 * rows * height * width
-        data = bytearray(_read(self._file.fileno(), num_bytes, index * num_bytes))
+        data = bytearray(_read(self._descriptor, num_bytes, index * num_bytes))
         return torch.frombuffer(data, dtype=torch.float16).reshape(rows, height, width)
 
 

@@ -16,7 +16,16 @@ from gamegen.service.orders.states import State
 from gamegen.service.safety.settings import SafetySettings
 from tests.picture_samples import moving_square, mp4_bytes, png
 from tests.service.orders.orders import check_books, rows, tiny_order
-from tests.workshop import SlowRenderer, Workshop, digest, late, running, states_of, undisturbed
+from tests.workshop import (
+    RefusesTheSecondPart,
+    SlowRenderer,
+    Workshop,
+    digest,
+    late,
+    running,
+    states_of,
+    undisturbed,
+)
 
 
 async def test_a_batch_gives_the_frames_of_clips_drawn_alone(workshop: Workshop) -> None:
@@ -135,6 +144,21 @@ async def test_a_clip_whose_frames_are_refused_is_blocked_and_not_stored(worksho
         ended = await workshop.ended(video)
     assert ended.state is State.BLOCKED and ended.failure == Failure("frames_refused", "too bright")
     assert not [*workshop.store.keys(f"videos/{video}/")]
+    audited = await rows(workshop.engine, "select subject, is_allowed from safety_audit")
+    assert [tuple(row) for row in audited] == [("frames", False)]
+
+
+async def test_every_five_seconds_of_a_clip_are_looked_at(workshop: Workshop) -> None:
+    RefusesTheSecondPart.shown.clear()
+    safety = SafetySettings(
+        prompt_checkers=("none",), frames_checkers=("tests.workshop:RefusesTheSecondPart",)
+    )
+    (video,) = await workshop.queued(tiny_order(num_frames=250, num_steps=1))
+    async with running(workshop.worker(safety=safety).run()):
+        ended = await workshop.ended(video)
+    assert ended.state is State.BLOCKED
+    assert ended.failure == Failure("frames_refused", "too late in frame 7, counted from 5 s on")
+    assert RefusesTheSecondPart.shown == [120, 120]
     audited = await rows(workshop.engine, "select subject, is_allowed from safety_audit")
     assert [tuple(row) for row in audited] == [("frames", False)]
 
