@@ -122,38 +122,52 @@ def play(
 def generate(
     prompt: Annotated[str, typer.Argument(help="what the world looks like")],
     output: Output = Path("clip.mp4"),
-    frames: Annotated[int, typer.Option(help="1 to 102, at 24 a second")] = 102,
+    frames: Annotated[int, typer.Option(min=1, help="at 24 a second; 1440 are a minute")] = 102,
     seed: Seed = 0,
     perspective: Perspective = "first",
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT, multiples of 16")] = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the file, both even")] = None,
+    fps: Annotated[int, typer.Option(help="24, 30 or 60 frames a second of the file")] = 24,
+    negative_prompt: Annotated[str, typer.Option("--not", help="what is not to be seen")] = "",
+    steps: Annotated[int | None, typer.Option(min=1, max=100, help="of denoising, for each chunk")] = None,
+    guidance: Annotated[float | None, typer.Option(help="how closely the prompt is followed")] = None,
+    solver: Annotated[str | None, typer.Option(help="euler, heun or consistency")] = None,
     model: Model = "nano",
 ) -> None:
     """Renders a clip from a prompt.
 
     Example: gamegen generate "snowy forest at night" -o clip.mp4 --frames 102 --seed 7
     """
-    from gamegen.media.export import check_suffix, write_by_suffix
-    from gamegen.media.size import Size, check_frames, check_size
+    from gamegen.generation.clip_files import check_fps
+    from gamegen.generation.clip_output import write_clip
+    from gamegen.generation.spec import check_solver
+    from gamegen.media.export import check_suffix
+    from gamegen.media.size import Size, check_file_size
     from gamegen.pipeline import VideoPipeline
 
-    check_frames(frames)
     check_suffix(output)
-    dimensions = Size.parse(size) if size else None
-    if dimensions:
-        check_size(*dimensions)
+    check_fps(fps)
+    chosen = check_solver(solver)
+    asked = Size.parse(size) if size else None
+    if asked:
+        check_file_size(*asked)
     pipeline = VideoPipeline.load(model)
+    drawn = pipeline.drawn_size(asked)
     with Progress() as bar:
         task = bar.add_task("drawing", total=None)
-        video = pipeline.generate(
+        video = pipeline.stream(
             prompt,
-            frames,
-            seed,
-            perspective,
-            dimensions,
+            num_frames=frames,
+            seed=seed,
+            perspective=perspective,
+            size=drawn,
+            negative_prompt=negative_prompt,
+            num_steps=steps,
+            guidance_scale=guidance,
+            solver=chosen,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    write_by_suffix(output, video)
-    print(f"{output}: {len(video)} frames of {video.shape[2]}x{video.shape[1]}")
+        write_clip(output, video, frames, size=asked or drawn, drawn=drawn, fps=fps)
+    print(f"{output}: {frames} frames drawn at {drawn}, written at {asked or drawn} and {fps} a second")
 
 
 @app.command("compile")

@@ -45,7 +45,7 @@ from gamegen.storage.objects import LocalStore
 T = TypeVar("T")
 PATIENCE_S = 60.0
 CLIP_BYTES = 300_000
-CREDITS = 12
+CREDITS = 3
 """Credits of a new account: enough for all small orders of the tests, too few for a large one."""
 QUICK_RETRIES = RetryPolicy(deadline_s=PATIENCE_S, max_attempts=3, first_delay_s=0.01)
 _LEASE_S = 60.0
@@ -143,7 +143,8 @@ class ClipServer:
         database_url: str,
         folder: Path,
         queue: QueueSettings = QueueSettings(new_account_credits=CREDITS),  # noqa: B008
-        max_pixels: int = 1280 * 720,
+        max_pixels: int = VideoSettings.max_pixels,
+        max_work: float = VideoSettings.max_work,
         **settings: Any,
     ) -> None:
         self.objects = LocalStore(folder)
@@ -153,6 +154,7 @@ class ClipServer:
         blocklist.write_text("rules: [{reason: not to be asked for, entries: [forbidden]}]")
         self._settings = VideoSettings(
             max_pixels=max_pixels,
+            max_work=max_work,
             queue=queue,
             api=VideoApiSettings(**{"heartbeat_s": 0.5, **settings}),
             safety=SafetySettings(blocklist_file=str(blocklist)),

@@ -78,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gamegen.service.database": {"gamegen.folders", "gamegen.unix_sockets"},
     "gamegen.service.orders": BASE
-    | {"gamegen.generation", "gamegen.service.database", "gamegen.service.safety"},
+    | {"gamegen.generation", "gamegen.media", "gamegen.service.database", "gamegen.service.safety"},
     "gamegen.service.webhooks": {"gamegen.service.database", "gamegen.service.orders", "gamegen.storage"},
     "gamegen.service.retention": {"gamegen.service.database", "gamegen.service.orders", "gamegen.storage"},
     "gamegen.service.backup": BASE

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -61,6 +61,21 @@ class RefusesBright:
 
     def check(self, subject: str, frames: np.ndarray) -> SafetyVerdict:
         return SafetyVerdict(subject, "bright", 1.0, 0.5, False, "too bright")
+
+
+class RefusesTheSecondPart:
+    """A frames checker that refuses the second pictures that it is shown; `shown` are their numbers."""
+
+    shown: ClassVar[list[int]] = []
+
+    def __init__(self, settings: SafetySettings) -> None: ...
+
+    def check(self, subject: str, frames: np.ndarray) -> SafetyVerdict:
+        self.shown.append(len(frames))
+        is_allowed = len(self.shown) != 2
+        return SafetyVerdict(
+            subject, "second", 0.1, 0.5, is_allowed, None if is_allowed else "too late in frame 7"
+        )
 
 
 class SlowRenderer(ClipRenderer):

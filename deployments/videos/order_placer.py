@@ -16,6 +16,7 @@ from deployments.videos.orders import OrderInputs, ServedModel, body_hash_of, sh
 from deployments.videos.schemas import NewVideo
 from deployments.videos.settings import VideoSettings
 from deployments.workers.intake import block_reason, check_texts
+from gamegen.constants import FPS
 from gamegen.generation.render_plan import RenderPlan
 from gamegen.media.first_frames import FirstFrames, check_first_frames
 from gamegen.media.images import MAX_IMAGE_BYTES
@@ -132,7 +133,7 @@ class OrderPlacer:
             _check_size(name, data, limit_bytes)
             try:
                 async with self._decoding:
-                    await asyncio.to_thread(check_first_frames, name, data, (order.width, order.height))
+                    await asyncio.to_thread(check_first_frames, name, data, order.drawn)
             except ValueError as error:
                 raise ApiError(422, f"invalid_{name}", f"{name}: {error}") from error
             await asyncio.to_thread(self._objects.write, _input_key(data), data)
@@ -145,15 +146,9 @@ class OrderPlacer:
 
     def _count_steps(self, order: Order, model: ServedModel) -> int:
         """Denoising steps of all chunks of an order; raises ApiError (422) for an order beyond the limits."""
-        num_pixels, limit = order.width * order.height, self._settings.max_pixels
-        if num_pixels > limit:
-            message = (
-                f"size: {order.width}x{order.height} has {num_pixels} pixels and the limit here is {limit}: "
-                "choose a smaller size"
-            )
-            raise ApiError(422, "invalid_request", message)
         try:
             num_steps = RenderPlan.of(order.clip_spec, model.sampling).num_steps
+            self._check_limits(order)
         except ValueError as error:
             raise ApiError(422, "invalid_request", str(error)) from error
         if num_steps == 0:
@@ -163,6 +158,29 @@ class OrderPlacer:
             )
             raise ApiError(422, "invalid_request", message)
         return num_steps
+
+    def _check_limits(self, order: Order) -> None:
+        """Raises ApiError (422) for an order beyond the limits of this server."""
+        settings, length_s = self._settings, order.num_frames / FPS
+        problem = None
+        if order.num_frames > settings.max_frames:
+            problem = (
+                f"num_frames: {order.num_frames} frames are {length_s:g} s and the limit here is "
+                f"{settings.max_frames}, {settings.max_frames / FPS:g} s: ask for a shorter clip"
+            )
+        elif order.size.num_pixels > settings.max_pixels:
+            problem = (
+                f"size: {order.size} has {order.size.num_pixels} pixels and the limit here is "
+                f"{settings.max_pixels}: choose a smaller size"
+            )
+        elif order.work > settings.max_work:
+            problem = (
+                f"{length_s:g} s of {order.drawn} in {order.num_steps} steps, written as {order.size} at {order.fps} "
+                f"frames a second, are {order.work:.0f} units of work and the limit here is {settings.max_work:g}: "
+                "ask for fewer frames or steps, or a smaller size"
+            )
+        if problem:
+            raise ApiError(422, "invalid_request", problem)
 
     async def _enqueue(self, new: NewGeneration) -> Generation:
         answer = await self._submissions.submit(new)

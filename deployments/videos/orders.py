@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from deployments.errors import ApiError
-from deployments.videos.presets import size_of, styled
+from deployments.videos.presets import size_of
 from deployments.videos.schemas import NewVideo
 from gamegen.config import build
 from gamegen.constants import FPS
-from gamegen.media.size import MAX_FRAMES, Size
+from gamegen.generation.drawn_size import drawn_size
+from gamegen.generation.spec import DEFAULT_FRAMES, guidance_of
+from gamegen.media.enlarging import UPSCALER, enlarges
+from gamegen.media.size import Size
 from gamegen.models.sampling import SamplingConfig
 from gamegen.service.orders.order import Order, Tier, body_hash
 from gamegen.service.orders.tiers import TiersConfig
@@ -50,22 +53,30 @@ class OrderInputs:
 
 
 def to_order(new: NewVideo, *, model: ServedModel, tiers: TiersConfig, inputs: OrderInputs) -> Order:
-    """The complete order of a request; raises ApiError (422) for a model that is not served."""
+    """The complete order of a request; raises ApiError (422) for a model that is not served.
+
+    And for a guidance scale that leaves a negative prompt without effect.
+    """
     if new.model not in (None, model.name):
         message = f"model: {new.model!r} is not served here, {model.name!r} is"
         raise ApiError(422, "unknown_model", message)
-    width, height = _size(new, model)
+    size, own = _size(new, model), Size(model.width, model.height)
+    drawn = drawn_size(size, own)
     return Order(
         model=model.name,
-        prompt=styled(new.prompt, new.style),
+        prompt=new.prompt,
         negative_prompt=new.negative_prompt,
         perspective=new.perspective,
-        width=width,
-        height=height,
+        width=size.width,
+        height=size.height,
+        drawn_width=drawn.width,
+        drawn_height=drawn.height,
+        upscaler=UPSCALER if enlarges(drawn, size) else None,
         num_frames=_num_frames(new),
         fps=new.fps,
         num_steps=new.num_steps or tiers.of(Tier(new.tier)).num_steps,
-        guidance_scale=(model.sampling.guidance_scale if new.guidance_scale is None else new.guidance_scale),
+        guidance_scale=_guidance(new, model),
+        solver=new.solver or model.sampling.solver,
         seed=secrets.randbits(_SEED_BITS) if new.seed is None else new.seed,
         image_key=inputs.image_key,
         source_key=inputs.source_key,
@@ -84,13 +95,22 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _size(new: NewVideo, model: ServedModel) -> tuple[int, int]:
+def _guidance(new: NewVideo, model: ServedModel) -> float:
+    try:
+        return guidance_of(new.guidance_scale, model.sampling, bool(new.negative_prompt))
+    except ValueError as error:
+        raise ApiError(422, "invalid_request", str(error)) from error
+
+
+def _size(new: NewVideo, model: ServedModel) -> Size:
     if new.size:
         return Size.parse(new.size)
-    return size_of(new.resolution, new.aspect_ratio) if new.resolution else (model.width, model.height)
+    if new.resolution:
+        return size_of(new.resolution, new.aspect_ratio)
+    return Size(model.width, model.height)
 
 
 def _num_frames(new: NewVideo) -> int:
     if new.seconds is not None:
         return round(new.seconds * FPS)
-    return new.num_frames or MAX_FRAMES
+    return new.num_frames or DEFAULT_FRAMES

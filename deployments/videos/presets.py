@@ -1,22 +1,19 @@
-"""Presets of an order: prompt additions of styles, and frame sizes of resolutions."""
+"""Presets of an order: frame sizes of resolutions."""
 
 from __future__ import annotations
 
-from gamegen.constants import SIZE_MULTIPLE
+from gamegen.generation.drawn_size import cropped_size, drawn_size
+from gamegen.media.size import Size
 
-STYLES: dict[str, str] = {
-    "cinematic": "cinematic lighting, shallow depth of field, film grain",
-    "dreamy": "soft light, pastel colours, haze",
-    "gloomy": "overcast sky, fog, muted colours",
-    "noir": "black and white, hard shadows, night",
-    "pixel-art": "pixel art, few colours, sharp edges",
-    "vivid": "bright sunlight, saturated colours, clear sky",
-    "watercolour": "watercolour painting, soft edges, paper texture",
+NANO = Size(160, 96)
+RESOLUTIONS: dict[str, Size] = {
+    "nano": NANO,
+    "480p": Size(854, 480),
+    "720p": Size(1280, 720),
+    "1080p": Size(1920, 1080),
+    "4k": Size(3840, 2160),
 }
-"""Text that each style adds to the prompt."""
-
-RESOLUTIONS: dict[str, tuple[int, int]] = {"nano": (160, 96), "480p": (848, 480), "720p": (1280, 720)}
-"""Frame size (width, height) in pixels of each resolution without an aspect ratio."""
+"""Frame size in pixels of each resolution without an aspect ratio."""
 ASPECT_RATIOS: dict[str, tuple[int, int]] = {
     "16:9": (16, 9),
     "9:16": (9, 16),
@@ -27,16 +24,18 @@ ASPECT_RATIOS: dict[str, tuple[int, int]] = {
 }
 
 
-def styled(prompt: str, style: str | None) -> str:
-    """The prompt with its style's text."""
-    return f"{prompt}, {STYLES[style]}" if style else prompt
+def size_of(resolution: str, aspect_ratio: str | None) -> Size:
+    """Frame size in pixels; the shorter side is the resolution's, the longer one even.
 
-
-def size_of(resolution: str, aspect_ratio: str | None) -> tuple[int, int]:
-    """Frame size (width, height) in pixels; the shorter side is the resolution's, the longer one a multiple of 16."""
-    width, height = RESOLUTIONS[resolution]
+    Of `nano` it is as large as can be cropped out of about as many pixels as that has.
+    """
+    whole = RESOLUTIONS[resolution]
     if aspect_ratio is None:
-        return width, height
+        return whole
     across, down = ASPECT_RATIOS[aspect_ratio]
-    longer = round(height * max(across, down) / min(across, down) / SIZE_MULTIPLE) * SIZE_MULTIPLE
-    return (longer, height) if across >= down else (height, longer)
+    if resolution == "nano":
+        return cropped_size(drawn_size(Size(across * 1000, down * 1000), NANO), across, down)
+    if (across, down) in ((16, 9), (9, 16)):
+        return whole if across > down else Size(whole.height, whole.width)
+    longer = round(whole.height * max(across, down) / min(across, down) / 2) * 2
+    return Size(longer, whole.height) if across >= down else Size(whole.height, longer)

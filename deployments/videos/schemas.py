@@ -17,13 +17,16 @@ from pydantic import (
 
 from deployments.limits import MAX_SEED
 from deployments.request_schemas import Base64File, RequestBody
-from deployments.videos.presets import ASPECT_RATIOS, RESOLUTIONS, STYLES
+from deployments.videos.presets import ASPECT_RATIOS, RESOLUTIONS
 from gamegen.constants import FPS
 from gamegen.generation.spec import MAX_GUIDANCE_SCALE, MAX_STEPS
-from gamegen.media.size import MAX_FRAMES, Size, check_frames, check_size
+from gamegen.media.size import Size, check_file_size, check_frames
+from gamegen.models.sampling import SOLVERS
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_URL_CHARACTERS = 2000
+_MAX_SECONDS = 24 * 3600
+"""No server draws a day; `VideoSettings` says how long its clips may be."""
 _SIZE = r"^[0-9]{2,4}x[0-9]{2,4}$"
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -54,17 +57,19 @@ class NewVideo(RequestBody):
     prompt: Annotated[Words, StringConstraints(min_length=1)] = Field(examples=["sunny desert at noon"])
     negative_prompt: Words = Field("", description="what is not to be seen")
     perspective: Literal["first", "third"] = "first"
-    style: Literal[tuple(STYLES)] | None = Field(None, description="adds words to the prompt")  # type: ignore[valid-type]
     image: Base64File | None = Field(None, description="a PNG, JPEG or WebP file in base64 to begin with")
     video: Base64File | None = Field(None, description="an MP4 or WebM file in base64 to go on from")
-    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="drawn, at 24 a second")
-    seconds: float | None = Field(None, gt=0, le=MAX_FRAMES / FPS, description="instead of num_frames")
+    num_frames: int | None = Field(None, ge=1, le=_MAX_SECONDS * FPS, description="drawn, at 24 a second")
+    seconds: float | None = Field(None, gt=0, le=_MAX_SECONDS, description="instead of num_frames")
     size: str | None = Field(None, pattern=_SIZE, examples=["160x96"], description="WIDTHxHEIGHT in pixels")
     resolution: Literal[tuple(RESOLUTIONS)] | None = Field(None, description="instead of size")  # type: ignore[valid-type]
     aspect_ratio: Literal[tuple(ASPECT_RATIOS)] | None = Field(None, description="with resolution")  # type: ignore[valid-type]
-    fps: Annotated[Literal[24, 30], BeforeValidator(_integer)] = Field(24, description="of the file")
+    fps: Annotated[Literal[24, 30, 60], BeforeValidator(_integer)] = Field(
+        24, description="of the file; 24 are drawn"
+    )
     num_steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="of denoising, for each chunk")
     guidance_scale: float | None = Field(None, ge=0, le=MAX_GUIDANCE_SCALE)
+    solver: Literal[SOLVERS] | None = Field(None, description="of the flow; heun takes two passes a step")  # type: ignore[valid-type]
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="the same seed draws the same clip")
     tier: Literal["realtime", "standard", "cinema"] = "standard"
     priority: int = Field(5, ge=0, le=9, description="within the tier, 9 goes first")
@@ -78,7 +83,7 @@ class NewVideo(RequestBody):
     @classmethod
     def _check_size(cls, size: str | None) -> str | None:
         if size is not None:
-            check_size(*Size.parse(size))
+            check_file_size(*Size.parse(size))
         return size
 
     @field_validator("webhook_url")
@@ -119,6 +124,11 @@ class VideoState(BaseModel):
     model: str
     prompt: str
     size: str
+    drawn_size: str = Field(description="of the frames that the model draws")
+    upscaler: str | None = Field(description="what enlarges them to `size`")
+    interpolated_from_fps: int | None = Field(
+        description="frames a second that are drawn, if the file has more"
+    )
     seconds: str
     quality: Literal["standard"] = "standard"
     error: VideoError | None
@@ -128,6 +138,7 @@ class VideoState(BaseModel):
     fps: int
     num_steps: int
     guidance_scale: float
+    solver: str | None
     seed: int
     tier: str
     priority: int
@@ -139,6 +150,9 @@ class VideoState(BaseModel):
     content_url: str | None
     thumbnail_url: str | None
     webhook_url: str | None
+    warnings: list[str] = Field(
+        description="what costs more than it seems, or the model does not draw by itself"
+    )
 
 
 class VideoList(BaseModel):

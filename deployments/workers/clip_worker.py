@@ -150,7 +150,10 @@ class ClipWorker:
             negative = (await self._encode_text(order.negative_prompt, None)).to_states()
         if held.claim.checkpoint_key is not None:
             held.drawing = await self._resume(order, prompt, negative, held.claim.checkpoint_key)
-        if held.drawing is None:
+        if held.drawing is not None:
+            assert held.claim.checkpoint_key is not None
+            held.note_saved(held.drawing.step, len(held.drawing.finished), held.claim.checkpoint_key)
+        else:
             first = None
             if key := order.image_key or order.source_key:
                 data = await asyncio.to_thread(self._store.read, key)
@@ -158,7 +161,6 @@ class ClipWorker:
             held.drawing = await self._in_thread(
                 self._renderer.begin, order.clip_spec, prompt, negative, first
             )
-        held.saved_step = held.drawing.step
 
     async def _resume(
         self, order: Order, prompt: TextStates, negative: TextStates | None, key: str
@@ -166,7 +168,9 @@ class ClipWorker:
         """A clip from its checkpoint; None for one that cannot be read, or is of another release."""
         try:
             data = await asyncio.to_thread(self._store.read, key)
-            return await self._in_thread(self._renderer.resume, order.clip_spec, prompt, negative, data)
+            return await self._in_thread(
+                self._renderer.resume, order.clip_spec, prompt, negative, data, self._store.read
+            )
         except (StorageError, ValueError) as error:
             logger.warning("%s cannot be resumed, the clip starts again: %s", key, first_line(error))
             return None
@@ -206,17 +210,23 @@ class ClipWorker:
         return left
 
     async def _checkpoint(self, order: HeldOrder) -> None:
-        """Stores a checkpoint; if that fails, the clip goes on without it."""
-        clip = order.clip
-        step = clip.step
+        """Stores a checkpoint, and removes the one whose place it takes; if that fails, the clip goes on without it."""
+        step, fence, before = order.clip.step, order.claim.fence, order.superseded
         try:
             # The drawing thread may still be in a step.
-            step, data = await self._in_thread(lambda: (clip.step, clip.checkpoint()))
-            key = f"videos/{order.id}/checkpoints/{order.claim.fence}-{step}.safetensors"
-            await asyncio.to_thread(self._store.write, key, data)
-            await self._queue.checkpointed(order.id, order.claim.fence, step, key, len(data))
-            order.saved_step = step
+            made = await self._in_thread(order.clip.checkpoint)
+            step = made.step
+            key = f"videos/{order.id}/checkpoints/{fence}-{step}.safetensors"
+            await asyncio.to_thread(self._store.write, key, made.data)
+            is_held = await self._queue.checkpointed(
+                order.id, fence, step, key, len(made.data), superseded=before[0] if before else None
+            )
+            if not is_held:
+                return
+            order.note_saved(step, made.num_finished, key)
             video_metrics.CHECKPOINTS.add()
+            if before and before[1] != key:
+                await asyncio.to_thread(self._store.delete, before[1])
         except (StorageError, *DATABASE_ERRORS) as error:
             logger.warning("the checkpoint of %s at step %d is lost: %s", order.id, step, first_line(error))
 

@@ -6,27 +6,32 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from deployments.observability import video_metrics
-from gamegen.constants import FRAMES_PER_CHUNK
+from gamegen.constants import FPS, FRAMES_PER_CHUNK
 from gamegen.files import file_sha256
 from gamegen.generation.clip_files import ClipFacts, ClipWriter
 from gamegen.generation.drawing import Drawing
+from gamegen.media.frame_file import FrameFile
+from gamegen.media.motion_interpolation import INTERPOLATOR
 from gamegen.provenance.certificates import Signer
-from gamegen.provenance.manifest import ClipManifest, sign_mp4
+from gamegen.provenance.manifest import ClipManifest, FrameChange, sign_mp4
 from gamegen.service.orders.order import Order
 from gamegen.service.orders.queue import VideoQueue
 from gamegen.service.orders.records import Claim, Failure, Result
 from gamegen.service.orders.states import State
 from gamegen.service.safety.checks import SafetyChecks, refusal
+from gamegen.service.safety.verdict import SafetyVerdict
 from gamegen.storage.objects import ObjectStore
 
 _FRAMES_PER_WRITE = 16
+_FRAMES_PER_CHECK = 120
+"""Five seconds of a clip are judged at a time, so that a long one is looked at as closely as a short one."""
 
 
 class OrderLostError(Exception):
@@ -92,24 +97,24 @@ class ClipFinisher:
             raise OrderLostError
         clip.stages.enter(state)
 
-    async def _decode(self, clip: DrawnClip, file: Path) -> np.ndarray:
-        """The clip's frames, in a memory-mapped file: those of a large clip would fill the memory."""
-        order, loop = clip.claim.order, asyncio.get_running_loop()
-        shape = clip.drawing.plan.num_chunks * FRAMES_PER_CHUNK, order.height, order.width, 3
-        frames = np.memmap(file, np.uint8, "w+", shape=shape)
-        at = 0
+    async def _decode(self, clip: DrawnClip, file: Path) -> FrameFile:
+        """The clip's frames, in a file."""
+        spec, loop = clip.drawing.spec, asyncio.get_running_loop()
+        frames = FrameFile(file, spec.size)
         while (
             chunk := await loop.run_in_executor(self.decoding_thread, next, clip.decoded, None)
         ) is not None:
-            frames[at : at + len(chunk)] = chunk
-            at += len(chunk)
-        if at != len(frames):
-            raise RuntimeError(f"{at} of {len(frames)} frames were decoded")
-        return frames[: order.num_frames]
+            frames.append(chunk)
+            if not clip.is_wanted():
+                raise OrderLostError
+        if not 0 <= len(frames) - spec.num_frames < FRAMES_PER_CHUNK:
+            raise RuntimeError(f"{len(frames)} frames were decoded for a clip of {spec.num_frames}")
+        frames.cut(spec.num_frames)
+        return frames
 
-    async def _is_blocked(self, claim: Claim, frames: np.ndarray) -> bool:
+    async def _is_blocked(self, claim: Claim, frames: FrameFile) -> bool:
         """Runs the safety checks; an order whose frames they refuse is blocked here."""
-        verdicts = await asyncio.to_thread(self.checks.check_frames, "frames", frames)
+        verdicts = await asyncio.to_thread(self._verdicts, frames)
         await self.queue.audit(claim.id, verdicts)
         refused = refusal(verdicts)
         if refused is None:
@@ -119,12 +124,29 @@ class ClipFinisher:
             video_metrics.record_end(claim, State.BLOCKED)
         return True
 
-    def _write(self, order: Order, frames: np.ndarray, folder: Path) -> tuple[Path, ClipFacts]:
+    def _verdicts(self, frames: FrameFile) -> list[SafetyVerdict]:
+        """The worst verdict of each checker; no more is looked at once one has refused."""
+        worst: dict[str, SafetyVerdict] = {}
+        for number, part in enumerate(frames.parts(_FRAMES_PER_CHECK)):
+            for verdict in self.checks.check_frames("frames", part):
+                if number and verdict.reason:
+                    start_s = number * _FRAMES_PER_CHECK / FPS
+                    verdict = replace(verdict, reason=f"{verdict.reason}, counted from {start_s:g} s on")
+                known = worst.get(verdict.checker)
+                if known is None or (known.is_allowed, -known.score) > (verdict.is_allowed, -verdict.score):
+                    worst[verdict.checker] = verdict
+            if refusal([*worst.values()]):
+                break
+        return [*worst.values()]
+
+    def _write(self, order: Order, frames: FrameFile, folder: Path) -> tuple[Path, ClipFacts]:
         plain, signed = folder / "plain.mp4", folder / "clip.mp4"
-        with ClipWriter.open(plain, (order.width, order.height), order.num_frames, order.fps) as writer:
-            for start in range(0, len(frames), _FRAMES_PER_WRITE):
-                writer.add(np.asarray(frames[start : start + _FRAMES_PER_WRITE]))
-        manifest = ClipManifest(order.model[:200], order.content_hash, datetime.now(UTC))
+        with ClipWriter.open(plain, order.size, order.num_frames, order.fps, order.drawn) as writer:
+            for part in frames.parts(_FRAMES_PER_WRITE):
+                writer.add(part)
+        manifest = ClipManifest(
+            order.model[:200], order.content_hash, datetime.now(UTC), changes=_changes(order)
+        )
         sign_mp4(plain, signed, manifest, self.signer)
         return signed, writer.facts
 
@@ -141,3 +163,16 @@ class ClipFinisher:
             frames_sha256=facts.frames_sha256,
             thumbnail_key=thumbnail,
         )
+
+
+def _changes(order: Order) -> tuple[FrameChange, ...]:
+    """What was done to the drawn frames, for the clip's manifest."""
+    changes = []
+    if order.fps != FPS:
+        changes.append(
+            FrameChange("c2pa.edited", f"from {FPS} to {order.fps} frames a second by {INTERPOLATOR}")
+        )
+    if order.size != order.drawn:
+        how = f"enlarged by {order.upscaler}" if order.upscaler else "cropped or shrunk"
+        changes.append(FrameChange("c2pa.resized", f"drawn at {order.drawn}, {how} to {order.size}"))
+    return tuple(changes)

@@ -134,7 +134,6 @@ class OrderIntake:
         for subject, key in (("image", order.image_key), ("source", order.source_key)):
             if key is not None and not refusal(verdicts):
                 file = await asyncio.to_thread(self._store.read, key)
-                size = order.width, order.height
-                frames = await asyncio.to_thread(read_first_frames, file, size, _CHECKED_CHUNKS)
+                frames = await asyncio.to_thread(read_first_frames, file, order.drawn, _CHECKED_CHUNKS)
                 verdicts += await asyncio.to_thread(self._checks.check_frames, subject, frames)
         return verdicts

@@ -54,11 +54,16 @@ async def release(queue: VideoQueue, fences: Mapping[str, int]) -> None:
 
 @dataclass(eq=False)
 class HeldOrder:
-    """An order that a clip worker has claimed, and as much of its clip as is drawn."""
+    """An order that a clip worker has claimed, and as much of its clip as is drawn.
+
+    `saved_step` is that of its newest checkpoint. `superseded` are step and key of that one if the next takes its
+    place, None if the next goes on from it.
+    """
 
     claim: Claim
     drawing: Drawing | None = None
     saved_step: int = 0
+    superseded: tuple[int, str] | None = None
     stages: video_metrics.StageClock = field(
         default_factory=lambda: video_metrics.StageClock(State.GENERATING)
     )
@@ -73,6 +78,11 @@ class HeldOrder:
         """Its drawing, once it has begun."""
         assert self.drawing is not None
         return self.drawing
+
+    def note_saved(self, step: int, num_finished: int, key: str) -> None:
+        """Notes the newest checkpoint, of so many finished chunks, which is stored and recorded."""
+        self.saved_step = step
+        self.superseded = None if self.clip.note_stored(key, num_finished) else (step, key)
 
     def is_checkpoint_due(self, every_steps: int) -> bool:
         """True once an unfinished clip has taken `every_steps` steps since its last checkpoint."""

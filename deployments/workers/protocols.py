@@ -29,9 +29,14 @@ class Renderer(Protocol):
         """A clip before its first step; raises ValueError."""
 
     def resume(
-        self, spec: ClipSpec, prompt: TextStates, negative: TextStates | None, checkpoint: bytes
+        self,
+        spec: ClipSpec,
+        prompt: TextStates,
+        negative: TextStates | None,
+        checkpoint: bytes,
+        read: Callable[[str], bytes] | None,
     ) -> Drawing:
-        """A clip from its checkpoint; raises ValueError."""
+        """A clip from its checkpoint, and the earlier ones that `read` returns by their names; raises ValueError."""
 
     def step(self, drawings: Sequence[Drawing]) -> float:
         """Takes one denoising step of each clip; returns the seconds that took."""

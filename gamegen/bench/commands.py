@@ -1,4 +1,4 @@
-"""`gamegen bench world|clip|vae|motion|layers|train`: speed of drawing and of training, and the errors of int8."""
+"""`gamegen bench world|clip|memory|enlarging|vae|motion|layers|train`: speed and memory of drawing and of training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def world(
 def clip(
     model: Model = "nano",
     compare: Compare = None,
-    frames: Annotated[int, typer.Option(help="1 to 102, at 24 a second")] = 102,
+    frames: Annotated[int, typer.Option(min=1, help="at 24 a second")] = 102,
     rounds: Rounds = 3,
     json_file: Json = None,
 ) -> None:
@@ -54,9 +54,7 @@ def clip(
     Example: gamegen bench clip nano --compare "nano:solver=euler,num_steps=50,first_steps=50,guidance_scale=2"
     """
     from gamegen.bench.workloads import ClipWorkload
-    from gamegen.media.size import check_frames
 
-    check_frames(frames)
     encoder = _text_encoder()
     _run(
         f"A clip of {frames} frames",
@@ -65,6 +63,43 @@ def clip(
         rounds,
         json_file,
     )
+
+
+@bench.command()
+def memory(
+    model: Model = "nano",
+    seconds: Annotated[list[float] | None, typer.Option(help="of a clip; may be repeated")] = None,
+) -> None:
+    """Prints the most memory that a process has which draws a clip, of 5 and of 60 seconds unless others are named.
+
+    Example: gamegen bench memory nano --seconds 5 --seconds 60
+    """
+    from gamegen.bench.clip_memory import clip_memory
+    from gamegen.constants import FPS
+
+    lengths = [max(1, round(length * FPS)) for length in seconds or (5.0, 60.0)]
+    first = None
+    for num_frames in lengths:
+        found = clip_memory(model, num_frames)
+        first = first or found
+        more = found.peak_bytes / first.peak_bytes - 1
+        print(found if found is first else f"{found}, {more:+.1%}")
+
+
+@bench.command()
+def enlarging(
+    clips: Annotated[Path, typer.Argument(help="folder of MP4s")],
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT whose time is measured")] = "1280x720",
+) -> None:
+    """Compares what enlarges frames and what makes frames between: similarity to real ones, and milliseconds.
+
+    Frames are shrunk to half and enlarged again; every second frame is left out and made again.
+    Example: gamegen bench enlarging data/held-out
+    """
+    from gamegen.bench.enlarging import comparison
+    from gamegen.media.size import Size
+
+    Console().print(comparison(sorted(clips.glob("*.mp4")), Size.parse(size)))
 
 
 @bench.command()

@@ -99,17 +99,14 @@ class ClipWorkload:
         self.passes = engine.runner.frame_pass = TimedPass(engine)
         chunks = -(-num_frames // FRAMES_PER_CHUNK)
         sampling = config.sampling
-        guided = 1 if sampling.guidance_scale == 1 else 2
-        steps = sampling.first_steps + sampling.num_steps * (chunks - 1)
+        first, later = (sampling.passes(n, n) for n in (sampling.first_steps, sampling.num_steps))
         _, rows, columns = config.latent_shape
         decode = vae_flops(config, Latents(1, rows, columns)).decode * chunks
         one_pass = chunk_pass_flops(config, len(text_encoder.encode([PROMPT])[0].tokens)).total
         # No chunk depends on the last one: it is not committed.
-        self.flop_per_round = (steps * guided + chunks - 1) * one_pass + decode
+        self.flop_per_round = (first + (later + 1) * (chunks - 1)) * one_pass + decode
         self._clips = 0
-        self._per_chunk = [sampling.first_steps * guided + 1] + [sampling.num_steps * guided + 1] * (
-            chunks - 1
-        )
+        self._per_chunk = [first + 1] + [later + 1] * (chunks - 1)
 
     def round(self) -> Sequence[float]:
         """One clip."""
@@ -117,8 +114,9 @@ class ClipWorkload:
         began = time.perf_counter()
         # Encoders cache texts, so each clip gets a new one.
         self._clips += 1
-        self.pipeline.generate(f"{PROMPT}, take {self._clips}", self.frames_per_round)
+        self.pipeline.generate(f"{PROMPT}, take {self._clips}", num_frames=self.frames_per_round)
         whole = time.perf_counter() - began
+        # Chunks are decoded between passes, which the passes' own seconds leave out.
         commits = np.cumsum(self._per_chunk[:-1]) - 1
         passes = np.array(self.passes.seconds)
         commit = float(passes[commits].sum())

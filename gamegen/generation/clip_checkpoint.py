@@ -1,15 +1,17 @@
 """Checkpoints of unfinished clips as bytes, from which another process resumes bit for bit.
 
 They are safetensors files, so reading one runs no code. Noise is a pure function of the seed, the chunk and its
-purpose: there is no random generator's state to keep. Shape suffixes: M finished chunks, F frames, R colours.
+purpose: there is no random generator's state to keep. Chunks that an earlier checkpoint holds are not written again:
+the later one names it, and `read_checkpoints` follows these names. Shape suffixes: M finished chunks, F frames, R
+colours.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ from gamegen.models.sampling import SamplingConfig
 from gamegen.models.view_memory import ViewMemory
 
 _KEY = "gamegen clip checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the bytes; checkpoints of other versions are refused."""
 _TENSORS = {
     "latents_MCHW": torch.float16,
@@ -35,13 +37,13 @@ _TENSORS = {
     "shown_FHWR": torch.uint8,
     "memory_B": torch.uint8,
 }
-_ADDED = ("compensated_MCHW", "confidence_M1HW", "shown_FHWR", "memory_B")
-"""Tensors that older checkpoints lack, and that are empty for models that follow no frames."""
 _FACTS = {
     "format_version": int,
     "order": str,
     "seed": int,
     "num_before": int,
+    "num_earlier": int,
+    "earlier": str,
     "step": int,
     "steps_done": int,
     "sampling": dict,
@@ -50,12 +52,13 @@ _FACTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClipCheckpoint:
-    """A clip after `step` denoising steps.
+    """A clip after `step` passes of the model.
 
-    `content_hash` is its spec's, `sampling` its plan's. `latents` `(M, C, h, w)` float16 are the finished chunks, the
-    first `num_before` of them from before the clip; `x` `(C, h, w)` float32 is the next one after `steps_done` steps.
-    Both are empty where there are none. `compensated`, `shown` and `memory` are as in
-    `Drawing`.
+    `content_hash` is its spec's, `sampling` its plan's. Of all finished chunks the first `num_before` are from before
+    the clip, and the first `num_earlier` are in the checkpoint that is stored as `earlier`, and in those before that.
+    `latents` `(M, C, h, w)` float16 are the rest of them, `compensated` what each was generated from; `x` `(C, h, w)`
+    float32 is the next one after `steps_done` solver steps. All are empty where there are none. `shown` and `memory`
+    are as in `Drawing`.
     """
 
     content_hash: str
@@ -69,6 +72,13 @@ class ClipCheckpoint:
     compensated: list[Compensated] = field(default_factory=list)
     shown: Tensor | None = None
     memory: ViewMemory = field(default_factory=ViewMemory)
+    num_earlier: int = 0
+    earlier: str = ""
+
+    @property
+    def num_finished(self) -> int:
+        """All finished chunks, those of earlier checkpoints included."""
+        return self.num_earlier + len(self.latents)
 
     @one_thread()
     def to_bytes(self) -> bytes:
@@ -92,6 +102,8 @@ class ClipCheckpoint:
             "order": self.content_hash,
             "seed": self.seed,
             "num_before": self.num_before,
+            "num_earlier": self.num_earlier,
+            "earlier": self.earlier,
             "step": self.step,
             "steps_done": self.steps_done,
             "sampling": to_dict(self.sampling),
@@ -106,10 +118,10 @@ class ClipCheckpoint:
         latents, x = tensors["latents_MCHW"], tensors["x_CHW"]
         _require(latents.ndim == 4 or not latents.numel(), f"latents of shape {tuple(latents.shape)}")
         _require(x.ndim == 3 or not x.numel(), f"a latent of shape {tuple(x.shape)}")
-        for name in ("num_before", "step", "steps_done"):
+        for name in ("num_before", "num_earlier", "step", "steps_done"):
             _require(facts[name] >= 0, f"its {name} is {facts[name]}")
         for part, whole, of in (
-            ("num_before", len(latents), "chunks"),
+            ("num_before", facts["num_earlier"] + len(latents), "chunks"),
             ("steps_done", facts["step"], "steps"),
         ):
             _require(facts[part] <= whole, f"{part} = {facts[part]} of {whole} {of}")
@@ -117,6 +129,8 @@ class ClipCheckpoint:
             content_hash=facts["order"],
             seed=facts["seed"],
             num_before=facts["num_before"],
+            num_earlier=facts["num_earlier"],
+            earlier=facts["earlier"],
             step=facts["step"],
             steps_done=facts["steps_done"],
             sampling=build(SamplingConfig, facts["sampling"], "the checkpoint's sampling"),
@@ -126,6 +140,32 @@ class ClipCheckpoint:
             shown=tensors["shown_FHWR"] if len(tensors["shown_FHWR"]) else None,
             memory=_memory(tensors["memory_B"]),
         )
+
+
+def read_checkpoints(data: bytes, read: Callable[[str], bytes] | None = None) -> list[ClipCheckpoint]:
+    """A checkpoint and those before it that hold its earlier chunks, the oldest first.
+
+    `read` returns the bytes of a stored one by its name. Of all but the newest only the chunks are kept. Raises
+    ValueError for one that is damaged, and for one that names another where there is no `read`; and whatever `read`
+    raises.
+    """
+    found = [ClipCheckpoint.from_bytes(data)]
+    while found[0].num_earlier:
+        later = found[0]
+        if read is None:
+            raise ValueError(
+                f"the checkpoint goes on from {later.earlier!r}: give the way to read that one too"
+            )
+        kept = ClipCheckpoint.from_bytes(read(later.earlier))
+        is_earlier = kept.num_finished == later.num_earlier and len(kept.latents) > 0
+        _require(is_earlier, f"it goes on from {later.num_earlier} chunks and {later.earlier!r} has others")
+        same = (kept.content_hash, kept.seed, kept.sampling, kept.num_before)
+        _require(
+            same == (later.content_hash, later.seed, later.sampling, later.num_before),
+            f"{later.earlier!r} is of another clip",
+        )
+        found.insert(0, replace(kept, x=torch.empty(0), shown=None, memory=ViewMemory()))
+    return found
 
 
 def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -144,7 +184,6 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"the checkpoint has format version {facts['format_version']} and this release reads {FORMAT_VERSION}: "
             "start the clip again"
         )
-    tensors = {name: torch.empty(0, dtype=_TENSORS[name]) for name in _ADDED} | tensors
     _require(tensors.keys() == _TENSORS.keys(), f"its tensors are {', '.join(sorted(tensors)) or 'none'}")
     for name, dtype in _TENSORS.items():
         _require(tensors[name].dtype == dtype, f"{name} has type {tensors[name].dtype}")
@@ -182,9 +221,7 @@ def _facts(text: str) -> dict[str, Any]:
 
 
 def _checksum(tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> int:
-    shapes = {
-        name: list(tensors[name].shape) for name in _TENSORS if name not in _ADDED or len(tensors[name])
-    }
+    shapes = {name: list(tensors[name].shape) for name in _TENSORS}
     checksum = zlib.crc32(json.dumps([facts, shapes], sort_keys=True).encode())
     for name in _TENSORS:
         checksum = zlib.crc32(tensors[name].numpy().data, checksum)

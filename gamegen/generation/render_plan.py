@@ -1,4 +1,4 @@
-"""Chunks and denoising steps of a clip, and the sampling that they are drawn with."""
+"""Chunks of a clip, the passes of the model that they take, and the sampling that they are drawn with."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class RenderPlan:
                 num_steps=spec.num_steps,
                 first_steps=first_steps,
                 guidance_scale=spec.guidance_scale,
+                solver=spec.solver or sampling.solver,
             ),
             num_chunks=-(-spec.num_frames // FRAMES_PER_CHUNK),
             num_given=1 if spec.start is ClipStart.IMAGE else 0,
@@ -45,12 +46,19 @@ class RenderPlan:
 
     @property
     def num_steps(self) -> int:
-        """Denoising steps of all chunks together; 0 if all of the clip is given."""
+        """Passes of the model for all chunks together; 0 if all of the clip is given.
+
+        A denoising step is one, with guidance two; of Heun's solver it is twice as many, but for a chunk's last.
+        """
         return self.steps_of(self.num_chunks - self.num_given)
 
     def steps_of(self, num_drawn: int) -> int:
-        """Denoising steps of the first `num_drawn` chunks that are drawn."""
+        """Passes of the model for the first `num_drawn` chunks that are drawn."""
         if num_drawn == 0:
             return 0
-        first = self.sampling.num_steps if self.has_past else self.sampling.first_steps
-        return first + (num_drawn - 1) * self.sampling.num_steps
+        sampling = self.sampling
+        first, later = (
+            sampling.passes(steps, steps)
+            for steps in (sampling.num_steps if self.has_past else sampling.first_steps, sampling.num_steps)
+        )
+        return first + (num_drawn - 1) * later

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from torch import Tensor
 from gamegen.controls import Control
 from gamegen.engine.conditioning import NO_INSTRUCTION
 from gamegen.engine.engine import EngineConfig, WorldEngine
-from gamegen.engine.snapshot import WorldSnapshot
+from gamegen.engine.snapshot import PastChunk, WorldSnapshot
 from gamegen.engine.state import SamplingParams
 from gamegen.engine.variants import Variant
-from gamegen.generation.clip_checkpoint import ClipCheckpoint
+from gamegen.generation.clip_checkpoint import read_checkpoints
 from gamegen.generation.decode import decode_chunks
 from gamegen.generation.drawing import Drawing
 from gamegen.generation.render_plan import RenderPlan
@@ -147,19 +147,21 @@ class ClipRenderer:
                 f"a clip that starts from {spec.start} {'needs' if plan.has_past else 'takes no'} first latents"
             )
         # Rounded to half precision: a checkpoint then holds exactly the values that this run uses.
-        finished = [] if first is None else [*first.half().cpu()]
-        num_before = len(finished) if spec.start is ClipStart.VIDEO else 0
-        if len(finished) - num_before != plan.num_given:
-            raise ValueError(f"{len(finished)} first latents: an image has {plan.num_given}")
+        given = [] if first is None else [*first.half().cpu()]
+        if spec.start is ClipStart.VIDEO:
+            given = given[-self.engine(spec.size).history :]
+        num_before = len(given) if spec.start is ClipStart.VIDEO else 0
+        if len(given) - num_before != plan.num_given:
+            raise ValueError(f"{len(given)} first latents: an image has {plan.num_given}")
         drawing = Drawing(
-            session_id=next(self._ids),
-            spec=spec,
-            plan=plan,
-            finished=finished,
-            num_before=num_before,
-            controls=controls,
+            session_id=next(self._ids), spec=spec, plan=plan, num_before=num_before, controls=controls
         )
-        return self._opened(drawing, prompt, negative)
+        if len(given) - num_before == plan.num_chunks:
+            for latent in given:
+                drawing.finished.append(latent)
+            return drawing
+        past = [PastChunk(latent, drawing.conditioning(i)) for i, latent in enumerate(given)]
+        return self._opened(drawing, past, past[: self.engine(spec.size).anchors], prompt, negative)
 
     def resume(
         self,
@@ -167,57 +169,73 @@ class ClipRenderer:
         prompt: TextStates,
         negative: TextStates | None,
         checkpoint: bytes,
+        read: Callable[[str], bytes] | None = None,
         controls: Sequence[Control] = (),
     ) -> Drawing:
         """A clip from its checkpoint; its texts and controls are given again.
 
-        Its finished chunks are passed through the model once. Raises ValueError for a checkpoint that cannot be read,
-        or is of another clip or model, and RuntimeError as `begin`.
+        `read` returns an earlier checkpoint by its name. The chunks that the next one depends on are passed through the
+        model once. Raises ValueError for a checkpoint that cannot be read, or is of another clip or model, and
+        RuntimeError as `begin`.
         """
-        kept, plan = ClipCheckpoint.from_bytes(checkpoint), self.plan(spec)
+        parts, plan = read_checkpoints(checkpoint, read), self.plan(spec)
+        kept = parts[-1]
         if (kept.content_hash, kept.seed, kept.sampling) != (spec.content_hash, spec.seed, plan.sampling):
             raise ValueError("the checkpoint is of another clip or another model: start the clip again")
-        if not plan.num_given <= len(kept.latents) - kept.num_before <= plan.num_chunks:
-            raise ValueError(f"the checkpoint is damaged: {len(kept.latents)} chunks of {plan.num_chunks}")
+        if not plan.num_given <= kept.num_finished - kept.num_before <= plan.num_chunks:
+            raise ValueError(f"the checkpoint is damaged: {kept.num_finished} chunks of {plan.num_chunks}")
         drawing = Drawing(
             session_id=next(self._ids),
             spec=spec,
             plan=plan,
-            finished=[*kept.latents],
             num_before=kept.num_before,
             controls=controls,
-            compensated=kept.compensated,
             shown=kept.shown,
             memory=kept.memory,
+            num_stored=kept.num_earlier,
+            stored=kept.earlier,
         )
-        drawing = self._opened(drawing, prompt, negative)
-        if drawing.chunk:
-            x = kept.x.to(self.model.device)
-            if x.shape != drawing.chunk.x.shape or not 0 <= kept.steps_done < drawing.chunk.num_steps:
-                self.close(drawing)
-                raise ValueError("the checkpoint is damaged: its unfinished chunk does not fit this model")
-            drawing.chunk = replace(drawing.chunk, x=x, steps_done=kept.steps_done)
-        return drawing
-
-    def _opened(self, drawing: Drawing, prompt: TextStates, negative: TextStates | None) -> Drawing:
-        """Opens an engine session with the finished chunks as history, and starts the next chunk."""
+        for part in parts:
+            for latent, compensated in itertools.zip_longest(part.latents, part.compensated):
+                drawing.finished.append(latent, compensated)
         if drawing.is_done:
             return drawing
-        size = drawing.spec.size
-        engine, past = self.engine(size), drawing.past()
+        count, engine = len(drawing.finished), self.engine(spec.size)
+        past = drawing.past(max(0, count - engine.history), count)
+        anchors = drawing.past(0, min(engine.anchors, count))
+        drawing = self._opened(drawing, past, anchors, prompt, negative)
+        assert drawing.chunk is not None
+        x = kept.x.to(self.model.device)
+        if x.shape != drawing.chunk.x.shape or not 0 <= kept.steps_done < drawing.chunk.num_steps:
+            self.close(drawing)
+            raise ValueError("the checkpoint is damaged: its unfinished chunk does not fit this model")
+        drawing.chunk = replace(drawing.chunk, x=x, steps_done=kept.steps_done)
+        return drawing
+
+    def _opened(
+        self,
+        drawing: Drawing,
+        past: list[PastChunk],
+        anchors: list[PastChunk],
+        prompt: TextStates,
+        negative: TextStates | None,
+    ) -> Drawing:
+        """Opens an engine session whose last chunks are `past` and its first `anchors`, and starts the next chunk."""
+        size, num_known = drawing.spec.size, len(drawing.finished)
+        engine = self.engine(size)
         snapshot = WorldSnapshot(
             seed=drawing.spec.seed,
-            version=len(past),
+            version=num_known or len(past),
             prompt=prompt,
-            chunks=past[-engine.history :],
-            anchors=past[: engine.anchors],
+            chunks=past,
+            anchors=anchors,
             upcoming=[NO_INSTRUCTION],
             shown=drawing.shown,
             memory=drawing.memory,
         )
         engine.restore(drawing.session_id, snapshot, SamplingParams(drawing.plan.sampling, negative))
-        if not drawing.compensated:
-            self._note_given(engine, drawing, len(past))
+        if not num_known:
+            self._keep(engine, drawing, len(past))
         self._open[drawing.session_id] = size
         self._begin_chunk(engine, drawing)
         return drawing
@@ -235,8 +253,7 @@ class ClipRenderer:
         for drawing in drawings:
             drawing.chunk = chunks[drawing.session_id]
             if drawing.session_id in latents:
-                drawing.finished.append(torch.from_numpy(latents[drawing.session_id]))
-                self._note_given(engine, drawing, 1)
+                self._keep(engine, drawing, 1)
                 self._next_chunk(engine, drawing)
         if self.model.device.type != "cpu":
             torch.accelerator.synchronize(self.model.device)
@@ -260,14 +277,13 @@ class ClipRenderer:
         else:
             self._begin_chunk(engine, drawing)
 
-    def _note_given(self, engine: WorldEngine, drawing: Drawing, num_chunks: int) -> None:
-        """Notes what the last chunks were generated from, where that is more than latents."""
-        if not self.model.follows_shown_frames:
-            return
+    def _keep(self, engine: WorldEngine, drawing: Drawing, num_chunks: int) -> None:
+        """Keeps the engine's last chunks, and what they and the next one are generated from besides."""
         state = engine.snapshot(drawing.session_id)
-        given = [chunk.compensated for chunk in state.chunks[len(state.chunks) - num_chunks :]]
-        drawing.compensated += [compensated for compensated in given if compensated is not None]
-        drawing.shown, drawing.memory = state.shown, state.memory
+        for chunk in state.chunks[len(state.chunks) - num_chunks :]:
+            drawing.finished.append(chunk.latent, chunk.compensated)
+        if self.model.follows_shown_frames:
+            drawing.shown, drawing.memory = state.shown, state.memory
 
     def _begin_chunk(self, engine: WorldEngine, drawing: Drawing) -> None:
         operations = drawing.conditioning(len(drawing.finished)).operations
@@ -278,7 +294,7 @@ class ClipRenderer:
 
         It only reads the model's weights, so another thread may iterate it while this one steps other clips.
         """
-        yield from decode_chunks(self.model, drawing.latents, drawing.num_before)
+        yield from decode_chunks(self.model, drawing.finished.each_latent(), drawing.num_before)
 
     def close(self, drawing: Drawing) -> None:
         """Frees the slot of a clip that is cancelled, or will be resumed elsewhere.

@@ -8,8 +8,11 @@ from gamegen.constants import SIZE_MULTIPLE
 
 MIN_SIDE = 32
 MAX_PIXELS = 1280 * 720
-MAX_FRAMES = 102
-"""Frames of the longest clip that the models generate at once."""
+
+
+MAX_FILE_PIXELS = 3840 * 2160
+MAX_ASPECT = 4
+"""Largest ratio of a file's longer side to the shorter one."""
 
 
 class Size(NamedTuple):
@@ -50,6 +53,21 @@ def check_size(width: int, height: int) -> None:
         )
 
 
+def check_file_size(width: int, height: int) -> None:
+    """Raises ValueError unless a clip's file may have this size: even sides from 32 on, up to 3840x2160, no strip."""
+    check_even(width, height)
+    if min(width, height) < MIN_SIDE:
+        raise ValueError(f"{width}x{height}: both sides must be at least {MIN_SIDE}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(
+            f"{width}x{height} is a strip: the longer side is at most {MAX_ASPECT} times the shorter"
+        )
+    if width * height > MAX_FILE_PIXELS:
+        raise ValueError(
+            f"{width}x{height} has {width * height} pixels; the limit is {MAX_FILE_PIXELS} (3840x2160)"
+        )
+
+
 def check_even(width: int, height: int) -> None:
     """Raises ValueError unless both sides are even, as H.264 with halved chroma needs them."""
     if width % 2 or height % 2:
@@ -57,6 +75,6 @@ def check_even(width: int, height: int) -> None:
 
 
 def check_frames(num_frames: int) -> None:
-    """Raises ValueError unless 1 <= num_frames <= `MAX_FRAMES`."""
-    if not 1 <= num_frames <= MAX_FRAMES:
-        raise ValueError(f"frames = {num_frames}: a clip has 1 to {MAX_FRAMES} frames")
+    """Raises ValueError unless there is at least one frame."""
+    if num_frames < 1:
+        raise ValueError(f"frames = {num_frames}: a clip has at least 1")

@@ -107,7 +107,7 @@ def chunk_pass_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> Part
 
 def chunk_flops(config: ModelConfig, text_tokens: int = MAX_TOKENS) -> int:
     """FLOPs of one streamed chunk: motion compensation, denoising, the pass that commits it, the streaming decoder."""
-    passes = config.sampling.num_steps * (1 if config.sampling.guidance_scale == 1 else 2) + 1
+    passes = config.sampling.passes(config.sampling.num_steps, config.sampling.num_steps) + 1
     _, rows, columns = config.latent_shape
     return (
         passes * chunk_pass_flops(config, text_tokens).total

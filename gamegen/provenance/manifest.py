@@ -33,8 +33,16 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
+class FrameChange:
+    """What was done to a clip's frames after they were drawn: one of C2PA's actions, and a sentence."""
+
+    action: str
+    description: str
+
+
+@dataclass(frozen=True)
 class ClipManifest:
-    """A clip's statements about itself; `content_hash` is the order's.
+    """A clip's statements about itself; `content_hash` is the order's, `changes` were made to the drawn frames.
 
     `may_train` says whether others may mine it or train on it. Raises ValueError for a long name or title, another
     hash, or a time without a zone.
@@ -45,6 +53,7 @@ class ClipManifest:
     created_at: datetime
     title: str = "clip.mp4"
     may_train: bool = False
+    changes: tuple[FrameChange, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("model", self.model), ("title", self.title)):
@@ -121,15 +130,21 @@ def _identity(unsigned: Any, manifest: ClipManifest) -> uuid.UUID:
 
 def _definition(manifest: ClipManifest, identity: uuid.UUID) -> dict[str, Any]:
     use = "allowed" if manifest.may_train else "notAllowed"
-    created = {
-        "action": "c2pa.created",
+    common = {
         "when": manifest.created_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "softwareAgent": {"name": GENERATOR, "version": gamegen.__version__},
+    }
+    changes = [
+        {"action": change.action, "description": change.description, **common} for change in manifest.changes
+    ]
+    created = {
+        "action": "c2pa.created",
+        **common,
         "digitalSourceType": _SOURCE_TYPE,
         "description": f"drawn by the model {manifest.model}",
     }
     said = {
-        ACTIONS_LABEL: {"actions": [created]},
+        ACTIONS_LABEL: {"actions": [created, *changes]},
         "cawg.training-mining": {"entries": {name: {"use": use} for name in _USES}},
         ORDER_LABEL: {"model": manifest.model, "content_hash": manifest.content_hash},
     }

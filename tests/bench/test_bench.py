@@ -11,10 +11,12 @@ from gamegen.bench.paired import Measured, measure, ratio
 from gamegen.bench.workloads import PROMPT
 from gamegen.cli import app
 from gamegen.engine.variants import Variant
+from gamegen.media.mp4 import write_mp4
 from gamegen.models.checkpoint import read_config, save_random
 from gamegen.models.counts import chunk_pass_flops
 from gamegen.models.motion import MotionConfig
 from gamegen.models.text import load_text_encoder
+from tests.picture_samples import moving_square
 
 
 def bench(*arguments: str) -> str:
@@ -150,3 +152,21 @@ def test_layers_are_listed_with_their_errors(tiny_model):
 def test_a_precision_that_is_none_is_refused(tiny_model):
     result = CliRunner().invoke(app, ["bench", "layers", str(tiny_model), "--precision", "int4"])
     assert "use int8 or float8" in str(result.exception)
+
+
+@pytest.mark.long
+def test_a_longer_clip_takes_no_more_memory(tiny_model):
+    """Of 1 s and of 8 s, each drawn, decoded and written in a process of its own."""
+    shown = bench("memory", str(tiny_model), "--seconds", "1", "--seconds", "8").splitlines()
+    assert [line.split(":")[0] for line in shown] == ["1 s", "8 s"]
+    first, second = (int(line.split()[2]) for line in shown)
+    assert 100 < second < 1.05 * first
+
+
+def test_enlarging_is_compared_on_clips(tmp_path):
+    write_mp4(tmp_path / "a.mp4", moving_square(20, 48, 64))
+    shown = bench("enlarging", str(tmp_path), "--size", "128x96")
+    for words in ("bicubic-backprojection", "lanczos", "dis-optical-flow", "frame before", "PSNR", "128x96"):
+        assert words in shown
+    failed = CliRunner().invoke(app, ["bench", "enlarging", str(tmp_path / "none")])
+    assert failed.exit_code != 0 and "there are no MP4s" in str(failed.exception)

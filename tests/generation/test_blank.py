@@ -26,5 +26,5 @@ def test_it_goes_on_from_its_checkpoint():
     renderer = BlankRenderer(SamplingConfig())
     drawing = renderer.begin(SPEC, SAYS)
     renderer.step([drawing])
-    resumed = renderer.resume(SPEC, SAYS, None, drawing.checkpoint())
+    resumed = renderer.resume(SPEC, SAYS, None, drawing.checkpoint().data)
     assert resumed.step == drawing.step and not resumed.is_done

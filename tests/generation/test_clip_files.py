@@ -12,6 +12,8 @@ import pytest
 import simplejpeg
 
 from gamegen.generation.clip_files import ClipFacts, ClipWriter
+from gamegen.media.enlarging import bring_to
+from gamegen.media.frames import resize_to
 from gamegen.media.mp4 import read_mp4
 from tests.picture_samples import moving_square
 
@@ -32,7 +34,7 @@ def outline(data: bytes) -> tuple[str, str, int, int, float]:
         return codec.name, codec.pix_fmt, int(stream.average_rate), stream.frames, length_s
 
 
-@pytest.mark.parametrize("fps", [24, 30])
+@pytest.mark.parametrize("fps", [24, 30, 60])
 def test_files_repeat_however_their_frames_come(tmp_path, fps):
     clip = moving_square(12)
     first = write(tmp_path / "a.mp4", clip, 11, fps)
@@ -41,7 +43,7 @@ def test_files_repeat_however_their_frames_come(tmp_path, fps):
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert first.frames_sha256 == hashlib.sha256(clip[:11].tobytes()).hexdigest()
     data = (tmp_path / "a.mp4").read_bytes()
-    num_frames = 11 if fps == 24 else 14
+    num_frames = {24: 11, 30: 14, 60: 28}[fps]
     assert outline(data) == ("h264", "yuv420p", fps, num_frames, pytest.approx(num_frames / fps, abs=1e-3))
     # The index stands before the pictures, so that play begins while the file comes.
     assert data.index(b"moov") < data.index(b"mdat")
@@ -77,7 +79,7 @@ def test_at_30_a_second_what_moves_keeps_its_way(tmp_path):
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 5])
-@pytest.mark.parametrize("fps", [24, 30])
+@pytest.mark.parametrize("fps", [24, 30, 60])
 def test_the_shortest_clips_are_whole(tmp_path, num_frames, fps):
     write(tmp_path / "clip.mp4", moving_square(8), num_frames, fps)
     assert len(read_mp4(tmp_path / "clip.mp4")) == -(-num_frames * fps // 24)
@@ -90,14 +92,36 @@ def test_large_pictures_have_small_thumbnails(tmp_path):
 
 def test_what_is_not_the_clip_is_refused(tmp_path):
     with (
-        pytest.raises(ValueError, match="fps = 25: a clip has 24 or 30"),
+        pytest.raises(ValueError, match="fps = 25: a clip has 24, 30, 60"),
         ClipWriter.open(tmp_path / "clip.mp4", (64, 48), 8, fps=25),
     ):
         pass
     with pytest.raises(ValueError, match="8 of 9 frames"):
         write(tmp_path / "clip.mp4", moving_square(8), 9)
     with (
-        pytest.raises(ValueError, match="frames of 64x48 for a clip of 64x64"),
+        pytest.raises(ValueError, match="frames of 64x48 for a clip that is drawn at 64x64"),
         ClipWriter.open(tmp_path / "clip.mp4", (64, 64), 8) as writer,
     ):
         writer.add(moving_square(8))
+
+
+@pytest.mark.parametrize("size", [(640, 360), (320, 192), (48, 48), (66, 50)])
+def test_frames_are_brought_to_the_size_of_the_file(tmp_path, size):
+    clip, path = moving_square(8, 48, 80), tmp_path / "clip.mp4"
+    with ClipWriter.open(path, size, 7, 30, drawn=(80, 48)) as writer:
+        writer.add(clip)
+    shown = read_mp4(path)
+    assert shown.shape == (9, size[1], size[0], 3)
+    assert writer.facts.frames_sha256 == hashlib.sha256(clip[:7].tobytes()).hexdigest()
+    small = resize_to(bring_to(clip[:1], size), (size[0] // 2, size[1] // 2))
+    assert np.abs(resize_to(shown[:1], (size[0] // 2, size[1] // 2)).astype(int) - small).mean() < 6
+    height, width = simplejpeg.decode_jpeg_header(writer.facts.thumbnail)[:2]
+    assert width == min(320, size[0]) and abs(width / height - size[0] / size[1]) < 0.02
+
+
+def test_an_odd_size_is_refused(tmp_path):
+    with (
+        pytest.raises(ValueError, match="641x360 as"),
+        ClipWriter.open(tmp_path / "a.mp4", (641, 360), 8),
+    ):
+        pass

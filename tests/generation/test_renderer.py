@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from gamegen.engine.engine import WorldEngine
 from gamegen.engine.frame_pass import CompiledFramePass
 from gamegen.generation.drawing import Drawing
 from gamegen.generation.renderer import MAX_BATCH, ClipConfig, ClipRenderer
-from gamegen.generation.spec import ClipStart
+from gamegen.generation.spec import ClipStart, guidance_of
+from gamegen.models.sampling import SOLVERS, SamplingConfig
 from gamegen.models.text import TextStates
 from tests.engine.test_batches import PASSES
 from tests.engine.test_world import random_model, words
@@ -49,8 +52,14 @@ def renderer(request: pytest.FixtureRequest) -> ClipRenderer:
 
 @pytest.mark.parametrize(
     ("spec", "negative"),
-    [(a_clip(), None), (GUIDED, None), (GUIDED, words(5, length=8))],
-    ids=["plain", "guided", "negative"],
+    [
+        (a_clip(), None),
+        (GUIDED, None),
+        (GUIDED, words(5, length=8)),
+        (a_clip(solver="heun"), None),
+        (a_clip(solver="consistency"), None),
+    ],
+    ids=["plain", "guided", "negative", "heun", "consistency"],
 )
 def test_an_interrupted_clip_is_the_same_whoever_is_drawn_with_it(renderer, spec, negative):
     """At every step; the others come and go, have texts of other lengths and are at other chunks."""
@@ -65,9 +74,9 @@ def test_an_interrupted_clip_is_the_same_whoever_is_drawn_with_it(renderer, spec
         for number, other in enumerate(earlier):
             for _ in range(number + 1):
                 renderer.step([other])
-        resumed = renderer.resume(spec, words(1), negative, checkpoint)
+        resumed = renderer.resume(spec, words(1), negative, checkpoint.data)
         later = renderer.begin(spec, words(30, length=11), words(31))
-        assert resumed.step == at and resumed.num_steps == STEPS
+        assert resumed.step == checkpoint.step and resumed.num_steps == checkpoints[-1].step
         if not resumed.is_done:
             renderer.step([*earlier, resumed])
         for other in earlier[:1]:
@@ -94,6 +103,27 @@ def test_every_step_is_one_pass_and_all_chunks_but_the_last_are_committed():
     drawing = renderer.begin(a_clip(), words(1))
     assert all(renderer.step([drawing]) > 0 for _ in range(STEPS)) and drawing.is_done
     assert len(passes) == STEPS + 2
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
+@pytest.mark.parametrize(("solver", "num_passes"), [("euler", 7), ("heun", 11), ("consistency", 7)])
+def test_steps_are_counted_in_passes_of_the_model(solver, num_passes, guidance_scale):
+    """Three, two and two solver steps, of which a chunk's last takes one pass; with guidance all take two."""
+    renderer, passes = small(), []
+    assert renderer.model.foundation is not None
+    renderer.model.foundation.register_forward_hook(lambda *_: passes.append(1))
+    drawing = renderer.begin(a_clip(solver=solver, guidance_scale=guidance_scale), words(1))
+    assert drawing.num_steps == num_passes * guidance_scale
+    finish(renderer, drawing)
+    # Two chunks are committed.
+    assert len(passes) - 2 == drawing.step == drawing.num_steps
+
+
+def test_solvers_draw_different_clips():
+    renderer = small()
+    drawn = [finish(renderer, renderer.begin(a_clip(solver=solver), words(1))) for solver in (None, *SOLVERS)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert all((one - other).abs().max() > 1e-3 for one, other in itertools.combinations(drawn[1:], 2))
 
 
 def small(moves: bool = False) -> ClipRenderer:
@@ -143,7 +173,7 @@ def test_a_clip_goes_on_after_a_source_video(moves):
     assert drawing.num_steps == 6 and drawing.num_before == history
     for _ in range(3):
         renderer.step([drawing])
-    checkpoint = drawing.checkpoint()
+    checkpoint = drawing.checkpoint().data
     latents = finish(renderer, drawing)
     assert len(latents) == history + 3
     resumed = renderer.resume(spec, words(1), None, checkpoint)
@@ -166,12 +196,13 @@ def test_files_in_the_wrong_place_are_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_frames": 103}, "frames = 103"),
+        ({"num_frames": 0}, "frames = 0: a clip has at least 1"),
         ({"width": 33}, "width = 33"),
         ({"num_steps": 0}, "num_steps = 0: a chunk takes 1 to 100"),
         ({"num_steps": 101}, "num_steps = 101"),
         ({"guidance_scale": float("nan")}, "guidance_scale = nan"),
         ({"guidance_scale": 21.0}, "guidance_scale = 21"),
+        ({"solver": "rk4"}, "solver = 'rk4': use one of euler, heun, consistency"),
     ],
 )
 def test_clips_beyond_the_limits_are_refused(changes, message):
@@ -221,10 +252,23 @@ def renderer_of_its_own(spec) -> Drawing:
 
 def test_checkpoints_of_other_clips_and_models_are_refused():
     renderer = small()
-    checkpoint = renderer.begin(a_clip(), words(1)).checkpoint()
+    checkpoint = renderer.begin(a_clip(), words(1)).checkpoint().data
     for other in (a_clip(seed=4), a_clip(num_steps=3), a_clip(content_hash="of other texts")):
         with pytest.raises(ValueError, match="another clip or another model"):
             renderer.resume(other, words(1), None, checkpoint)
     with pytest.raises(ValueError, match="cut off, damaged or not a safetensors file"):
         renderer.resume(a_clip(), words(1), None, checkpoint[:-1])
     assert renderer.resume(a_clip(), words(1), None, checkpoint).step == 0
+
+
+def test_a_negative_prompt_has_guidance_to_lead_away_by():
+    own = SamplingConfig(guidance_scale=1.0)
+    assert (
+        guidance_of(None, own, has_negative=False) == 1 and guidance_of(0.5, own, has_negative=False) == 0.5
+    )
+    assert guidance_of(None, own, has_negative=True) > 1
+    assert guidance_of(None, SamplingConfig(guidance_scale=4.0), has_negative=True) == 4
+    assert guidance_of(1.5, own, has_negative=True) == 1.5
+    for asked in (0.0, 1.0):
+        with pytest.raises(ValueError, match="leaves the negative prompt without effect: give more than 1"):
+            guidance_of(asked, own, has_negative=True)

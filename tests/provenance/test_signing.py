@@ -15,7 +15,7 @@ import pytest
 import gamegen
 from gamegen.media.mp4 import read_mp4
 from gamegen.provenance.certificates import ProvenanceError
-from gamegen.provenance.manifest import ClipManifest, sign_mp4
+from gamegen.provenance.manifest import ClipManifest, FrameChange, sign_mp4
 from gamegen.provenance.verification import ProvenanceState, verify_mp4
 from tests.provenance.conftest import MANIFEST
 
@@ -55,6 +55,17 @@ def test_what_the_manifest_says(signed, signer):
     ]
     assert found.signer == "GameGen development, trusted by this machine only"
     assert found.issuer == "GameGen development, authority"
+
+
+def test_what_was_done_to_the_drawn_frames_is_said_after_it(unsigned, signer, tmp_path):
+    changes = (FrameChange("c2pa.edited", "more frames"), FrameChange("c2pa.resized", "drawn at 160x96"))
+    sign_mp4(unsigned, tmp_path / "clip.mp4", replace(MANIFEST, changes=changes), signer)
+    found = verify_mp4(tmp_path / "clip.mp4", signer.anchors_pem)
+    assert found.state is ProvenanceState.VALID
+    assert [action.name for action in found.actions] == ["c2pa.created", "c2pa.edited", "c2pa.resized"]
+    (manifest,) = manifest_of(tmp_path / "clip.mp4")["manifests"].values()
+    said = manifest["assertion_store"]["c2pa.actions.v2"]["actions"]
+    assert [action["description"] for action in said[1:]] == ["more frames", "drawn at 160x96"]
 
 
 @pytest.mark.parametrize(("may_train", "use"), [(False, "notAllowed"), (True, "allowed")])

@@ -16,7 +16,7 @@ def videos(clip_server: ClipServer, gamegen, monkeypatch):
 
 def test_a_clip_is_ordered_and_fetched(videos, tmp_path):
     clip, again, small = tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "b.jpg"
-    done = videos("create", "a forest", "--frames", "4", "--style", "noir", "--seed", "3", "-o", str(clip))
+    done = videos("create", "a forest", "--frames", "4", "--seed", "3", "-o", str(clip))
     assert done.returncode == 0, done.stderr
     video_id = done.stdout.splitlines()[0]
     assert str(clip) in done.stdout.replace("\n", "")

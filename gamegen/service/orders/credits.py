@@ -22,9 +22,8 @@ _GRANT = statement("grant")
 
 
 def cost(order: Order, tier: TierConfig) -> int:
-    """Price in millicredits: frames x megapixels x steps x the tier's multiplier, rounded up."""
-    megapixels = order.width * order.height / 1e6
-    return math.ceil(order.num_frames * megapixels * order.num_steps * tier.credit_multiplier)
+    """Price in millicredits: the order's work times the tier's multiplier, rounded up."""
+    return math.ceil(order.work * tier.credit_multiplier)
 
 
 async def open_accounts(attempt: Attempt, names: list[str], new_account_credits: int) -> None:

@@ -109,14 +109,21 @@ async def progress(attempt: Attempt, steps: Mapping[str, tuple[int, int, float]]
 
 
 async def checkpointed(
-    attempt: Attempt, generation_id: str, fence: int, step: int, key: str, size_bytes: int
+    attempt: Attempt,
+    generation_id: str,
+    fence: int,
+    step: int,
+    key: str,
+    size_bytes: int,
+    superseded: int | None = None,
 ) -> bool:
-    """Records a checkpoint; False if the worker no longer holds the order."""
+    """Records a checkpoint, in place of the one after `superseded` steps; False if the order is no longer held."""
     rows = await attempt.rows(
         _CHECKPOINT,
         step=step,
         key=key,
         size_bytes=size_bytes,
+        superseded=superseded,
         **held_columns({generation_id: fence}),
     )
     return bool(rows)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from gamegen.constants import FPS
+from gamegen.service.orders.order import Order
 from gamegen.service.orders.records import Failure, Generation
 from gamegen.service.orders.states import FINAL, State
 
@@ -45,13 +46,17 @@ def public_json(video: Generation) -> dict[str, Any]:
         "prompt": order.prompt,
         "negative_prompt": order.negative_prompt,
         "perspective": order.perspective,
-        "size": f"{order.width}x{order.height}",
+        "size": str(order.size),
+        "drawn_size": str(order.drawn),
+        "upscaler": order.upscaler,
+        "interpolated_from_fps": FPS if order.fps != FPS else None,
         "seconds": f"{order.num_frames / FPS:g}",
         "quality": "standard",
         "num_frames": order.num_frames,
         "fps": order.fps,
         "num_steps": order.num_steps,
         "guidance_scale": order.guidance_scale,
+        "solver": order.solver,
         "seed": order.seed,
         "tier": video.tier.value,
         "priority": video.priority,
@@ -63,7 +68,27 @@ def public_json(video: Generation) -> dict[str, Any]:
         "content_url": f"{path}/content" if has_files else None,
         "thumbnail_url": f"{path}/thumbnail" if has_files else None,
         "webhook_url": video.webhook_url,
+        "warnings": warnings_of(order),
     }
+
+
+def warnings_of(order: Order) -> list[str]:
+    """What an order asked for that costs more than it seems, or that its model does not draw by itself."""
+    found = []
+    if order.guidance_scale != 1:
+        why = "negative_prompt: led away from by" if order.negative_prompt else "guidance_scale:"
+        found.append(
+            f"{why} guidance of {order.guidance_scale:g}, which takes two passes of the model a step"
+        )
+    if order.solver == "heun":
+        found.append("solver: heun takes two passes of the model a step, but for the last of a chunk")
+    if order.upscaler is not None:
+        found.append(
+            f"size: the model draws {order.drawn}, and what is enlarged to {order.size} has no more detail"
+        )
+    if order.fps != FPS:
+        found.append(f"fps: {FPS} frames a second are drawn, those between are made from them")
+    return found
 
 
 def unix_s(time: datetime) -> int:

@@ -169,11 +169,26 @@ class VideoQueue:
         return await self._database.run(leases.progress, steps)
 
     async def checkpointed(
-        self, generation_id: str, fence: int, step: int, key: str, size_bytes: int
+        self,
+        generation_id: str,
+        fence: int,
+        step: int,
+        key: str,
+        size_bytes: int,
+        superseded: int | None = None,
     ) -> bool:
-        """Records a checkpoint, from which the next claim of the order resumes; False if it is no longer held."""
+        """Records a checkpoint, from which the next claim of the order resumes; False if it is no longer held.
+
+        It takes the place of the one after `superseded` steps, whose object may be removed then.
+        """
         return await self._database.run(
-            leases.checkpointed, generation_id, fence, step=step, key=key, size_bytes=size_bytes
+            leases.checkpointed,
+            generation_id,
+            fence,
+            step=step,
+            key=key,
+            size_bytes=size_bytes,
+            superseded=superseded,
         )
 
     async def audit(self, generation_id: str, verdicts: Sequence[SafetyVerdict]) -> None:

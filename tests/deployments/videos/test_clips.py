@@ -154,12 +154,15 @@ def test_a_clip_that_is_drawn_can_be_cancelled(client):
 @pytest.mark.parametrize(
     "change, code, says",
     [
-        ({"num_frames": 103}, "invalid_request", "102"),
+        ({"num_frames": 1441}, "invalid_request", "1440, 60 s"),
+        ({"num_frames": 10**30}, "invalid_request", "num_frames"),
+        ({"seconds": 61}, "invalid_request", "1440, 60 s"),
+        ({"seconds": 1e300}, "invalid_request", "seconds"),
         ({"num_frames": 0}, "invalid_request", "num_frames"),
         ({"num_steps": 101}, "invalid_request", "num_steps"),
         ({"guidance_scale": 20.5}, "invalid_request", "guidance_scale"),
-        ({"size": "50x32"}, "invalid_request", "multiple"),
-        ({"size": "1280x720"}, "invalid_request", "the limit here is"),
+        ({"size": "51x32"}, "invalid_request", "even"),
+        ({"size": "3840x2160"}, "invalid_request", "the limit here is"),
         ({"prompt": "very " * 390}, "prompt_too_long", "the limit is 300"),
         ({"colour": "red"}, "invalid_request", "colour"),
         ({"webhook_url": "http://example.com/"}, "invalid_webhook_url", "https"),

@@ -8,8 +8,9 @@ import httpx
 import pytest
 
 from deployments.videos.parsing import parse_form
-from deployments.videos.presets import ASPECT_RATIOS, RESOLUTIONS, STYLES, size_of, styled
-from gamegen.media.size import check_size
+from deployments.videos.presets import ASPECT_RATIOS, RESOLUTIONS, size_of
+from gamegen.generation.drawn_size import drawn_size
+from gamegen.media.size import Size, check_file_size, check_size
 
 TYPE = "multipart/form-data; boundary=x"
 
@@ -58,15 +59,37 @@ def test_fields_that_are_no_text_are_refused():
         _ = part.text
 
 
-def test_every_size_can_be_drawn():
-    for resolution in RESOLUTIONS:
-        check_size(*size_of(resolution, None))
-        for ratio, (across, down) in ASPECT_RATIOS.items():
-            width, height = size_of(resolution, ratio)
-            check_size(width, height)
-            assert abs(width / height - across / down) < 0.2 * across / down
+def test_every_size_can_be_written_and_is_drawn_at_about_the_models_own():
+    own = Size(160, 96)
+    for resolution, whole in RESOLUTIONS.items():
+        for ratio, (across, down) in {"": whole, **ASPECT_RATIOS}.items():
+            size = size_of(resolution, ratio or None)
+            check_file_size(*size)
+            assert abs(size.width / size.height - across / down) < 0.01 * across / down
+            drawn = drawn_size(size, own)
+            check_size(*drawn)
+            assert 0.75 * own.num_pixels <= drawn.num_pixels <= 1.1 * own.num_pixels
+            kept = drawn.width * size.height / (drawn.height * size.width)
+            assert 0.92 < kept < 1 / 0.92
 
 
-def test_a_style_adds_its_words():
-    assert styled("a lake", None) == "a lake"
-    assert styled("a lake", "noir") == f"a lake, {STYLES['noir']}"
+def test_sizes_are_the_usual_ones():
+    assert size_of("1080p", "16:9") == (1920, 1080) and size_of("720p", "9:16") == (720, 1280)
+    assert size_of("4k", None) == (3840, 2160) and size_of("480p", "4:3") == (640, 480)
+    assert size_of("nano", "16:9") == (160, 90) and size_of("nano", "1:1") == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn"),
+    [
+        ("160x96", "160x96"),
+        ("64x48", "64x48"),
+        ("1280x720", "160x96"),
+        ("720x1280", "96x160"),
+        ("256x144", "160x96"),
+        ("100x100", "128x128"),
+        ("640x160", "256x64"),
+    ],
+)
+def test_what_a_model_draws_well_is_drawn_as_it_was_asked(asked, drawn):
+    assert str(drawn_size(Size.parse(asked), Size(160, 96))) == drawn

@@ -10,12 +10,22 @@ import av
 import pytest
 from sqlalchemy import text
 
+from gamegen.generation.drawing import CHUNKS_OF_A_PART
 from gamegen.service.orders.records import Failure
 from gamegen.service.orders.states import State
 from gamegen.service.safety.settings import SafetySettings
 from tests.picture_samples import moving_square, mp4_bytes, png
 from tests.service.orders.orders import check_books, rows, tiny_order
-from tests.workshop import SlowRenderer, Workshop, digest, late, running, states_of, undisturbed
+from tests.workshop import (
+    RefusesTheSecondPart,
+    SlowRenderer,
+    Workshop,
+    digest,
+    late,
+    running,
+    states_of,
+    undisturbed,
+)
 
 
 async def test_a_batch_gives_the_frames_of_clips_drawn_alone(workshop: Workshop) -> None:
@@ -138,6 +148,21 @@ async def test_a_clip_whose_frames_are_refused_is_blocked_and_not_stored(worksho
     assert [tuple(row) for row in audited] == [("frames", False)]
 
 
+async def test_every_five_seconds_of_a_clip_are_looked_at(workshop: Workshop) -> None:
+    RefusesTheSecondPart.shown.clear()
+    safety = SafetySettings(
+        prompt_checkers=("none",), frames_checkers=("tests.workshop:RefusesTheSecondPart",)
+    )
+    (video,) = await workshop.queued(tiny_order(num_frames=250, num_steps=1))
+    async with running(workshop.worker(safety=safety).run()):
+        ended = await workshop.ended(video)
+    assert ended.state is State.BLOCKED
+    assert ended.failure == Failure("frames_refused", "too late in frame 7, counted from 5 s on")
+    assert RefusesTheSecondPart.shown == [120, 120]
+    audited = await rows(workshop.engine, "select subject, is_allowed from safety_audit")
+    assert [tuple(row) for row in audited] == [("frames", False)]
+
+
 async def test_orders_that_a_worker_was_about_to_get_are_released_too(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +205,7 @@ async def test_a_checkpoint_that_cannot_be_read_restarts_the_clip(workshop: Work
     await workshop.queue.checkpointed(video, claim.fence, 2, "videos/x/2.safetensors", 9)
     if damage != "gone":
         renderer = SlowRenderer()
-        other = renderer.begin(tiny_order(seed=99).clip_spec, states_of(order.prompt)).checkpoint()
+        other = renderer.begin(tiny_order(seed=99).clip_spec, states_of(order.prompt)).checkpoint().data
         workshop.store.write("videos/x/2.safetensors", other if damage == "of another order" else b"rubbish")
     await workshop.queue.release({video: claim.fence})
     async with running(workshop.worker().run()):
@@ -191,3 +216,44 @@ async def test_a_checkpoint_that_cannot_be_read_restarts_the_clip(workshop: Work
 async def rows_changed(workshop: Workshop, statement: str) -> None:
     async with workshop.engine.begin() as connection:
         await connection.execute(text(statement))
+
+
+async def test_a_long_clip_leaves_few_checkpoints_and_goes_on_from_all_of_them(workshop: Workshop) -> None:
+    """After two deaths: what the second worker reads are the parts of the first and the second."""
+    order = tiny_order(num_frames=238, num_steps=1)
+    (video,) = await workshop.queued(order)
+    for until in (25, 45):
+        renderer = SlowRenderer()
+        renderer.free = until
+        worker = workshop.worker(f"until {until}", renderer, checkpoint_every_steps=2)
+        async with running(worker.run()):
+            await workshop.reached(video, lambda order, until=until: order.step >= until)
+            kept = await rows(workshop.engine, "select key from checkpoints order by step")
+            assert [*workshop.store.keys(f"videos/{video}/")] == sorted(row.key for row in kept)
+            assert len(kept) <= until // CHUNKS_OF_A_PART + 1
+            renderer.open = True
+            renderer.breaks = lambda _: SystemExit()
+        await workshop.reached(video, lambda order: order.state is State.QUEUED)
+    async with running(workshop.worker().run()):
+        ended = await workshop.ended(video)
+    assert ended.state is State.COMPLETED and ended.result
+    assert ended.result.frames_sha256 == digest(undisturbed(order))
+
+
+async def test_after_a_new_start_the_checkpoints_of_the_new_start_count(workshop: Workshop) -> None:
+    """Not one of an earlier claim after more steps, that could not be read."""
+    order = tiny_order()
+    (video,) = await workshop.queued(order)
+    (claim,) = await workshop.queue.claim_batch("first", 1, 60)
+    workshop.store.write("videos/x/6.safetensors", b"nonsense")
+    await workshop.queue.checkpointed(video, claim.fence, 6, "videos/x/6.safetensors", 8)
+    await workshop.queue.release({video: claim.fence})
+    renderer = SlowRenderer()
+    renderer.free = 3
+    async with running(workshop.worker("second", renderer, checkpoint_every_steps=1).run()):
+        await workshop.reached(video, lambda order: order.step == 3)
+        renderer.open = True
+        renderer.breaks = lambda _: SystemExit()
+    await workshop.reached(video, lambda order: order.state is State.QUEUED)
+    (again,) = await workshop.queue.claim_batch("third", 1, 60)
+    assert again.checkpoint_step == 3

@@ -62,7 +62,9 @@ def test_the_world_of_the_readme_passes(checker):
     [("red rock canyon", "first"), ("desert at sunset", "third"), ("beach and sea, bright sun", "third")],
 )
 def test_what_nano_draws_passes(prompt, perspective, checker, nano):
-    assert_far_from_refused(checker, "frames", nano.generate(prompt, 8, 1, perspective))
+    assert_far_from_refused(
+        checker, "frames", nano.generate(prompt, num_frames=8, seed=1, perspective=perspective)
+    )
 
 
 @pytest.mark.parametrize("name", ["forward", "night", "third", "third-turn"])

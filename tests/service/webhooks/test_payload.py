@@ -21,7 +21,9 @@ COMPLETED = Generation(
     state=State.COMPLETED,
     tier=Tier.STANDARD,
     priority=5,
-    order=order(prompt="snow", perspective="third", num_frames=102, fps=30, guidance_scale=3.5, seed=7),
+    order=order(
+        prompt="snow", perspective="third", num_frames=102, fps=30, solver="euler", guidance_scale=3.5, seed=7
+    ),
     created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     started_at=None,
     finished_at=datetime(2026, 1, 2, 3, 5, 0, 250_000, tzinfo=UTC),
@@ -58,12 +60,16 @@ def test_a_finished_clip_is_told_in_the_words_of_the_api() -> None:
             "negative_prompt": "",
             "perspective": "third",
             "size": "160x96",
+            "drawn_size": "160x96",
+            "upscaler": None,
+            "interpolated_from_fps": 24,
             "seconds": "4.25",
             "quality": "standard",
             "num_frames": 102,
             "fps": 30,
             "num_steps": 4,
             "guidance_scale": 3.5,
+            "solver": "euler",
             "seed": 7,
             "tier": "standard",
             "priority": 5,
@@ -75,6 +81,10 @@ def test_a_finished_clip_is_told_in_the_words_of_the_api() -> None:
             "content_url": "/v1/videos/video_1/content",
             "thumbnail_url": "/v1/videos/video_1/thumbnail",
             "webhook_url": "https://hooks.example/",
+            "warnings": [
+                "guidance_scale: guidance of 3.5, which takes two passes of the model a step",
+                "fps: 24 frames a second are drawn, those between are made from them",
+            ],
         },
     }
 

@@ -1,4 +1,4 @@
--- Records a checkpoint of an order that a worker holds.
+-- Records a checkpoint of an order that a worker holds, in place of the one after :superseded steps, if any.
 with locked as (
     -- In one order, so that two statements about the same orders never wait for each other.
     select g.*
@@ -13,6 +13,9 @@ with locked as (
     on conflict (generation_id, step) do update
         set fence = excluded.fence, key = excluded.key, size_bytes = excluded.size_bytes
     returning generation_id
+), dropped as (
+    delete from checkpoints c using locked
+    where c.generation_id = locked.id and c.step = cast(:superseded as int) and c.step <> cast(:step as int)
 ), logged as (
     insert into events (generation_id, kind, state, fence, data)
     select id, 'checkpoint', state, fence, jsonb_build_object('step', cast(:step as int)) from locked

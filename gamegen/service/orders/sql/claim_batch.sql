@@ -18,7 +18,7 @@ with head as (
         started_at = coalesce(g.started_at, now()),
         step = coalesce(c.step, 0)
     from picked p left join lateral (
-        select step, key from checkpoints where generation_id = p.id order by step desc limit 1
+        select step, key from checkpoints where generation_id = p.id order by fence desc, step desc limit 1
     ) c on true
     where g.id = p.id
     returning g.*, c.key as checkpoint_key, c.step as checkpoint_step,
@@ -30,7 +30,8 @@ with head as (
 ), charged as (
     insert into tiers (name, pass)
     select :tier, work / :share from (
-        select sum(num_steps * ("order"->>'width')::float8 * ("order"->>'height')::float8) / 1e6 as work
+        select sum(num_steps * coalesce("order"->>'drawn_width', "order"->>'width')::float8
+            * coalesce("order"->>'drawn_height', "order"->>'height')::float8) / 1e6 as work
         from changed
     ) total
     where work is not null

@@ -14,7 +14,7 @@ with picked as (
         started_at = coalesce(g.started_at, now()),
         step = coalesce(c.step, 0)
     from picked p left join lateral (
-        select step, key from checkpoints where generation_id = p.id order by step desc limit 1
+        select step, key from checkpoints where generation_id = p.id order by fence desc, step desc limit 1
     ) c on true
     where g.id = p.id
     returning g.*, c.key as checkpoint_key, c.step as checkpoint_step,

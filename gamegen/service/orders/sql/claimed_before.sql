@@ -4,6 +4,6 @@ select g.id, g.account, g.fence, g.attempts, g."order", g.num_steps, g.rank, g.t
 from generations g
 join events e on e.generation_id = g.id and e.fence = g.fence and e.data->>'claim' = :claim
 left join lateral (
-    select step, key from checkpoints where generation_id = g.id order by step desc limit 1
+    select step, key from checkpoints where generation_id = g.id order by fence desc, step desc limit 1
 ) c on true
 where g.worker = :worker
