@@ -127,20 +127,23 @@ class BatchRunner:
     def _kept(self, batch: Batch, inputs: FrameInputs) -> Tensor:
         """The drawn latents as they are shown, `(B, C, h, w)`.
 
-        They change no more than footage does, unless an instruction or a video prompt changes the world, and the
-        motion-compensated latents are in their place as far as moved frames are shown.
+        With `limits_change` they change no more than footage does, unless an instruction or a video prompt changes the
+        world; motion-compensated latents are in their place as far as moved frames are shown.
         """
         drawn = torch.stack([chunk.x for chunk in batch.chunks])
         previous = inputs.previous
         if previous.confidence is None:
             return drawn
-        given = previous.latent[:, 0]
-        limited = limit_change(drawn, given, previous.confidence[:, 0])
-        is_free = [
-            not session.chunks or session.is_changing or chunk.conditioning.video is not None
-            for session, chunk in zip(batch.sessions, batch.chunks, strict=True)
-        ]
-        shown = torch.where(torch.tensor(is_free, device=drawn.device)[:, None, None, None], drawn, limited)
+        given, shown = previous.latent[:, 0], drawn
+        if batch.sampling.limits_change:
+            limited = limit_change(drawn, given, previous.confidence[:, 0])
+            is_free = [
+                not session.chunks or session.is_changing or chunk.conditioning.video is not None
+                for session, chunk in zip(batch.sessions, batch.chunks, strict=True)
+            ]
+            shown = torch.where(
+                torch.tensor(is_free, device=drawn.device)[:, None, None, None], drawn, limited
+            )
         share = torch.stack([_kept_share(session, drawn) for session in batch.sessions])
         return shown + share * (given - shown)
 

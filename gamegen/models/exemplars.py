@@ -38,7 +38,7 @@ _LIKE_BEFORE = 0.67
 """Weight of the difference from the exemplar before, beside that from the frame, which is magnified and worn."""
 _OTHER_SCENE = 0.08
 """The same for each attribute of the scene that is another one than before."""
-_ELIGIBLE_SHARE = 0.85
+_ELIGIBLE_SHARE = 0.5
 """Share of the exemplars, by the seed and the chunk's number, that a choice is made of: worlds should differ."""
 _SAME = 0.02
 """Difference up to which a picture is the one that is shown already."""

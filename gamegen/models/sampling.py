@@ -21,6 +21,7 @@ class SamplingConfig:
     in training, or worlds drift. The last latent of a recorded start is noised to `start_level` and denoised under the
     world's prompt, so that seeds begin differently; 0 leaves it as recorded. In worlds that recorded pictures complete,
     up to the share `keep` of a chunk is the frame before it, moved, in place of what is drawn and decoded.
+    With `limits_change` no chunk changes more than footage does (`gamegen.models.change_limit`).
     """
 
     num_steps: int = 4
@@ -31,6 +32,7 @@ class SamplingConfig:
     history_level: float = 0.6
     start_level: float = 0.1
     keep: float = 0.9
+    limits_change: bool = False
     solver: Solver = "euler"
 
     def passes(self, steps_done: int, num_steps: int) -> int:

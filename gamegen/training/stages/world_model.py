@@ -81,8 +81,10 @@ class LatentStage(WorldModelStage):
         """
         if config.sampling.solver == "consistency":
             usual = SamplingConfig()
-            steps = {"num_steps": usual.num_steps, "first_steps": usual.first_steps}
-            config = replace(config, sampling=replace(config.sampling, solver="euler", **steps))
+            sampling = replace(
+                config.sampling, solver="euler", num_steps=usual.num_steps, first_steps=usual.first_steps
+            )
+            config = replace(config, sampling=sampling)
         sizes = named_config(self.model).foundation
         if config.foundation is not None and sizes is not None and not config.foundation.refiner_width:
             foundation = replace(
