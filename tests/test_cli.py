@@ -41,8 +41,8 @@ def test_rollout_follows_a_script(gamegen, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["generate", "x", "--frames", "0"], "x>=1"),
-        (["generate", "x", "--size", "100x96"], "multiple of 16"),
+        (["generate", "x", "--frames", "0"], "or equal to 1"),
+        (["generate", "x", "--size", "101x96"], "even width"),
         (["generate", "x", "--size", "big"], "WIDTHxHEIGHT"),
         (["generate", "x", "--perspective", "second"], "first, third"),
         (["generate", "word " * 400], "limit is 300"),

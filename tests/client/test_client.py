@@ -110,7 +110,7 @@ def test_errors_have_types(client, tmp_path):
     with pytest.raises(BlockedError):
         client.create("forbidden")
     with pytest.raises(InsufficientCreditsError):
-        client.create("gold", resolution="720p", num_steps=100, tier="cinema")
+        client.create("gold", resolution="720p", num_steps=100, tier="cinema", seconds=60)
     video = client.create("wait for a client", num_frames=4)
     with pytest.raises(ConflictError) as not_ready:
         client.download(video["id"], tmp_path / "clip.mp4")

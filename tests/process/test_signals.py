@@ -88,6 +88,14 @@ def ended(program: str, numbers: list[int]) -> tuple[int, str, str]:
     return process.returncode, first + output, errors
 
 
+@pytest.fixture(autouse=True)
+def hears_ctrl_c():
+    """A shell starts what runs in its background deaf to Ctrl-C, and children of the tests would be so too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGTERM, signal.SIGINT]]
 )
