@@ -23,6 +23,7 @@ from gamegen.process.command import run_command
 from jobs.cluster import connect
 
 POLL_S = 1.0
+DEFAULT_HOURS = 1.0
 MIN_SIDE = 64
 """Pixels of the shortest side that games are recorded at."""
 
@@ -117,7 +118,9 @@ def parse_size(text: str) -> Size:
 def run(
     output: Annotated[Path, typer.Option(help="Folder for the clips and their rows.")],
     game: Annotated[str, typer.Option(help="minetest or vizdoom.")] = "minetest",
-    hours: Annotated[float, typer.Option(help="Hours of footage in all, recorded ones included.")] = 1.0,
+    hours: Annotated[
+        float | None, typer.Option(help="Hours of footage in all, recorded ones included; 1 by default.")
+    ] = None,
     every_scene: Annotated[
         bool,
         typer.Option(
@@ -136,7 +139,11 @@ def run(
     Example: gamegen record --game minetest --hours 2 --output footage/
     """
     width, height = parse_size(size)
-    config = RecordConfig(game, None if every_scene else hours, output, width, height, seed, recorders)
+    if every_scene and hours is not None:
+        raise ValueError("--hours and --every-scene: every scene takes as long as it does, give one of them")
+    if hours is None and not every_scene:
+        hours = DEFAULT_HOURS
+    config = RecordConfig(game, hours, output, width, height, seed, recorders)
     connect()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:

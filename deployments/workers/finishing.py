@@ -166,7 +166,7 @@ class ClipFinisher:
 
 
 def _changes(order: Order) -> tuple[FrameChange, ...]:
-    """What was done to the drawn frames, for the clip's manifest."""
+    """Interpolation and resizing of the drawn frames, as actions of the clip's C2PA manifest."""
     changes = []
     if order.fps != FPS:
         changes.append(

@@ -1,4 +1,4 @@
-"""The most memory that drawing, decoding and writing a clip takes, each length in a process of its own."""
+"""Peak memory of drawing, decoding and writing a clip, each length in a process of its own."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def memory(
     model: Model = "nano",
     seconds: Annotated[list[float] | None, typer.Option(help="of a clip; may be repeated")] = None,
 ) -> None:
-    """Prints the most memory that a process has which draws a clip, of 5 and of 60 seconds unless others are named.
+    """Prints the peak memory of drawing a clip, of 5 and of 60 seconds unless others are named.
 
     Example: gamegen bench memory nano --seconds 5 --seconds 60
     """
@@ -91,7 +91,7 @@ def enlarging(
     clips: Annotated[Path, typer.Argument(help="folder of MP4s")],
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT whose time is measured")] = "1280x720",
 ) -> None:
-    """Compares what enlarges frames and what makes frames between: similarity to real ones, and milliseconds.
+    """Compares upscaling and frame interpolation: similarity to real frames, and milliseconds.
 
     Frames are shrunk to half and enlarged again; every second frame is left out and made again.
     Example: gamegen bench enlarging data/held-out

@@ -1,4 +1,4 @@
-"""Comparison of what enlarges a clip's frames, and of what makes frames between them, on real footage."""
+"""Comparison of upscaling methods, and of frame interpolation, on real footage."""
 
 from __future__ import annotations
 

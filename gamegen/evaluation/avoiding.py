@@ -1,4 +1,4 @@
-"""Whether a negative prompt keeps out of clips what it names, as the scene classifiers see it.
+"""Effect of a negative prompt: probability, by the scene classifiers, of what it names, without and with it.
 
 python -m gamegen.evaluation.avoiding "snowy plain at noon" snow
 """
@@ -90,7 +90,7 @@ def avoid(
     prompt: Annotated[str, typer.Argument(help="what the world looks like")],
     word: Annotated[str, typer.Argument(help="what is not to be seen: a place or a weather")],
     seeds: Annotated[int, typer.Option(min=1, help="clips with it, and as many without")] = 32,
-    guidance: Annotated[float | None, typer.Option(help="how far it is led away")] = None,
+    guidance: Annotated[float | None, typer.Option(help="guidance scale; by default that of orders")] = None,
     model: Annotated[str, typer.Option(help="a checkpoint, or one with changes")] = "nano",
 ) -> None:
     """Prints how much of what a negative prompt names the classifiers see, without and with it.

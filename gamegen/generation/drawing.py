@@ -81,7 +81,10 @@ class Drawing:
         return self.finished.latents(0, len(self.finished))
 
     def checkpoint(self) -> DrawnCheckpoint:
-        """What `ClipRenderer.resume` needs besides the spec and its texts, and the checkpoint `stored`."""
+        """A checkpoint, from which `ClipRenderer.resume` goes on.
+
+        It also needs the spec, its texts, and the checkpoint `stored`, whose chunks are not in this one.
+        """
         start, stop = self.num_stored, len(self.finished)
         kept = ClipCheckpoint(
             content_hash=self.spec.content_hash,

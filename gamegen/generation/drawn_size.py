@@ -1,4 +1,4 @@
-"""The size at which a clip is drawn whose file has another: models draw well about at the size they were trained at."""
+"""Size at which a clip is drawn: models draw well at about the size they were trained at, files may be larger."""
 
 from __future__ import annotations
 

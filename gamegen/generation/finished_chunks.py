@@ -49,7 +49,7 @@ class FinishedChunks:
         return torch.stack(records) if records else torch.empty(0, dtype=torch.float16)
 
     def compensated(self, start: int, stop: int) -> list[Compensated]:
-        """What the chunks from `start` to before `stop` were generated from; empty if that is not kept."""
+        """Motion-compensated latents of the chunks from `start` to before `stop`; empty if the chunks have none."""
         if not self._has_compensated:
             return []
         channels = self._shape[0]

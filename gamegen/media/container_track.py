@@ -1,4 +1,4 @@
-"""What MP4 and Matroska files say of a video track and PyAV does not tell: the part to show, and what it is instead.
+"""Metadata of video tracks in MP4 and Matroska files that PyAV does not expose: cropping, and kinds that are refused.
 
 MP4 has boxes in its sample descriptions (ISO/IEC 14496-12: `clap` names the part, `encv` an encrypted track, `sv3d` a
 projection, `dvcC` and its like Dolby Vision), Matroska has elements (RFC 9559: PixelCropTop and so on, Projection,
@@ -46,10 +46,7 @@ class TrackFacts(NamedTuple):
 
 
 def read_track(source: Path | str | bytes, video_track: int) -> TrackFacts:
-    """What the file says of the video track with this number among its video tracks, from 0.
-
-    Nothing for other files than MP4 and Matroska.
-    """
+    """Metadata of one of the file's video tracks, counted from 0; the default for other files than MP4 and Matroska."""
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as file:
         is_matroska = file.read(4) == b"\x1aE\xdf\xa3"
         try:
@@ -102,7 +99,7 @@ def _boxes(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _described(descriptions: bytes) -> TrackFacts:
-    """What the box `stsd` says; it has several descriptions where a clear beginning precedes what is encrypted."""
+    """Metadata in the box `stsd`; it has several descriptions where a clear beginning precedes encrypted samples."""
     entries = list(_boxes(descriptions[8:]))
     if any(name == b"encv" for name, _ in entries):
         return TrackFacts(hindrance=ENCRYPTED)

@@ -15,7 +15,7 @@ import numpy as np
 from gamegen.media.frames import check_pixels, covering, cropped_to, resize_to
 
 UPSCALER = "bicubic-backprojection"
-"""Name of what enlarges frames."""
+"""Name of the upscaling method."""
 _ROUNDS = 2
 
 Enlarge = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
@@ -62,4 +62,4 @@ def lanczos(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 ENLARGERS: dict[str, Enlarge] = {UPSCALER: back_projected, "lanczos": lanczos, "bicubic": bicubic}
-"""What `gamegen bench enlarging` compares."""
+"""Upscaling methods by name, for comparison."""

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 INTERPOLATOR = "dis-optical-flow"
-"""Name of what makes the frames between."""
+"""Name of the interpolation method."""
 _ASTRAY_PX, _ASTRAY_SHARE, _CUT_ERROR = 2.0, 0.5, 10.0
 """At a cut the flow there and back leads this far astray for this share of the pixels, and when one frame is moved onto
 the other this mean difference of brightness, of 255, is left."""

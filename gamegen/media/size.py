@@ -8,9 +8,9 @@ from gamegen.constants import SIZE_MULTIPLE
 
 MIN_SIDE = 32
 MAX_PIXELS = 1280 * 720
-
-
+"""Of a frame that a model draws."""
 MAX_FILE_PIXELS = 3840 * 2160
+"""Of a frame of a clip's file."""
 MAX_ASPECT = 4
 """Largest ratio of a file's longer side to the shorter one."""
 

@@ -16,12 +16,12 @@ class SamplingConfig:
     `num_steps` denoising passes a chunk (`first_steps` for the first chunk of a world, which has no past),
     schedule `shift`, classifier-free `guidance_scale` (1 is off, one pass a step), and the solver: `euler` follows
     the flow, `heun` too, by the mean of the velocity before a step and after it, `consistency` jumps to x_0 and noises
-    it again, which suits few steps of distilled models. The latent before a chunk is
-    given at noise level `context_level`; temporal attention reads the past at `history_level`, which must be frequent
-    in training, or worlds drift. The last latent of a recorded start is noised to `start_level` and denoised under the
+    it again, which suits few steps of distilled models. The latent before a chunk is given at noise level
+    `context_level`; temporal attention reads the past at `history_level`, which must be frequent in training, or worlds
+    drift. The last latent of a recorded start is noised to `start_level` and denoised under the
     world's prompt, so that seeds begin differently; 0 leaves it as recorded. In worlds that recorded pictures complete,
-    up to the share `keep` of a chunk is the frame before it, moved, in place of what is drawn and decoded.
-    With `limits_change` no chunk changes more than footage does (`gamegen.models.change_limit`).
+    up to the share `keep` of a chunk is the frame before it, moved, in place of what is drawn and decoded. With
+    `limits_change` no chunk changes more than footage does (`gamegen.models.change_limit`).
     """
 
     num_steps: int = 4

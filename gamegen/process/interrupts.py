@@ -1,4 +1,4 @@
-"""Ctrl-C while a command still loads its libraries, which takes seconds and has nothing yet that must be saved."""
+"""Handling of Ctrl-C while a command loads its libraries, which takes seconds and has nothing yet to save."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class FrameChange:
-    """What was done to a clip's frames after they were drawn: one of C2PA's actions, and a sentence."""
+    """A step of post-processing of a clip's frames: one of C2PA's actions, and a description."""
 
     action: str
     description: str

@@ -1,4 +1,4 @@
-"""The command `gamegen storage`: keys of the object store and of the secrets in the database."""
+"""The command `gamegen storage`: rotates the key of the object store and of the webhook secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ storage = typer.Typer(no_args_is_help=True, help="Seals the object store with an
 @storage.command()
 def rotate(
     store: Annotated[
-        str | None, typer.Argument(help="s3://bucket/prefix or a folder; by default $OBJECT_STORE_URL")
+        str | None,
+        typer.Argument(
+            envvar="OBJECT_STORE_URL", help="s3://bucket/prefix or a folder; by default a folder of yours"
+        ),
     ] = None,
     database: Annotated[
         str | None,
@@ -31,17 +34,17 @@ def rotate(
     Example: GAMEGEN_STORE_OLD_KEYS=$GAMEGEN_STORE_KEY GAMEGEN_STORE_KEY=$NEW gamegen storage rotate
     """
     import asyncio
-    import os
 
     from rich.console import Console
 
     from gamegen.service.database.embedded import reachable_database
+    from gamegen.service.database.schema import check_newest
     from gamegen.service.webhooks.signing import reseal_secrets
     from gamegen.storage.encryption import EncryptedStore, open_store
     from gamegen.storage.rotation import rotate_keys
     from gamegen.storage.store_keys import KEY_VARIABLE
 
-    opened = open_store(store or os.environ.get("OBJECT_STORE_URL"))
+    opened = open_store(store)
     if not isinstance(opened, EncryptedStore):
         raise ValueError(
             f"{KEY_VARIABLE} is not set: set it to the key to seal with (openssl rand -base64 32)"
@@ -54,5 +57,6 @@ def rotate(
     )
     if not objects_only:
         with reachable_database(database) as url:
+            check_newest(url)
             count = asyncio.run(reseal_secrets(url))
         print(f"{count} webhook secrets sealed anew")

@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -97,7 +97,7 @@ class EncryptedStore(ObjectStore):
         size_bytes = _plain_bytes(sealed_bytes)
         if start and start >= size_bytes:
             raise past_end_error(key, start)
-        ciphers = self._ciphers(key, b"".join(self.inner.read_range(key, 0, HEADER_BYTES)))
+        ciphers = self._ciphers(key, self._header(key))
         return self._opened(key, ciphers, start, min(stop or size_bytes, size_bytes), sealed_bytes)
 
     def url(
@@ -119,14 +119,15 @@ class EncryptedStore(ObjectStore):
     def remove_unfinished(self, older_s: float) -> int:
         return self.inner.remove_unfinished(older_s)
 
-    def is_current(self, key: str) -> bool:
-        """Whether an object is sealed in today's format with the newest key."""
-        header = b"".join(self.inner.read_range(key, 0, HEADER_BYTES))
-        return header[:-SALT_BYTES] == MAGIC + id_of(self.store_keys.newest)
+    def seal_of(self, key: str) -> Literal["newest", "older", "none"]:
+        """Which key an object is sealed with: today's format and the newest key, anything before, or none."""
+        header = self._header(key)
+        if header[:-SALT_BYTES] == MAGIC + id_of(self.store_keys.newest):
+            return "newest"
+        return "older" if header.startswith((MAGIC, OLD_MAGIC)) else "none"
 
-    def is_sealed(self, key: str) -> bool:
-        """Whether an object is sealed at all, with whatever key."""
-        return b"".join(self.inner.read_range(key, 0, HEADER_BYTES)).startswith((MAGIC, OLD_MAGIC))
+    def _header(self, key: str) -> bytes:
+        return b"".join(self.inner.read_range(key, 0, HEADER_BYTES))
 
     def _ciphers(self, key: str, header: bytes) -> list[ObjectCipher]:
         """The ciphers that could have sealed the object `key`, usually one."""

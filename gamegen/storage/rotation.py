@@ -1,4 +1,4 @@
-"""KeyRotation of keys: objects are sealed anew with the newest key, and what was stored in the clear is sealed."""
+"""Key rotation: all objects are sealed with the newest key, those that were stored in the clear too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gamegen.storage.encryption import EncryptedStore
-from gamegen.storage.interface import ObjectNotFoundError
+from gamegen.storage.interface import ObjectNotFoundError, ObjectStore
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ def rotate_keys(store: EncryptedStore, progress: Callable[[int], None] = lambda 
     resealed = newly_sealed = unchanged = 0
     for number, key in enumerate([*store.inner.keys("")], start=1):
         try:
-            is_sealed = store.is_sealed(key)
-            if is_sealed and store.is_current(key):
+            seal = store.seal_of(key)
+            if seal == "newest":
                 unchanged += 1
+            elif seal == "older":
+                _seal(key, store, store)
+                resealed += 1
             else:
-                _seal(store, key, is_sealed)
-                resealed, newly_sealed = resealed + is_sealed, newly_sealed + (not is_sealed)
+                _seal(key, store.inner, store)
+                newly_sealed += 1
         except ObjectNotFoundError:
             # Removed since it was listed.
             pass
@@ -42,8 +45,8 @@ def rotate_keys(store: EncryptedStore, progress: Callable[[int], None] = lambda 
     return KeyRotation(resealed, newly_sealed, unchanged)
 
 
-def _seal(store: EncryptedStore, key: str, is_sealed: bool) -> None:
+def _seal(key: str, source: ObjectStore, target: EncryptedStore) -> None:
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain"
-        (store if is_sealed else store.inner).download(key, plain)
-        store.upload(key, plain)
+        source.download(key, plain)
+        target.upload(key, plain)

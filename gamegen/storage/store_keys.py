@@ -1,4 +1,4 @@
-"""Keys that objects are sealed with, from the environment, and the cipher that each object has of its own."""
+"""Encryption keys of the object store, from the environment, and the cipher derived for each object."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from gamegen.storage.interface import StorageError
 KEY_VARIABLE = "GAMEGEN_STORE_KEY"
 """The key that objects are sealed with: 32 bytes in base64."""
 OLD_KEYS_VARIABLE = "GAMEGEN_STORE_OLD_KEYS"
-"""Keys before it, separated by commas, which still open what was sealed with them."""
+"""Earlier keys, separated by commas, which still decrypt."""
 KEY_ID_BYTES = 2
 PREFIX_BYTES = 7
-"""Of a nonce: what all blocks of an object have in common."""
+"""Length of the prefix that all nonces of an object share."""
 _PURPOSE = b"gamegen object "
 
 
@@ -71,7 +71,7 @@ class StoreKeys:
 
 
 def id_of(key: bytes) -> bytes:
-    """Two bytes by which a key is found among others, and which do not tell it."""
+    """The id of a key: the first two bytes of a hash of it."""
     return hashlib.sha256(b"gamegen key id" + key).digest()[:KEY_ID_BYTES]
 
 

@@ -1,4 +1,4 @@
-"""Measures several checkpoints on the same held-out windows: what A/B runs of a stage are told apart by.
+"""Comparison of checkpoints on the same held-out windows, for A/B runs of a stage.
 
     python -m gamegen.training.compare instructnet --data data/encoded runs/a runs/b
 

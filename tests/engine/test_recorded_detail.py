@@ -75,3 +75,17 @@ def test_a_world_at_rest_stays_as_it_is(worlds):
         shown = np.stack([world.step(Control())[-1] for _ in range(3 * SECONDS)]).astype(np.float32)
         changes.append(np.abs(shown[-1] - shown[0]).mean())
     assert changes[0] < 0.6 * changes[1]
+
+
+def test_a_picture_that_changes_too_much_is_taken_back_if_the_model_is_asked_to(worlds, monkeypatch):
+    """All of them are, where footage is said to change by next to nothing, and none where it may change at will."""
+    limited = World.load("nano:limits_change=true")
+    found = []
+    for world, limit in ((worlds["nano"], 1e-3), (limited, 1e-3), (limited, 1e6)):
+        monkeypatch.setattr("gamegen.models.change_limit._LIMIT_AT_ZERO", limit)
+        monkeypatch.setattr("gamegen.models.change_limit._MOST", limit)
+        world.reset("jungle by day", seed=2, start="gallery")
+        found.append(walked(world, 4).astype(np.float32))
+    plain, taken_back, free = found
+    assert np.abs(plain - taken_back).mean() > 1
+    assert np.array_equal(plain, free)

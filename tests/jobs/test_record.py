@@ -8,7 +8,7 @@ import pytest
 
 from gamegen.footage.clips import read_table
 from gamegen.footage.plan import PlanConfig
-from jobs.record import RecordConfig, parse_size, record
+from jobs.record import RecordConfig, parse_size, record, run
 
 PLAN = PlanConfig(num_frames=36, clips_per_world=2, first_change=12, last_change=4, change_gap=6)
 SECONDS_PER_CLIP = PLAN.num_frames / 24
@@ -42,3 +42,8 @@ def test_a_size_is_read_or_refused() -> None:
     for wrong in ("256", "axb", "32x32", "257x144"):
         with pytest.raises(ValueError, match="256x144"):
             parse_size(wrong)
+
+
+def test_every_scene_and_a_number_of_hours_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--every-scene"):
+        run(tmp_path, hours=2.0, every_scene=True)

@@ -15,7 +15,7 @@ from gamegen.generation.spec import ClipSpec, ClipStart, check_solver
 from gamegen.media.size import Size
 
 _PASSES_TO_WRITE = 1 / 8
-"""What it costs to make a pixel larger, move and encode it, in passes of the model over a drawn one."""
+"""Cost of upscaling, interpolating and encoding a pixel, in passes of the model over a drawn one."""
 
 
 class Tier(StrEnum):
@@ -32,9 +32,9 @@ class Order:
 
     `width` and `height` are those of the file in pixels; its `num_frames` frames are drawn at `drawn_width` and
     `drawn_height` (None where that is the same) and 24 a second, enlarged by `upscaler`, and written at `fps`.
-    `solver` is None for the model's own. `image_key`
-    and `source_key` are stored objects: an image to start from, or a video to continue (at most one of them), each
-    named by the SHA-256 of its bytes. `model` is a served model, with variant if any.
+    `solver` is None for the model's own. `image_key` and `source_key` are stored objects: an image to start from, or a
+    video to continue (at most one of them), each named by the SHA-256 of its bytes. `model` is a served model, with
+    variant if any.
     """
 
     model: str
